@@ -1,0 +1,40 @@
+# Two commands on a fresh machine with Python 3.11+ and make: `make audit` and `make test`.
+PYTHON ?= python3
+TORCH  := torch==2.13.0
+BIN    := .venv/bin
+SHELL  := /bin/bash
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup audit test quick lint types bench clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml requirements/lock.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH) -r requirements/lock.txt
+	$(BIN)/pip install --quiet --no-deps $(TORCH) --editable .
+	$(BIN)/pip check
+	touch $@
+
+audit: setup
+	$(BIN)/fedseal audit --out runs/first --resume
+
+test: setup lint types
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadscope
+
+quick: setup
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadscope -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

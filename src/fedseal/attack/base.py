@@ -1,0 +1,183 @@
+"""What all attacks share: the certificate, and combinators that wrap attacks into attacks.
+
+Choices are made by the residual of the replayed update, which the adversary sees; nothing here knows the truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedseal.client import train
+from fedseal.types import (
+    Attack,
+    Candidate,
+    LocalTraining,
+    Observation,
+    Outcome,
+    ProgressCallback,
+    Reconstruction,
+    Round,
+    Status,
+    Tensors,
+)
+
+
+def distance(observed: Tensors, replayed: Tensors) -> float:
+    """Relative Euclidean distance of two updates, computed in float64."""
+    difference = sum(float((observed[n].double() - replayed[n].double()).square().sum()) for n in observed)
+    norm = sum(float(tensor.double().square().sum()) for tensor in observed.values())
+    return float((difference / norm) ** 0.5)
+
+
+def precision(observation: Observation) -> float:
+    """The residual up to which a replay counts as exact: what rounding alone leaves, with room for another order of sums.
+
+    A hundred units in the last place of the update's dtype: 1.2e-5 for float32.
+    """
+    return 100 * torch.finfo(observation.like.dtype).eps
+
+
+def replay(observation: Observation, round: Round, candidate: Candidate, training: LocalTraining) -> dict[str, Tensor]:
+    """The update that the client would have sent for this candidate, by the client's own arithmetic."""
+    assert round.state is not None
+    labels = candidate.labels
+    if labels.is_floating_point():
+        labels = labels.to(candidate.inputs.dtype)
+    return train(observation.model, round.state, candidate.inputs, labels, training).tensors
+
+
+def residual(observation: Observation, candidate: Candidate) -> float | None:
+    """The certificate: relative distance between observed and replayed updates, the largest over the rounds.
+
+    Args:
+        candidate: inputs `(N, ...)` in any float dtype; replayed in the update's own.
+
+    Returns:
+        None where the weights or the local training are withheld, so that nobody without the truth can replay.
+    """
+    if observation.state is None or observation.training is None:
+        return None
+    inputs = candidate.inputs.detach().to(observation.like.dtype)
+    finite = Candidate(observation.modality.forward(inputs), candidate.labels.detach())
+    return max(
+        distance(round.update.tensors, replay(observation, round, finite, observation.training))
+        for round in observation.rounds
+    )
+
+
+def conclude(
+    observation: Observation,
+    candidate: Candidate,
+    *,
+    route: str,
+    steps: int,
+    started: float,
+    status: Status | None = None,
+    note: str = "",
+) -> Reconstruction:
+    """A finished reconstruction with its certificate.
+
+    Args:
+        started: `time.perf_counter()` at the attack's start.
+        status: None to let the residual decide between "converged" and "budget".
+    """
+    if not bool(torch.isfinite(candidate.inputs).all()):
+        status, value = "diverged", None
+    else:
+        value = residual(observation, candidate)
+    if status is None:
+        status = "converged" if value is not None and value <= precision(observation) else "budget"
+    labels = candidate.labels.detach()
+    return Reconstruction(
+        inputs=None if status == "diverged" else candidate.inputs.detach().to(observation.like.dtype),
+        labels=labels.argmax(-1) if labels.ndim == 2 else labels,
+        outcome=Outcome(status, route, value, steps, time.perf_counter() - started, note),
+    )
+
+
+def better(one: Reconstruction, other: Reconstruction) -> Reconstruction:
+    """The reconstruction with the smaller residual; the first where neither has one."""
+
+    def badness(reconstruction: Reconstruction) -> float:
+        value = reconstruction.outcome.residual
+        return float("inf") if value is None or reconstruction.inputs is None else value
+
+    return other if badness(other) < badness(one) else one
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """Restarts: run an attack several times and keep the smallest residual; stop early at a certificate."""
+
+    times: int
+    attack: Attack
+    only_if_diverged: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as "best_of(8, dlg)"."""
+        return f"{'restarts' if self.only_if_diverged else 'best_of'}({self.times}, {self.attack.name})"
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """Attack up to `times` times, each start drawn from the same generator."""
+        started = time.perf_counter()
+        best = self.attack(observation, generator=generator, progress=progress)
+        tries, steps = 1, best.outcome.steps
+        while tries < self.times and not self._done(best.outcome.status):
+            again = self.attack(observation, generator=generator, progress=progress)
+            best, tries, steps = better(best, again), tries + 1, steps + again.outcome.steps
+        note = f"{best.outcome.note + '; ' if best.outcome.note else ''}start {tries} of at most {self.times}"
+        outcome = replace(best.outcome, steps=steps, seconds=time.perf_counter() - started, note=note)
+        return replace(best, outcome=outcome)
+
+    def _done(self, status: Status) -> bool:
+        if self.only_if_diverged:
+            return status != "diverged"
+        return status in ("exact", "converged")
+
+
+def best_of(times: int, attack: Attack) -> Attack:
+    """Restart an attack; the adversary keeps the start whose replayed update lies nearest."""
+    return BestOf(times, attack)
+
+
+def restarts(times: int, attack: Attack) -> Attack:
+    """Run an attack again, up to `times` in all, only where it diverged."""
+    return BestOf(times, attack, only_if_diverged=True)
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Try attacks in order until one certifies its result; else keep the smallest residual."""
+
+    attacks: Sequence[Attack]
+
+    @property
+    def name(self) -> str:
+        """Such as "cascade(linear, dlg)"."""
+        return f"cascade({', '.join(attack.name for attack in self.attacks)})"
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """Attack with each until one is certain."""
+        best: Reconstruction | None = None
+        for attack in self.attacks:
+            found = attack(observation, generator=generator, progress=progress)
+            best = found if best is None else better(best, found)
+            if best.outcome.status in ("exact", "converged"):
+                break
+        assert best is not None
+        return best
+
+
+def cascade(*attacks: Attack) -> Attack:
+    """Try attacks in order until one certifies its result."""
+    return Cascade(attacks)

@@ -1,0 +1,114 @@
+"""The record: what an audit was asked, what it resolved that to, on which machine, and what every cell gave.
+
+A run folder holds `record.json` (the header, written first), and for every finished cell `cells/ID.json` with its numbers
+and `cells/ID.safetensors` with its pictures: `truth` and `reconstruction`, decoded `(N, C, H, W)` in [0, 1], and `frames`
+`(F, N, C, H, W)`, the iterations. A cell exists once its JSON does, which is moved into place last and whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedseal.metric.scores import Scores
+from fedseal.types import RouteNote
+
+VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CellKey(_Frozen):
+    """What makes a cell different from all others of its run."""
+
+    attack: str = Field(description="the attack as specified, such as 'dlg:steps=100'")
+    defense: str = Field(description="the defense as specified, such as 'prune:0.2'")
+    threat: str = Field(description="the name of the threat model")
+    first: int = Field(description="index of the first example of the attacked batch")
+    batch_size: int = Field(description="number of examples of the attacked batch")
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """A short name for files, the same for equal keys."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Cell(_Frozen):
+    """One attack on one update: how it ended and what it scored."""
+
+    key: CellKey
+    status: Literal["exact", "converged", "budget", "diverged", "not_applicable", "refused"] = Field(
+        description="the outcome's status, or 'refused' if the attack raised at the door"
+    )
+    route: str
+    residual: float | None = Field(description="relative distance of the replayed update from the observed one")
+    steps: int
+    seconds: float
+    note: str
+    explanation: tuple[RouteNote, ...]
+    knows: tuple[str, ...] = Field(description="the facts that the threat model granted")
+    true_labels: tuple[int, ...] | None = Field(description="class indices; None for soft labels")
+    labels: tuple[int, ...] | None = Field(description="what the attack says the labels are")
+    scores: Scores | None = Field(description="None if the attack gave no inputs")
+    frame_steps: tuple[int, ...] = Field(description="the optimization step of every stored frame")
+
+
+class Environment(_Frozen):
+    """Where and with what the audit ran."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    git: str | None = Field(description="revision of the working folder, with '-dirty' if changed; None outside git")
+    device: str
+    threads: int
+
+
+class Config(_Frozen):
+    """What an audit was asked, or what that was resolved to."""
+
+    case: str = Field(description="the case's name")
+    model: str
+    training: dict[str, object]
+    modality: dict[str, object]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    threats: tuple[str, ...]
+    samples: int = Field(description="number of batches attacked")
+    batch_size: int
+    seeds: tuple[int, ...]
+    fingerprint: str = Field(description="hash of the case's weights and data, so that a resumed run attacks the same")
+
+
+class Header(_Frozen):
+    """The content of `record.json`."""
+
+    version: Literal[1] = VERSION
+    created: str = Field(description="UTC, ISO 8601")
+    given: dict[str, object] = Field(description="the arguments as given")
+    config: Config = Field(description="the arguments as resolved")
+    environment: Environment
+    keys: tuple[CellKey, ...] = Field(description="all cells of the audit, in order")
+
+
+class Record(_Frozen):
+    """A run as it stands: the header and every finished cell, in the header's order."""
+
+    header: Header
+    cells: tuple[Cell, ...]
+    folder: str = Field(description="where the pictures are: FOLDER/cells/ID.safetensors")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is there."""
+        return len(self.cells) == len(self.header.keys)
+
+    def to_json(self) -> str:
+        """The whole record as one JSON document, without pictures."""
+        return json.dumps({**self.model_dump(mode="json"), "complete": self.complete}, indent=2)

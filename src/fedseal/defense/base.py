@@ -1,0 +1,66 @@
+"""A defense is three pure hooks on the client's way from batch to update; `chain` composes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from fedseal.types import Batch, Defense, Tensors, Update
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """A named defense; every hook left out is the identity.
+
+    Hooks take the value and the client's generator, and return a new value.
+    """
+
+    name: str
+    batch: Callable[[Batch, torch.Generator], Batch] = field(default=lambda batch, _: batch, repr=False)
+    example_grads: Callable[[Tensors, torch.Generator], Tensors] = field(default=lambda grads, _: grads, repr=False)
+    update: Callable[[Update, torch.Generator], Update] = field(default=lambda update, _: update, repr=False)
+
+    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Change the examples before training."""
+        return self.batch(batch, generator)
+
+    def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
+        """Change single examples' gradients, `(N, *parameter.shape)` each, before they are averaged."""
+        return self.example_grads(grads, generator)
+
+    def on_update(self, update: Update, generator: torch.Generator) -> Update:
+        """Change the finished update."""
+        return self.update(update, generator)
+
+
+def none() -> Defense:
+    """No defense: the update as the training made it."""
+    return Hooks("none")
+
+
+def chain(*defenses: Defense) -> Defense:
+    """Run defenses one after the other, each hook in the order given.
+
+    >>> from fedseal import defense
+    >>> defense.chain(defense.prune(0.5), defense.gaussian(1e-3)).name
+    'prune:0.5+gaussian:0.001'
+    """
+
+    def batch(value: Batch, generator: torch.Generator) -> Batch:
+        for defense in defenses:
+            value = defense.on_batch(value, generator)
+        return value
+
+    def example_grads(value: Tensors, generator: torch.Generator) -> Tensors:
+        for defense in defenses:
+            value = defense.on_example_grads(value, generator)
+        return value
+
+    def update(value: Update, generator: torch.Generator) -> Update:
+        for defense in defenses:
+            value = defense.on_update(value, generator)
+        return value
+
+    return Hooks("+".join(defense.name for defense in defenses), batch, example_grads, update)

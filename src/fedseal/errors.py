@@ -1,0 +1,75 @@
+"""What can be wrong with what a user hands in. Every message says fact, culprit and remedy.
+
+`FedsealError` is the root; the command line turns it into one line on standard error and exit code 2. A search that
+does not succeed is no error but an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedsealError(Exception):
+    """The user's input does not fit; the message says what, where and what to do.
+
+    Args:
+        fact: what is wrong and with what, as a clause without a full stop.
+        remedy: what to do about it.
+
+    >>> str(UnfitUpdate("the update is zero everywhere", "send one from a real step"))
+    'the update is zero everywhere; send one from a real step'
+    """
+
+    def __init__(self, fact: str, remedy: str) -> None:
+        self.fact = fact
+        self.remedy = remedy
+        super().__init__(f"{fact}; {remedy}")
+
+
+class UnfitBatch(FedsealError):
+    """Inputs and labels that do not belong together, or not to the model."""
+
+
+class UnfitUpdate(FedsealError):
+    """An update that cannot be read, or that is not this model's."""
+
+
+class UnfitModel(FedsealError):
+    """A model that cannot be trained or attacked as it stands."""
+
+
+class NotTwiceDifferentiable(UnfitModel):
+    """Gradient matching needs second derivatives that an operator of the model does not have."""
+
+
+class UnfitPicture(FedsealError):
+    """A file that is no picture, or one that no model could have seen."""
+
+
+class UnknownToAdversary(FedsealError):
+    """An attack asked for a fact that the threat model withholds."""
+
+
+class BadConfig(FedsealError):
+    """A configuration, option or specification that means nothing."""
+
+
+class StorageFailure(FedsealError):
+    """A file or folder that cannot be read or written."""
+
+
+class UnknownName(FedsealError):
+    """A name that no table holds.
+
+    >>> raise UnknownName("recipe", "dgl", ["dlg", "idlg", "auto"])
+    Traceback (most recent call last):
+        ...
+    fedseal.errors.UnknownName: there is no recipe 'dgl'; did you mean 'dlg'? Known: auto, dlg, idlg
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        super().__init__(f"there is no {kind} '{name}'", f"{hint}Known: {', '.join(known)}")

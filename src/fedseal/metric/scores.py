@@ -1,0 +1,97 @@
+"""Scores as values: no score travels without its baselines, and what was not measured is None."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What somebody scores who never saw the update."""
+
+    name: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured value, its unit, and what blind guesses score on the same sample.
+
+    Args:
+        name: "psnr", "ssim" or "mse".
+        unit: "dB" or "".
+        value: None where nothing could be measured.
+        higher_is_leakier: how to compare it with its baselines.
+    """
+
+    name: str
+    unit: str
+    value: float | None
+    higher_is_leakier: bool
+    baselines: tuple[Baseline, ...]
+
+    @property
+    def best_baseline(self) -> Baseline | None:
+        """The baseline hardest to beat."""
+        known = [b for b in self.baselines if b.value is not None]
+        sign = 1 if self.higher_is_leakier else -1
+        return max(known, key=lambda b: sign * (b.value or 0.0), default=None)
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Whether the truth is the nearest to the reconstruction in a gallery that holds it once.
+
+    Args:
+        hit: True if it is.
+        rank: 1 for the nearest.
+        gallery: number of pictures in the gallery, the truth included; chance is one in that many.
+    """
+
+    hit: bool
+    rank: int
+    gallery: int
+
+    @property
+    def chance(self) -> float:
+        """The probability that a blind guess hits."""
+        return 1.0 / self.gallery
+
+
+@dataclass(frozen=True)
+class SampleScores:
+    """How well one true example was recovered.
+
+    Args:
+        index: its place in the batch.
+        matched: the place of the reconstruction that was matched to it, None if there is none.
+        label_correct: None where the attack gave no label.
+    """
+
+    index: int
+    matched: int | None
+    psnr: Score
+    ssim: Score
+    mse: Score
+    identification: Identification | None
+    label_correct: bool | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a reconstruction, one entry for each true example."""
+
+    samples: tuple[SampleScores, ...]
+
+    @property
+    def psnr(self) -> float | None:
+        """Mean peak signal-to-noise ratio over the batch in dB; None if any sample has none."""
+        values = [sample.psnr.value for sample in self.samples]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    @property
+    def identified(self) -> float | None:
+        """Share of samples identified in the gallery."""
+        hits = [s.identification.hit for s in self.samples if s.identification is not None]
+        return sum(hits) / len(hits) if len(hits) == len(self.samples) else None

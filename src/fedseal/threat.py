@@ -1,0 +1,235 @@
+"""Who the adversary is, as redaction: `ThreatModel.observe` hands on what is granted and leaves the rest out.
+
+Flags can lie, absence cannot: an attack that was not granted the weights finds None where they would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from fedseal.client import architecture, loss_function, state_of
+from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
+from fedseal.types import Defense, LocalTraining, Modality, Observation, Round, Tensors, Update
+
+GRANTS = {
+    "state": "the model's weights and buffers at the round's start",
+    "training": "the local training: epochs, learning rate, batch size, mode",
+    "num_examples": "the number of examples that the client names beside its update",
+    "buffers": "buffers that the client sends, such as BatchNorm statistics",
+    "defense": "which defense the client runs, and its public parameters",
+    "labels": "the true labels",
+    "single_updates": "each client's own update, not only an aggregate",
+    "choose_state": "the right to choose the weights that the client trains",
+}
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What an adversary knows.
+
+    Args:
+        name: as records and reports give it.
+        grants: keys of `fedseal.threat.GRANTS`; what is not granted is absent from every observation.
+
+    Raises:
+        UnknownName: a grant that does not exist.
+
+    >>> sorted(ThreatModel.eavesdropper().grants)
+    ['buffers', 'num_examples', 'single_updates']
+    """
+
+    name: str
+    grants: frozenset[str]
+
+    def __post_init__(self) -> None:
+        for grant in self.grants:
+            if grant not in GRANTS:
+                raise UnknownName("grant", grant, GRANTS)
+
+    @classmethod
+    def honest_but_curious(cls) -> ThreatModel:
+        """The server: it sent the weights, set the local training, and receives each client's update."""
+        return cls("honest_but_curious", frozenset(GRANTS) - {"labels", "choose_state"})
+
+    @classmethod
+    def eavesdropper(cls) -> ThreatModel:
+        """Someone on the line from client to server: the message, and the architecture, but no weights."""
+        return cls("eavesdropper", frozenset({"num_examples", "buffers", "single_updates"}))
+
+    @classmethod
+    def aggregate_only(cls) -> ThreatModel:
+        """The server behind secure aggregation: weights and settings, but only an aggregate of several clients."""
+        return cls("aggregate_only", frozenset({"state", "training", "defense", "num_examples", "buffers"}))
+
+    @classmethod
+    def malicious_server(cls) -> ThreatModel:
+        """A server that chooses the weights to make them leak; the labels stay the client's."""
+        return cls("malicious_server", frozenset(GRANTS) - {"labels"})
+
+    @classmethod
+    def oracle(cls) -> ThreatModel:
+        """Everything but the inputs: no real adversary, an upper bound that published figures often assume."""
+        return cls("oracle", frozenset(GRANTS) - {"choose_state"})
+
+    def observe(
+        self,
+        model: nn.Module,
+        update: Update,
+        *,
+        modality: Modality,
+        training: LocalTraining | None = None,
+        labels: Tensor | None = None,
+        defense: Defense | None = None,
+    ) -> Observation:
+        """What this adversary holds of one update that the model's client sent.
+
+        Args:
+            model: the model at the round's start.
+            training: overrides the update's own record of its local training; needed for a captured file that has none.
+            labels: the true labels, used only where granted.
+
+        Raises:
+            UnfitUpdate: the update is not this model's, is not finite, or is zero everywhere.
+            UnfitModel: the model has no trainable parameters.
+            BadConfig: single updates are withheld and the update is one client's own.
+        """
+        return self.observe_rounds(
+            model, [(state_of(model), update)], modality=modality, training=training, labels=labels, defense=defense
+        )
+
+    def observe_rounds(
+        self,
+        model: nn.Module,
+        rounds: Sequence[tuple[Tensors, Update]],
+        *,
+        modality: Modality,
+        training: LocalTraining | None = None,
+        labels: Tensor | None = None,
+        defense: Defense | None = None,
+    ) -> Observation:
+        """What this adversary holds of several updates of one batch, each with the weights it was computed at."""
+        if not rounds:
+            raise BadConfig("there is no round to observe", "give at least one (state, update)")
+        training = training or rounds[0][1].training
+        for _, update in rounds:
+            _check(model, update, training)
+            if update.num_clients == 1 and "single_updates" not in self.grants:
+                raise BadConfig(
+                    f"the threat model '{self.name}' sees aggregates only, and this is one client's update",
+                    "aggregate first: fedseal.aggregate([update, update])",
+                )
+        bare = architecture(model, training)
+        for module in bare.modules():
+            if isinstance(module, _DropoutNd):  # the client's mask is the client's secret
+                module.eval()
+        granted = self.grants
+        return Observation(
+            model=bare,
+            modality=modality,
+            rounds=tuple(
+                Round(_copy(state) if "state" in granted else None, self._redact(update)) for state, update in rounds
+            ),
+            loss=training.loss if training else "cross_entropy",
+            threat=self.name,
+            training=training if "training" in granted else None,
+            labels=labels.clone() if labels is not None and "labels" in granted else None,
+            defense=defense.name if defense is not None and "defense" in granted else None,
+        )
+
+    def _redact(self, update: Update) -> Update:
+        return replace(
+            update,
+            tensors=_copy(update.tensors),
+            buffers=_copy(update.buffers) if update.buffers is not None and "buffers" in self.grants else None,
+            num_examples=update.num_examples if "num_examples" in self.grants else None,
+            training=update.training if "training" in self.grants else None,
+        )
+
+
+PRESETS = {
+    "honest_but_curious": ThreatModel.honest_but_curious,
+    "eavesdropper": ThreatModel.eavesdropper,
+    "aggregate_only": ThreatModel.aggregate_only,
+    "malicious_server": ThreatModel.malicious_server,
+    "oracle": ThreatModel.oracle,
+}
+
+
+def preset(name: str) -> ThreatModel:
+    """The threat model of that name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if name not in PRESETS:
+        raise UnknownName("threat model", name, PRESETS)
+    return PRESETS[name]()
+
+
+def aggregate(updates: Sequence[Update]) -> Update:
+    """The mean of several clients' updates, as an aggregating server sees it; buffers and counts of single clients go.
+
+    Raises:
+        BadConfig: fewer than two updates, or of different kinds.
+
+    >>> one = Update("gradient", {"w": torch.tensor([2.0])}, num_examples=1)
+    >>> two = aggregate([one, one])
+    >>> two.tensors["w"].item(), two.num_clients, two.num_examples
+    (2.0, 2, 2)
+    """
+    if len(updates) < 2 or len({update.kind for update in updates}) > 1:
+        raise BadConfig(f"{len(updates)} updates cannot be aggregated", "give two or more of one kind")
+    counts = [update.num_examples for update in updates]
+    known = [count for count in counts if count is not None]
+    return Update(
+        kind=updates[0].kind,
+        tensors={n: torch.stack([u.tensors[n] for u in updates]).mean(0) for n in updates[0].tensors},
+        num_examples=sum(known) if len(known) == len(counts) else None,
+        num_clients=sum(update.num_clients for update in updates),
+        training=updates[0].training,
+    )
+
+
+def _copy(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _check(model: nn.Module, update: Update, training: LocalTraining | None) -> None:
+    expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not expected:
+        raise UnfitModel("the model has no trainable parameters", "unfreeze some, or attack another model")
+    missing, foreign = sorted(expected.keys() - update.tensors.keys()), sorted(update.tensors.keys() - expected.keys())
+    if missing or foreign:
+        raise UnfitUpdate(
+            f"the update is not this model's: {_some('it lacks', missing)}{_some('it has the foreign', foreign)}"[:-2],
+            "give the model that the client trained, with the same parameter names",
+        )
+    for name, tensor in update.tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise UnfitUpdate(
+                f"the update's '{name}' has shape {tuple(tensor.shape)}, the model's {tuple(expected[name].shape)}",
+                "give the model that the client trained",
+            )
+        if not tensor.is_floating_point():
+            raise UnfitUpdate(f"the update's '{name}' has dtype {tensor.dtype}", "send floating-point tensors")
+        if not bool(torch.isfinite(tensor).all()):
+            raise UnfitUpdate(f"the update's '{name}' holds NaN or infinity", "find out why the client's step diverged")
+    if all(not bool(tensor.any()) for tensor in update.tensors.values()):
+        raise UnfitUpdate("the update is zero everywhere, so it holds nothing to read", "send one from a real step")
+    if training is not None:
+        loss_function(training.loss)
+        if training.kind != update.kind:
+            raise UnfitUpdate(
+                f"the update is a {update.kind}, but the local training named makes a {training.kind}",
+                "name the training that made it: LocalTraining.fedsgd() or .fedavg(...)",
+            )
+
+
+def _some(words: str, names: list[str]) -> str:
+    shown = ", ".join(f"'{n}'" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{words} {shown}, " if names else ""

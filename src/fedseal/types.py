@@ -1,0 +1,421 @@
+"""The values that travel through fedseal, all frozen, and the protocols that lower layers hold of higher ones.
+
+A client turns a `Batch` into an `Update` by its `LocalTraining`. A threat model turns updates into an `Observation`, in
+which a withheld fact is absent. An `Attack` turns an observation into a `Reconstruction`. Only shapes are checked here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownToAdversary
+
+Tensors = Mapping[str, Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+Mode = Literal["train", "eval", "as_is"]
+Status = Literal["exact", "converged", "budget", "diverged", "not_applicable"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The private examples of one client.
+
+    Args:
+        inputs: what the model is fed, `(N, ...)`.
+        labels: class indices `(N,)`, or class probabilities `(N, C)`.
+
+    Raises:
+        UnfitBatch: empty, or inputs and labels differ in number.
+
+    >>> batch = Batch(torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+    >>> len(batch[1:]), batch[1:].labels.tolist()
+    (3, [1, 2, 3])
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.inputs.ndim < 2 or len(self.inputs) == 0:
+            raise UnfitBatch(f"the batch's inputs have shape {tuple(self.inputs.shape)}", "give (N, ...) with N >= 1")
+        if self.labels.ndim not in (1, 2) or len(self.labels) != len(self.inputs):
+            raise UnfitBatch(
+                f"{len(self.inputs)} inputs came with labels of shape {tuple(self.labels.shape)}",
+                "give one class index or one row of probabilities for each input",
+            )
+        if self.labels.ndim == 1 and self.labels.is_floating_point():
+            raise UnfitBatch("the labels are fractions", "give class indices as integers, or rows of probabilities")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: slice) -> Batch:
+        return Batch(self.inputs[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.inputs.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What the client does between receiving a model and answering; use `fedsgd` or `fedavg`.
+
+    Args:
+        epochs: passes over the batch; 0 means FedSGD, one gradient without a step.
+        lr: learning rate of the local SGD steps; None for FedSGD.
+        batch_size: examples a local step, in the batch's order; None for all of them.
+        mode: whether BatchNorm and dropout run as in training or as in evaluation; "as_is" keeps each module's own.
+        loss: "cross_entropy" (mean over the examples), or a function `(outputs, labels) -> scalar`.
+    """
+
+    epochs: int = 0
+    lr: float | None = None
+    batch_size: int | None = None
+    mode: Mode = "train"
+    loss: str | LossFunction = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("train", "eval", "as_is"):
+            raise BadConfig(f"the mode of the local training is '{self.mode}'", "use 'train', 'eval' or 'as_is'")
+        if self.epochs < 0 or (self.batch_size is not None and self.batch_size < 1):
+            raise BadConfig(f"{self.epochs} epochs of batches of {self.batch_size}", "both must be at least 1")
+        if self.epochs > 0 and not (self.lr is not None and math.isfinite(self.lr) and self.lr > 0):
+            raise BadConfig(f"the local learning rate is {self.lr}", "give a positive number")
+
+    @classmethod
+    def fedsgd(cls, *, mode: Mode = "train", loss: str | LossFunction = "cross_entropy") -> LocalTraining:
+        """The client answers with one gradient over its whole batch (McMahan et al., AISTATS 2017, arXiv:1602.05629)."""
+        return cls(mode=mode, loss=loss)
+
+    @classmethod
+    def fedavg(
+        cls,
+        *,
+        lr: float,
+        epochs: int = 1,
+        batch_size: int | None = None,
+        mode: Mode = "train",
+        loss: str | LossFunction = "cross_entropy",
+    ) -> LocalTraining:
+        """The client answers with the weight difference after local SGD (McMahan et al., arXiv:1602.05629)."""
+        if epochs < 1:
+            raise BadConfig(f"FedAvg with {epochs} local epochs", "train for at least 1, or use LocalTraining.fedsgd()")
+        return cls(epochs=epochs, lr=lr, batch_size=batch_size, mode=mode, loss=loss)
+
+    @property
+    def kind(self) -> Literal["gradient", "difference"]:
+        """What the client sends after this training."""
+        return "gradient" if self.epochs == 0 else "difference"
+
+    @property
+    def loss_name(self) -> str:
+        """The loss as a record names it."""
+        if isinstance(self.loss, str):
+            return self.loss
+        return f"{getattr(self.loss, '__module__', '?')}:{getattr(self.loss, '__qualname__', '?')}"
+
+    def describe(self) -> dict[str, object]:
+        """All fields as plain values, for records and files."""
+        return {
+            "epochs": self.epochs,
+            "lr": self.lr,
+            "batch_size": self.batch_size,
+            "mode": self.mode,
+            "loss": self.loss_name,
+        }
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends.
+
+    Args:
+        kind: "gradient" (FedSGD), or "difference": weights after minus weights before local training (FedAvg).
+        tensors: one tensor for every trainable parameter, by its name in the model.
+        buffers: the buffers the protocol sends beside it, such as BatchNorm statistics after the step; None if not sent.
+        num_examples: how many examples it was computed on; None if not sent.
+        num_clients: of how many clients this is the mean; 1 unless aggregated.
+        training: the local training that made it, where known.
+
+    >>> import fedseal as fs
+    >>> batch = fs.Batch(torch.rand(1, 3, 32, 32), torch.tensor([7]))
+    >>> update = fs.local_update(fs.zoo.lenet(), batch, training=fs.LocalTraining.fedsgd())
+    >>> update.kind, update.num_examples, len(update.tensors)
+    ('gradient', 1, 8)
+    """
+
+    kind: Literal["gradient", "difference"]
+    tensors: Tensors
+    buffers: Tensors | None = None
+    num_examples: int | None = None
+    num_clients: int = 1
+    training: LocalTraining | None = None
+
+    def to(self, device: torch.device | str) -> Update:
+        """The same update on another device."""
+        moved = None if self.buffers is None else {n: b.to(device) for n, b in self.buffers.items()}
+        return replace(self, tensors={n: t.to(device) for n, t in self.tensors.items()}, buffers=moved)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; tensors as `update.NAME` and `buffer.NAME`, the rest as JSON in its header.
+
+        Raises:
+            StorageFailure: the file cannot be written.
+        """
+        flat = {f"update.{n}": t.detach().cpu().contiguous() for n, t in self.tensors.items()}
+        flat |= {f"buffer.{n}": b.detach().cpu().contiguous() for n, b in (self.buffers or {}).items()}
+        header = {
+            "kind": self.kind,
+            "num_examples": self.num_examples,
+            "num_clients": self.num_clients,
+            "has_buffers": self.buffers is not None,
+            "training": None if self.training is None else self.training.describe(),
+        }
+        try:
+            save_file(flat, str(path), metadata={"fedseal.update": json.dumps(header)})
+        except (OSError, SafetensorError) as error:
+            raise StorageFailure(f"cannot write the update to '{path}' ({error})", "choose another place") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Update:
+        """Read what `save` wrote, or any safetensors file whose tensors bear the model's parameter names.
+
+        Nothing is unpickled and no code is loaded. A custom loss is remembered by name only: pass the training anew.
+
+        Raises:
+            UnfitUpdate: missing, truncated, or not a safetensors file.
+        """
+        if not Path(path).is_file():
+            raise UnfitUpdate(f"there is no update file '{path}'", "check the path")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("fedseal.update", "{}"))
+                flat = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError, ValueError) as error:
+            raise UnfitUpdate(
+                f"'{path}' is not a whole safetensors file ({error})",
+                "write it with Update.save(), or safetensors.torch.save_file() with the model's parameter names",
+            ) from None
+        return cls._from_parts(flat, header, path)
+
+    @classmethod
+    def _from_parts(cls, flat: Tensors, header: Mapping[str, object], path: str | Path) -> Update:
+        if not header:
+            return cls("gradient", dict(flat))
+        try:
+            training = header["training"]
+            return cls(
+                kind="gradient" if header["kind"] == "gradient" else "difference",
+                tensors={n.removeprefix("update."): t for n, t in flat.items() if n.startswith("update.")},
+                buffers={n.removeprefix("buffer."): t for n, t in flat.items() if n.startswith("buffer.")}
+                if header["has_buffers"]
+                else None,
+                num_examples=None if header["num_examples"] is None else int(str(header["num_examples"])),
+                num_clients=int(str(header["num_clients"])),
+                training=LocalTraining(**training) if isinstance(training, dict) else None,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnfitUpdate(f"the header of '{path}' is not fedseal's ({error!r})", "write it anew") from None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One update, and the weights it was computed at: parameters and buffers by name, or None where withheld."""
+
+    state: Tensors | None
+    update: Update
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the adversary holds, and nothing else; made by `ThreatModel.observe`. A withheld fact is None.
+
+    Args:
+        model: the architecture alone; its tensors are on the meta device and hold no values.
+        modality: what an input is: shape, value range.
+        rounds: one or more updates of the same batch.
+        loss: the name of the loss, or the function; public.
+        threat: the name of the threat model.
+        training: the client's local training.
+        labels: the true labels `(N,)`; only an oracle has them.
+        defense: the public part of the client's defense, as `describe()` gives it.
+    """
+
+    model: nn.Module
+    modality: Modality
+    rounds: tuple[Round, ...]
+    loss: str | LossFunction
+    threat: str
+    training: LocalTraining | None = None
+    labels: Tensor | None = None
+    defense: str | None = None
+
+    @property
+    def update(self) -> Update:
+        """The first round's update."""
+        return self.rounds[0].update
+
+    @property
+    def state(self) -> Tensors | None:
+        """The first round's weights, None where withheld."""
+        return self.rounds[0].state
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the update: its device is where attacks work."""
+        return next(iter(self.update.tensors.values()))
+
+    def require_state(self, who: str) -> Tensors:
+        """The weights.
+
+        Raises:
+            UnknownToAdversary: the threat model withholds them.
+        """
+        if self.state is None:
+            raise UnknownToAdversary(
+                f"{who} needs the model's weights, which the threat model '{self.threat}' withholds",
+                "grant 'state', or use the exact route for a linear first layer, which needs none",
+            )
+        return self.state
+
+    def require_training(self, who: str) -> LocalTraining:
+        """The client's local training.
+
+        Raises:
+            UnknownToAdversary: the threat model withholds it.
+        """
+        if self.training is None:
+            raise UnknownToAdversary(
+                f"{who} needs the local training, which the threat model '{self.threat}' withholds or nobody named",
+                "grant 'training', and name it: observe(..., training=LocalTraining.fedsgd())",
+            )
+        return self.training
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A guess in the making: inputs `(N, ...)` and labels, `(N,)` indices or `(N, C)` probabilities."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class RouteNote:
+    """One line of an attack's explanation: a route, whether it was taken, and why or why not."""
+
+    route: str
+    taken: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attack ended, judged by what the adversary sees.
+
+    Args:
+        status: "exact": a closed form whose equations determine the data and hold to the arithmetic's precision;
+            "converged": a search whose replayed update agrees to that precision; "budget": steps used up;
+            "diverged": not finite; "not_applicable": no route fits.
+        route: the name of the way taken.
+        residual: relative distance between the observed update and the replayed one; where the weights are withheld, between
+            the observed update of the attacked layer and the one its equations give; None if nothing can be compared.
+        steps: optimization steps, 0 for a closed form.
+        seconds: wall time.
+        note: a sentence on what limits the result.
+    """
+
+    status: Status
+    route: str
+    residual: float | None
+    steps: int
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack read out: inputs `(N, ...)` as the model is fed them, labels `(N,)`, None where nothing was found."""
+
+    inputs: Tensor | None
+    labels: Tensor | None
+    outcome: Outcome
+    explanation: tuple[RouteNote, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of a running attack: what it tries, how far it is, its objective, and the present candidate inputs."""
+
+    route: str
+    step: int
+    steps: int
+    objective: float
+    inputs: Tensor | None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Modality(Protocol):
+    """What "an input" is: how a candidate starts, feeds the model, stays valid, and is shown."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch dimension."""
+
+    def start(self, noise: Tensor) -> Tensor:
+        """A first candidate from standard normal noise `(N, *shape)`."""
+
+    def forward(self, candidate: Tensor) -> Tensor:
+        """What the model is fed for a candidate; differentiable."""
+
+    def project(self, candidate: Tensor) -> Tensor:
+        """The nearest valid candidate."""
+
+    def decode(self, inputs: Tensor) -> Tensor:
+        """Model inputs as a person sees them."""
+
+    def describe(self) -> dict[str, object]:
+        """All fields as plain values, for records."""
+
+
+class Attack(Protocol):
+    """A frozen value that reads an observation; it never sees the truth and never grades itself."""
+
+    @property
+    def name(self) -> str:
+        """The name as tables and records give it."""
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """Attack. Raises a `FedsealError` before work starts if the observation lacks what the attack needs."""
+
+
+class Defense(Protocol):
+    """Three pure hooks on the client's way from batch to update; the identity by default."""
+
+    @property
+    def name(self) -> str:
+        """The specification that `defense.parse` reads back."""
+
+    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Change the examples before training."""
+
+    def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
+        """Change the gradients of single examples, `(N, *parameter.shape)` each, before they are averaged."""
+
+    def on_update(self, update: Update, generator: torch.Generator) -> Update:
+        """Change the finished update."""
