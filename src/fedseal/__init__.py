@@ -1,5 +1,6 @@
 """fedseal: what do your federated-learning updates leak, and what makes it stop?"""
 
+from fedseal import attack, defense
 from fedseal.client import local_update
 from fedseal.errors import FedsealError
 from fedseal.modality import Image

@@ -1,0 +1,303 @@
+"""The linear equations that a convolution's input obeys, and their solution by generalized least squares.
+
+Let x be the input of a convolution with known output z - b and known gradient d by that output. Then
+
+    conv(x) = z - b         forward equations, one for each output element
+    dW(d, x) = g            gradient equations, one for each weight; for each input channel on its own
+
+are both linear in x (`shared` notation follows R-GAP: Zhu and Blaschko, ICLR 2021, arXiv:2010.07733, which introduced the
+count of equations against unknowns). Every equation is known to a precision of its own: a saturated sigmoid says next to
+nothing about its argument. So each is weighted by its standard error, a weak prior holds what no equation reaches, and the
+posterior's spread is handed on as the error of the next layer's data.
+
+The normal matrix is never inverted blindly: its factorization preconditions conjugate gradients on the equations themselves,
+which refines away the squared condition number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedseal.attack.structure import Conv
+
+DENSE_LIMIT = 12_500  # unknowns up to which a dense normal matrix is factored: 1.25 GB and some 20 s at the limit
+Solver = Callable[[Tensor], Tensor]
+
+
+class Solution(NamedTuple):
+    """The posterior of a layer's input: mean and standard error `(1, C, H, W)`, and the misfit of the forward equations."""
+
+    mean: Tensor
+    error: Tensor
+    misfit: float
+
+
+@dataclass(frozen=True)
+class ConvEquations:
+    """Forward and gradient equations of one convolution, scaled to unit error.
+
+    Args:
+        forward: `(outputs, C * H * W)` sparse, rows scaled.
+        target: right-hand side of the forward equations, scaled, `(outputs,)`.
+        gradient: `(groups, O / groups * kH * kW, H * W)`, rows scaled; the same for all input channels of a group.
+        gradient_target: `(C, O / groups * kH * kW)`, scaled.
+        prior_mean, prior_precision: of every entry of x; the precision is one over the squared prior spread.
+    """
+
+    conv: Conv
+    forward: sp.csr_array
+    target: Tensor
+    gradient: Tensor
+    gradient_target: Tensor
+    prior_mean: Tensor
+    prior_precision: float
+
+    @property
+    def unknowns(self) -> int:
+        """Number of entries of x."""
+        return int(np.prod(self.conv.in_shape))
+
+    def normal_times(self, x: Tensor) -> Tensor:
+        """The normal matrix times `x`, `(unknowns, k)`."""
+        return (
+            self._forward_transposed(self._forward(x))
+            + self._gradient_transposed(self._gradient(x))
+            + self.prior_precision * x
+        )
+
+    def right_hand_side(self) -> Tensor:
+        """`(unknowns, 1)`."""
+        return (
+            self._forward_transposed(self.target[:, None])
+            + self._gradient_transposed(self.gradient_target[..., None])
+            + self.prior_precision * self.prior_mean.reshape(-1, 1)
+        )
+
+    def probes(self, count: int, generator: torch.Generator) -> Tensor:
+        """Right-hand sides `(unknowns, count)` whose solutions are draws of the solution's error."""
+
+        def noise(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        return (
+            self._forward_transposed(noise(len(self.target), count))
+            + self._gradient_transposed(noise(*self.gradient_target.shape, count))
+            + self.prior_precision**0.5 * noise(self.unknowns, count)
+        )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.forward @ x.numpy())
+
+    def _forward_transposed(self, y: Tensor) -> Tensor:
+        return torch.from_numpy(self.forward.T @ y.numpy())
+
+    def _gradient(self, x: Tensor) -> Tensor:
+        groups, _, size = self.gradient.shape
+        blocks = x.reshape(groups, -1, size, x.shape[-1])
+        return torch.einsum("grs,gcsk->gcrk", self.gradient, blocks).flatten(0, 1)
+
+    def _gradient_transposed(self, y: Tensor) -> Tensor:
+        groups = len(self.gradient)
+        blocks = y.reshape(groups, -1, *y.shape[1:])
+        return torch.einsum("grs,gcrk->gcsk", self.gradient, blocks).reshape(self.unknowns, y.shape[-1])
+
+
+def conv_equations(
+    conv: Conv,
+    weight: Tensor,
+    output: Tensor,
+    output_error: Tensor,
+    delta: Tensor,
+    gradient: Tensor,
+    gradient_error: Tensor,
+    prior: tuple[Tensor, float],
+) -> ConvEquations:
+    """Set up the equations of one convolution, all in float64.
+
+    Args:
+        weight: `(O, C / groups, kH, kW)`.
+        output: z - b, `(1, O, H', W')`, with its standard error `output_error`.
+        delta: gradient of the loss by z, `(1, O, H', W')`.
+        gradient: dL/dW, like `weight`; its standard error by output channel, `(O,)`.
+        prior: mean `(C, H, W)` and spread of the entries of x.
+    """
+    channels, height, width = conv.in_shape
+    outputs, per_group = weight.shape[:2]
+    taps = _taps(conv, weight.shape[2:])
+    scale = 1.0 / output_error.reshape(-1)
+    forward = _forward_matrix(conv, weight, taps, scale)
+
+    rows = torch.zeros(outputs, taps.shape[0], height * width + 1, dtype=torch.float64)
+    for tap in range(taps.shape[0]):
+        rows[:, tap].index_add_(1, taps[tap], delta.reshape(outputs, -1))
+    scaled = rows[..., 1:] / gradient_error.reshape(-1, 1, 1)
+    target = gradient.flatten(2) / gradient_error.reshape(-1, 1, 1)  # (O, C / groups, taps)
+    groups = conv.groups
+    return ConvEquations(
+        conv=conv,
+        forward=forward,
+        target=output.reshape(-1) * scale,
+        gradient=scaled.reshape(groups, -1, height * width),
+        gradient_target=target.reshape(groups, outputs // groups, per_group, -1).transpose(1, 2).reshape(channels, -1),
+        prior_mean=prior[0].reshape(-1),
+        prior_precision=prior[1] ** -2,
+    )
+
+
+def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 60) -> Solution:
+    """The posterior mean by preconditioned conjugate gradients, and its error from that many probes (0: no error)."""
+    shape = (1, *equations.conv.in_shape)
+    precondition = _preconditioner(equations)
+    sides = equations.right_hand_side()
+    mean = _conjugate_gradients(equations.normal_times, sides, precondition, iterations)
+    misfit = float((equations._forward(mean)[:, 0] - equations.target).square().mean().sqrt())
+    if probes == 0:
+        return Solution(mean.reshape(shape), torch.zeros(shape, dtype=torch.float64), misfit)
+    error = precondition(equations.probes(probes, generator)).square().mean(1).sqrt()
+    return Solution(mean.reshape(shape), error.reshape(shape), misfit)
+
+
+def _taps(conv: Conv, kernel: torch.Size) -> Tensor:
+    """For every kernel tap and output position the input position it reads, 1-based; 0 is padding. `(taps, positions)`."""
+    _, height, width = conv.in_shape
+    index = torch.arange(1, height * width + 1, dtype=torch.float64).reshape(1, 1, height, width)
+    return F.unfold(index, tuple(kernel), conv.dilation, conv.padding, conv.stride)[0].long()
+
+
+def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor) -> sp.csr_array:
+    outputs, per_group, _, _ = weight.shape
+    pixels = conv.in_shape[1] * conv.in_shape[2]
+    positions = taps.shape[1]
+    group = torch.arange(outputs) // (outputs // conv.groups)
+    channel = group[:, None] * per_group + torch.arange(per_group)  # (O, C / groups)
+    row = (torch.arange(outputs) * positions).view(-1, 1, 1, 1) + torch.arange(positions)
+    column = (channel * pixels)[:, :, None, None] + (taps - 1)
+    value = weight.flatten(2)[..., None] * scale.reshape(outputs, 1, 1, positions)
+    inside = (taps > 0).expand(outputs, per_group, -1, -1).reshape(-1).numpy()
+    full = (outputs, per_group, *taps.shape)
+    entries = [t.expand(full).reshape(-1).numpy()[inside] for t in (value, row, column)]
+    shape = (outputs * positions, conv.in_shape[0] * pixels)
+    return sp.coo_array((entries[0], (entries[1], entries[2])), shape=shape).tocsr()
+
+
+def _preconditioner(equations: ConvEquations) -> Solver:
+    """An (approximate) inverse of the normal matrix: by channels with few outputs, dense where it fits, else by blocks."""
+    groups, _, size = equations.gradient.shape
+    rows, unknowns = equations.forward.shape
+    if size <= 1024 and rows <= 0.5 * unknowns:
+        return _dual(equations)
+    if unknowns <= DENSE_LIMIT:
+        return _primal(equations)
+    return _blocks(equations)
+
+
+def _gradient_normal(equations: ConvEquations) -> Tensor:
+    """`(groups, H * W, H * W)`: the gradient equations' normal matrix of one channel, with the prior."""
+    normal = equations.gradient.transpose(1, 2) @ equations.gradient
+    normal.diagonal(dim1=1, dim2=2).add_(equations.prior_precision)
+    return normal
+
+
+def _primal(equations: ConvEquations) -> Solver:
+    channels = equations.conv.in_shape[0]
+    size = equations.gradient.shape[2]
+    normal = torch.from_numpy((equations.forward.T @ equations.forward).toarray())
+    blocks = _gradient_normal(equations)
+    for channel in range(channels):
+        part = slice(channel * size, (channel + 1) * size)
+        normal[part, part] += blocks[channel * len(blocks) // channels]
+    balance = normal.diagonal().rsqrt()
+    normal *= balance[:, None]
+    normal *= balance
+    factor = _factor(normal)
+    return lambda sides: balance[:, None] * _substitute(factor, balance[:, None] * sides)
+
+
+def _factor(matrix: Tensor) -> npt.NDArray[np.float64]:
+    """The lower Cholesky factor of a unit-diagonal or diagonally dominated matrix, with as little jitter as it takes.
+
+    torch factors fastest; its own substitution copies the factor every time, so SciPy's is used, which does not.
+    """
+    jitter = 1e-13
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    while int(failed) != 0:
+        matrix.diagonal().mul_(1 + jitter)
+        jitter *= 100
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+    return np.asfortranarray(factor.numpy())
+
+
+def _substitute(factor: npt.NDArray[np.float64], sides: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(scipy.linalg.cho_solve((factor, True), sides.numpy(), check_finite=False)))
+
+
+def _dual(equations: ConvEquations) -> Solver:
+    """Woodbury: the gradient equations alone give each channel, the few forward equations correct them together."""
+    channels = equations.conv.in_shape[0]
+    groups, _, size = equations.gradient.shape
+    values, vectors = torch.linalg.eigh(_gradient_normal(equations))
+    values = values.clamp_min(equations.prior_precision).repeat_interleave(channels // groups, 0).reshape(-1, 1)
+
+    def rotate(x: Tensor, basis: Tensor) -> Tensor:
+        return torch.einsum("gst,gcsk->gctk", basis, x.reshape(groups, -1, size, x.shape[-1])).reshape(x.shape)
+
+    backward = vectors.transpose(1, 2).contiguous()
+    half = rotate(torch.from_numpy(equations.forward.toarray().T), vectors) / values.sqrt()  # (unknowns, outputs)
+    inner = half.T @ half
+    inner.diagonal().add_(1.0)
+    factor = _factor(inner)
+
+    def solve_sides(sides: Tensor) -> Tensor:
+        whitened = rotate(sides, vectors) / values.sqrt()
+        corrected = whitened - half @ _substitute(factor, half.T @ whitened)
+        return rotate(corrected / values.sqrt(), backward)
+
+    return solve_sides
+
+
+def _blocks(equations: ConvEquations) -> Solver:
+    channels = equations.conv.in_shape[0]
+    groups, _, size = equations.gradient.shape
+    diagonal = torch.from_numpy(np.asarray(equations.forward.multiply(equations.forward).sum(0))).reshape(channels, size)
+    if size > DENSE_LIMIT // 2:
+        whole = diagonal + equations.prior_precision
+        whole += equations.gradient.square().sum(1).repeat_interleave(channels // groups, 0)
+        return lambda sides: sides / whole.reshape(-1, 1)
+    normal = _gradient_normal(equations)
+    normal.diagonal(dim1=1, dim2=2).add_(diagonal.reshape(groups, -1, size).mean(1))
+    factor = torch.linalg.cholesky(normal)
+
+    def solve_sides(sides: Tensor) -> Tensor:
+        parts = sides.reshape(groups, -1, size, sides.shape[-1])
+        return torch.stack([torch.cholesky_solve(p, f) for p, f in zip(parts, factor, strict=True)]).reshape(sides.shape)
+
+    return solve_sides
+
+
+def _conjugate_gradients(times: Solver, sides: Tensor, precondition: Solver, iterations: int) -> Tensor:
+    x = precondition(sides)
+    residual = sides - times(x)
+    z = precondition(residual)
+    direction, product = z, float((residual * z).sum())
+    stop = 1e-24 * abs(float((sides * x).sum()))
+    for _ in range(iterations):
+        if not product > stop:
+            break
+        image = times(direction)
+        step = product / float((direction * image).sum())
+        x = x + step * direction
+        residual = residual - step * image
+        z = precondition(residual)
+        previous, product = product, float((residual * z).sum())
+        direction = z + (product / previous) * direction
+    return x

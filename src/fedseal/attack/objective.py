@@ -1,0 +1,31 @@
+"""How far a candidate's update is from the observed one; each takes two lists of tensors and gives a scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Objective = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+
+
+def squared_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """Sum of squared differences (Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935).
+
+    >>> squared_distance([torch.tensor([1.0, 2.0])], [torch.tensor([0.0, 0.0])]).item()
+    5.0
+    """
+    return torch.stack([(g - o).square().sum() for g, o in zip(guess, observed, strict=True)]).sum()
+
+
+def cosine_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """One minus the cosine of the angle between the updates (Geiping et al., NeurIPS 2020, arXiv:2003.14053).
+
+    >>> round(cosine_distance([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 2.0])]).item(), 6)
+    1.0
+    """
+    product = torch.stack([(g * o).sum() for g, o in zip(guess, observed, strict=True)]).sum()
+    guess_norm = torch.stack([g.square().sum() for g in guess]).sum().sqrt()
+    observed_norm = torch.stack([o.square().sum() for o in observed]).sum().sqrt()
+    return 1 - product / (guess_norm * observed_norm).clamp_min(torch.finfo(product.dtype).tiny)
