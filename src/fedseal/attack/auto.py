@@ -15,14 +15,13 @@ from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.init import grey
-from fedseal.attack.matching import LBFGS, Adam, GradientMatching
-from fedseal.attack.objective import cosine_distance, squared_distance
+from fedseal.attack.matching import Adam, GradientMatching
+from fedseal.attack.objective import cosine_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.schedule import cosine_decay
 from fedseal.types import Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 EXACT_ROUTES = (LinearFirstLayer(), Layerwise())  # cheapest first
-POLISH_STEPS = 15
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,11 @@ class Auto:
             found = route(observation, generator=generator, progress=progress)
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             best = found if best is None else better(best, found)
-            if best.outcome.status == "exact":
-                notes += [RouteNote("matching", False, "an exact route has certified its result")]
+            if best.outcome.status in ("exact", "converged"):
+                notes.append(RouteNote("matching", False, "an exact route has certified its result"))
+                break
+            if isinstance(route, Layerwise):
+                notes.append(RouteNote("matching", False, "the route has already matched as far as precision reaches"))
                 break
         else:
             best = self._search(evidence, best, notes, generator, progress)
@@ -79,14 +81,6 @@ class Auto:
 def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[GradientMatching, str]:
     """The optimization for this evidence, and why."""
     labels = "sign" if evidence.label is not None else "joint"
-    polish = GradientMatching(
-        "polish",
-        labels=labels,
-        objective=squared_distance,
-        optimizer=LBFGS(line_search=True),
-        steps=POLISH_STEPS,
-        dtype=torch.float64 if evidence.observation.like.device.type != "mps" else None,
-    )
     search = GradientMatching(
         "matching",
         labels=labels,
@@ -99,11 +93,10 @@ def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[
     )
     if start is None or start.inputs is None:
         return search, "no exact route applies; cosine distance with total variation"
-    if all(count.determined for count in rank_analysis(evidence.structure.layers)):
-        return replace(polish, start=start.inputs), "the closed form is close; L-BFGS takes it to the update's precision"
+    gentle = Adam(lr=0.02, signed=True, schedule=cosine_decay)
     return (
-        replace(search, start=start.inputs, optimizer=Adam(lr=0.02, signed=True, schedule=cosine_decay)),
-        "the picture is not determined layer by layer; matching starts from the closed form's most likely picture",
+        replace(search, start=start.inputs, optimizer=gentle),
+        "the closed form is not certified; matching goes on from it, with total variation for what is not determined",
     )
 
 

@@ -40,8 +40,16 @@ class LBFGS:
 
     def build(self, variables: list[Tensor]) -> torch.optim.Optimizer:
         """The optimizer over these leaves."""
-        search = "strong_wolfe" if self.line_search else None
-        return torch.optim.LBFGS(variables, lr=self.lr, max_iter=self.inner, line_search_fn=search)
+        if not self.line_search:
+            return torch.optim.LBFGS(variables, lr=self.lr, max_iter=self.inner)
+        return torch.optim.LBFGS(
+            variables,
+            lr=self.lr,
+            max_iter=self.inner,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0,
+            tolerance_change=0,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class GradientMatching:
         box: clamp to valid inputs after every step.
         dtype: what to compute in; None for the update's own.
         start: candidate inputs `(N, *shape)` to start from instead of `init`.
+        coordinates: a linear map from `(numel, 1)` to input errors; the search then moves in its arguments from the start.
+        target: stop once the objective is below.
     """
 
     name: str
@@ -85,6 +95,8 @@ class GradientMatching:
     box: bool = False
     dtype: torch.dtype | None = None
     start: Tensor | None = None
+    coordinates: Callable[[Tensor], Tensor] | None = None
+    target: float = -math.inf
 
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
@@ -128,8 +140,10 @@ class _Search:
         dtype = attack.dtype or (like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32)
         to = {"device": like.device, "dtype": dtype}
         start = attack.init(observation.modality, count, generator) if attack.start is None else attack.start
-        self.inputs = start.detach().to(**to).clone().requires_grad_()
-        self.variables = [self.inputs]
+        self.start = start.detach().to(**to).clone()
+        moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
+        self.moving = moving.requires_grad_()
+        self.variables = [self.moving]
         if attack.labels == "joint":
             logits = torch.randn(count, evidence.structure.num_classes, generator=generator)
             self.logits = logits.to(**to).requires_grad_()
@@ -144,7 +158,9 @@ class _Search:
 
     def candidate(self) -> Candidate:
         """The present guess."""
-        return Candidate(self.inputs, self.logits.softmax(-1) if self.attack.labels == "joint" else self.labels)
+        coordinates = self.attack.coordinates
+        inputs = self.moving if coordinates is None else self.start + coordinates(self.moving).view_as(self.start)
+        return Candidate(inputs, self.logits.softmax(-1) if self.attack.labels == "joint" else self.labels)
 
     def run(self, progress: ProgressCallback | None) -> tuple[int, bool]:
         """Optimize; the number of steps taken, and whether the objective stayed finite."""
@@ -160,13 +176,16 @@ class _Search:
             value = optimizer.step(closure)  # type: ignore[arg-type]
             if attack.box:
                 with torch.no_grad():
-                    self.inputs.copy_(modality.project(self.inputs))
+                    self.moving.copy_(modality.project(self.moving))
             if step % every == 0 or step == attack.steps - 1:
                 objective = float(value)  # type: ignore[arg-type]
                 if progress is not None:
-                    progress(Progress(attack.name, step + 1, attack.steps, objective, self.inputs.detach()))
-                if not math.isfinite(objective) or not bool(torch.isfinite(self.inputs).all()):
+                    inputs = self.candidate().inputs.detach()
+                    progress(Progress(attack.name, step + 1, attack.steps, objective, inputs))
+                if not math.isfinite(objective) or not bool(torch.isfinite(self.moving).all()):
                     return step + 1, False
+                if objective < attack.target:
+                    return step + 1, True
         return attack.steps, True
 
     def _closure(self, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
@@ -183,14 +202,14 @@ class _Search:
             for weight, prior in attack.priors:
                 total = total + weight * prior(candidate.inputs)
             for variable, grad in zip(self.variables, torch.autograd.grad(total, self.variables), strict=True):
-                variable.grad = grad.sign() if signed and variable is self.inputs else grad
+                variable.grad = grad.sign() if signed and variable is self.moving else grad
             return total.detach()
 
         return closure
 
     def _check_door(self, closure: Callable[[], Tensor]) -> None:
         """One evaluation before work starts, so that a model that cannot be matched says so at once."""
-        with explained(self.observation.model, self.inputs, self.candidate().labels):
+        with explained(self.observation.model, self.start, self.candidate().labels):
             try:
                 closure()
             except (RuntimeError, NotImplementedError) as error:

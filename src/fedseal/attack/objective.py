@@ -29,3 +29,16 @@ def cosine_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tens
     guess_norm = torch.stack([g.square().sum() for g in guess]).sum().sqrt()
     observed_norm = torch.stack([o.square().sum() for o in observed]).sum().sqrt()
     return 1 - product / (guess_norm * observed_norm).clamp_min(torch.finfo(product.dtype).tiny)
+
+
+def balanced_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """Squared distance relative to the size of each tensor, mean over the tensors: small layers count as much as large ones.
+
+    >>> balanced_distance([torch.tensor([2.0, 0.0])], [torch.tensor([1.0, 0.0])]).item()
+    1.0
+    """
+    terms = [
+        (g - o).square().sum() / o.square().sum().clamp_min(torch.finfo(o.dtype).tiny)
+        for g, o in zip(guess, observed, strict=True)
+    ]
+    return torch.stack(terms).mean()

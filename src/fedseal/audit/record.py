@@ -1,8 +1,10 @@
 """The record: what an audit was asked, what it resolved that to, on which machine, and what every cell gave.
 
-A run folder holds `record.json` (the header, written first), and for every finished cell `cells/ID.json` with its numbers
-and `cells/ID.safetensors` with its pictures: `truth` and `reconstruction`, decoded `(N, C, H, W)` in [0, 1], and `frames`
-`(F, N, C, H, W)`, the iterations. A cell exists once its JSON does, which is moved into place last and whole.
+A run folder holds `record.json` (the header, written first), and for every finished cell `cells/ID.json` with its
+numbers and `cells/ID.safetensors` with its pictures: `truth` and `reconstruction`, decoded `(N, C, H, W)` in [0, 1],
+and `frames` `(F, N, C, H, W)` in 0..255, the iterations. A cell exists once its JSON does, which is moved there last.
+A reconstruction, its labels and its frames stand in the order of the true examples they were matched to.
+Numbers that are not finite stand in the JSON as "Infinity" and "NaN".
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ VERSION = 1
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class CellKey(_Frozen):
@@ -54,7 +56,9 @@ class Cell(_Frozen):
     explanation: tuple[RouteNote, ...]
     knows: tuple[str, ...] = Field(description="the facts that the threat model granted")
     true_labels: tuple[int, ...] | None = Field(description="class indices; None for soft labels")
-    labels: tuple[int, ...] | None = Field(description="what the attack says the labels are")
+    labels: tuple[int, ...] | None = Field(
+        description="what the attack says the labels are, in the order of the true examples where inputs were matched"
+    )
     scores: Scores | None = Field(description="None if the attack gave no inputs")
     frame_steps: tuple[int, ...] = Field(description="the optimization step of every stored frame")
 
@@ -83,13 +87,18 @@ class Config(_Frozen):
     samples: int = Field(description="number of batches attacked")
     batch_size: int
     seeds: tuple[int, ...]
-    fingerprint: str = Field(description="hash of the case's weights and data, so that a resumed run attacks the same")
+    cohort: int = Field(description="of how many clients an adversary that gets no single updates sees the mean")
+    recipes: dict[str, str] = Field(description="what every attack's specification was resolved to")
+    knows: dict[str, tuple[str, ...]] = Field(description="the facts that every threat model grants")
+    fingerprint: str = Field(
+        description="hash of the case's model, weights and data, so that a resumed run attacks the same"
+    )
 
 
 class Header(_Frozen):
     """The content of `record.json`."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     created: str = Field(description="UTC, ISO 8601")
     given: dict[str, object] = Field(description="the arguments as given")
     config: Config = Field(description="the arguments as resolved")
@@ -111,4 +120,4 @@ class Record(_Frozen):
 
     def to_json(self) -> str:
         """The whole record as one JSON document, without pictures."""
-        return json.dumps({**self.model_dump(mode="json"), "complete": self.complete}, indent=2)
+        return json.dumps({**json.loads(self.model_dump_json()), "complete": self.complete}, indent=2)

@@ -35,11 +35,23 @@ Solver = Callable[[Tensor], Tensor]
 
 
 class Solution(NamedTuple):
-    """The posterior of a layer's input: mean and standard error `(1, C, H, W)`, and the misfit of the forward equations."""
+    """The posterior of a layer's input.
+
+    `mean` and standard error are `(1, C, H, W)`, `misfit` is that of the forward equations in standard errors, and `whiten`
+    maps independent unit errors `(unknowns, 1)` to errors of the mean: coordinates in which a search is well conditioned.
+    """
 
     mean: Tensor
     error: Tensor
     misfit: float
+    whiten: Solver
+
+
+class Factored(NamedTuple):
+    """An approximate inverse S S^T of the normal matrix: `solve` applies it to `(unknowns, k)`, `whiten` applies S."""
+
+    solve: Solver
+    whiten: Solver
 
 
 @dataclass(frozen=True)
@@ -157,14 +169,14 @@ def conv_equations(
 def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 60) -> Solution:
     """The posterior mean by preconditioned conjugate gradients, and its error from that many probes (0: no error)."""
     shape = (1, *equations.conv.in_shape)
-    precondition = _preconditioner(equations)
+    precondition, whiten = _preconditioner(equations)
     sides = equations.right_hand_side()
     mean = _conjugate_gradients(equations.normal_times, sides, precondition, iterations)
     misfit = float((equations._forward(mean)[:, 0] - equations.target).square().mean().sqrt())
     if probes == 0:
-        return Solution(mean.reshape(shape), torch.zeros(shape, dtype=torch.float64), misfit)
+        return Solution(mean.reshape(shape), torch.zeros(shape, dtype=torch.float64), misfit, whiten)
     error = precondition(equations.probes(probes, generator)).square().mean(1).sqrt()
-    return Solution(mean.reshape(shape), error.reshape(shape), misfit)
+    return Solution(mean.reshape(shape), error.reshape(shape), misfit, whiten)
 
 
 def _taps(conv: Conv, kernel: torch.Size) -> Tensor:
@@ -190,7 +202,7 @@ def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor) -> 
     return sp.coo_array((entries[0], (entries[1], entries[2])), shape=shape).tocsr()
 
 
-def _preconditioner(equations: ConvEquations) -> Solver:
+def _preconditioner(equations: ConvEquations) -> Factored:
     """An (approximate) inverse of the normal matrix: by channels with few outputs, dense where it fits, else by blocks."""
     groups, _, size = equations.gradient.shape
     rows, unknowns = equations.forward.shape
@@ -208,7 +220,7 @@ def _gradient_normal(equations: ConvEquations) -> Tensor:
     return normal
 
 
-def _primal(equations: ConvEquations) -> Solver:
+def _primal(equations: ConvEquations) -> Factored:
     channels = equations.conv.in_shape[0]
     size = equations.gradient.shape[2]
     normal = torch.from_numpy((equations.forward.T @ equations.forward).toarray())
@@ -220,7 +232,11 @@ def _primal(equations: ConvEquations) -> Solver:
     normal *= balance[:, None]
     normal *= balance
     factor = _factor(normal)
-    return lambda sides: balance[:, None] * _substitute(factor, balance[:, None] * sides)
+    upper = torch.from_numpy(factor).T
+    return Factored(
+        lambda sides: balance[:, None] * _substitute(factor, balance[:, None] * sides),
+        lambda unit: balance.to(unit)[:, None] * torch.linalg.solve_triangular(upper.to(unit), unit, upper=True),
+    )
 
 
 def _factor(matrix: Tensor) -> npt.NDArray[np.float64]:
@@ -241,7 +257,7 @@ def _substitute(factor: npt.NDArray[np.float64], sides: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(scipy.linalg.cho_solve((factor, True), sides.numpy(), check_finite=False)))
 
 
-def _dual(equations: ConvEquations) -> Solver:
+def _dual(equations: ConvEquations) -> Factored:
     """Woodbury: the gradient equations alone give each channel, the few forward equations correct them together."""
     channels = equations.conv.in_shape[0]
     groups, _, size = equations.gradient.shape
@@ -262,26 +278,32 @@ def _dual(equations: ConvEquations) -> Solver:
         corrected = whitened - half @ _substitute(factor, half.T @ whitened)
         return rotate(corrected / values.sqrt(), backward)
 
-    return solve_sides
+    return Factored(solve_sides, lambda unit: rotate(unit / values.sqrt().to(unit), backward.to(unit)))
 
 
-def _blocks(equations: ConvEquations) -> Solver:
+def _blocks(equations: ConvEquations) -> Factored:
     channels = equations.conv.in_shape[0]
     groups, _, size = equations.gradient.shape
     diagonal = torch.from_numpy(np.asarray(equations.forward.multiply(equations.forward).sum(0))).reshape(channels, size)
     if size > DENSE_LIMIT // 2:
         whole = diagonal + equations.prior_precision
         whole += equations.gradient.square().sum(1).repeat_interleave(channels // groups, 0)
-        return lambda sides: sides / whole.reshape(-1, 1)
+        deviation = whole.reshape(-1, 1).rsqrt()
+        return Factored(lambda sides: sides * deviation**2, lambda unit: unit * deviation.to(unit))
     normal = _gradient_normal(equations)
     normal.diagonal(dim1=1, dim2=2).add_(diagonal.reshape(groups, -1, size).mean(1))
     factor = torch.linalg.cholesky(normal)
 
     def solve_sides(sides: Tensor) -> Tensor:
         parts = sides.reshape(groups, -1, size, sides.shape[-1])
-        return torch.stack([torch.cholesky_solve(p, f) for p, f in zip(parts, factor, strict=True)]).reshape(sides.shape)
+        return torch.cholesky_solve(parts, factor[:, None]).reshape(sides.shape)
 
-    return solve_sides
+    def whiten(unit: Tensor) -> Tensor:
+        parts = unit.reshape(groups, -1, size, unit.shape[-1])
+        upper = factor.mT[:, None].to(unit)
+        return torch.linalg.solve_triangular(upper, parts, upper=True).reshape(unit.shape)
+
+    return Factored(solve_sides, whiten)
 
 
 def _conjugate_gradients(times: Solver, sides: Tensor, precondition: Solver, iterations: int) -> Tensor:

@@ -21,9 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedseal.attack.base import conclude, precision
+from fedseal.attack.base import better, conclude, precision
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.equations import conv_equations, solve
+from fedseal.attack.matching import LBFGS, GradientMatching
+from fedseal.attack.objective import balanced_distance
+from fedseal.attack.prior import total_variation
 from fedseal.attack.structure import Activation, Conv, Layer, Linear, Reshape
 from fedseal.types import Candidate, Observation, Outcome, Progress, ProgressCallback, Reconstruction
 
@@ -37,6 +40,13 @@ class Signal(NamedTuple):
     value_error: Tensor
     delta: Tensor
     delta_error: Tensor
+
+
+class ClosedForm(NamedTuple):
+    """The recursion's result: inputs `(1, *shape)` in float64, and coordinates in which their errors are alike."""
+
+    inputs: Tensor
+    whiten: Callable[[Tensor], Tensor] | None
 
 
 class Count(NamedTuple):
@@ -71,6 +81,7 @@ def _taps(layer: Conv) -> int:
 class Layerwise:
     """Read one example off the gradient of a network whose layers stand in a row and can be inverted."""
 
+    matching_steps: int = 45
     name: str = "layerwise"
 
     def obstacle(self, evidence: Evidence) -> str | None:
@@ -104,32 +115,81 @@ class Layerwise:
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """Closed form; the generator draws the probes that estimate errors. "exact" needs rank and certificate both."""
+        """Closed form, then matching where that falls short of the update's precision; see `Outcome` for the status."""
         started = time.perf_counter()
         evidence = Evidence(observation)
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, obstacle)
             return Reconstruction(None, None, outcome)
-        layers = evidence.structure.layers
-        signal = _head_signal(evidence)
-        for index in range(len(layers) - 2, -1, -1):
-            signal = _back(evidence, layers, index, signal, generator)
-            if progress is not None:
-                progress(Progress(self.name, len(layers) - 1 - index, len(layers), math.nan, None))
+        closed = _closed_form(evidence, generator, progress)
         candidate = Candidate(
-            signal.value.reshape(1, *observation.modality.shape).to(observation.like),
+            closed.inputs.reshape(1, *observation.modality.shape).to(observation.like),
             torch.tensor([evidence.label], device=observation.like.device),
         )
         found = conclude(observation, candidate, route=self.name, steps=0, started=started, status="budget")
-        short = [count for count in rank_analysis(layers) if not count.determined]
         certain = found.outcome.residual is not None and found.outcome.residual <= precision(observation)
-        note = "" if certain else "the replayed update differs by more than rounding"
-        if short:
-            note = f"not determined: layer '{short[0].layer}' has {short[0].equations} equations for {short[0].unknowns} unknowns"
-        return replace(
-            found, outcome=replace(found.outcome, status="exact" if certain and not short else "budget", note=note)
+        if certain and self.determined(evidence):
+            return replace(found, outcome=replace(found.outcome, status="exact"))
+        if not certain:
+            found = better(found, self._match(observation, closed, self.determined(evidence), generator, progress))
+        short = [count for count in rank_analysis(evidence.structure.layers) if not count.determined]
+        note = "" if not short else (
+            f"not determined: layer '{short[0].layer}' alone has {short[0].equations} equations for "
+            f"{short[0].unknowns} unknowns; total variation chose among the pictures that agree"
         )
+        status = found.outcome.status if not short or found.outcome.status == "diverged" else "budget"
+        outcome = replace(
+            found.outcome, route=self.name, status=status, seconds=time.perf_counter() - started, note=note
+        )
+        return replace(found, outcome=outcome)
+
+    def _match(
+        self,
+        observation: Observation,
+        closed: ClosedForm,
+        determined: bool,
+        generator: torch.Generator,
+        progress: ProgressCallback | None,
+    ) -> Reconstruction:
+        """Match from the closed form, in coordinates in which its errors are alike: that is what makes L-BFGS fast here.
+
+        Where the layers do not determine the picture, total variation decides first and is then relaxed in stages.
+        """
+        start = observation.modality.project(closed.inputs.reshape(1, *observation.modality.shape))
+        stages = (0.0,) if determined else (1e-3, 1e-4, 1e-5)
+        for weight in stages:
+            attack = GradientMatching(
+                f"{self.name}+matching",
+                labels="sign",
+                objective=balanced_distance,
+                priors=((weight, total_variation),) if weight else (),
+                optimizer=LBFGS(line_search=True),
+                steps=self.matching_steps // len(stages),
+                dtype=torch.float32 if observation.like.device.type == "mps" else torch.float64,
+                start=start,
+                coordinates=closed.whiten,
+                target=(0.1 * precision(observation)) ** 2,
+            )
+            found = attack(observation, generator=generator, progress=progress)
+            if found.inputs is None:
+                break
+            start = found.inputs
+        return found
+
+
+def _closed_form(evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None) -> ClosedForm:
+    layers = evidence.structure.layers
+    signal, whiten = _head_signal(evidence), None
+    for index in range(len(layers) - 2, -1, -1):
+        layer = layers[index]
+        if isinstance(layer, Conv):
+            signal, whiten = _through_conv(evidence, layers, index, layer, signal, generator)
+        else:
+            signal = _back(evidence, layers, index, layer, signal)
+        if progress is not None:
+            progress(Progress("layerwise", len(layers) - 1 - index, len(layers), math.nan, None))
+    return ClosedForm(signal.value, whiten if isinstance(layers[0], Conv) else None)
 
 
 def _parameters(layer: Layer) -> list[str]:
@@ -220,21 +280,15 @@ def _bisect(function: Callable[[float], float], low: float, high: float) -> floa
 
 
 def _back(
-    evidence: Evidence, layers: tuple[Layer, ...], index: int, signal: Signal, generator: torch.Generator
+    evidence: Evidence, layers: tuple[Layer, ...], index: int, layer: Linear | Activation | Reshape, signal: Signal
 ) -> Signal:
     """From behind a layer to before it."""
-    layer = layers[index]
     if isinstance(layer, Reshape):
         return Signal(*(t.reshape(1, *layer.in_shape) for t in signal))
     if isinstance(layer, Activation):
         return _through_activation(evidence, layers, index, layer, signal)
-    weight = _weight(evidence, layer.weight)
-    if isinstance(layer, Linear):
-        gradient = _gradient(evidence, layer.weight)
-        return _through_linear(
-            evidence, layer.weight, weight, gradient, signal.delta[0], signal.delta_error[0]
-        )
-    return _through_conv(evidence, layers, index, layer, weight, signal, generator)
+    weight, gradient = _weight(evidence, layer.weight), _gradient(evidence, layer.weight)
+    return _through_linear(evidence, layer.weight, weight, gradient, signal.delta[0], signal.delta_error[0])
 
 
 def _through_activation(
@@ -286,10 +340,10 @@ def _through_conv(
     layers: tuple[Layer, ...],
     index: int,
     layer: Conv,
-    weight: Tensor,
     signal: Signal,
     generator: torch.Generator,
-) -> Signal:
+) -> tuple[Signal, Callable[[Tensor], Tensor]]:
+    weight = _weight(evidence, layer.weight)
     bias = _weight(evidence, layer.bias).reshape(-1, 1, 1)
     output = signal.value - bias
     output_error = signal.value_error + evidence.eps * (signal.value.abs() + bias.abs() + 1e-30)
@@ -305,16 +359,13 @@ def _through_conv(
         (rows.square() + evidence.noise(layer.weight).cpu() ** 2).sqrt(),
         (mean, spread),
     )
-    first = index == 0 or not any(isinstance(earlier, (Linear, Conv)) for earlier in layers[:index])
-    solution = solve(equations, generator=generator, probes=0 if first else 16)
-    if first:
-        return Signal(solution.mean, solution.error, signal.delta, signal.delta_error)
-    back, kernel = _transposed(layer, signal.delta.shape[2:]), tuple(layer.in_shape)
+    solution = solve(equations, generator=generator, probes=0 if index == 0 else 16)
+    back = _transposed(layer, signal.delta.shape[2:])
     delta = back(signal.delta, weight)
     delta_error = back(signal.delta_error.square(), weight.square()).sqrt()
     delta_error = delta_error + evidence.eps * back(signal.delta.abs(), weight.abs())
-    assert delta.shape[1:] == kernel
-    return Signal(solution.mean, solution.error * max(1.0, solution.misfit), delta, delta_error)
+    below = Signal(solution.mean, solution.error * max(1.0, solution.misfit), delta, delta_error)
+    return below, solution.whiten
 
 
 def _transposed(layer: Conv, size: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,0 +1,172 @@
+"""One cell of an audit: observe, attack, score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedseal import metric, zoo
+from fedseal.audit.case import Case, stream
+from fedseal.audit.frames import Frames, decoded
+from fedseal.audit.record import Cell, CellKey
+from fedseal.errors import FedsealError, UnfitUpdate
+from fedseal.metric.scores import Scores
+from fedseal.threat import ThreatModel
+from fedseal.types import Attack, Batch, Defense, Observation, Progress, Reconstruction
+
+GALLERY = 200
+SAME = 0.5 / 255  # largest difference of two pictures that are the same once stored in 8 bits
+NOTHING = -1  # the label of a true example that no reconstruction was matched to
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """Computes cells, each from its key alone.
+
+    Args:
+        attacks, defenses, threats: the values behind the names that keys hold.
+    """
+
+    case: Case
+    attacks: Mapping[str, Attack]
+    defenses: Mapping[str, Defense]
+    threats: Mapping[str, ThreatModel]
+    _galleries: dict[tuple[int, int], Tensor | None] = field(default_factory=dict, repr=False)
+
+    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
+        """The finished cell and its pictures, as the record stores them."""
+        truth = self.case.part(key.first, key.batch_size)
+        frames = Frames(self.case.pictures_as)
+        started = time.perf_counter()
+
+        def watch(progress: Progress) -> None:
+            frames.add(progress)
+            on_step(progress)
+
+        # An update that holds nothing to read, and an attack that does not fit, are findings about this cell. Whatever
+        # else goes wrong says nothing about leakage, and ends the audit.
+        try:
+            observation = self._observe(key)
+        except UnfitUpdate as error:
+            return self._refused(key, truth, error, started)
+        try:
+            found = self.attacks[key.attack](observation, generator=stream("attack", key.id), progress=watch)
+        except FedsealError as error:
+            return self._refused(key, truth, error, started)
+        return self._finished(key, truth, _on_cpu(found), frames)
+
+    def _observe(self, key: CellKey) -> Observation:
+        observation, _ = self.case.observe(
+            first=key.first,
+            batch_size=key.batch_size,
+            defense=self.defenses[key.defense],
+            threat=self.threats[key.threat],
+            seed=key.seed,
+        )
+        return observation
+
+    def _finished(
+        self, key: CellKey, truth: Batch, found: Reconstruction, frames: Frames
+    ) -> tuple[Cell, dict[str, Tensor]]:
+        modality = self.case.pictures_as
+        scores = self._score(key, truth, found)
+        order = _order(scores)
+        images = {"truth": decoded(modality, truth.inputs)}
+        if found.inputs is not None:
+            images["reconstruction"] = _arranged(decoded(modality, found.inputs), order)
+        if frames.pictures is not None:
+            images["frames"] = _arranged(frames.pictures.transpose(0, 1), order).transpose(0, 1)
+        labels = None if found.labels is None else _arranged(found.labels, order, blank=NOTHING)
+        end = found.outcome
+        cell = Cell(
+            key=key,
+            status=end.status,
+            route=end.route,
+            residual=end.residual,
+            steps=end.steps,
+            seconds=end.seconds,
+            note=end.note,
+            explanation=found.explanation,
+            knows=tuple(sorted(self.threats[key.threat].grants)),
+            true_labels=_indices(truth.labels),
+            labels=None if labels is None else _indices(labels),
+            scores=scores,
+            frame_steps=tuple(frames.steps),
+        )
+        return cell, images
+
+    def _refused(
+        self, key: CellKey, truth: Batch, error: FedsealError, started: float
+    ) -> tuple[Cell, dict[str, Tensor]]:
+        cell = Cell(
+            key=key,
+            status="refused",
+            route="",
+            residual=None,
+            steps=0,
+            seconds=time.perf_counter() - started,
+            note=str(error),
+            explanation=(),
+            knows=tuple(sorted(self.threats[key.threat].grants)),
+            true_labels=_indices(truth.labels),
+            labels=None,
+            scores=None,
+            frame_steps=(),
+        )
+        return cell, {"truth": decoded(self.case.pictures_as, truth.inputs)}
+
+    def _score(self, key: CellKey, truth: Batch, found: Reconstruction) -> Scores | None:
+        if found.inputs is None:
+            return None
+        return metric.score(
+            found, truth.to("cpu"), modality=self.case.pictures_as, gallery=self._gallery(key.first, truth)
+        )
+
+    def _gallery(self, first: int, truth: Batch) -> Tensor | None:
+        """Other pictures than the truth: the case's own, or the zoo's; None for what is no picture."""
+        place = (first, len(truth))
+        if place not in self._galleries:
+            pixels = decoded(self.case.pictures_as, truth.inputs)
+            own = self.case.gallery
+            if own is not None:
+                far = torch.stack([(own.cpu() - picture).abs().flatten(1).amax(1) > SAME for picture in pixels]).all(0)
+                self._galleries[place] = own.cpu()[far] if bool(far.any()) else None
+            elif pixels.ndim == 4 and pixels.shape[1] in (1, 3):
+                _, channels, height, width = pixels.shape
+                self._galleries[place] = zoo.gallery((channels, height, width), exclude=pixels, count=GALLERY)
+            else:
+                self._galleries[place] = None
+        return self._galleries[place]
+
+
+def _on_cpu(found: Reconstruction) -> Reconstruction:
+    return Reconstruction(
+        inputs=None if found.inputs is None else found.inputs.detach().cpu(),
+        labels=None if found.labels is None else found.labels.detach().cpu(),
+        outcome=found.outcome,
+        explanation=found.explanation,
+    )
+
+
+def _order(scores: Scores | None) -> list[int | None] | None:
+    """For every true example the place of its reconstruction."""
+    return None if scores is None else [s.matched for s in sorted(scores.samples, key=lambda s: s.index)]
+
+
+def _arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0) -> Tensor:
+    """The rows in the order of the true examples, blank where there is none; as they are if nothing was matched."""
+    if order is None or any(place is not None and place >= len(rows) for place in order):
+        return rows
+    arranged = rows.new_full((len(order), *rows.shape[1:]), blank)
+    for row, place in enumerate(order):
+        if place is not None:
+            arranged[row] = rows[place]
+    return arranged
+
+
+def _indices(labels: Tensor) -> tuple[int, ...] | None:
+    return tuple(int(label) for label in labels.tolist()) if labels.ndim == 1 else None

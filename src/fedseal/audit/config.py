@@ -1,0 +1,266 @@
+"""The audit as a YAML file.
+
+    model: zoo:lenet                  # fitted to the data; or {name: zoo:lenet, options: {activation: tanh}}
+                                      # or package.module:build, a function that returns an nn.Module
+    data: photos                      # or fashion_mnist, or a folder of pictures
+    size: 32                          # pictures are fitted to 3 x 32 x 32; or [1, 28, 28]
+    training: {kind: fedsgd}          # or {kind: fedavg, lr: 0.01, epochs: 3, batch_size: 8, mode: train}
+    normalization: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+    attacks: [auto, dlg]
+    defenses: [none, "prune:0.2"]
+    threats: [honest_but_curious]
+    samples: 3
+    batch_size: 1
+    seeds: [0]
+    device: cpu
+    out: runs/first
+
+Instead of `model` and `data`, `case: package.module:case` names a function that returns a `Case`. Paths are relative
+to the current folder, as on the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from fedseal import zoo
+from fedseal.audit.case import Case
+from fedseal.audit.factory import build_object
+from fedseal.audit.folder_data import picture_batch
+from fedseal.audit.record import Record
+from fedseal.audit.run import CellProgress, run
+from fedseal.errors import BadConfig, StorageFailure, UnknownName
+from fedseal.modality import Image
+from fedseal.types import Batch, LocalTraining, Mode
+
+ZOO = "zoo:"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(_Strict):
+    """The client's local training."""
+
+    kind: Literal["fedsgd", "fedavg"] = "fedsgd"
+    lr: float | None = None
+    epochs: int = 1
+    batch_size: int | None = None
+    mode: Mode = "train"
+
+    def resolved(self) -> LocalTraining:
+        """As a value."""
+        if self.kind == "fedsgd":
+            if extra := sorted(self.model_fields_set & {"lr", "epochs", "batch_size"}):
+                raise BadConfig(f"'training: {extra[0]}' means nothing to fedsgd", "remove it, or set kind: fedavg")
+            return LocalTraining.fedsgd(mode=self.mode)
+        if self.lr is None:
+            raise BadConfig("'training: kind: fedavg' has no learning rate", "add lr, such as lr: 0.01")
+        return LocalTraining.fedavg(lr=self.lr, epochs=self.epochs, batch_size=self.batch_size, mode=self.mode)
+
+
+class Normalization(_Strict):
+    """The client's public normalization, one value a channel or one for all."""
+
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+
+
+class Model(_Strict):
+    """A model by name, with options for the function that builds it."""
+
+    name: str
+    options: dict[str, object] = Field(default_factory=dict)
+
+
+class AuditFile(_Strict):
+    """The keys of the YAML file."""
+
+    case: str | None = None
+    model: str | Model = f"{ZOO}lenet"
+    data: str = "photos"
+    size: int | tuple[int, int, int] | None = None
+    training: Training = Training()
+    normalization: Normalization | None = None
+    attacks: tuple[str, ...] = ("auto",)
+    defenses: tuple[str, ...] = ("none",)
+    threats: tuple[str, ...] = ("honest_but_curious",)
+    samples: int | None = None
+    batch_size: int = 1
+    seeds: tuple[int, ...] = (0,)
+    device: str = "cpu"
+    out: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_names(cls, content: object) -> object:
+        """`attacks: auto` means `attacks: [auto]`."""
+        if not isinstance(content, dict):
+            return content
+        lists = ("attacks", "defenses", "threats", "seeds")
+        return {k: [v] if k in lists and isinstance(v, str | int) else v for k, v in content.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A case and the arguments to audit it with; change some with `dataclasses.replace`."""
+
+    case: Case
+    out: str
+    attacks: tuple[str, ...] = ("auto",)
+    defenses: tuple[str, ...] = ("none",)
+    threats: tuple[str, ...] = ("honest_but_curious",)
+    samples: int | None = None
+    batch_size: int = 1
+    seeds: tuple[int, ...] = (0,)
+    device: str = "cpu"
+    given: dict[str, object] | None = None
+
+    def run(self, *, resume: bool = True, on_progress: Callable[[CellProgress], None] | None = None) -> Record:
+        """The audit; see `audit.run`."""
+        return run(
+            self.case,
+            attacks=self.attacks,
+            defenses=self.defenses,
+            threats=self.threats,
+            out=self.out,
+            samples=self.samples,
+            batch_size=self.batch_size,
+            seeds=self.seeds,
+            device=self.device,
+            resume=resume,
+            on_progress=on_progress,
+            given=self.given,
+        )
+
+
+def load_config(path: str | Path) -> Setup:
+    """Read a YAML file and build what it names.
+
+    Raises:
+        StorageFailure: no such file, or it cannot be read.
+        BadConfig: no YAML, unknown keys, values of the wrong kind, or what they name does not exist.
+        UnfitPicture: a file in the folder of pictures is none.
+    """
+    content = _yaml(Path(path))
+    try:
+        file = AuditFile.model_validate(content)
+    except ValidationError as error:
+        raise _explained(path, error) from None
+    return Setup(
+        case=_own_case(file) if file.case is not None else _case(file),
+        out=file.out or f"runs/{Path(path).stem}",
+        attacks=file.attacks,
+        defenses=file.defenses,
+        threats=file.threats,
+        samples=file.samples,
+        batch_size=file.batch_size,
+        seeds=file.seeds,
+        device=file.device,
+        given={"config": str(path), **file.model_dump(mode="json", exclude_unset=True)},
+    )
+
+
+def _yaml(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageFailure(f"cannot read the configuration '{path}' ({error.strerror})", "check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadConfig(f"'{path}' is no YAML ({reason})", "correct it there") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise BadConfig(f"'{path}' holds no keys", "write lines such as 'attacks: [auto, dlg]'")
+    return content
+
+
+def _explained(path: str | Path, error: ValidationError) -> BadConfig:
+    first = error.errors()[0]
+    spots = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        tables: dict[str, type[BaseModel]] = {"training": Training, "normalization": Normalization, "model": Model}
+        known = sorted((tables[spots[0]] if len(spots) > 1 else AuditFile).model_fields)
+        near = difflib.get_close_matches(spots[-1], known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        where = f" in '{spots[0]}'" if len(spots) > 1 else ""
+        return BadConfig(f"'{path}' has an unknown key '{spots[-1]}'{where}", f"{hint}Known: {', '.join(known)}")
+    return BadConfig(
+        f"'{path}': '{spots[0]}' is {first['input']!r} ({first['msg'].lower()})",
+        "correct it; docs/tutorial.md shows a whole file",
+    )
+
+
+def _own_case(file: AuditFile) -> Case:
+    assert file.case is not None
+    if clash := sorted(file.model_fields_set & {"model", "data", "size", "training", "normalization"}):
+        raise BadConfig(
+            f"'case' and '{clash[0]}' are both given", f"a case brings its own {clash[0]}: remove one of them"
+        )
+    return build_object(file.case, Case)
+
+
+def _case(file: AuditFile) -> Case:
+    pixels, shape = _data(file)
+    image = Image(shape, *_normalization(file, shape[0]))
+    batch = Batch(image.encode(pixels.inputs), pixels.labels)
+    model = _model(file.model if isinstance(file.model, Model) else Model(name=file.model), batch)
+    return Case(model, batch, file.training.resolved(), modality=image, name=f"{_name(file)} on {file.data}")
+
+
+def _name(file: AuditFile) -> str:
+    return (file.model.name if isinstance(file.model, Model) else file.model).removeprefix(ZOO)
+
+
+def _model(model: Model, batch: Batch) -> nn.Module:
+    if not model.name.startswith(ZOO):
+        return build_object(model.name, nn.Module, model.options)
+    name = model.name.removeprefix(ZOO)
+    if name not in zoo.MODELS:
+        raise UnknownName("model in the zoo", name, zoo.MODELS)
+    options = inspect.signature(zoo.MODELS[name]).parameters
+    fitting = {option: value for option, value in _fitting(batch).items() if option in options}
+    return zoo.build(name, **{**fitting, **model.options})
+
+
+def _fitting(batch: Batch) -> dict[str, int]:
+    """Options of the zoo's models that make one fit the data."""
+    channels, height, width = batch.inputs.shape[1:]
+    classes = max(10, int(batch.labels.max()) + 1)
+    return {"channels": channels, "size": height, "inputs": channels * height * width, "num_classes": classes}
+
+
+def _data(file: AuditFile) -> tuple[Batch, tuple[int, int, int]]:
+    """Pixels in [0, 1] with labels, and their shape."""
+    default = (1, 28, 28) if file.data == "fashion_mnist" else (3, 32, 32)
+    size = default if file.size is None else file.size
+    shape = (default[0], size, size) if isinstance(size, int) else size
+    channels, height, width = shape
+    if file.data not in ("photos", "fashion_mnist"):
+        return picture_batch(Path(file.data), shape), shape
+    if height != width:
+        raise BadConfig(f"'size' is {list(shape)}", f"the bundled {file.data} are square: give one number")
+    if file.data == "photos":
+        return zoo.photos(height, channels=channels), shape
+    return zoo.fashion_mnist(size=height, channels=channels), shape
+
+
+def _normalization(file: AuditFile, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if file.normalization is None:
+        return None, None
+    mean, std = file.normalization.mean, file.normalization.std
+    return (
+        mean if isinstance(mean, tuple) else (mean,) * channels,
+        std if isinstance(std, tuple) else (std,) * channels,
+    )

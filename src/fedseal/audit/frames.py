@@ -1,0 +1,48 @@
+"""The iterations of a running attack, thinned while they come, so that memory stays the same however long it runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedseal.types import Modality, Progress
+
+LIMIT = 24
+
+
+class Frames:
+    """At most `LIMIT` evenly spaced candidates of one attack, as decoded pictures.
+
+    Whenever there are more, every second one goes and from then on half as many are taken.
+    """
+
+    def __init__(self, modality: Modality) -> None:
+        self.steps: list[int] = []
+        self._modality = modality
+        self._pictures: list[Tensor] = []
+        self._seen = 0
+        self._stride = 1
+
+    def add(self, progress: Progress) -> None:
+        """Take a candidate, if it is its turn."""
+        if progress.inputs is None:
+            return
+        if self._pictures and self._pictures[0].shape != progress.inputs.shape:  # another route guesses another number
+            self.steps, self._pictures, self._seen, self._stride = [], [], 0, 1
+        if self._seen % self._stride == 0:
+            self._pictures.append(decoded(self._modality, progress.inputs).mul(255).round().to(torch.uint8))
+            self.steps.append(progress.step)
+        self._seen += 1
+        if len(self.steps) > LIMIT:
+            self.steps, self._pictures = self.steps[::2], self._pictures[::2]
+            self._stride *= 2
+
+    @property
+    def pictures(self) -> Tensor | None:
+        """All frames `(F, N, C, H, W)` uint8, None if there is none."""
+        return torch.stack(self._pictures) if self._pictures else None
+
+
+def decoded(modality: Modality, inputs: Tensor) -> Tensor:
+    """Model inputs as pictures `(N, C, H, W)` float32 in [0, 1] on the CPU; what is not finite is black."""
+    return modality.decode(inputs.detach()).float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)

@@ -1,0 +1,203 @@
+"""The run folder: whole files or none, so that a run can be killed at any moment and read or continued afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import safetensors.torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedseal.audit.record import VERSION, Cell, CellKey, Header, Record
+from fedseal.errors import BadConfig, StorageFailure
+
+PART = ".part"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of a cell, decoded, on the CPU.
+
+    Args:
+        truth: `(N, C, H, W)` float32 in [0, 1].
+        reconstruction: in the truth's order, black where nothing was matched; None if the attack gave no inputs.
+        frames: the iterations `(F, N, C, H, W)` float32 in [0, 1], at the cell's `frame_steps`; None if there are none.
+    """
+
+    truth: Tensor
+    reconstruction: Tensor | None
+    frames: Tensor | None
+
+
+def load(folder: str | Path) -> Record:
+    """Read a run folder, finished or not.
+
+    Raises:
+        StorageFailure: no such folder, no record in it, or a record that is damaged.
+        BadConfig: a record of another version of fedseal's schema.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StorageFailure(f"there is no run folder '{folder}'", "check the path, or make one with: fedseal audit")
+    header = read_header(folder)
+    if header is None:
+        raise StorageFailure(
+            f"the folder '{folder}' holds no record.json, so it is no run", "name a folder that an audit wrote"
+        )
+    return read(folder, header)
+
+
+def read(folder: Path, header: Header) -> Record:
+    """The record as it stands: all cells of the header that are finished."""
+    files = [(key, folder / "cells" / f"{key.id}.json") for key in header.keys]
+    cells = tuple(_cell(path, key) for key, path in files if path.is_file())
+    return Record(header=header, cells=cells, folder=str(folder))
+
+
+def read_header(folder: Path) -> Header | None:
+    """The header of a run folder, None if it has none."""
+    path = folder / "record.json"
+    return _parsed(path, Header) if path.is_file() else None
+
+
+def pictures(record: Record, cell: Cell) -> Pictures:
+    """The pictures of one of the record's cells.
+
+    Raises:
+        StorageFailure: the file is missing or damaged.
+    """
+    path = Path(record.folder) / "cells" / f"{cell.key.id}.safetensors"
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+        frames = tensors.get("frames")
+        return Pictures(
+            truth=tensors["truth"],
+            reconstruction=tensors.get("reconstruction"),
+            frames=None if frames is None else frames.float() / 255,
+        )
+    except (OSError, SafetensorError, KeyError) as error:
+        raise StorageFailure(
+            f"cannot read the pictures '{path}' ({_reason(error)})",
+            f"delete '{path.with_suffix('.json').name}' beside it and run the same audit again",
+        ) from None
+
+
+def write_header(folder: Path, header: Header) -> None:
+    """Start a run folder.
+
+    Raises:
+        StorageFailure: the folder or the file cannot be written.
+    """
+    try:
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failure(folder, error) from None
+    write_whole(folder / "record.json", header.model_dump_json(indent=2).encode())
+
+
+def write_cell(folder: Path, cell: Cell, images: Mapping[str, Tensor]) -> None:
+    """Add a finished cell: its pictures first, then its numbers, which make it count.
+
+    Raises:
+        StorageFailure: a file cannot be written; the cells before it are whole.
+    """
+    cells = folder / "cells"
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in images.items()}
+    write_whole(cells / f"{cell.key.id}.safetensors", safetensors.torch.save(plain))
+    write_whole(cells / f"{cell.key.id}.json", cell.model_dump_json(indent=2).encode())
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written."""
+    with contextlib.suppress(OSError):
+        for path in [*folder.glob(f".*{PART}"), *folder.glob(f"cells/.*{PART}")]:
+            path.unlink()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file such that at any moment it is there with all of its content, or as it was before.
+
+    Raises:
+        StorageFailure: it cannot be written; nothing half written stays.
+    """
+    part = path.with_name(f".{path.name}{PART}")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise _failure(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the new name survive a power cut. Best effort: not every file system can, and the file itself is whole.
+    if os.name == "posix":
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _failure(path: Path, error: OSError) -> StorageFailure:
+    kept = "run the same command again: finished cells are kept"
+    remedy = f"choose another folder with --out, or {kept}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = f"free some space and {kept}"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "choose a folder that you may write to with --out"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        remedy = "a file is in the way: choose another folder with --out"
+    return StorageFailure(f"cannot write '{path}' ({_reason(error)})", remedy)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _cell(path: Path, key: CellKey) -> Cell:
+    cell = _parsed(path, Cell)
+    if cell.key != key:
+        raise StorageFailure(f"'{path}' is the file of another cell", "delete it and run the same audit again")
+    return cell
+
+
+def _parsed(path: Path, model: type[Model]) -> Model:
+    remedy = "run the audit anew with another --out"
+    if model is Cell:
+        remedy = "delete it and run the same audit again: the other cells are kept"
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise StorageFailure(f"cannot read '{path}' ({_reason(error)})", "check its permissions") from None
+    except ValueError as error:
+        raise StorageFailure(f"'{path}' is no whole JSON file ({error})", remedy) from None
+    if model is Header and isinstance(content, dict) and content.get("version") != VERSION:
+        raise BadConfig(
+            f"'{path}' is of version {content.get('version')!r} of the record, and this fedseal reads {VERSION}",
+            "read it with the fedseal that wrote it, or run the audit anew with another --out",
+        )
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its top"
+        raise StorageFailure(f"'{path}' is not as fedseal wrote it (at {where}: {first['msg']})", remedy) from None

@@ -1,0 +1,212 @@
+"""What a record says, group by group: pure functions of the record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Literal
+
+from fedseal.audit.record import Cell, Record
+from fedseal.metric.scores import SampleScores
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+Verdict = Literal["worse", "better", "same", "appeared", "gone"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often something happened, with its 95 % confidence interval (Wilson, JASA 1927).
+
+    Args:
+        chance: how often it would have happened by blind guessing; None if unknown.
+    """
+
+    hits: int
+    trials: int
+    chance: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """Share of hits, None without a trial."""
+        return self.hits / self.trials if self.trials else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval, None without a trial.
+
+        >>> low, high = Rate(0, 10).interval
+        >>> low, round(high, 4)
+        (0.0, 0.2775)
+        """
+        if not self.trials:
+            return None
+        share, spread = self.hits / self.trials, Z95**2 / self.trials
+        center = (share + spread / 2) / (1 + spread)
+        half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+        # At the ends the bound is the end itself, which rounding misses.
+        low = 0.0 if self.hits == 0 else max(0.0, center - half)
+        high = 1.0 if self.hits == self.trials else min(1.0, center + half)
+        return low, high
+
+
+@dataclass(frozen=True)
+class Group:
+    """All cells of one attack on one defense under one threat model.
+
+    Args:
+        cells: finished cells, those that the attack refused included.
+        certified: cells whose residual certifies the result.
+        samples: attacked examples in cells that the attack did not refuse.
+        psnr_mean, psnr_median, psnr_worst: in dB over the examples that were measured; the worst for the client is the
+            highest. None if none was measured.
+        baselines: for every blind guess its mean PSNR in dB over the same examples.
+        identification: examples picked out of the gallery; an attack that gave nothing picked out nothing.
+        labels: examples with the right label, of those for which the attack named one.
+        seconds: median wall time of a cell that the attack did not refuse.
+    """
+
+    attack: str
+    threat: str
+    defense: str
+    cells: int
+    refused: int
+    certified: int
+    samples: int
+    measured: int
+    psnr_mean: float | None
+    psnr_median: float | None
+    psnr_worst: float | None
+    baselines: tuple[tuple[str, float], ...]
+    identification: Rate
+    labels: Rate
+    seconds: float | None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Attack, threat model, defense."""
+        return self.attack, self.threat, self.defense
+
+
+def summarize(record: Record) -> tuple[Group, ...]:
+    """The groups of a record, in the order of its cells."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in record.cells:
+        groups.setdefault((cell.key.attack, cell.key.threat, cell.key.defense), []).append(cell)
+    return tuple(_group(*key, cells) for key, cells in groups.items())
+
+
+def _group(attack: str, threat: str, defense: str, cells: list[Cell]) -> Group:
+    ran = [cell for cell in cells if cell.status != "refused"]
+    scored = [sample for cell in ran if cell.scores is not None for sample in cell.scores.samples]
+    psnr = [value for sample in scored if (value := sample.psnr.value) is not None and not math.isnan(value)]
+    return Group(
+        attack=attack,
+        threat=threat,
+        defense=defense,
+        cells=len(cells),
+        refused=len(cells) - len(ran),
+        certified=sum(cell.status in ("exact", "converged") for cell in ran),
+        samples=sum(cell.key.batch_size for cell in ran),
+        measured=len(psnr),
+        psnr_mean=fmean(psnr) if psnr else None,
+        psnr_median=median(psnr) if psnr else None,
+        psnr_worst=max(psnr, default=None),
+        baselines=_baselines(scored),
+        identification=_identification(ran, scored),
+        labels=_labels(scored),
+        seconds=median([cell.seconds for cell in ran]) if ran else None,
+    )
+
+
+def _baselines(scored: Iterable[SampleScores]) -> tuple[tuple[str, float], ...]:
+    values: dict[str, list[float]] = {}
+    for baseline in (baseline for sample in scored for baseline in sample.psnr.baselines):
+        if baseline.value is not None:
+            values.setdefault(baseline.name, []).append(baseline.value)
+    return tuple((name, fmean(known)) for name, known in values.items())
+
+
+def _identification(ran: list[Cell], scored: list[SampleScores]) -> Rate:
+    found = [sample.identification for sample in scored if sample.identification is not None]
+    matched = sum(sample.matched is not None for sample in scored)
+    nothing = sum(cell.key.batch_size for cell in ran) - matched  # examples for which the attack gave no picture
+    if matched and not found:  # nobody looked: there was no gallery
+        return Rate(0, 0)
+    chance = fmean(identification.chance for identification in found) if found else None
+    return Rate(sum(identification.hit for identification in found), len(found) + nothing, chance)
+
+
+def _labels(scored: list[SampleScores]) -> Rate:
+    named = [sample.label_correct for sample in scored if sample.label_correct is not None]
+    return Rate(sum(named), len(named))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure of one group in two records.
+
+    Args:
+        measure: "identification", "psnr_median" or "labels".
+        verdict: seen from the client: "worse" if more leaks than before; "appeared" and "gone" for groups and measures
+            that only one record has.
+        certain: for rates, whether their 95 % intervals are apart; None for what has none.
+    """
+
+    attack: str
+    threat: str
+    defense: str
+    measure: str
+    unit: str
+    old: float | None
+    new: float | None
+    verdict: Verdict
+    certain: bool | None
+
+
+DECIBELS = 0.1  # changes of PSNR below this are the arithmetic's, not the attack's
+
+
+def compare(old: Record, new: Record) -> tuple[Change, ...]:
+    """What leaks more or less than before, for every group and measure of either record; the worse first.
+
+    Two records of the same audit compare equal: times do not count.
+    """
+    before = {group.key: group for group in summarize(old)}
+    after = {group.key: group for group in summarize(new)}
+    changes = [
+        change for key in dict.fromkeys([*before, *after]) for change in _changes(key, before.get(key), after.get(key))
+    ]
+    ranking: tuple[Verdict, ...] = ("worse", "appeared", "gone", "better", "same")
+    return tuple(sorted(changes, key=lambda change: ranking.index(change.verdict)))
+
+
+def _changes(key: tuple[str, str, str], old: Group | None, new: Group | None) -> list[Change]:
+    was = None if old is None else old.psnr_median
+    now = None if new is None else new.psnr_median
+    changes = [
+        _rate_change(key, "identification", *(None if g is None else g.identification for g in (old, new))),
+        Change(*key, "psnr_median", "dB", was, now, _verdict(was, now, DECIBELS), None),
+        _rate_change(key, "labels", *(None if g is None else g.labels for g in (old, new))),
+    ]
+    return [change for change in changes if change.old is not None or change.new is not None]
+
+
+def _rate_change(key: tuple[str, str, str], measure: str, old: Rate | None, new: Rate | None) -> Change:
+    was = None if old is None else old.value
+    now = None if new is None else new.value
+    certain = None
+    if old is not None and new is not None and old.interval is not None and new.interval is not None:
+        certain = old.interval[1] < new.interval[0] or new.interval[1] < old.interval[0]
+    return Change(*key, measure, "", was, now, _verdict(was, now, 0.0), certain)
+
+
+def _verdict(old: float | None, new: float | None, tolerance: float) -> Verdict:
+    if old is None:
+        return "appeared"
+    if new is None:
+        return "gone"
+    if old == new or abs(new - old) <= tolerance:
+        return "same"
+    return "worse" if new > old else "better"

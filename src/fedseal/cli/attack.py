@@ -1,0 +1,165 @@
+"""`fedseal attack`: one attack on one update, with pictures of what it read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from fedseal import attack as attacks
+from fedseal.audit.environment import usable_device
+from fedseal.audit.frames import Frames
+from fedseal.cli import live, options, outcome, recipes, sources, terminal
+from fedseal.errors import UnknownName
+from fedseal.types import Attack, Modality, Progress, ProgressCallback, Reconstruction
+
+STARTS = 5  # of attacks that may diverge
+
+
+def attack(
+    recipe: Annotated[str, typer.Option(help="Such as auto, dlg or dlg:steps=100; see `fedseal recipes`.")] = "auto",
+    image: Annotated[
+        Path | None, typer.Option(help="The client's data: your own picture, of any size.", show_default=False)
+    ] = None,
+    index: Annotated[
+        int | None, typer.Option(min=0, help="The client's data: a bundled picture.", show_default="0")
+    ] = None,
+    update: Annotated[
+        Path | None, typer.Option(help="An update that was captured, as safetensors.", show_default=False)
+    ] = None,
+    data: Annotated[str, typer.Option(help="Bundled pictures: photos or fashion_mnist.")] = "photos",
+    model: Annotated[
+        str, typer.Option(help="zoo:NAME, zoo:NAME:option=value, or package.module:function that returns an nn.Module.")
+    ] = "zoo:lenet",
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels a side.", show_default="32, or 28 for fashion_mnist"),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Channels, height, width, such as 3,64,48.", show_default=False)
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="The model's normalization, one number a channel.", show_default=False)
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="The model's normalization, one number a channel.", show_default=False)
+    ] = None,
+    label: Annotated[int | None, typer.Option(min=0, help="The picture's class.", show_default=False)] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Examples behind a captured update, where known.", show_default=False)
+    ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(help="fedsgd, or fedavg:lr=0.01,epochs=3,batch_size=8.", show_default="fedsgd"),
+    ] = None,
+    mode: Annotated[
+        Literal["train", "eval", "as_is"] | None,
+        typer.Option(help="How BatchNorm and dropout run on the client.", show_default="train"),
+    ] = None,
+    threat: Annotated[str, typer.Option(help="Who attacks, such as eavesdropper.")] = "honest_but_curious",
+    defense: Annotated[str, typer.Option(help="What the client does about it, such as prune:0.2.")] = "none",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimization steps.", show_default=False)] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Starts, at most.", show_default=f"{STARTS} for dlg and idlg, if they diverge"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the zoo's weights, the defense and the attack.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures and result.json.", show_default="runs/attack-..."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say of each route why it was taken or refused.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+) -> None:
+    """Attack one update and show what it gives away: original, reconstruction, strip and GIF of the iterations.
+
+    Example:  fedseal attack --recipe dlg --image cat.jpg --out runs/cat
+    """
+    chosen = build(recipe, steps=steps, restarts=restarts)
+    request = sources.Request(
+        image=image,
+        index=index,
+        update=update,
+        model=model,
+        data=data,
+        size=size,
+        shape=None if shape is None else options.whole_numbers(shape, "--shape"),
+        mean=None if mean is None else options.numbers(mean, "--mean"),
+        std=None if std is None else options.numbers(std, "--std"),
+        label=label,
+        examples=examples,
+        training=training,
+        mode=mode,
+        threat=threat,
+        defense=defense,
+        seed=seed,
+        device=usable_device(device),
+    )
+    target = sources.aim(request)
+    folder = options.folder(out or Path("runs") / f"attack-{recipe.partition(':')[0]}-{target.title}")
+    if not quiet:
+        for line in target.notes:
+            terminal.note(line)
+    found, frames = _run(chosen, target, seed, quiet=quiet)
+    result = outcome.Result(recipe, request, target, found, outcome.grade(found, target))
+    outcome.write(folder, result, frames)
+    if as_json:
+        terminal.machine(result.plain())
+    else:
+        outcome.tell(result, folder, explain=explain)
+
+
+def build(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:
+    """The attack, with the options that stand on their own; DLG and its kin start again where they diverge.
+
+    Raises:
+        UnknownName: no such recipe, or one without steps.
+        BadConfig: an option that means nothing.
+    """
+    name, _, rest = recipe.partition(":")
+    attacks.parse(recipe)  # complain of what was typed before anything is added to it
+    known = [key for key, _ in sources.pairs(rest)]
+    takes = recipes.options(attacks.RECIPES[name])
+    extra = {}
+    if steps is not None:
+        if "steps" not in takes:
+            raise UnknownName(f"option of '{name}'", "steps", takes or ["(none)"])
+        extra["steps"] = steps
+    if restarts is None and name in ("dlg", "idlg") and "restarts" not in known:
+        restarts = STARTS
+    if restarts is not None and "restarts" in takes:
+        extra["restarts"] = restarts
+    written = ",".join([rest, *(f"{key}={value}" for key, value in extra.items())]).strip(",")
+    chosen = attacks.parse(f"{name}:{written}")
+    return chosen if restarts in (None, 1) or "restarts" in takes else attacks.restarts(restarts or 1, chosen)
+
+
+class _Film:
+    """The iterations of the attack's latest start."""
+
+    def __init__(self, modality: Modality, show: ProgressCallback) -> None:
+        self._modality, self._show = modality, show
+        self._last = 0
+        self.frames = Frames(modality)
+
+    def __call__(self, step: Progress) -> None:
+        if step.step <= self._last:  # another start, or another route
+            self.frames = Frames(self._modality)
+        self._last = step.step
+        self.frames.add(step)
+        self._show(step)
+
+
+def _run(chosen: Attack, target: sources.Aim, seed: int, *, quiet: bool) -> tuple[Reconstruction, Frames]:
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with live.attack_progress(quiet=quiet) as show:
+            film = _Film(target.modality, show)
+            found = chosen(target.observation, generator=generator, progress=film)
+    except KeyboardInterrupt:
+        raise terminal.Interrupted("interrupted; nothing was written") from None
+    return found, film.frames

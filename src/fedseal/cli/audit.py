@@ -1,0 +1,143 @@
+"""`fedseal audit`: attacks x defenses x threat models on a case, into a run folder with a report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedseal import report as reports
+from fedseal.audit import Case, Record, Setup, build_object, load, load_config
+from fedseal.cli import gate, live, options, terminal
+from fedseal.errors import BadConfig, StorageFailure
+
+FEW = 4  # batches of a case that names no number: enough for a first answer within minutes
+
+
+def audit(
+    target: Annotated[str | None, typer.Argument(show_default="photos on DLG's LeNet")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for record and report.", show_default="runs/NAME")] = None,
+    attacks: Annotated[
+        str | None, typer.Option(help="Recipes, such as auto,dlg:steps=100; see `fedseal recipes`.", show_default=False)
+    ] = None,
+    defenses: Annotated[
+        str | None, typer.Option(help="Defenses, such as none,prune:0.2,gaussian:0.01.", show_default=False)
+    ] = None,
+    threats: Annotated[
+        str | None, typer.Option(help="Threat models, such as honest_but_curious,eavesdropper.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of batches to attack.", show_default=str(FEW))
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in a batch.", show_default="1")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Repeat everything with these seeds.", show_default="0")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", show_default="cpu")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on with what the folder holds, or delete that run first.")
+    ] = True,
+    fail_above: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with code 1 above it: identification=SHARE, psnr=DECIBELS or labels=SHARE.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and findings.")] = False,
+) -> None:
+    """Attack a model's updates and report what they give away.
+
+    TARGET is a YAML file, or package.module:function that returns a Case.
+
+    Example:  fedseal audit mywork.audit:case --attacks auto,dlg --defenses none,prune:0.2 --out runs/first
+    """
+    limits = gate.thresholds(fail_above or [])
+    given = {
+        "attacks": None if attacks is None else options.names(attacks),
+        "defenses": None if defenses is None else options.names(defenses),
+        "threats": None if threats is None else options.names(threats),
+        "samples": samples,
+        "batch_size": batch_size,
+        "seeds": None if seeds is None else options.whole_numbers(seeds, "--seeds"),
+        "device": device,
+        "out": None if out is None else str(out),
+    }
+    setup = _with(_setup(target), {name: value for name, value in given.items() if value is not None})
+    folder = options.folder(Path(setup.out))
+    if not resume:
+        _delete_run(folder)
+    elif not quiet:
+        _say_what_is_there(folder)
+    try:
+        with live.audit_progress(quiet=quiet) as show:
+            record = setup.run(on_progress=show)
+        page = reports.html(record, folder / "report.html")
+    except KeyboardInterrupt:
+        raise terminal.Interrupted(
+            f"interrupted; what was finished is kept in {shlex.quote(str(folder))}; run the same command again to go on"
+        ) from None
+    _conclude(record, page, gate.exceeded(record, limits), as_json=as_json, quiet=quiet)
+
+
+def _setup(target: str | None) -> Setup:
+    if target is None:
+        with resources.as_file(resources.files("fedseal.cli") / "default.yaml") as path:
+            setup = load_config(path)
+        return replace(setup, given={**(setup.given or {}), "config": "built in"})
+    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
+        return load_config(target)
+    if ":" not in target:
+        raise BadConfig(
+            f"'{target}' is neither a configuration file nor a function",
+            "name a .yaml file, or package.module:function that returns a Case",
+        )
+    case = build_object(target, Case)
+    name = target.rpartition(":")[0].rpartition(".")[2]
+    return Setup(case, out=f"runs/{name}", given={"case": target})
+
+
+def _with(setup: Setup, given: Mapping[str, object]) -> Setup:
+    """The setup with what the command line says put in its place, and a few samples where nobody says how many."""
+    setup = replace(setup, given={**(setup.given or {}), **given}, **given)  # type: ignore[arg-type]
+    if setup.samples is not None or "config" in (setup.given or {}):
+        return setup
+    return replace(setup, samples=max(1, min(FEW, len(setup.case.batch) // setup.batch_size)))
+
+
+def _say_what_is_there(folder: Path) -> None:
+    if not (folder / "record.json").is_file():
+        return
+    record = load(folder)
+    terminal.note(f"{folder} holds {len(record.cells)} of {len(record.header.keys)} cells already")
+
+
+def _delete_run(folder: Path) -> None:
+    """Remove what an audit wrote, and nothing else."""
+    if not (folder / "record.json").is_file():
+        return
+    written = [folder / "record.json", *(folder / "cells").glob("*.json"), *(folder / "cells").glob("*.safetensors")]
+    try:
+        for path in [*written, folder / "report.html"]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageFailure(
+            f"cannot delete the run in '{folder}' ({error.strerror})", "choose another --out"
+        ) from None
+
+
+def _conclude(record: Record, page: Path, found: tuple[gate.Excess, ...], *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        content = json.loads(record.to_json())
+        terminal.machine({**content, "report": str(page), "exceeded": [asdict(excess) for excess in found]})
+    elif not quiet:
+        terminal.show(reports.terminal(record))
+        terminal.say(f"Report: {page}")
+    for excess in found:
+        terminal.note(f"finding: {excess}")
+    if found:
+        raise typer.Exit(1)

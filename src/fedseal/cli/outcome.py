@@ -1,0 +1,177 @@
+"""What came of one attack: pictures and numbers in a folder, and the same in words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedseal import metric, zoo
+from fedseal.audit.frames import Frames, decoded
+from fedseal.cli import terminal
+from fedseal.cli.sources import Aim, Request
+from fedseal.errors import StorageFailure
+from fedseal.metric.scores import SampleScores, Scores
+from fedseal.modality import picture
+from fedseal.report import words
+from fedseal.types import Reconstruction
+
+GALLERY = 200
+SHOWN = 10  # iterations on the strip
+HELD = 8  # frames for which the animation rests on its end
+FILES = ("original.png", "reconstruction.png", "strip.png", "iterations.gif", "result.json")
+
+STATUS = {
+    "exact": "exact: its equations determine the data and hold to the arithmetic's precision",
+    "converged": "converged: it reproduces the update to the arithmetic's precision",
+    "budget": "not certified: the search used up its steps before it reproduced the update to the arithmetic's precision",
+    "diverged": "diverged: the search ran away to numbers that are not finite; more starts often help: --restarts 20",
+    "not_applicable": "no route: the attack found no way that fits what it was given",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One attack's end, with its scores where the truth is known."""
+
+    recipe: str
+    request: Request
+    target: Aim
+    found: Reconstruction
+    scores: Scores | None
+
+    def plain(self) -> dict[str, object]:
+        """Everything but the pictures as plain values, the content of `result.json`."""
+        end, truth, labels = self.found.outcome, self.target.truth, self.found.labels
+        return {
+            "recipe": self.recipe,
+            "status": end.status,
+            "route": end.route,
+            "residual": end.residual,
+            "steps": end.steps,
+            "seconds": end.seconds,
+            "note": end.note,
+            "labels": None if labels is None else labels.tolist(),
+            "true_labels": None if truth is None else truth.labels.tolist(),
+            "scores": None if self.scores is None else [asdict(sample) for sample in self.scores.samples],
+            "explanation": [asdict(note) for note in self.found.explanation],
+            "notes": list(self.target.notes),
+            "modality": self.target.modality.describe(),
+            "request": {
+                key: str(value) if isinstance(value, Path) else value for key, value in asdict(self.request).items()
+            },
+        }
+
+
+def grade(found: Reconstruction, target: Aim) -> Scores | None:
+    """Scores with their baselines; None where nobody knows the truth, or nothing was found."""
+    if target.truth is None or found.inputs is None:
+        return None
+    gallery = zoo.gallery(target.modality.shape, exclude=decoded(target.modality, target.truth.inputs), count=GALLERY)
+    return metric.score(_on_cpu(found), target.truth, modality=target.modality, gallery=gallery)
+
+
+def write(folder: Path, result: Result, frames: Frames) -> None:
+    """Write the pictures, small ones enlarged, and `result.json`; what an earlier attack left there goes first.
+
+    Raises:
+        StorageFailure: a file cannot be written.
+    """
+    modality, truth, inputs = result.target.modality, result.target.truth, result.found.inputs
+    try:
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
+    if truth is not None:
+        picture.save(_side_by_side(decoded(modality, truth.inputs)), folder / "original.png")
+    stages = [] if frames.pictures is None else [_side_by_side(frame.float() / 255) for frame in frames.pictures]
+    if inputs is not None:
+        stages.append(_side_by_side(decoded(modality, inputs)))
+        picture.save(stages[-1], folder / "reconstruction.png")
+    if stages:
+        picture.save(picture.strip(_thinned(stages), scale=1), folder / "strip.png")
+        picture.gif([*stages, *stages[-1:] * HELD], folder / "iterations.gif", scale=1)
+    content = json.dumps(terminal.finite(result.plain()), indent=2, allow_nan=False)
+    try:
+        (folder / "result.json").write_text(content + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageFailure(
+            f"cannot write '{folder / 'result.json'}' ({error.strerror})", "free some space, or choose another --out"
+        ) from None
+
+
+def tell(result: Result, folder: Path, *, explain: bool) -> None:
+    """Print the result in words."""
+    end, truth = result.found.outcome, result.target.truth
+    if explain:
+        for note in result.found.explanation:
+            terminal.say(f"route {note.route}: {'taken' if note.taken else 'refused'}: {note.reason}")
+        if not result.found.explanation:
+            terminal.say(f"route {end.route}: taken: the recipe '{result.recipe}' has no other")
+    for key, value in (
+        ("route", end.route or "none"),
+        ("status", STATUS[end.status]),
+        ("note", end.note),
+        ("residual", _residual(result)),
+        ("label", _labels(result)),
+        ("time", f"{words.seconds(end.seconds)}, {words.count(end.steps, 'step')}"),
+    ):
+        if value:
+            terminal.say(f"{key + ':':<10}{value}")
+    for sample in result.scores.samples if result.scores is not None else ():
+        terminal.say(f"{'PSNR:':<10}{_psnr(sample)}")
+    if truth is None:
+        terminal.say(f"{'PSNR:':<10}not measured: the truth behind a captured update is not known")
+    terminal.say(f"{'files:':<10}{folder}/")
+
+
+def _residual(result: Result) -> str:
+    value = result.found.outcome.residual
+    if value is None:
+        return "not known: this adversary cannot replay the update" if result.found.inputs is not None else ""
+    return f"{words.residual(value)} of the update is unexplained"
+
+
+def _labels(result: Result) -> str:
+    if result.found.labels is None:
+        return "not recovered"
+    read = ", ".join(str(label) for label in result.found.labels.tolist())
+    truth = result.target.truth
+    if truth is None:
+        return read
+    true = ", ".join(str(label) for label in truth.labels.tolist())
+    if result.target.observation.labels is not None:
+        return f"{read}, given to the attack"
+    return f"{read}, right" if sorted(read.split(", ")) == sorted(true.split(", ")) else f"{read}, the truth is {true}"
+
+
+def _psnr(sample: SampleScores) -> str:
+    blind = ", ".join(f"{b.name} {words.decibel(b.value)}" for b in sample.psnr.baselines if b.value is not None)
+    line = f"{words.decibel(sample.psnr.value)} (blind guesses: {blind})"
+    found = sample.identification
+    if found is None:
+        return line
+    place = "picked out" if found.hit else f"place {found.rank}"
+    return f"{line}, {place} among {found.gallery} pictures"
+
+
+def _on_cpu(found: Reconstruction) -> Reconstruction:
+    inputs = None if found.inputs is None else found.inputs.detach().cpu()
+    labels = None if found.labels is None else found.labels.detach().cpu()
+    return Reconstruction(inputs, labels, found.outcome, found.explanation)
+
+
+def _side_by_side(pixels: Tensor) -> Tensor:
+    """Pictures `(N, C, H, W)` as one, enlarged until a person sees something."""
+    return picture.strip(list(pixels))
+
+
+def _thinned(stages: list[Tensor]) -> list[Tensor]:
+    """At most SHOWN of them, evenly spaced, the first and the last included."""
+    if len(stages) <= SHOWN:
+        return stages
+    return [stages[place] for place in torch.linspace(0, len(stages) - 1, SHOWN).round().int().tolist()]

@@ -1,0 +1,56 @@
+"""What goes to the terminal: results to standard output, everything about the work to standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+WIDE = 120  # columns of a table where nobody watches
+
+
+class Interrupted(Exception):
+    """Ctrl-C at a place that knows what was kept; the message says it."""
+
+
+def notices() -> Console:
+    """Standard error, for progress, notes and errors; made anew each time, since tests replace the stream."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def show(result: RenderableType) -> None:
+    """A table or another rich object on standard output."""
+    width = None if sys.stdout.isatty() else WIDE
+    Console(file=sys.stdout, highlight=False, width=width).print(result)
+
+
+def say(line: str) -> None:
+    """A line of the result, never wrapped and never read as markup."""
+    Console(file=sys.stdout, highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def note(line: str) -> None:
+    """A line beside the result."""
+    notices().print(line, markup=False)
+
+
+def error(message: object) -> None:
+    """One line, `error: ...`, whatever the message holds."""
+    notices().print(f"[bold red]error:[/] {escape(' '.join(str(message).split()))}")
+
+
+def machine(value: object) -> None:
+    """A JSON document on standard output, and nothing else there; numbers that are not finite become null."""
+    sys.stdout.write(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: object) -> object:
+    """Plain values with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,113 @@
+"""Pictures as text: PNG data for pages that load nothing, within a fixed budget of bytes."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+STILLS_BUDGET = 1_200_000  # characters of base64 for all originals and reconstructions, if they hold only noise
+FRAMES_BUDGET = 3_800_000  # the same for all iterations
+FEWEST_FRAMES = 8
+
+
+class Pictures(Protocol):
+    """What `audit.pictures` gives: `(N, C, H, W)`, and frames `(F, N, C, H, W)`, in [0, 1] and in the truth's order."""
+
+    @property
+    def truth(self) -> Tensor:
+        """The private examples."""
+
+    @property
+    def reconstruction(self) -> Tensor | None:
+        """What the attack read out; None if nothing."""
+
+    @property
+    def frames(self) -> Tensor | None:
+        """The iterations; None if there are none."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the pictures fits a page.
+
+    Args:
+        still_side: longest side in pixels of originals and reconstructions.
+        frame_side: longest side in pixels of iterations.
+        frames: iterations kept of a cell.
+        animated: for each cell whether its iterations are kept at all.
+    """
+
+    still_side: int
+    frame_side: int
+    frames: int
+    animated: tuple[bool, ...]
+
+
+def budget(shapes: Sequence[tuple[int, int, int]]) -> Budget:
+    """What a page affords: fewer iterations of each cell, and before nothing moves any more, none of the later cells.
+
+    Args:
+        shapes: for each cell, the leakiest first: examples, channels, and stored iterations.
+
+    >>> budget([(1, 3, 24)] * 4).frames, budget([(1, 3, 24)] * 40).frames
+    (24, 22)
+    >>> large = budget([(1, 3, 24)] * 400)
+    >>> large.frames, sum(large.animated)
+    (8, 110)
+    """
+    stills = sum(2 * n * channels for n, channels, _ in shapes)
+    still_side = int(math.sqrt(STILLS_BUDGET / max(stills * 4 / 3, 1)))
+    most = max((frames for _, _, frames in shapes), default=0)
+    one = sum(n * _characters(32, channels) for n, channels, frames in shapes if frames)
+    kept = min(most, max(FRAMES_BUDGET // one, FEWEST_FRAMES)) if one else 0
+    spent, animated = 0, []
+    for n, channels, frames in shapes:
+        spent += n * min(frames, kept) * _characters(32, channels)
+        animated.append(frames > 1 and spent <= FRAMES_BUDGET)
+    pixels = sum(n * c * min(f, kept) for (n, c, f), moves in zip(shapes, animated, strict=True) if moves)
+    frame_side = int(math.sqrt(FRAMES_BUDGET / max(pixels * 4 / 3, 1)))
+    return Budget(max(64, min(256, still_side)), max(32, min(64, frame_side)), kept, tuple(animated))
+
+
+def thinned(frames: int, keep: int) -> list[int]:
+    """Indices of the frames kept, evenly spread, the first and the last among them.
+
+    >>> thinned(10, 4), thinned(3, 8), thinned(5, 1)
+    ([0, 3, 6, 9], [0, 1, 2], [])
+    """
+    if frames <= keep:
+        return list(range(frames))
+    return [round(i * (frames - 1) / (keep - 1)) for i in range(keep)] if keep > 1 else []
+
+
+def png(picture: Tensor, side: int) -> str:
+    """A picture `(C, H, W)` in [0, 1] as base64 PNG, reduced to at most `side` pixels; entries not finite are black.
+
+    >>> png(torch.zeros(3, 4, 4), 64)[:16]
+    'iVBORw0KGgoAAAAN'
+    """
+    values = torch.nan_to_num(picture.detach().cpu().float(), nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
+    pixels = (values * 255).round().to(torch.uint8)
+    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous()
+    image = Image.fromarray(array.numpy())
+    if max(image.size) > side:
+        scale = side / max(image.size)
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BOX
+        )
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=9)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _characters(side: int, channels: int) -> int:
+    """Upper bound of the base64 of a square PNG of pure noise."""
+    return math.ceil((side * (side * channels + 1) + 120) * 4 / 3)

@@ -1,0 +1,184 @@
+"""What the attacks did, counted: a finding for every private example, a tally for every attacker and defense.
+
+An example counts as recovered when the reconstruction picks it out of the gallery *and* its squared error is at most
+half of what the best blind guess has; as traces when only one of the two holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Literal
+
+from fedseal.audit.record import Cell
+from fedseal.audit.summary import Rate
+from fedseal.metric.scores import SampleScores
+from fedseal.report import words
+
+Finding = Literal["recovered", "traces", "none", "unmeasured"]
+
+MARGIN = 3.0  # decibels above the best blind guess: half its squared error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One private example under one attack."""
+
+    cell: Cell
+    index: int
+    scores: SampleScores | None
+    finding: Finding
+
+    @property
+    def certified(self) -> bool:
+        """Whether the attacker can be sure of it without the truth."""
+        return self.cell.status in words.CERTIFIED and self.scores is not None
+
+    @property
+    def gain(self) -> float:
+        """Decibels above the best blind guess; minus infinity where that is not known."""
+        psnr = None if self.scores is None else self.scores.psnr
+        best = None if psnr is None else psnr.best_baseline
+        if psnr is None or psnr.value is None or best is None or best.value is None or math.isnan(psnr.value):
+            return -math.inf
+        return psnr.value - best.value
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the attacks together did to the examples of one threat model and defense; each example counts once.
+
+    Args:
+        attacked: examples that at least one attack could work on.
+        refused: examples that every attack refused.
+        certified: recovered examples that the attacker can be sure of.
+        seconds: median time over the recovered examples, of the attack that got each; over all if none was recovered.
+        psnr, blind: median of the same examples in dB, and of their best blind guesses.
+        identification: of the same attacks: originals picked out of the gallery; one that gave nothing picked out none.
+        refusal: the first reason why no attack could start, empty where one could.
+        best: for each attacked example the attack that counts, the leakiest first.
+    """
+
+    threat: str
+    defense: str
+    knows: tuple[str, ...]
+    attacked: int
+    refused: int
+    recovered: int
+    traces: int
+    certified: int
+    seconds: float | None
+    psnr: float | None
+    blind: float | None
+    identification: Rate
+    refusal: str
+    best: tuple[Sample, ...]
+
+    @property
+    def rate(self) -> Rate:
+        """How often an example was recovered, with its interval."""
+        return Rate(self.recovered, self.attacked)
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Sorts the leakiest setting last."""
+        share = 1 / max(self.attacked, 1)
+        gain = -math.inf if self.psnr is None or self.blind is None else self.psnr - self.blind
+        return (self.attacked > 0, self.recovered * share, self.traces * share, self.certified * share, gain)
+
+
+def judge(scores: SampleScores) -> Finding:
+    """What one reconstruction says of one private example."""
+    identification = scores.identification
+    best = scores.psnr.best_baseline
+    measured = words.known(scores.psnr.value) and best is not None
+    if not measured and identification is None:
+        return "unmeasured"
+    closer = measured and (scores.psnr.value or 0.0) - (best.value if best and best.value else 0.0) >= MARGIN
+    if closer and (identification is None or identification.hit):
+        return "recovered"
+    return "traces" if closer or (identification is not None and identification.hit) else "none"
+
+
+def samples(cell: Cell) -> tuple[Sample, ...]:
+    """The private examples of one cell; without scores where the attack gave no inputs."""
+    if cell.scores is None:
+        nothing: Finding = "unmeasured" if cell.status == "refused" else "none"
+        return tuple(Sample(cell, index, None, nothing) for index in range(cell.key.batch_size))
+    return tuple(Sample(cell, scores.index, scores, judge(scores)) for scores in cell.scores.samples)
+
+
+def leakage(sample: Sample) -> tuple[float, ...]:
+    """Sorts the leakiest sample last."""
+    order: dict[Finding, int] = {"recovered": 3, "traces": 2, "none": 1, "unmeasured": 0}
+    return (order[sample.finding], sample.certified, sample.gain)
+
+
+def tally(cells: Iterable[Cell]) -> tuple[Tally, ...]:
+    """One tally for each threat model and defense, the leakiest first; an oracle, being no real attacker, last."""
+    settings: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        settings.setdefault((cell.key.threat, cell.key.defense), []).append(cell)
+    tallies = sorted((_tally(group) for group in settings.values()), key=lambda t: t.rank, reverse=True)
+    return tuple(sorted(tallies, key=lambda t: t.threat == "oracle"))
+
+
+def leading(tallies: Sequence[Tally]) -> Tally | None:
+    """The setting that the headline speaks of; None if nothing was measured."""
+    return next((t for t in tallies if t.attacked), None)
+
+
+def blind_guess(examples: Iterable[Sample]) -> float | None:
+    """Median over the examples of the PSNR of their best blind guess, in dB."""
+    best = [sample.scores.psnr.best_baseline for sample in examples if sample.scores is not None]
+    return _median(baseline.value for baseline in best if baseline is not None)
+
+
+def _tally(cells: Sequence[Cell]) -> Tally:
+    targets: dict[tuple[int, int, int, int], list[Sample]] = {}
+    for cell in cells:
+        for sample in samples(cell):
+            key = (cell.key.first, cell.key.batch_size, cell.key.seed, sample.index)
+            targets.setdefault(key, []).append(sample)
+    tried = [[s for s in group if s.cell.status != "refused"] for group in targets.values()]
+    best = [_best(group) for group in tried if group]
+    recovered = [s for s in best if s.finding == "recovered"]
+    counted = recovered or best
+    return Tally(
+        threat=cells[0].key.threat,
+        defense=cells[0].key.defense,
+        knows=cells[0].knows,
+        attacked=len(best),
+        refused=len(tried) - len(best),
+        recovered=len(recovered),
+        traces=sum(s.finding == "traces" for s in best),
+        certified=sum(s.certified for s in recovered),
+        seconds=_median(s.cell.seconds for s in counted),
+        psnr=_median(s.scores.psnr.value for s in counted if s.scores is not None),
+        blind=blind_guess(counted),
+        identification=_identification(best),
+        refusal="" if best else words.reason_of(cells[0]),
+        best=tuple(sorted(best, key=leakage, reverse=True)),
+    )
+
+
+def _identification(best: Sequence[Sample]) -> Rate:
+    looked = [s.scores.identification for s in best if s.scores is not None and s.scores.identification is not None]
+    if not looked:
+        return Rate(0, 0)
+    return Rate(sum(found.hit for found in looked), len(best), fmean(found.chance for found in looked))
+
+
+def _best(group: Sequence[Sample]) -> Sample:
+    """The attack that counts for an example: of those that recovered it a certified one, then the fastest."""
+    found = [s for s in group if s.finding == "recovered"]
+    if found:
+        return min(found, key=lambda s: (not s.certified, s.cell.seconds))
+    return max(group, key=leakage)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    measured = [value for value in values if value is not None and not math.isnan(value)]
+    return median(measured) if measured else None

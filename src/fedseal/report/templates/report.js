@@ -1,0 +1,117 @@
+"use strict";
+(() => {
+  const PREFIX = "data:image/png;base64,";
+  const cells = JSON.parse(document.getElementById("frames").textContent);
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)");
+
+  function scrubber(card) {
+    const { steps, total, frames } = cells[card.dataset.cell];
+    const box = card.querySelector(".scrubber");
+    const range = box.querySelector("input");
+    const output = box.querySelector("output");
+    const pictures = [...card.querySelectorAll("img[data-guess]")];
+    let timer = 0;
+
+    function show(place) {
+      pictures.forEach((img, i) => { img.src = PREFIX + frames[place][i]; });
+      const words = steps[place] < 0 ? "result" : `step ${steps[place]} of ${Math.max(total, steps[place])}`;
+      output.textContent = words;
+      range.value = String(place);
+      range.setAttribute("aria-valuetext", words);
+    }
+    function stop() {
+      clearInterval(timer);
+      timer = 0;
+    }
+    function play() {
+      stop();
+      let place = 0;
+      show(place);
+      timer = setInterval(() => {
+        place += 1;
+        show(place);
+        if (place >= frames.length - 1) stop();
+      }, Math.min(200, Math.max(70, 2600 / frames.length)));
+    }
+
+    range.addEventListener("input", () => { stop(); show(Number(range.value)); });
+    box.querySelector("button").addEventListener("click", () => { if (timer) stop(); else play(); });
+    box.hidden = pictures.length !== frames[0].length;
+    show(frames.length - 1);
+    return { play, stop };
+  }
+
+  // Each search plays once, when it is first seen; never for those who asked for less motion.
+  const players = new Map();
+  for (const card of document.querySelectorAll("article[data-cell]")) {
+    if (cells[card.dataset.cell]) players.set(card, scrubber(card));
+  }
+  if ("IntersectionObserver" in window) {
+    const watcher = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        watcher.unobserve(entry.target);
+        if (!still.matches) players.get(entry.target).play();
+      }
+    }, { threshold: 0.6 });
+    for (const card of players.keys()) watcher.observe(card);
+  }
+
+  const table = document.getElementById("table");
+  const body = table.tBodies[0];
+  const rows = [...body.rows];
+
+  function sortBy(header) {
+    const column = header.cellIndex;
+    const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    const numeric = header.dataset.numeric === "yes";
+    const key = (row) => row.cells[column].dataset.key;
+    rows.sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      return sign * (numeric ? Number(x) - Number(y) || 0 : x.localeCompare(y, "en", { numeric: true }));
+    });
+    body.append(...rows);
+    for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+    header.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+  }
+  for (const header of table.tHead.rows[0].cells) {
+    header.querySelector("button").addEventListener("click", () => sortBy(header));
+  }
+
+  const filter = document.getElementById("filter");
+  const shown = document.getElementById("shown");
+  const plain = shown.textContent;
+  filter.addEventListener("input", () => {
+    const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let left = 0;
+    for (const row of rows) {
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      row.hidden = !wanted.every((word) => text.includes(word));
+      if (!row.hidden) left += 1;
+    }
+    shown.textContent = wanted.length ? `${left} of ${plain}` : plain;
+  });
+
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const folded = target && target.closest("details");
+    if (folded && !folded.open) {
+      folded.open = true;
+      target.scrollIntoView();
+    }
+  }
+  window.addEventListener("hashchange", reveal);
+  reveal();
+
+  // Paper cannot unfold: everything is open while printing, and as it was afterwards.
+  let closed = [];
+  window.addEventListener("beforeprint", () => {
+    for (const player of players.values()) player.stop();
+    closed = [...document.querySelectorAll("details:not([open])")];
+    for (const details of closed) details.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const details of closed) details.open = false;
+  });
+})();

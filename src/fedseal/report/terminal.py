@@ -1,0 +1,80 @@
+"""A record on a terminal: the verdict, a table by setting and attack, and where the worst pictures are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from fedseal.audit.record import Record
+from fedseal.audit.summary import Group as CellGroup
+from fedseal.audit.summary import summarize
+from fedseal.report import words
+from fedseal.report.tally import blind_guess, leading, samples, tally
+from fedseal.report.verdict import Level, verdict
+
+WORST = 3
+
+_COLORS: dict[Level, str] = {"recovered": "red", "partial": "red", "traces": "yellow", "none": "blue", "empty": "dim"}
+
+
+def terminal(record: Record) -> RenderableType:
+    """What rich prints of a record; users' text is placed as it is, never as markup."""
+    found = verdict(record)
+    color = _COLORS[found.level]
+    body = [Text(found.headline, style="bold"), *(Text(sentence) for sentence in found.details)]
+    parts: list[RenderableType] = [Panel(Group(*body), title="Verdict", title_align="left", border_style=color)]
+    if record.cells:
+        parts += [_table(record), *_worst(record)]
+    return Group(*parts)
+
+
+def _table(record: Record) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("Attacker", "Defense", "Attack"):
+        table.add_column(name, overflow="fold")
+    for name in ("Recovered", "Certain", "PSNR", "Blind", "Identified", "Time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups = summarize(record)
+    order = {(t.threat, t.defense): place for place, t in enumerate(tally(record.cells))}
+    for group in sorted(groups, key=lambda g: order[g.threat, g.defense]):
+        table.add_row(*(Text(text) for text in _row(record, group)))
+    return table
+
+
+def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
+    names = (words.attacker_title(group.threat), group.defense, group.attack)
+    if group.refused == group.cells:
+        return (*names, "refused", "–", "–", "–", "–", "–")
+    cells = [cell for cell in record.cells if (cell.key.attack, cell.key.threat, cell.key.defense) == group.key]
+    examples = [sample for cell in cells for sample in samples(cell)]
+    recovered = sum(sample.finding == "recovered" for sample in examples)
+    seen = group.identification
+    return (
+        *names,
+        f"{recovered}/{group.samples}",
+        f"{group.certified}/{group.cells - group.refused}",
+        words.decibel(group.psnr_median),
+        words.decibel(blind_guess(examples)),
+        f"{seen.hits}/{seen.trials}" + (f" ({words.percent(seen.chance)})" if seen.chance is not None else "")
+        if seen.trials
+        else "–",
+        words.seconds(group.seconds),
+    )
+
+
+def _worst(record: Record) -> list[RenderableType]:
+    worst = leading(tally(record.cells))
+    leaks = [sample for sample in (worst.best if worst else ()) if sample.finding in ("recovered", "traces")][:WORST]
+    if not leaks:
+        return []
+    lines: list[RenderableType] = [Text("\nThe pictures that leak most:", style="dim")]
+    for sample in leaks:
+        path = Path(record.folder) / "cells" / f"{sample.cell.key.id}.safetensors"
+        psnr = sample.scores.psnr.value if sample.scores else None
+        place = sample.cell.key.first + sample.index
+        lines.append(Text(f"  {path}  example {place}, {sample.cell.key.attack}, {words.decibel(psnr)}"))
+    return lines

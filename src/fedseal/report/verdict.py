@@ -1,0 +1,140 @@
+"""The verdict: what was recovered, by whom, how surely, how fast, beside which blind guess; never that all is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fedseal.audit.record import Record
+from fedseal.report import words
+from fedseal.report.tally import Tally, leading, tally
+
+Level = Literal["recovered", "partial", "traces", "none", "empty"]
+
+CAVEAT = "This speaks of these attacks only, and is no proof of safety: another attack may read what these did not."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The report's first words.
+
+    Args:
+        level: the leakiest setting's result; "empty" if nothing was measured.
+        headline: one sentence.
+        details: further sentences: the other settings, what is incomplete, what this does not show.
+    """
+
+    level: Level
+    headline: str
+    details: tuple[str, ...]
+
+
+def verdict(record: Record) -> Verdict:
+    """The verdict on a record, finished or not.
+
+    The headline speaks of the leakiest setting that a real attacker was measured in.
+    """
+    noun = "picture" if record.header.config.modality.get("kind") == "image" else "example"
+    progress = _progress(record)
+    tallies = tally(record.cells)
+    if not record.cells:
+        return Verdict(
+            "empty", "No attack has finished yet, so nothing is known about what the updates reveal.", progress
+        )
+    worst = leading(tallies)
+    if worst is None:
+        headline = "None of the attacks could start with what this attacker knows, so nothing was measured."
+        return Verdict("empty", headline, (*progress, CAVEAT))
+    rest = _rest([t for t in tallies if t is not worst and t.attacked], worst, noun)
+    if worst.recovered:
+        level: Level = "recovered" if worst.recovered == worst.attacked else "partial"
+        return Verdict(level, _found(worst, noun), (*progress, *rest, *_refusals(tallies, noun)))
+    level = "traces" if worst.traces else "none"
+    return Verdict(level, _not_found(worst, noun), (*progress, *rest, *_refusals(tallies, noun), CAVEAT))
+
+
+def _found(tally: Tally, noun: str) -> str:
+    what = f"{tally.recovered} of {tally.attacked} private {noun}s"
+    if tally.recovered == tally.attacked:
+        what = f"all {tally.attacked} private {noun}s" if tally.attacked > 1 else f"the private {noun}"
+    speed = f"in {'a median of ' if tally.recovered > 1 else ''}{words.seconds(tally.seconds)} per update"
+    closeness = f", at {_closeness(tally, tally.recovered)}" if tally.psnr is not None else ""
+    return _sentence(
+        f"{_who(tally)} recovered {what} from {words.defended(tally.defense)}; "
+        f"{_certainty(tally)} without seeing the originals, {speed}{closeness}"
+    )
+
+
+def _certainty(tally: Tally) -> str:
+    if tally.recovered == 1:
+        return "it was certain of its finding" if tally.certified else "it could not be certain of its finding"
+    if tally.certified in (0, tally.recovered):
+        return f"it was certain of {'all' if tally.certified else 'none'} of them"
+    return f"it was certain of {tally.certified} of {tally.recovered}"
+
+
+def _not_found(tally: Tally, noun: str) -> str:
+    whole = f"any of the {tally.attacked} private {noun}s" if tally.attacked > 1 else f"the private {noun}"
+    parts = [f"for {_who(tally)} these attacks did not recover {whole} from {words.defended(tally.defense)}"]
+    if tally.psnr is not None:
+        parts.append(f"their best reconstructions have {_closeness(tally, tally.attacked)}")
+    found = tally.identification
+    if found.chance is not None:
+        guessed = f"{found.chance * found.trials:.2g}"
+        parts.append(
+            f"they picked {found.hits} of {found.trials} out of a gallery, where guessing would pick {guessed}"
+        )
+    if tally.traces:
+        parts.append(f"{tally.traces} of {tally.attacked} show traces of the original")
+    return _sentence("; ".join(parts))
+
+
+def _closeness(tally: Tally, examples: int) -> str:
+    """PSNR beside the blind guess's."""
+    value = f"a {'median ' if examples > 1 else ''}PSNR of {words.decibel(tally.psnr)}"
+    return value if tally.blind is None else f"{value} where the best blind guess has {words.decibel(tally.blind)}"
+
+
+def _rest(others: Sequence[Tally], worst: Tally, noun: str) -> tuple[str, ...]:
+    """For each attacker, what the other settings gave: a sentence on what was recovered, and one on what was not."""
+    sentences = []
+    for threat in dict.fromkeys(t.threat for t in others):
+        shown = [t for t in others if t.threat == threat]
+        who = "the same attacker" if threat == worst.threat else _who(shown[0])
+        found = [
+            f"{t.recovered} of {t.attacked} {noun}s from {words.defended(t.defense)}" for t in shown if t.recovered
+        ]
+        nothing = [f"{words.defended(t.defense)}{_traces(t)}" for t in shown if not t.recovered]
+        if found:
+            sentences.append(_sentence(f"{who} recovered {words.listing(found)}"))
+        if nothing:
+            these = f"for {who} these attacks" if not found else "these attacks"
+            sentences.append(_sentence(f"{these} did not recover any {noun} from {words.listing(nothing)}"))
+    return tuple(sentences)
+
+
+def _traces(tally: Tally) -> str:
+    return f" (though {tally.traces} of {tally.attacked} show traces)" if tally.traces else ""
+
+
+def _who(tally: Tally) -> str:
+    return f"{words.attacker(tally.threat)}, {words.knowledge(tally.knows)},"
+
+
+def _refusals(tallies: Sequence[Tally], noun: str) -> tuple[str, ...]:
+    none = [f"{words.attacker(t.threat)} from {words.defended(t.defense)}" for t in tallies if t.attacked == 0]
+    return (_sentence(f"None of these attacks could start for {words.listing(none)}"),) if none else ()
+
+
+def _progress(record: Record) -> tuple[str, ...]:
+    if record.complete:
+        return ()
+    done, planned = len(record.cells), len(record.header.keys)
+    return (
+        f"This run is incomplete: {done} of {planned} cells are finished, and everything here speaks of these alone.",
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,159 @@
+"""A record laid out for a page: groups, cards and rows, all as text that a template only has to place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from fedseal.audit.record import Cell, Record
+from fedseal.report import words
+from fedseal.report.card import Card, Panel, make_card
+from fedseal.report.picture import Budget, Pictures, budget
+from fedseal.report.tally import Sample, Tally, leading, leakage, samples, tally
+from fedseal.report.verdict import Verdict, verdict
+
+Loader = Callable[[Cell], Pictures | None]
+
+SHOWN, SHOWN_HARMLESS = 6, 3  # cards that stand open where an attack found something, and where not; others fold away
+EXHIBITS = 4
+
+
+@dataclass(frozen=True)
+class RouteLine:
+    """A route that an attack considered, how often, and the reasons it gave."""
+
+    route: str
+    taken: bool
+    times: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttackGroup:
+    """The cells of one attack under one defense and one attacker, the leakiest first as everywhere."""
+
+    name: str
+    summary: str
+    open: tuple[Card, ...]
+    folded: tuple[Card, ...]
+    routes: tuple[RouteLine, ...]
+
+
+@dataclass(frozen=True)
+class DefenseGroup:
+    """One defense under one attacker."""
+
+    title: str
+    tally: Tally
+    attacks: tuple[AttackGroup, ...]
+
+
+@dataclass(frozen=True)
+class ThreatGroup:
+    """One attacker and what it knows."""
+
+    title: str
+    facts: tuple[str, ...]
+    aggregates: bool
+    defenses: tuple[DefenseGroup, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything a page shows of the cells."""
+
+    verdict: Verdict
+    tallies: tuple[Tally, ...]
+    leading: Tally | None
+    threats: tuple[ThreatGroup, ...]
+    cards: tuple[Card, ...]
+    exhibits: tuple[tuple[Card, Panel], ...]
+    budget: Budget
+    frames_left_out: bool
+    stills_reduced: bool
+
+
+def view(record: Record, pictures: Loader) -> View:
+    """Lay out a record.
+
+    Args:
+        record: finished or not.
+        pictures: gives a cell's pictures, or None where it has none.
+    """
+    noun = "Picture" if record.header.config.modality.get("kind") == "image" else "Example"
+    shape = record.header.config.modality.get("shape")
+    channels, side = (int(shape[0]), max(int(n) for n in shape[1:])) if isinstance(shape, list | tuple) else (1, 0)
+    cells = sorted(record.cells, key=lambda cell: max(map(leakage, samples(cell))), reverse=True)
+    afford = budget([(cell.key.batch_size, channels, len(cell.frame_steps)) for cell in cells])
+    cards = {
+        cell.key.id: make_card(cell, pictures(cell), afford, noun, animated=moves)
+        for cell, moves in zip(cells, afford.animated, strict=True)
+    }
+    tallies = tally(record.cells)
+    worst = leading(tallies)
+    exhibits = [_exhibit(sample, cards) for sample in (worst.best if worst else ())]
+    return View(
+        verdict=verdict(record),
+        tallies=tallies,
+        leading=worst,
+        threats=tuple(_threat(name, tallies, cards.values()) for name in dict.fromkeys(t.threat for t in tallies)),
+        cards=tuple(cards.values()),
+        exhibits=tuple((card, panel) for card, panel in exhibits if panel.truth and panel.guess)[:EXHIBITS],
+        budget=afford,
+        frames_left_out=any(
+            len(cell.frame_steps) > (afford.frames if moves else 1)
+            for cell, moves in zip(cells, afford.animated, strict=True)
+        ),
+        stills_reduced=side > afford.still_side,
+    )
+
+
+def _exhibit(sample: Sample, cards: dict[str, Card]) -> tuple[Card, Panel]:
+    card = cards[sample.cell.key.id]
+    place = [s.index for s in samples(sample.cell)].index(sample.index)
+    return card, card.panels[place]
+
+
+def _threat(name: str, tallies: Sequence[Tally], cards: Iterable[Card]) -> ThreatGroup:
+    mine = [card for card in cards if card.cell.key.threat == name]
+    settings = [t for t in tallies if t.threat == name]
+    return ThreatGroup(
+        title=words.attacker_title(name),
+        facts=tuple(words.facts(mine[0].cell.knows)),
+        aggregates="single_updates" not in mine[0].cell.knows,
+        defenses=tuple(_defense(t, [c for c in mine if c.cell.key.defense == t.defense]) for t in settings),
+    )
+
+
+def _defense(tally: Tally, cards: Sequence[Card]) -> DefenseGroup:
+    groups: dict[str, list[Card]] = {}
+    for card in cards:
+        groups.setdefault(card.cell.key.attack, []).append(card)
+    title = "No defense" if tally.defense == "none" else f"Defense {tally.defense}"
+    return DefenseGroup(title, tally, tuple(_attack(name, group) for name, group in groups.items()))
+
+
+def _attack(name: str, cards: Sequence[Card]) -> AttackGroup:
+    panels = [panel for card in cards for panel in card.panels]
+    recovered = sum(panel.finding == "recovered" for panel in panels)
+    certified = sum(len(card.panels) for card in cards if card.certified)
+    refused = sum(card.cell.status == "refused" for card in cards)
+    counts = f"{recovered} of {len(panels)} recovered, {certified} certified"
+    if refused:
+        counts = f"refused {refused} of {len(cards)} updates" + (f"; {counts}" if refused < len(cards) else "")
+    shown = SHOWN if cards[0].finding in ("recovered", "traces") else SHOWN_HARMLESS
+    if refused == len(cards):
+        shown, counts = 0, f"{counts}: {words.reason_of(cards[0].cell)}"
+    routes: dict[tuple[str, bool], list[str]] = {}
+    for note in (note for card in cards for note in card.cell.explanation):
+        routes.setdefault((note.route, note.taken), []).append(note.reason)
+    return AttackGroup(
+        name=name,
+        summary=counts[0].upper() + counts[1:],
+        open=tuple(cards[:shown]),
+        folded=tuple(cards[shown:]),
+        routes=tuple(
+            RouteLine(route, taken, len(reasons), tuple(dict.fromkeys(reasons))[:3])
+            for (route, taken), reasons in routes.items()
+        ),
+    )

@@ -1,0 +1,190 @@
+"""Numbers and facts in plain words; every other file of the report takes its wording from here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from fedseal.audit.record import Cell
+
+CERTIFIED = ("exact", "converged")
+
+STATUS = {
+    "exact": ("Exact", "A closed formula whose equations determine the data and hold to the arithmetic's precision."),
+    "converged": ("Converged", "A search ended where the replayed update equals the observed one, up to rounding."),
+    "budget": ("Not converged", "The search used up its steps; what it shows is its nearest guess."),
+    "diverged": ("Diverged", "The search ran away to numbers that are not finite, and gave no picture."),
+    "not_applicable": ("No route", "The attack looked at what it was given and found no way that fits."),
+    "refused": ("Refused", "The attack could not start: what this attacker holds is not what the attack needs."),
+}
+
+_ATTACKERS = {
+    "honest_but_curious": ("Honest-but-curious server", "the server (honest but curious)"),
+    "eavesdropper": ("Eavesdropper", "an eavesdropper on the line"),
+    "aggregate_only": ("Server behind secure aggregation", "the server behind secure aggregation"),
+    "malicious_server": ("Malicious server", "a malicious server"),
+    "oracle": ("Oracle (no real attacker)", "an oracle (no real attacker, but an upper bound)"),
+}
+
+_FACTS = {
+    "state": "the model's weights",
+    "training": "the training settings",
+    "num_examples": "the number of examples",
+    "buffers": "the statistics that are sent along",
+    "defense": "which defense runs",
+    "single_updates": "each client's own update",
+    "choose_state": "weights of its own choosing",
+    "labels": "the true labels",
+}
+
+
+def attacker_title(threat: str) -> str:
+    """A heading for a threat model; a custom one keeps its name."""
+    return _ATTACKERS.get(threat, (threat, ""))[0]
+
+
+def attacker(threat: str) -> str:
+    """A threat model as the subject of a sentence.
+
+    >>> attacker("eavesdropper"), attacker("insider")
+    ('an eavesdropper on the line', 'the attacker “insider”')
+    """
+    return _ATTACKERS[threat][1] if threat in _ATTACKERS else f"the attacker “{threat}”"
+
+
+def knowledge(knows: Iterable[str]) -> str:
+    """The facts that matter most for an attack, as a clause.
+
+    >>> knowledge(["state", "training", "buffers"]), knowledge(["buffers"])
+    ("knowing the model's weights and the training settings", "without knowing the model's weights")
+    """
+    granted = set(knows)
+    if "state" not in granted:
+        return "without knowing the model's weights"
+    first = _FACTS["choose_state"] if "choose_state" in granted else _FACTS["state"]
+    return "knowing " + listing([first, *(_FACTS[fact] for fact in ("training", "labels") if fact in granted)])
+
+
+def facts(knows: Iterable[str]) -> list[str]:
+    """Every granted fact in words, in a fixed order; unknown ones as they are."""
+    granted = set(knows)
+    return [words for fact, words in _FACTS.items() if fact in granted] + sorted(granted - set(_FACTS))
+
+
+def defended(defense: str) -> str:
+    """Which updates a sentence speaks of.
+
+    >>> defended("none"), defended("prune:0.2")
+    ('updates without a defense', 'updates under the defense prune:0.2')
+    """
+    return "updates without a defense" if defense == "none" else f"updates under the defense {defense}"
+
+
+def certificate(cell: Cell) -> str:
+    """What the attacker can know of its own result, in a sentence."""
+    reason = reason_of(cell)
+    if cell.status in CERTIFIED:
+        if cell.residual is None:
+            return "Certified by the route's own equations."
+        if "state" not in cell.knows:
+            return f"Certified: the attacked layer's equations hold to {residual(cell.residual)}."
+        return f"Certified: replayed update agrees to {residual(cell.residual)}."
+    if cell.status == "budget":
+        if cell.residual is None:
+            return "Not certified: this attacker cannot replay the update."
+        return f"Not certified: replayed update still differs by {residual(cell.residual)}."
+    what = {"diverged": "Diverged; no picture came out", "not_applicable": "No route applies", "refused": "Refused"}
+    return f"{what[cell.status]}{': ' + reason if reason else ''}".rstrip(".") + "."
+
+
+def reason_of(cell: Cell) -> str:
+    """Why a cell ended as it did: its note, else the first reason of its explanation."""
+    return cell.note or next((note.reason for note in cell.explanation if note.reason), "")
+
+
+def listing(items: Iterable[str]) -> str:
+    """Items joined as prose.
+
+    >>> listing(["a", "b", "c"])
+    'a, b and c'
+    """
+    words = list(items)
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def decibel(value: float | None) -> str:
+    """Such as "31.4 dB"; a dash where nothing was measured.
+
+    >>> decibel(31.44), decibel(None), decibel(float("inf"))
+    ('31.4 dB', '–', '∞ dB')
+    """
+    return f"{number(value, 1)} dB" if known(value) else "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A plain number; a dash where nothing was measured."""
+    if value is None or math.isnan(value):
+        return "–"
+    return ("∞" if value > 0 else "−∞") if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def residual(value: float | None) -> str:
+    """A relative distance with one digit.
+
+    >>> residual(3.2e-7), residual(0.0), residual(0.25), residual(None)
+    ('3e-7', '0', '0.2', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or math.isinf(value):
+        return "0" if value == 0 else "∞"
+    if value >= 0.01:
+        return f"{value:.2g}" if value >= 1 else f"{value:.1g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration for people.
+
+    >>> seconds(0.0421), seconds(8.26), seconds(95.0), seconds(7320.0)
+    ('0.04 s', '8.3 s', '1 min 35 s', '2 h 2 min')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value < 59.95:
+        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float | None) -> str:
+    """A share; small ones keep a digit.
+
+    >>> percent(0.01), percent(0.005), percent(1.0)
+    ('1 %', '0.5 %', '100 %')
+    """
+    return "–" if share is None else f"{100 * share:.3g} %"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """A range of shares.
+
+    >>> interval((0.0, 0.2775)), interval(None)
+    ('0 to 28 %', '–')
+    """
+    return "–" if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f} %"
+
+
+def known(value: float | None) -> bool:
+    """Whether a score was measured."""
+    return value is not None and not math.isnan(value)
+
+
+def count(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count(1, "picture"), count(3, "picture")
+    ('1 picture', '3 pictures')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,235 @@
+"""The report as its readers meet it, in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page
+
+from browser.conftest import Tab
+from fedseal.report import html
+from fedseal.types import RouteNote
+from report.records import Shot, on_disk
+
+Open = Callable[..., Tab]
+NASTY = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+SEARCH = {"status": "budget", "route": "matching", "residual": 0.02, "attack": "dlg"}
+
+
+def shots() -> list[Shot]:
+    exact = [Shot((90.0 + i,), first=i, seconds=0.1 * (i + 1)) for i in range(9)]
+    found = [Shot((30.0 - i,), first=i, frames=6, seconds=9.0 + i, **SEARCH) for i in range(3)]  # type: ignore[arg-type]
+    return [
+        *exact,
+        *found,
+        Shot((None,), first=9, status="diverged", attack="dlg", frames=4, seconds=100.0),
+        Shot((8.0, 50.0), first=20, status="budget", frames=5, defense="gaussian:0.01"),
+        Shot((None,), first=1, status="refused", threat="eavesdropper", note="it needs the weights; grant them"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    return html(on_disk(shots(), folder / "run"), folder / "report.html")
+
+
+def column(page: Page, name: str) -> list[str]:
+    names = [text.strip() for text in page.locator("#table thead th").all_inner_texts()]
+    return page.locator(f"#table tbody tr:visible td:nth-child({names.index(name) + 1})").all_inner_texts()
+
+
+def heading(page: Page, name: str) -> Locator:
+    return page.locator("#table thead th", has_text=name)
+
+
+def brightness(page: Page) -> float:
+    color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(int(part) for part in color.strip("rgb()").split(",")) / 3
+
+
+def all_seen(page: Page, texts: int) -> bool:
+    """Whether so many texts come by; asked from here, as the page forbids to evaluate strings."""
+    for _ in range(200):
+        if page.evaluate("window.seen.size") == texts:
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
+def test_the_report_opens_without_a_complaint_and_asks_for_nothing_else(report: Path, open_tab: Open) -> None:
+    tab = open_tab(report)
+    assert tab.page.title() == "Leakage report: lenet on photos"
+    assert "recovered 9 of 10 private pictures" in tab.page.locator("h1").inner_text()
+    broken = tab.page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).length")
+    assert broken == 0
+    assert tab.requests == [f"file://{report}"]
+
+
+def test_a_click_sorts_by_number_and_a_second_one_turns_it_around(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    time = heading(page, "Time")
+    time.locator("button").click()
+    ascending = column(page, "Time")
+    assert time.get_attribute("aria-sort") == "ascending"
+    assert (
+        ascending.index("0.10 s") < ascending.index("9.0 s") < ascending.index("11.0 s") < ascending.index("1 min 40 s")
+    )
+    time.locator("button").click()
+    assert time.get_attribute("aria-sort") == "descending"
+    assert column(page, "Time")[0] == "1 min 40 s"
+    assert page.locator("#table [aria-sort=ascending], #table [aria-sort=descending]").count() == 1
+
+
+def test_the_keyboard_sorts_and_what_was_not_measured_stays_last(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    button = heading(page, "PSNR").locator("button")
+    for _ in range(2):
+        button.focus()
+        page.keyboard.press("Enter")
+        assert column(page, "PSNR")[-2:] == ["–", "–"]
+    assert column(page, "PSNR")[0] == "98.0 dB"
+
+
+def test_the_filter_keeps_lines_that_hold_every_word(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    page.get_by_label("Filter").fill("DLG  diverg")
+    assert set(column(page, "Attack")) == {"dlg"}
+    assert len(column(page, "Attack")) == 1
+    assert page.locator("#shown").inner_text() == f"1 of {len(shots())} cells"
+    page.get_by_label("Filter").fill("")
+    assert len(column(page, "Attack")) == len(shots())
+
+
+def test_the_scrubber_walks_through_the_iterations_by_keyboard(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    card = page.locator(f"#cell-{shots()[9].key.id}")
+    picture, slider = card.locator("img[data-guess]"), card.get_by_role("slider")
+    result = picture.get_attribute("src")
+    assert card.locator("output").inner_text() == "result"
+    slider.focus()
+    page.keyboard.press("Home")
+    assert card.locator("output").inner_text() == "step 0 of 300"
+    first = picture.get_attribute("src")
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "step 10 of 300"
+    second = picture.get_attribute("src")
+    page.keyboard.press("End")
+    assert len({result, first, second}) == 3
+    assert picture.get_attribute("src") == result
+
+
+def test_one_scrubber_moves_every_picture_of_a_batch(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    card = page.locator(f"#cell-{shots()[13].key.id}")
+    pictures = card.locator("img[data-guess]")
+    before = [pictures.nth(i).get_attribute("src") for i in range(pictures.count())]
+    card.get_by_role("slider").focus()
+    page.keyboard.press("Home")
+    after = [pictures.nth(i).get_attribute("src") for i in range(pictures.count())]
+    assert len(before) == 2
+    assert not set(before) & set(after)
+
+
+def test_iterations_play_by_themselves_once_unless_less_motion_is_asked_for(report: Path, open_tab: Open) -> None:
+    moving, still = open_tab(report, reduced_motion="no-preference").page, open_tab(report).page
+    for page in (moving, still):
+        page.evaluate(
+            """id => { window.seen = new Set(); const out = document.querySelector(`#cell-${id} output`);
+            new MutationObserver(() => window.seen.add(out.textContent)).observe(out, {childList: true}); }""",
+            shots()[9].key.id,
+        )
+        page.locator(f"#cell-{shots()[9].key.id} .scrubber").scroll_into_view_if_needed()
+    assert all_seen(moving, 7)
+    assert still.evaluate("window.seen.size") == 0
+    still.locator(f"#cell-{shots()[9].key.id} .scrubber button").click()
+    assert all_seen(still, 7)
+
+
+def test_a_link_from_the_table_unfolds_the_card_it_leads_to(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    card = page.locator(f"#cell-{shots()[0].key.id}")
+    assert not card.is_visible()
+    page.locator(f'#table a[href="#cell-{shots()[0].key.id}"]').click()
+    card.wait_for(state="visible")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_badges_contrast_with_their_ground(report: Path, open_tab: Open, scheme: str) -> None:
+    page = open_tab(report, color_scheme=scheme).page
+    assert (brightness(page) > 200) == (scheme == "light")
+    ratios = page.evaluate(CONTRAST)
+    assert len(ratios) > 100
+    assert {text: ratio for text, ratio in ratios if ratio < 4.5} == {}
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_a_phone_shows_it_all_without_scrolling_sideways(report: Path, open_tab: Open, width: int) -> None:
+    page = open_tab(report, viewport={"width": width, "height": 844}).page
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_paper_shows_what_is_folded_and_no_controls(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(f"#cell-{shots()[0].key.id}").is_visible()
+    assert not page.locator("#filter").is_visible()
+    assert not page.get_by_role("slider").first.is_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.locator(f"#cell-{shots()[0].key.id}").is_visible()
+
+
+def test_names_that_try_to_run_are_shown_and_do_nothing(tmp_path: Path, open_tab: Open) -> None:
+    note = RouteNote(NASTY, True, NASTY)
+    made = on_disk(
+        [
+            Shot(attack=NASTY, defense=NASTY, threat=NASTY, route=NASTY, note=NASTY, explanation=(note,), frames=3),
+            Shot((None,), status="refused", note=NASTY),
+        ],
+        tmp_path / "run",
+        case=NASTY,
+        model=NASTY,
+        given={NASTY: NASTY, "case": NASTY},
+    )
+    page = open_tab(html(made, tmp_path / "nasty.html"), viewport={"width": 390, "height": 844}).page
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.title() == f"Leakage report: {NASTY}"
+    assert page.locator("img[onerror], [src=x]").count() == 0
+    assert page.get_by_text(NASTY).count() > 5
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_unfinished_record_without_cells_works_too(tmp_path: Path, open_tab: Open) -> None:
+    page = open_tab(html(on_disk([], tmp_path / "run", missing=3), tmp_path / "empty.html")).page
+    assert "No attack has finished yet" in page.locator("h1").inner_text()
+    heading(page, "PSNR").locator("button").click()
+
+
+# WCAG 2 contrast of every element that holds text of its own, against the nearest ground that is not transparent.
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (color) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const color = rgb(getComputedStyle(at).backgroundColor);
+      if (color[3] === 255) return color;
+    }
+    return [255, 255, 255, 255];
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter((node) => node.checkVisibility() && [...node.childNodes].some((c) => c.nodeType === 3 && c.data.trim()))
+    .map((node) => {
+      const [a, b] = [light(rgb(getComputedStyle(node).color)), light(ground(node))];
+      return [node.textContent.trim().slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+    });
+}"""

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fedseal.audit import Pictures
+from fedseal.audit.record import Cell
+from fedseal.errors import StorageFailure
+from fedseal.report import html
+from fedseal.report.html import page
+from fedseal.types import RouteNote
+from report.records import Shot, images, on_disk, record
+
+NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" 'single' & \u202eüñî→🦊 </style></title>"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would: elements with their attributes, text, and how deep they nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def default_audit(cells: int = 40) -> list[Shot]:
+    return [
+        Shot((95.0,), first=i // 4, attack=("auto", "dlg")[i % 2], defense=("none", "prune:0.2")[i // 2 % 2], frames=24)
+        for i in range(cells)
+    ]
+
+
+def in_memory(shots: list[Shot], loaded: list[str] | None = None, **facts: object) -> str:
+    """The page of these cells; `loaded` takes the name of every cell whose pictures are asked for."""
+    made = record(shots, **facts)  # type: ignore[arg-type]
+    by_key = {shot.key: shot for shot in shots}
+
+    def load(cell: Cell) -> Pictures:
+        if loaded is not None:
+            loaded.append(cell.key.id)
+        found = images(by_key[cell.key], 32, 1.0)
+        frames = found.get("frames")
+        return Pictures(found["truth"], found.get("reconstruction"), None if frames is None else frames / 255)
+
+    return page(made, load)
+
+
+def test_a_default_audit_of_incompressible_pictures_stays_under_5_mb(tmp_path: Path) -> None:
+    path = html(on_disk(default_audit(), tmp_path / "run"), tmp_path / "deep" / "report.html")
+    assert path == tmp_path / "deep" / "report.html"
+    assert 1_000_000 < path.stat().st_size < 5_000_000
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_two_hundred_cells_read_each_picture_once_and_keep_to_the_budget() -> None:
+    shots = [Shot((90.0,), first=i, frames=24) for i in range(200)]
+    loaded: list[str] = []
+    text = in_memory(shots, loaded=loaded)
+    assert sorted(loaded) == sorted(shot.key.id for shot in shots)
+    assert len(text) < 7_000_000
+    assert "those of the leakiest cells only" in text
+
+
+def test_the_page_is_well_formed_and_refers_to_nothing_outside() -> None:
+    text = in_memory(default_audit(8), missing=2)
+    read = Reader(text)
+    assert read.open == []
+    policy = next(m["content"] for m in read.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith(POLICY)
+    assert not read.all("link") + read.all("iframe") + read.all("form") + read.all("object")
+    assert all("src" not in script for script in read.all("script"))
+    assert all(img["src"].startswith("data:image/png;base64,") and img["alt"] for img in read.all("img"))
+    assert all(a["href"].startswith("#") for a in read.all("a"))
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttp|WebSocket|sendBeacon", text, re.IGNORECASE)
+    ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in read.all("a")} <= set(ids)
+    assert {a.get("aria-labelledby", ids[0]) for _, a in read.elements} <= set(ids)
+
+
+def test_what_users_name_stays_text_everywhere() -> None:
+    note = RouteNote(NASTY, True, NASTY)
+    shots = [
+        Shot(
+            (90.0,), attack=NASTY, defense=NASTY, threat=NASTY, route=NASTY, note=NASTY, explanation=(note,), frames=3
+        ),
+        Shot((None,), attack="other", status="refused", note=NASTY),
+    ]
+    clean = Reader(in_memory([Shot((90.0,), note="n", explanation=(RouteNote("r", True, "x"),), frames=3), shots[1]]))
+    read = Reader(in_memory(shots, case=NASTY, model=NASTY, given={"case": NASTY, NASTY: NASTY}))
+    assert len(read.all("script")) == len(clean.all("script")) == 2
+    assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
+    assert all(img["src"].startswith("data:") for img in read.all("img"))
+    assert read.open == []
+    assert sum(NASTY in text for text in read.texts) >= 8
+
+
+def test_the_data_island_is_json_that_cannot_close_its_element() -> None:
+    shots = [Shot((90.0, 40.0), frames=5, status="budget"), Shot((80.0,), first=7)]
+    text = in_memory(shots)
+    island = re.search(r'<script type="application/json" id="frames">(.*?)</script>', text, re.DOTALL)
+    assert island is not None
+    assert "<" not in island[1]
+    data = json.loads(island[1])
+    assert set(data) == {shots[0].key.id}
+    cell = data[shots[0].key.id]
+    assert cell["steps"] == [0, 10, 20, 30, 40, -1]
+    assert [len(frame) for frame in cell["frames"]] == [2] * 6
+
+
+def test_every_cell_has_a_card_and_a_row_whatever_its_status() -> None:
+    statuses = ["exact", "converged", "budget", "diverged", "not_applicable", "refused"]
+    shots = [
+        Shot((90.0,) if s in ("exact", "converged", "budget") else (None,), first=i, status=s, frames=4)
+        for i, s in enumerate(statuses)
+    ]
+    read = Reader(in_memory(shots))
+    assert {a["data-cell"] for a in read.all("article")} == {shot.key.id for shot in shots}
+    text = " ".join(read.texts)
+    for word in ("Exact", "Converged", "Not converged", "Diverged", "No route", "Refused"):
+        assert word in text
+
+
+def test_no_cells_and_no_modality_still_make_a_page() -> None:
+    text = in_memory([], missing=2)
+    assert "No attack has finished yet" in text
+    assert "0 of 2 finished (incomplete" in text
+
+
+def test_an_infinite_score_is_shown_and_sorts_as_the_largest() -> None:
+    read = Reader(in_memory([Shot((float("inf"),))]))
+    assert "∞ dB" in read.texts
+    assert "Infinity" in [cell.get("data-key") for cell in read.all("td")]
+
+
+def test_missing_pictures_and_unwritable_places_are_storage_failures(tmp_path: Path) -> None:
+    made = on_disk([Shot()], tmp_path / "run")
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageFailure, match=r"cannot write the report"):
+        html(made, tmp_path / "file" / "report.html")
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(StorageFailure, match=r"folder\.html"):
+        html(made, tmp_path / "folder.html")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.html", "run"]
+    with pytest.raises(StorageFailure, match=r"cannot read the pictures"):
+        html(record([Shot()], tmp_path / "nowhere"), tmp_path / "report.html")
+
+
+def test_a_record_gives_the_same_page_every_time() -> None:
+    assert in_memory(default_audit(4)) == in_memory(default_audit(4))

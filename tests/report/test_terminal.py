@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from rich.console import Console, RenderableType
+
+from fedseal.audit import compare
+from fedseal.report import comparison, terminal
+from report.records import Shot, record
+
+
+def printed(renderable: RenderableType) -> str:
+    console = Console(width=160, force_terminal=False, record=True)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_the_terminal_says_verdict_groups_and_where_the_worst_pictures_are() -> None:
+    shots = [
+        Shot((90.0,)),
+        Shot((9.0,), defense="prune:0.2", status="budget"),
+        Shot((None,), attack="dlg", status="refused"),
+    ]
+    text = printed(terminal(record(shots, "runs/first")))
+    assert "recovered the private picture" in text
+    assert "90.0 dB" in text
+    assert "refused" in text
+    assert f"runs/first/cells/{shots[0].key.id}.safetensors" in text
+    assert f"{shots[1].key.id}" not in text
+
+
+def test_users_text_is_no_markup_on_the_terminal() -> None:
+    text = printed(terminal(record([Shot(attack="[red]x[/red]", defense="[/]", threat="[bold]")])))
+    assert "[red]x[/red]" in text
+    assert "[/]" in text
+    assert "[bold]" in text
+
+
+def test_an_empty_record_prints() -> None:
+    assert "nothing is known" in printed(terminal(record([], missing=1)))
+
+
+def test_a_comparison_lists_what_changed_and_counts_what_did_not() -> None:
+    old = record([Shot((90.0,), first=i) for i in range(30)] + [Shot((9.0,), defense="d", hit=False)])
+    new = record([Shot((9.0,), first=i, hit=False) for i in range(30)] + [Shot((50.0,), defense="d")])
+    text = printed(comparison(compare(old, new)))
+    assert text.index("worse") < text.index("better")
+    assert "2 measures got worse." in text
+    assert "100 %" in text
+    assert "beyond chance" in text
+    assert "2 measures unchanged" in text
+
+
+def test_equal_records_compare_as_unchanged() -> None:
+    made = record([Shot()])
+    assert "Nothing leaks more or less" in printed(comparison(compare(made, made)))
