@@ -1,7 +1,7 @@
 """The one arithmetic: what the simulated client runs, what attacks differentiate, and what certificates replay.
 
-`train` is that arithmetic, a pure and differentiable function of weights and examples. `local_update` wraps it for a client
-with a real model and a real batch.
+`train` is that arithmetic, a pure and differentiable function of weights and examples. `local_update` wraps it for a
+client with a real model and a real batch.
 """
 
 from __future__ import annotations
@@ -150,6 +150,8 @@ def local_update(
         batch = defense.on_batch(batch, generator)
     with _random_numbers_of(generator if dropout else None), explained(model, batch.inputs, batch.labels):
         trained = train(bare, state_of(model), batch.inputs, batch.labels, training)
+        if defense is not None and generator is not None and defense.per_example:
+            trained = Trained(_defended_gradient(bare, model, batch, training, defense, generator), trained.buffers)
     update = Update(
         kind=training.kind,
         tensors={name: tensor.detach() for name, tensor in trained.tensors.items()},
@@ -158,6 +160,28 @@ def local_update(
         training=training,
     )
     return update if defense is None or generator is None else defense.on_update(update, generator)
+
+
+def _defended_gradient(
+    bare: nn.Module,
+    model: nn.Module,
+    batch: Batch,
+    training: LocalTraining,
+    defense: Defense,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """The mean of single examples' gradients after the defense's hook."""
+    if training.kind != "gradient":
+        raise BadConfig(
+            f"the defense '{defense.name}' changes single examples' gradients, and the training takes local steps",
+            "use LocalTraining.fedsgd()",
+        )
+    state = state_of(model)
+    singles = [
+        train(bare, state, batch[i : i + 1].inputs, batch[i : i + 1].labels, training) for i in range(len(batch))
+    ]
+    stacked = {name: torch.stack([single.tensors[name] for single in singles]) for name in singles[0].tensors}
+    return {name: grads.mean(0) for name, grads in defense.on_example_grads(stacked, generator).items()}
 
 
 @contextmanager

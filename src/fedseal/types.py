@@ -95,7 +95,7 @@ class LocalTraining:
 
     @classmethod
     def fedsgd(cls, *, mode: Mode = "train", loss: str | LossFunction = "cross_entropy") -> LocalTraining:
-        """The client answers with one gradient over its whole batch (McMahan et al., AISTATS 2017, arXiv:1602.05629)."""
+        """One gradient over the whole batch, no step (McMahan et al., AISTATS 2017, arXiv:1602.05629)."""
         return cls(mode=mode, loss=loss)
 
     @classmethod
@@ -143,8 +143,8 @@ class Update:
     Args:
         kind: "gradient" (FedSGD), or "difference": weights after minus weights before local training (FedAvg).
         tensors: one tensor for every trainable parameter, by its name in the model.
-        buffers: the buffers the protocol sends beside it, such as BatchNorm statistics after the step; None if not sent.
-        num_examples: how many examples it was computed on; None if not sent.
+        buffers: the buffers the protocol sends beside it, such as BatchNorm statistics after the step; None if not
+        sent. num_examples: how many examples it was computed on; None if not sent.
         num_clients: of how many clients this is the mean; 1 unless aggregated.
         training: the local training that made it, where known.
 
@@ -201,7 +201,7 @@ class Update:
         try:
             with safe_open(str(path), framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("fedseal.update", "{}"))
-                flat = {name: file.get_tensor(name) for name in file.keys()}
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError) as error:
             raise UnfitUpdate(
                 f"'{path}' is not a whole safetensors file ({error})",
@@ -327,10 +327,12 @@ class Outcome:
     Args:
         status: "exact": a closed form whose equations determine the data and hold to the arithmetic's precision;
             "converged": a search whose replayed update agrees to that precision; "budget": steps used up;
-            "diverged": not finite; "not_applicable": no route fits.
+            "diverged": not finite, or further from the observed update than an update of zeros;
+            "not_applicable": no route fits.
         route: the name of the way taken.
-        residual: relative distance between the observed update and the replayed one; where the weights are withheld, between
-            the observed update of the attacked layer and the one its equations give; None if nothing can be compared.
+        residual: relative distance between the observed update and the replayed one; where the weights are withheld,
+            between the observed update of the attacked layer and the one its equations give; None if nothing can be
+            compared.
         steps: optimization steps, 0 for a closed form.
         seconds: wall time.
         note: a sentence on what limits the result.
@@ -346,7 +348,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What an attack read out: inputs `(N, ...)` as the model is fed them, labels `(N,)`, None where nothing was found."""
+    """What an attack read out: model inputs `(N, ...)` and labels `(N,)`, None where nothing was found."""
 
     inputs: Tensor | None
     labels: Tensor | None
@@ -410,6 +412,10 @@ class Defense(Protocol):
     @property
     def name(self) -> str:
         """The specification that `defense.parse` reads back."""
+
+    @property
+    def per_example(self) -> bool:
+        """Whether `on_example_grads` does anything, so that single examples' gradients are worth computing."""
 
     def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change the examples before training."""

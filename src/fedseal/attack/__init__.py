@@ -1,4 +1,7 @@
-"""Attacks: exact routes, optimizations, and the planner that chooses; `parse` reads specifications such as "dlg:steps=100"."""
+"""Attacks: exact routes, optimizations, and the planner that chooses.
+
+`parse` reads specifications such as "dlg:steps=100".
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ def parse(specification: str) -> Attack:
         try:
             value = kind(text)
         except ValueError:
-            raise BadConfig(f"the option '{item}' of '{name}' is no number", f"write {key}={known[key].default}") from None
+            raise BadConfig(
+                f"the option '{item}' of '{name}' is no number", f"write {key}={known[key].default}"
+            ) from None
         if value < 0 or (kind is int and value < 1):
             raise BadConfig(f"the option '{item}' of '{name}' is too small", f"the default is {known[key].default}")
         options[key] = value

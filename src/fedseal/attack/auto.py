@@ -15,7 +15,7 @@ from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.init import grey
-from fedseal.attack.matching import Adam, GradientMatching
+from fedseal.attack.matching import Adam, GradientMatching, Labels
 from fedseal.attack.objective import cosine_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.schedule import cosine_decay
@@ -80,7 +80,7 @@ class Auto:
 
 def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[GradientMatching, str]:
     """The optimization for this evidence, and why."""
-    labels = "sign" if evidence.label is not None else "joint"
+    labels: Labels = "sign" if evidence.label is not None else "joint"
     search = GradientMatching(
         "matching",
         labels=labels,
@@ -103,7 +103,8 @@ def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[
 def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:
     counts = rank_analysis(evidence.structure.layers) if route == "layerwise" else ()
     ranks = "; ".join(
-        f"layer '{c.layer}': {c.equations} equations for {c.unknowns} unknowns{'' if c.determined else ' (not determined)'}"
+        f"layer '{c.layer}': {c.equations} equations for {c.unknowns} unknowns"
+        + ("" if c.determined else " (not determined)")
         for c in counts
     )
     value = found.outcome.residual

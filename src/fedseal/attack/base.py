@@ -35,7 +35,8 @@ def distance(observed: Tensors, replayed: Tensors) -> float:
 
 
 def precision(observation: Observation) -> float:
-    """The residual up to which a replay counts as exact: what rounding alone leaves, with room for another order of sums.
+    """The residual up to which a replay counts as exact: what rounding alone leaves, with room for another order of
+    sums.
 
     A hundred units in the last place of the update's dtype: 1.2e-5 for float32.
     """
@@ -90,11 +91,13 @@ def conclude(
         status, value = "diverged", None
     else:
         value = residual(observation, candidate)
+    if status is None and value is not None and value > 1:
+        status = "diverged"  # further from the update than sending nothing at all
     if status is None:
         status = "converged" if value is not None and value <= precision(observation) else "budget"
     labels = candidate.labels.detach()
     return Reconstruction(
-        inputs=None if status == "diverged" else candidate.inputs.detach().to(observation.like.dtype),
+        inputs=None if value is None and status == "diverged" else candidate.inputs.detach().to(observation.like.dtype),
         labels=labels.argmax(-1) if labels.ndim == 2 else labels,
         outcome=Outcome(status, route, value, steps, time.perf_counter() - started, note),
     )

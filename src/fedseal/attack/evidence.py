@@ -56,7 +56,9 @@ class Evidence:
         size = observed.flatten(1).square().mean(1).sqrt() if observed.ndim > 1 else observed.abs()
         size = size + 1e-3 * observed.abs().max()
         if self.observation.update.kind == "difference" and self.observation.state is not None:
-            size = size + self.observation.state[name].double().abs().max()  # a difference inherits the weights' rounding
+            size = (
+                size + self.observation.state[name].double().abs().max()
+            )  # a difference inherits the weights' rounding
         return (self.eps * abs(self.gradient_scale or 1.0) * size).clamp_min(1e-300)
 
     @cached_property
@@ -65,7 +67,9 @@ class Evidence:
         head = self.structure.head
         if head is None or head.weight not in self.observation.update.tensors:
             return None
-        return torch.linalg.svd(self.observation.update.tensors[head.weight].double(), full_matrices=False)
+        gradient = self.observation.update.tensors[head.weight].double()
+        left, values, right = torch.linalg.svd(gradient, full_matrices=False)
+        return left, values, right
 
     @cached_property
     def batch_size(self) -> int | None:
@@ -83,9 +87,9 @@ class Evidence:
     def label(self) -> int | None:
         """The label of a single example under cross-entropy (iDLG; Zhao et al. 2020, arXiv:2001.02610).
 
-        The gradient by the logits, softmax minus one-hot, is negative at the label alone. The head's bias gradient is that
-        vector; without a bias, its weight gradient is that vector times the features, so that one row opposes all others,
-        whatever the features' signs.
+        The gradient by the logits, softmax minus one-hot, is negative at the label alone. The head's bias gradient is
+        that vector; without a bias, its weight gradient is that vector times the features, so that one row opposes all
+        others, whatever the features' signs.
         """
         head = self.structure.head
         if head is None or self.batch_size != 1 or self.observation.loss != "cross_entropy":

@@ -1,8 +1,10 @@
-"""Gradient matching: search for inputs whose update agrees with the observed one. The only optimization loop of fedseal.
+"""Gradient matching: search for inputs whose update agrees with the observed one. The only optimization loop of
+fedseal.
 
 An attack is labels x init x objective x priors x optimizer; the published ones are such combinations (`presets.py`):
-DLG is joint labels, normal start, squared distance, no prior, L-BFGS; Inverting Gradients is labels by sign, normal start,
-cosine distance, total variation, Adam on the gradient's sign, box. The loop knows no modality, and never sees the truth.
+DLG is joint labels, normal start, squared distance, no prior, L-BFGS; Inverting Gradients is labels by sign, normal
+start, cosine distance, total variation, Adam on the gradient's sign, box. The loop knows no modality, and never sees
+the truth.
 """
 
 from __future__ import annotations
@@ -81,8 +83,9 @@ class GradientMatching:
         box: clamp to valid inputs after every step.
         dtype: what to compute in; None for the update's own.
         start: candidate inputs `(N, *shape)` to start from instead of `init`.
-        coordinates: a linear map from `(numel, 1)` to input errors; the search then moves in its arguments from the start.
-        target: stop once the objective is below.
+        coordinates: a linear map from `(numel, 1)` to input errors; the search then moves in its arguments from the
+        start. target: stop once the objective is below.
+        stall: stop once an L-BFGS step lowers the objective by less than this share.
     """
 
     name: str
@@ -97,6 +100,7 @@ class GradientMatching:
     start: Tensor | None = None
     coordinates: Callable[[Tensor], Tensor] | None = None
     target: float = -math.inf
+    stall: float = -math.inf
 
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
@@ -138,15 +142,15 @@ class _Search:
             )
         like = observation.like
         dtype = attack.dtype or (like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32)
-        to = {"device": like.device, "dtype": dtype}
+        to = like.new_empty(0, dtype=dtype)
         start = attack.init(observation.modality, count, generator) if attack.start is None else attack.start
-        self.start = start.detach().to(**to).clone()
+        self.start = start.detach().to(to).clone()
         moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
         self.moving = moving.requires_grad_()
         self.variables = [self.moving]
         if attack.labels == "joint":
             logits = torch.randn(count, evidence.structure.num_classes, generator=generator)
-            self.logits = logits.to(**to).requires_grad_()
+            self.logits = logits.to(to).requires_grad_()
             self.variables.append(self.logits)
         else:
             self.labels = _known_labels(attack, evidence, count)
@@ -168,7 +172,7 @@ class _Search:
         optimizer = attack.optimizer.build(self.variables)
         closure = self._closure(optimizer)
         self._check_door(closure)
-        every = max(1, attack.steps // REPORTS)
+        every, before = max(1, attack.steps // REPORTS), math.inf
         for step in range(attack.steps):
             if isinstance(attack.optimizer, Adam):
                 for group in optimizer.param_groups:
@@ -178,14 +182,15 @@ class _Search:
                 with torch.no_grad():
                     self.moving.copy_(modality.project(self.moving))
             if step % every == 0 or step == attack.steps - 1:
-                objective = float(value)  # type: ignore[arg-type]
+                objective = float(value)
                 if progress is not None:
                     inputs = self.candidate().inputs.detach()
                     progress(Progress(attack.name, step + 1, attack.steps, objective, inputs))
                 if not math.isfinite(objective) or not bool(torch.isfinite(self.moving).all()):
                     return step + 1, False
-                if objective < attack.target:
+                if objective < attack.target or before - objective < attack.stall * objective:
                     return step + 1, True
+                before = objective
         return attack.steps, True
 
     def _closure(self, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
@@ -214,7 +219,10 @@ class _Search:
                 closure()
             except (RuntimeError, NotImplementedError) as error:
                 message = str(error)
-                if any(w in message for w in ("not implemented", "once_differentiable", "not differentiable", "is not diff")):
+                if any(
+                    w in message
+                    for w in ("not implemented", "once_differentiable", "not differentiable", "is not diff")
+                ):
                     raise NotTwiceDifferentiable(
                         f"the loss cannot be differentiated twice: {message.splitlines()[0]}",
                         "switch that operator to a plain one: attn_implementation='eager' for fused attention, "
@@ -223,8 +231,8 @@ class _Search:
                 raise
 
 
-def _cast(tensor: Tensor, to: dict[str, object]) -> Tensor:
-    return tensor.to(**to) if tensor.is_floating_point() else tensor  # type: ignore[call-overload, no-any-return]
+def _cast(tensor: Tensor, to: Tensor) -> Tensor:
+    return tensor.to(to) if tensor.is_floating_point() else tensor
 
 
 def _known_labels(attack: GradientMatching, evidence: Evidence, count: int) -> Tensor:
@@ -243,7 +251,7 @@ def _known_labels(attack: GradientMatching, evidence: Evidence, count: int) -> T
         )
     if evidence.label is None:
         raise UnknownToAdversary(
-            f"{attack.name} cannot read the label: the model has no linear head whose gradient is sent, or another loss",
+            f"{attack.name} cannot read the label: no linear head's gradient is sent, or the loss is another",
             "use a recipe with joint labels, such as dlg",
         )
     return torch.tensor([evidence.label], device=observation.like.device)

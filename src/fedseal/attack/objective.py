@@ -32,7 +32,8 @@ def cosine_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tens
 
 
 def balanced_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
-    """Squared distance relative to the size of each tensor, mean over the tensors: small layers count as much as large ones.
+    """Squared distance relative to the size of each tensor, mean over the tensors: small layers count as much as
+    large ones.
 
     >>> balanced_distance([torch.tensor([2.0, 0.0])], [torch.tensor([1.0, 0.0])]).item()
     1.0

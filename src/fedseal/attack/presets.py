@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedseal.attack.auto import Auto
-from fedseal.attack.base import best_of, restarts as restarted
+from fedseal.attack.base import best_of
+from fedseal.attack.base import restarts as restarted
 from fedseal.attack.exact.layerwise import Layerwise
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.init import normal
-from fedseal.attack.matching import LBFGS, Adam, GradientMatching
+from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.objective import cosine_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.schedule import step_decay
@@ -18,13 +19,19 @@ from fedseal.types import Attack
 
 
 def dlg(*, steps: int = 300, restarts: int = 1) -> Attack:
-    """Deep Leakage from Gradients: inputs and soft labels together by L-BFGS (Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935)."""
+    """Deep Leakage from Gradients: inputs and soft labels together by L-BFGS.
+
+    Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935. `restarts`: starts in all, a new one only where the last diverged.
+    """
     attack = GradientMatching("dlg", steps=steps)
     return attack if restarts == 1 else restarted(restarts, attack)
 
 
 def idlg(*, steps: int = 300, restarts: int = 1) -> Attack:
-    """Improved DLG: the label first, from the head's gradient, then DLG on the input (Zhao, Mopuri and Bilen 2020, arXiv:2001.02610)."""
+    """Improved DLG: the label first, from the head's gradient, then DLG on the input.
+
+    Zhao, Mopuri and Bilen 2020, arXiv:2001.02610.
+    """
     attack = GradientMatching("idlg", labels="sign", steps=steps)
     return attack if restarts == 1 else restarted(restarts, attack)
 

@@ -10,7 +10,8 @@ Prior = Callable[[Tensor], Tensor]
 
 
 def total_variation(inputs: Tensor) -> Tensor:
-    """Mean absolute difference of neighbors, vertical plus horizontal, of `(N, C, H, W)` (Rudin, Osher and Fatemi 1992).
+    """Mean absolute difference of neighbors, vertical plus horizontal, of `(N, C, H, W)` (Rudin, Osher and Fatemi
+    1992).
 
     >>> import torch
     >>> total_variation(torch.zeros(1, 3, 8, 8)).item()

@@ -1,7 +1,7 @@
 """Reading a model's layers off its operators, so that `nn.Sigmoid()`, `torch.sigmoid` and `F.sigmoid` are one thing.
 
-The architecture is traced on the meta device, without weights and without computing anything. Exact routes need the layers
-in a row; where the row breaks, the structure says at which operator, and that sentence reaches the user.
+The architecture is traced on the meta device, without weights and without computing anything. Exact routes need the
+layers in a row; where the row breaks, the structure says at which operator, and that sentence reaches the user.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ _ACTIVATIONS: dict[Any, Callable[[Node], Activation]] = {
     aten.tanh.default: lambda node: Activation("tanh"),
     aten.relu.default: lambda node: Activation("relu"),
     aten.leaky_relu.default: lambda node: Activation(
-        "leaky_relu", float(node.args[1]) if len(node.args) > 1 else 0.01  # type: ignore[arg-type]
+        "leaky_relu",
+        float(node.args[1]) if len(node.args) > 1 else 0.01,  # type: ignore[arg-type]
     ),
 }
 _VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
@@ -180,9 +181,11 @@ def _layer(user: Node, node: Node, parameters: dict[Node, str]) -> Layer | str:
             tuple(stride),  # type: ignore[arg-type]
             tuple(padding),  # type: ignore[arg-type]
             tuple(dilation),  # type: ignore[arg-type]
-            int(groups),  # type: ignore[call-overload]
+            int(groups),  # type: ignore[arg-type]
         )
-    return f"the operator '{operator}' after {len(_weights(user, parameters))} weight(s) cannot be inverted in closed form"
+    return (
+        f"the operator '{operator}' after {len(_weights(user, parameters))} weight(s) cannot be inverted in closed form"
+    )
 
 
 def _weights(user: Node, parameters: dict[Node, str]) -> list[str]:

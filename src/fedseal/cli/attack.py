@@ -67,6 +67,9 @@ def attack(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the zoo's weights, the defense and the attack.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU.", show_default="1 for a small model, else all")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for pictures and result.json.", show_default="runs/attack-..."),
@@ -104,7 +107,8 @@ def attack(
     if not quiet:
         for line in target.notes:
             terminal.note(line)
-    found, frames = _run(chosen, target, seed, quiet=quiet)
+    with options.threads(threads, target.observation.model):
+        found, frames = _run(chosen, target, seed, quiet=quiet)
     result = outcome.Result(recipe, request, target, found, outcome.grade(found, target))
     outcome.write(folder, result, frames)
     if as_json:

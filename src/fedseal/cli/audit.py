@@ -38,6 +38,9 @@ def audit(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in a batch.", show_default="1")] = None,
     seeds: Annotated[str | None, typer.Option(help="Repeat everything with these seeds.", show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", show_default="cpu")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU.", show_default="1 for a small model, else all")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with what the folder holds, or delete that run first.")
     ] = True,
@@ -74,7 +77,7 @@ def audit(
     elif not quiet:
         _say_what_is_there(folder)
     try:
-        with live.audit_progress(quiet=quiet) as show:
+        with options.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
             record = setup.run(on_progress=show)
         page = reports.html(record, folder / "report.html")
     except KeyboardInterrupt:

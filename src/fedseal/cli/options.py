@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from fedseal.errors import BadConfig, StorageFailure
+
+SMALL = 250_000  # parameters of a model whose operations are too short to be worth sharing among threads
+
+
+@contextmanager
+def threads(asked: int | None, model: nn.Module) -> Iterator[None]:
+    """Compute with that many threads; None for one with a small model, which is then several times as fast, else all."""
+    before = torch.get_num_threads()
+    small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+    torch.set_num_threads(asked or (1 if small else before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def names(text: str) -> tuple[str, ...]:

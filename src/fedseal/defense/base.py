@@ -19,8 +19,13 @@ class Hooks:
 
     name: str
     batch: Callable[[Batch, torch.Generator], Batch] = field(default=lambda batch, _: batch, repr=False)
-    example_grads: Callable[[Tensors, torch.Generator], Tensors] = field(default=lambda grads, _: grads, repr=False)
+    example_grads: Callable[[Tensors, torch.Generator], Tensors] | None = field(default=None, repr=False)
     update: Callable[[Update, torch.Generator], Update] = field(default=lambda update, _: update, repr=False)
+
+    @property
+    def per_example(self) -> bool:
+        """Whether single examples' gradients are changed."""
+        return self.example_grads is not None
 
     def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change the examples before training."""
@@ -28,7 +33,7 @@ class Hooks:
 
     def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
         """Change single examples' gradients, `(N, *parameter.shape)` each, before they are averaged."""
-        return self.example_grads(grads, generator)
+        return grads if self.example_grads is None else self.example_grads(grads, generator)
 
     def on_update(self, update: Update, generator: torch.Generator) -> Update:
         """Change the finished update."""
@@ -63,4 +68,5 @@ def chain(*defenses: Defense) -> Defense:
             value = defense.on_update(value, generator)
         return value
 
-    return Hooks("+".join(defense.name for defense in defenses), batch, example_grads, update)
+    name = "+".join(defense.name for defense in defenses)
+    return Hooks(name, batch, example_grads if any(d.per_example for d in defenses) else None, update)

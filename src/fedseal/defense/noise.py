@@ -26,7 +26,9 @@ def gaussian(sigma: float) -> Defense:
     def on_update(update: Update, generator: torch.Generator) -> Update:
         noisy = {
             name: tensor
-            + (sigma * torch.randn(tensor.shape, generator=generator, dtype=torch.float32)).to(tensor.device, tensor.dtype)
+            + (sigma * torch.randn(tensor.shape, generator=generator, dtype=torch.float32)).to(
+                tensor.device, tensor.dtype
+            )
             for name, tensor in update.tensors.items()
         }
         return replace(update, tensors=noisy)

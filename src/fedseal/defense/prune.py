@@ -15,7 +15,8 @@ from fedseal.types import Defense, Update
 def prune(fraction: float) -> Defense:
     """Zero the given fraction of each tensor's entries, those smallest in magnitude.
 
-    Zhu, Liu and Han (NeurIPS 2019, arXiv:1906.08935) find that more than 20 % stops their attack, which does not know of it.
+    Zhu, Liu and Han (NeurIPS 2019, arXiv:1906.08935) find that more than 20 % stops their attack, which does not know
+    of it.
 
     Raises:
         BadConfig: not above 0 and below 1.

@@ -35,7 +35,9 @@ class Image:
             raise BadConfig(f"a picture's shape is {self.shape}", "give (channels, height, width) with 1 or 3 channels")
         for values in (self.mean, self.std):
             if values is not None and len(values) != self.shape[0]:
-                raise BadConfig(f"{len(values)} normalization values for {self.shape[0]} channels", "give one a channel")
+                raise BadConfig(
+                    f"{len(values)} normalization values for {self.shape[0]} channels", "give one a channel"
+                )
         if self.std is not None and min(self.std) <= 0:
             raise BadConfig(f"the standard deviation is {self.std}", "give positive numbers")
 

@@ -5,17 +5,18 @@ Let x be the input of a convolution with known output z - b and known gradient d
     conv(x) = z - b         forward equations, one for each output element
     dW(d, x) = g            gradient equations, one for each weight; for each input channel on its own
 
-are both linear in x (`shared` notation follows R-GAP: Zhu and Blaschko, ICLR 2021, arXiv:2010.07733, which introduced the
-count of equations against unknowns). Every equation is known to a precision of its own: a saturated sigmoid says next to
-nothing about its argument. So each is weighted by its standard error, a weak prior holds what no equation reaches, and the
-posterior's spread is handed on as the error of the next layer's data.
+are both linear in x (`shared` notation follows R-GAP: Zhu and Blaschko, ICLR 2021, arXiv:2010.07733, which introduced
+the count of equations against unknowns). Every equation is known to a precision of its own: a saturated sigmoid says
+next to nothing about its argument. So each is weighted by its standard error, a weak prior holds what no equation
+reaches, and the posterior's spread is handed on as the error of the next layer's data.
 
-The normal matrix is never inverted blindly: its factorization preconditions conjugate gradients on the equations themselves,
-which refines away the squared condition number.
+The normal matrix is never inverted blindly: its factorization preconditions conjugate gradients on the equations
+themselves, which refines away the squared condition number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,8 +38,9 @@ Solver = Callable[[Tensor], Tensor]
 class Solution(NamedTuple):
     """The posterior of a layer's input.
 
-    `mean` and standard error are `(1, C, H, W)`, `misfit` is that of the forward equations in standard errors, and `whiten`
-    maps independent unit errors `(unknowns, 1)` to errors of the mean: coordinates in which a search is well conditioned.
+    `mean` and standard error are `(1, C, H, W)`, `misfit` is that of the forward equations in standard errors, and
+    `whiten` maps independent unit errors `(unknowns, 1)` to errors of the mean: coordinates in which a search is well
+    conditioned.
     """
 
     mean: Tensor
@@ -89,11 +91,9 @@ class ConvEquations:
 
     def right_hand_side(self) -> Tensor:
         """`(unknowns, 1)`."""
-        return (
-            self._forward_transposed(self.target[:, None])
-            + self._gradient_transposed(self.gradient_target[..., None])
-            + self.prior_precision * self.prior_mean.reshape(-1, 1)
-        )
+        prior = self.prior_precision * self.prior_mean.reshape(-1, 1)
+        gradient = self._gradient_transposed(self.gradient_target[..., None])
+        return self._forward_transposed(self.target[:, None]) + gradient + prior
 
     def probes(self, count: int, generator: torch.Generator) -> Tensor:
         """Right-hand sides `(unknowns, count)` whose solutions are draws of the solution's error."""
@@ -101,11 +101,9 @@ class ConvEquations:
         def noise(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        return (
-            self._forward_transposed(noise(len(self.target), count))
-            + self._gradient_transposed(noise(*self.gradient_target.shape, count))
-            + self.prior_precision**0.5 * noise(self.unknowns, count)
-        )
+        prior = math.sqrt(self.prior_precision) * noise(self.unknowns, count)
+        gradient = self._gradient_transposed(noise(*self.gradient_target.shape, count))
+        return self._forward_transposed(noise(len(self.target), count)) + gradient + prior
 
     def _forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.forward @ x.numpy())
@@ -180,7 +178,7 @@ def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int =
 
 
 def _taps(conv: Conv, kernel: torch.Size) -> Tensor:
-    """For every kernel tap and output position the input position it reads, 1-based; 0 is padding. `(taps, positions)`."""
+    """The input position that each tap and output position reads, 1-based, 0 for padding: `(taps, positions)`."""
     _, height, width = conv.in_shape
     index = torch.arange(1, height * width + 1, dtype=torch.float64).reshape(1, 1, height, width)
     return F.unfold(index, tuple(kernel), conv.dilation, conv.padding, conv.stride)[0].long()
@@ -203,8 +201,8 @@ def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor) -> 
 
 
 def _preconditioner(equations: ConvEquations) -> Factored:
-    """An (approximate) inverse of the normal matrix: by channels with few outputs, dense where it fits, else by blocks."""
-    groups, _, size = equations.gradient.shape
+    """The normal matrix, factored: by channels with few outputs, dense where it fits, else approximately by blocks."""
+    size = equations.gradient.shape[2]
     rows, unknowns = equations.forward.shape
     if size <= 1024 and rows <= 0.5 * unknowns:
         return _dual(equations)
@@ -254,7 +252,9 @@ def _factor(matrix: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _substitute(factor: npt.NDArray[np.float64], sides: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(scipy.linalg.cho_solve((factor, True), sides.numpy(), check_finite=False)))
+    return torch.from_numpy(
+        np.ascontiguousarray(scipy.linalg.cho_solve((factor, True), sides.numpy(), check_finite=False))
+    )
 
 
 def _dual(equations: ConvEquations) -> Factored:
@@ -284,7 +284,9 @@ def _dual(equations: ConvEquations) -> Factored:
 def _blocks(equations: ConvEquations) -> Factored:
     channels = equations.conv.in_shape[0]
     groups, _, size = equations.gradient.shape
-    diagonal = torch.from_numpy(np.asarray(equations.forward.multiply(equations.forward).sum(0))).reshape(channels, size)
+    diagonal = torch.from_numpy(np.asarray(equations.forward.multiply(equations.forward).sum(0))).reshape(
+        channels, size
+    )
     if size > DENSE_LIMIT // 2:
         whole = diagonal + equations.prior_precision
         whole += equations.gradient.square().sum(1).repeat_interleave(channels // groups, 0)
@@ -292,7 +294,7 @@ def _blocks(equations: ConvEquations) -> Factored:
         return Factored(lambda sides: sides * deviation**2, lambda unit: unit * deviation.to(unit))
     normal = _gradient_normal(equations)
     normal.diagonal(dim1=1, dim2=2).add_(diagonal.reshape(groups, -1, size).mean(1))
-    factor = torch.linalg.cholesky(normal)
+    factor: Tensor = torch.linalg.cholesky(normal)
 
     def solve_sides(sides: Tensor) -> Tensor:
         parts = sides.reshape(groups, -1, size, sides.shape[-1])
@@ -301,7 +303,8 @@ def _blocks(equations: ConvEquations) -> Factored:
     def whiten(unit: Tensor) -> Tensor:
         parts = unit.reshape(groups, -1, size, unit.shape[-1])
         upper = factor.mT[:, None].to(unit)
-        return torch.linalg.solve_triangular(upper, parts, upper=True).reshape(unit.shape)
+        solved: Tensor = torch.linalg.solve_triangular(upper, parts, upper=True)
+        return solved.reshape(unit.shape)
 
     return Factored(solve_sides, whiten)
 

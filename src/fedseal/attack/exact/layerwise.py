@@ -1,11 +1,12 @@
 """The closed form for layers in a row: from the head down, each layer's input follows from its output and its gradient.
 
-For one example the head gives its input h = dL/dV_i / dL/db_i and, through its weights, the gradient by h. An invertible
-activation turns a layer's output and its gradient into the pre-activation and its gradient; a linear layer's input is then
-an outer product's factor, and a convolution's input solves forward and gradient equations together (`equations.py`).
+For one example the head gives its input h = dL/dV_i / dL/db_i and, through its weights, the gradient by h. An
+invertible activation turns a layer's output and its gradient into the pre-activation and its gradient; a linear
+layer's input is then an outer product's factor, and a convolution's input solves forward and gradient equations
+together (`equations.py`).
 
-R-GAP (Zhu and Blaschko, ICLR 2021, arXiv:2010.07733) introduced the recursion. New here: the equations are weighted by what
-the client's floating-point format leaves of them, and the error of each layer is carried to the next.
+R-GAP (Zhu and Blaschko, ICLR 2021, arXiv:2010.07733) introduced the recursion. New here: the equations are weighted
+by what the client's floating-point format leaves of them, and the error of each layer is carried to the next.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ INVERTIBLE = ("sigmoid", "tanh", "leaky_relu")
 
 
 class Signal(NamedTuple):
-    """What is known between two layers: the value and the gradient by it, `(1, *shape)`, each with its standard error."""
+    """What is known between two layers: the value and the gradient by it, `(1, *shape)`, with standard errors."""
 
     value: Tensor
     value_error: Tensor
@@ -134,9 +135,13 @@ class Layerwise:
         if not certain:
             found = better(found, self._match(observation, closed, self.determined(evidence), generator, progress))
         short = [count for count in rank_analysis(evidence.structure.layers) if not count.determined]
-        note = "" if not short else (
-            f"not determined: layer '{short[0].layer}' alone has {short[0].equations} equations for "
-            f"{short[0].unknowns} unknowns; total variation chose among the pictures that agree"
+        note = (
+            ""
+            if not short
+            else (
+                f"not determined: layer '{short[0].layer}' alone has {short[0].equations} equations for "
+                f"{short[0].unknowns} unknowns; total variation chose among the pictures that agree"
+            )
         )
         status = found.outcome.status if not short or found.outcome.status == "diverged" else "budget"
         outcome = replace(
@@ -152,7 +157,8 @@ class Layerwise:
         generator: torch.Generator,
         progress: ProgressCallback | None,
     ) -> Reconstruction:
-        """Match from the closed form, in coordinates in which its errors are alike: that is what makes L-BFGS fast here.
+        """Match from the closed form, in coordinates in which its errors are alike: that is what makes L-BFGS fast
+        here.
 
         Where the layers do not determine the picture, total variation decides first and is then relaxed in stages.
         """
@@ -170,6 +176,7 @@ class Layerwise:
                 start=start,
                 coordinates=closed.whiten,
                 target=(0.1 * precision(observation)) ** 2,
+                stall=1e-2,
             )
             found = attack(observation, generator=generator, progress=progress)
             if found.inputs is None:
@@ -237,8 +244,9 @@ def _through_linear(
 
 
 def _logit_gradient(evidence: Evidence, weight: Tensor, gradient: Tensor) -> Tensor:
-    """softmax minus one-hot for a head without bias: the scale t of the features h = t v solves one equation.
+    """The gradient by the logits, softmax minus one-hot, for a head without bias.
 
+    The scale t of the features h = t v solves one equation:
     dL/dV = s u v^T with unit u, v; then (softmax(t V v) - e_y) = (s / t) u, whose entry at the label is negative.
     """
     left, values, right = torch.linalg.svd(gradient, full_matrices=False)
@@ -265,7 +273,8 @@ def _logit_gradient(evidence: Evidence, weight: Tensor, gradient: Tensor) -> Ten
         distance = float((p - size / scale * unit).norm() / p.norm().clamp_min(1e-300))
         if distance < best:
             best, found = distance, root
-    return size / math.exp(found) * unit
+    scaled: Tensor = size / math.exp(found) * unit
+    return scaled
 
 
 def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
@@ -312,8 +321,8 @@ def _through_activation(
 def _slopes(evidence: Evidence, before: Layer, leak: float, signal: Signal) -> tuple[Tensor, Tensor]:
     """The slope at every unit of a leaky ReLU, and 1 where it stays in doubt, else 0; both like the signal's value.
 
-    Where the error leaves a value's sign open, the bias gradient of the layer before decides: it is the sum of the channel's
-    deltas, so that only one combination of slopes agrees with it.
+    Where the error leaves a value's sign open, the bias gradient of the layer before decides: it is the sum of the
+    channel's deltas, so that only one combination of slopes agrees with it.
     """
     slope = torch.where(signal.value >= 0, 1.0, leak).to(signal.value)
     doubtful = signal.value.abs() < 4 * signal.value_error
@@ -387,7 +396,7 @@ def _transposed(layer: Conv, size: torch.Size) -> Callable[[Tensor, Tensor], Ten
 def _prior(
     evidence: Evidence, layers: tuple[Layer, ...], index: int, layer: Conv, weight: Tensor, output: Tensor
 ) -> tuple[Tensor, float]:
-    """Mean `(C, H, W)` and spread of a layer's input before any equation: what its activation or the modality allows."""
+    """Mean `(C, H, W)` and spread of a layer's input that its activation or the modality allows."""
     shape = torch.zeros(layer.in_shape, dtype=torch.float64)
     before = [earlier for earlier in layers[:index] if not isinstance(earlier, Reshape)]
     if not before:

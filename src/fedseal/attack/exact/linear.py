@@ -1,7 +1,8 @@
 """A fully connected first layer shows its input, without optimization and without the weights.
 
-For one example, dL/dW = d x^T and dL/db = d with d the gradient by the layer's output, so that every row i with d_i != 0
-gives x = dW_i / db_i (Phong et al., IEEE TIFS 2018; Aono et al. 2017). All rows are used at once, each weighted by d_i.
+For one example, dL/dW = d x^T and dL/db = d with d the gradient by the layer's output, so that every row i with d_i
+!= 0 gives x = dW_i / db_i (Phong et al., IEEE TIFS 2018; Aono et al. 2017). All rows are used at once, each weighted
+by d_i.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class LinearFirstLayer:
 def _rank_one(evidence: Evidence) -> tuple[Tensor, float]:
     """The input `(features,)` in float64, and how far the gradient is from the outer product it implies."""
     layer = evidence.first_linear
-    assert layer is not None and layer.bias is not None
+    assert layer is not None
+    assert layer.bias is not None
     tensors = evidence.observation.update.tensors
     weight, bias = tensors[layer.weight].double(), tensors[layer.bias].double()
     row = weight.T @ bias / (bias @ bias)
