@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import fedseal as fs
-from fedseal import zoo
-from fedseal.audit import Case
 from fedseal.modality import picture
 
 CLASSES = 12
@@ -47,12 +45,12 @@ def preprocess(path: Path) -> Tensor:
 
 def write_pictures(folder: Path, count: int = 32) -> None:
     """Stand-in for your archive: files named CLASS_NUMBER.png."""
-    pictures = zoo.photos(size=96, num_classes=CLASSES)[:count]
+    pictures = fs.zoo.photos(size=96, num_classes=CLASSES)[:count]
     for number, (pixels, label) in enumerate(zip(pictures.inputs, pictures.labels, strict=True)):
         picture.save(pixels, folder / f"{int(label)}_{number}.png")
 
 
-def case() -> Case:
+def case() -> fs.Case:
     """What `fedseal audit examples.own_model.audit:case` attacks: the model, its data, and how clients train."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
@@ -62,4 +60,4 @@ def case() -> Case:
             labels=torch.tensor([int(file.name.partition("_")[0]) for file in files]),
         )
     training = fs.LocalTraining.fedavg(lr=0.01, epochs=3, batch_size=16, mode="train")
-    return Case(Net(), batch, training, modality=IMAGE, name="our scans")
+    return fs.Case(Net(), batch, training, modality=IMAGE, name="our scans")

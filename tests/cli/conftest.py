@@ -13,15 +13,14 @@ from fedseal.cli.app import run
 
 OWN = '''
 import torch
-from fedseal import LocalTraining, zoo
-from fedseal.audit import Case
+import fedseal as fs
 from torch import nn
 
 SHAPE = (3, 8, 8)
 
 def build():
     """Fully connected: the exact route answers at once."""
-    return zoo.mlp(inputs=192, widths=(16,), num_classes=4, seed=1)
+    return fs.zoo.mlp(inputs=192, widths=(16,), num_classes=4, seed=1)
 
 def headless():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
@@ -30,12 +29,12 @@ def weightless():
     return nn.Sequential(nn.Flatten(), nn.ReLU())
 
 def case():
-    batch = zoo.photos(size=8, num_classes=4)[:6]
-    return Case(build(), batch, LocalTraining.fedsgd(), name="own")
+    batch = fs.zoo.photos(size=8, num_classes=4)[:6]
+    return fs.Case(build(), batch, fs.LocalTraining.fedsgd(), name="own")
 
 def other():
-    batch = zoo.photos(size=8, num_classes=4)[6:12]
-    return Case(build(), batch, LocalTraining.fedsgd(), name="other")
+    batch = fs.zoo.photos(size=8, num_classes=4)[6:12]
+    return fs.Case(build(), batch, fs.LocalTraining.fedsgd(), name="other")
 '''
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,26 @@ def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode < 0  # ended by SIGPIPE, like every other filter
+
+
+INTERRUPTED_WHILE_LOADING = """
+import os, signal, sys
+class Trap:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Trap())
+import fedseal.cli
+fedseal.cli.main()
+"""
+
+
+def test_interruption_while_torch_is_loading_is_quiet() -> None:
+    # Needs `import fedseal` to load nothing yet: the first word of the command line must be its own.
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING, "--version"], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_every_verb_is_there() -> None:

@@ -89,7 +89,7 @@ def _calls(tree: ast.AST, forked: bool = False) -> Iterator[tuple[int, str]]:
             yield from (
                 (node.lineno, f"imports {a.name} out of its module") for a in node.names if a.name in DRAWS | {"load"}
             )
-        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("np.random", "numpy.random")):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("np.random", "numpy.random"):
             yield node.lineno, "numpy's global randomness"
         if not isinstance(node, ast.Call):
             continue

@@ -1,0 +1,1 @@
+"""What `make bench` runs: every figure of docs/benchmarks.md, measured side by side in one run."""

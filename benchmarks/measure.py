@@ -1,0 +1,86 @@
+"""What all sections share: one attack on one fresh client, and figures with their intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.stats import binom
+from torch import nn
+
+import fedseal as fs
+from fedseal.types import Attack, Progress
+
+
+class Run(NamedTuple):
+    """One attack: its score against the truth, and what the attacker saw."""
+
+    psnr: float
+    label_right: bool
+    seconds: float
+    seconds_to_30_db: float | None
+    status: str
+    residual: float | None
+
+
+def client(model: nn.Module, batch: fs.Batch, *, threat: fs.ThreatModel | None = None) -> fs.Observation:
+    """What an adversary observes of one FedSGD update of this batch."""
+    update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd())
+    shape = batch.inputs.shape[1:]
+    threat = threat or fs.ThreatModel.honest_but_curious()
+    return threat.observe(model, update, modality=fs.Image(shape=(shape[0], shape[1], shape[2])))
+
+
+def attack(observation: fs.Observation, batch: fs.Batch, method: Attack, *, seed: int = 0) -> Run:
+    """Run an attack and score it; the truth serves the score and the stopwatch only, after the fact."""
+    seen: list[tuple[float, float]] = []
+    started = time.perf_counter()
+
+    def watch(progress: Progress) -> None:
+        if progress.inputs is not None:
+            seen.append((time.perf_counter() - started, psnr(observation, progress.inputs, batch)))
+
+    found = method(observation, generator=torch.Generator().manual_seed(seed), progress=watch)
+    passed = [at for at, value in seen if value > 30]
+    return Run(
+        psnr=psnr(observation, found.inputs, batch) if found.inputs is not None else -math.inf,
+        label_right=found.labels is not None and torch.equal(found.labels.cpu(), batch.labels),
+        seconds=found.outcome.seconds,
+        seconds_to_30_db=passed[0] if passed else None,
+        status=found.outcome.status,
+        residual=found.outcome.residual,
+    )
+
+
+def psnr(observation: fs.Observation, inputs: torch.Tensor, batch: fs.Batch) -> float:
+    """Peak signal-to-noise ratio in dB of decoded pictures in float64, at most 200."""
+    decode = observation.modality.decode
+    error = (decode(inputs.double()) - decode(batch.inputs.double())).square().mean()
+    return float(-10 * torch.log10(error.clamp_min(1e-20)))
+
+
+def share(hits: int, trials: int) -> str:
+    """Such as "98 of 100 (95 % interval 93.0 to 99.8 %)", Clopper and Pearson's exact interval."""
+    low = _root(lambda p: float(binom.sf(hits - 1, trials, p)) - 0.025) if hits else 0.0
+    high = _root(lambda p: 0.025 - float(binom.cdf(hits, trials, p))) if hits < trials else 1.0
+    return f"{hits} of {trials} (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+
+
+def _root(function) -> float:  # type: ignore[no-untyped-def]
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if function(middle) < 0 else (low, middle)
+    return low
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median with the 95 % interval that order statistics give for it, whatever the distribution."""
+    values, n = sorted(values), len(values)
+    cut = int(binom.ppf(0.025, n, 0.5)) if n > 5 else 0
+    low, high = values[max(cut - 1, 0)], values[min(n - cut, n - 1)]
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from cli.conftest import Command
+from fedseal import zoo
+from fedseal.cli import options
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a person at a terminal sees of the work."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=160, color_system=None)
+    monkeypatch.setattr("fedseal.cli.terminal.notices", lambda: console)
+    return stream
+
+
+def test_audit_on_a_terminal_shows_cells_steps_and_objective(fedseal: Command, own: str, screen: io.StringIO) -> None:
+    answer = fedseal("audit", f"{own}:case", "--samples", 2, "--attacks", "auto,dlg:steps=20")
+    assert answer.code == 0
+    shown = screen.getvalue()
+    assert "[4/4] dlg:steps=20, none, honest_but_curious, example 1, seed 0" in shown
+    assert "audit" in shown
+    assert re.search(r"4/4 +cells", shown)
+    assert re.search(r"20/20 +steps, objective \d", shown)
+    assert "left" in shown
+
+
+def test_attack_on_a_terminal_shows_steps_and_objective(fedseal: Command, screen: io.StringIO) -> None:
+    assert fedseal("attack", "--model", "zoo:mlp", "--size", 8, "--recipe", "dlg", "--steps", 20).code == 0
+    assert "dlg" in screen.getvalue()
+    assert re.search(r"20/20 +steps, objective \d", screen.getvalue())
+
+
+def test_resumed_audit_starts_its_bar_where_it_stood(
+    fedseal: Command, own: str, screen: io.StringIO, tmp_path: Path
+) -> None:
+    arguments = ["audit", f"{own}:case", "--samples", 3, "--out", "run"]
+    fedseal(*arguments)
+    screen.truncate(0)
+    next((tmp_path / "run" / "cells").glob("*.json")).unlink()
+    fedseal(*arguments)
+    assert re.search(r"2/3 +cells", screen.getvalue())
+    assert not re.search(r"[01]/3 +cells", screen.getvalue())
+
+
+def test_nobody_watching_means_no_control_characters(fedseal: Command, own: str) -> None:
+    answer = fedseal("audit", f"{own}:case", "--samples", 1, "--attacks", "dlg:steps=3")
+    assert "\x1b" not in answer.out + answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_small_models_get_one_thread_unless_told_and_nothing_stays_changed() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for asked, model, expected in ((None, zoo.lenet(), 1), (None, nn.Linear(600, 600), 3), (2, zoo.lenet(), 2)):
+            with options.threads(asked, model):
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
