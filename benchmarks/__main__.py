@@ -63,8 +63,8 @@ def page() -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` from `benchmarks/results/*.json`; do not edit. Every section measures both sides in one",
-        "run, on the same updates. Intervals are 95 %: exact for shares, by order statistics for medians.",
+        "Written by `make bench` from `benchmarks/results/*.json`; do not edit. Every section measures both sides in",
+        "one run, on the same updates. Intervals are 95 %: exact for shares, by order statistics for medians.",
     ]
     for name in SECTIONS:
         path = RESULTS / f"{name}.json"

@@ -101,7 +101,9 @@ def test_the_model_is_not_changed(training: LocalTraining) -> None:
 def test_the_batch_is_not_changed() -> None:
     batch = _batch()
     inputs, labels = batch.inputs.clone(), batch.labels.clone()
-    local_update(_normed(), batch, training=LocalTraining.fedavg(lr=0.1), defense=defense.prune(0.5), generator=_seed(0))
+    local_update(
+        _normed(), batch, training=LocalTraining.fedavg(lr=0.1), defense=defense.prune(0.5), generator=_seed(0)
+    )
     assert torch.equal(batch.inputs, inputs)
     assert torch.equal(batch.labels, labels)
     assert not batch.inputs.requires_grad

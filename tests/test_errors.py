@@ -22,7 +22,9 @@ def test_the_message_joins_fact_and_remedy_and_keeps_both() -> None:
     assert (str(error), error.fact, error.remedy) == ("the fact; the remedy", "the fact", "the remedy")
 
 
-@pytest.mark.parametrize(("typed", "hint"), [("invertng_gradients", "did you mean 'inverting_gradients'? "), ("zzz", "")])
+@pytest.mark.parametrize(
+    ("typed", "hint"), [("invertng_gradients", "did you mean 'inverting_gradients'? "), ("zzz", "")]
+)
 def test_an_unknown_name_suggests_the_nearest_only_if_one_is_near(typed: str, hint: str) -> None:
     error = UnknownName("recipe", typed, ["inverting_gradients", "dlg"])
     assert error.remedy == f"{hint}Known: dlg, inverting_gradients"

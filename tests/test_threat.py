@@ -36,9 +36,7 @@ def _sent(model: nn.Module, clients: int = 1) -> Update:
 
 def _observe(threat: ThreatModel, clients: int = 1) -> Observation:
     model = _model()
-    return threat.observe(
-        model, _sent(model, clients), modality=IMAGE, labels=BATCH.labels, defense=defense.prune(0.5)
-    )
+    return threat.observe(model, _sent(model, clients), modality=IMAGE, labels=BATCH.labels, defense=defense.prune(0.5))
 
 
 KNOWN = {
@@ -134,7 +132,9 @@ def test_several_rounds_keep_their_own_weights() -> None:
     states = [round.state for round in observation.rounds]
     assert all(state is not None for state in states)
     torch.testing.assert_close(states[1]["0.weight"] - states[0]["0.weight"], torch.ones(2, 1, 3, 3))  # type: ignore[index]
-    assert [r.state for r in ThreatModel.eavesdropper().observe_rounds(first, rounds, modality=IMAGE).rounds] == [None] * 2
+    assert [r.state for r in ThreatModel.eavesdropper().observe_rounds(first, rounds, modality=IMAGE).rounds] == [
+        None
+    ] * 2
 
 
 def test_no_round_is_nothing_to_observe() -> None:
@@ -163,9 +163,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "both": (lambda t: {("6" + n[1:] if n == "5.bias" else n): v for n, v in t.items()}, r"lacks '5\.bias'.*'6\.bias'"),
     "empty": (lambda t: {}, r"lacks '0\.bias', '0\.weight', '1\.bias' and 3 more"),
     "shape": (lambda t: {**t, "5.bias": torch.ones(4)}, r"'5\.bias' has shape \(4,\), the model's \(3,\)"),
-    "transposed": (lambda t: {**t, "5.weight": t["5.weight"].T}, r"'5\.weight' has shape \(8, 3\), the model's \(3, 8\)"),
+    "transposed": (
+        lambda t: {**t, "5.weight": t["5.weight"].T},
+        r"'5\.weight' has shape \(8, 3\), the model's \(3, 8\)",
+    ),
     "integer": (lambda t: {**t, "5.bias": torch.ones(3, dtype=torch.int64)}, r"'5\.bias' has dtype torch\.int64"),
-    "complex": (lambda t: {**t, "5.bias": torch.ones(3, dtype=torch.complex64)}, r"'5\.bias' has dtype torch\.complex64"),
+    "complex": (
+        lambda t: {**t, "5.bias": torch.ones(3, dtype=torch.complex64)},
+        r"'5\.bias' has dtype torch\.complex64",
+    ),
     "nan": (lambda t: {**t, "0.weight": t["0.weight"] * torch.nan}, r"'0\.weight' holds NaN"),
     "inf": (lambda t: {**t, "0.weight": t["0.weight"] + torch.inf}, r"'0\.weight' holds NaN or infinity"),
     "zero": (lambda t: {n: torch.zeros_like(v) for n, v in t.items()}, "zero everywhere"),

@@ -112,7 +112,8 @@ def train(
             moved = {name: weight - training.lr * grads[name] for name, weight in moved.items()}
             if not differentiable:
                 moved = {name: weight.detach().requires_grad_() for name, weight in moved.items()}
-    return Trained({name: moved[name] - weights[name] for name in weights}, buffers)
+    with torch.set_grad_enabled(differentiable):
+        return Trained({name: moved[name] - weights[name] for name in weights}, buffers)
 
 
 def local_update(

@@ -67,9 +67,12 @@ class Layer:
         return forward, gradient
 
     def matrix(self) -> Tensor:
-        """Both kinds of equations stacked, `(equations, unknowns)`, forward first; column by column."""
-        columns = torch.eye(self.value.numel(), dtype=torch.float64)
-        return torch.stack([torch.cat([part.flatten() for part in self.equations(c)]) for c in columns], 1)
+        """Both kinds of equations stacked, `(equations, unknowns)`, forward first."""
+
+        def stacked(value: Tensor) -> Tensor:
+            return torch.cat([part.flatten() for part in self.equations(value)])
+
+        return torch.func.jacrev(stacked)(self.value.flatten())
 
     def condition(self) -> float:
         """Of the stacked equations, each kind scaled to a like size; infinite where they do not determine the input."""

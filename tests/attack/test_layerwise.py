@@ -14,6 +14,7 @@ from fedseal import Batch, LocalTraining, Observation, ThreatModel, zoo
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.layerwise import Count, Layerwise, rank_analysis
 from fedseal.attack.structure import structure_of
+from fedseal.client import architecture
 
 FAST = Layerwise(matching_steps=1)  # the closed form does the work here
 DRAWN = settings(
@@ -26,7 +27,9 @@ DRAWN = settings(
 
 @DRAWN
 @given(rows_of_layers(), st.integers(0, 2**16))
-def test_float64_gradients_give_the_picture_wherever_the_equations_determine_it(model: nn.Sequential, seed: int) -> None:
+def test_float64_gradients_give_the_picture_wherever_the_equations_determine_it(
+    model: nn.Sequential, seed: int
+) -> None:
     batch = _batch_for(model, seed)
     assume(max(layer.condition() for layer in layers_of(model, batch)) < 1e3)
     found = FAST(observed(model, batch), generator=seeded())
@@ -109,7 +112,7 @@ RANKS = [
 def test_the_rank_analysis_counts_equations_and_unknowns(
     model: nn.Module, expected: list[tuple[str, int, int]]
 ) -> None:
-    counts = rank_analysis(structure_of(model, (3, 32, 32)).layers)
+    counts = rank_analysis(structure_of(architecture(model), (3, 32, 32)).layers)
     assert counts == tuple(Count(*row) for row in expected)
 
 
@@ -127,7 +130,6 @@ def test_a_network_with_too_few_equations_is_never_exact_and_says_which_layer() 
 class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.tanh(x)
-
 
 
 def _lazy(*layers: nn.Module) -> nn.Sequential:
@@ -157,7 +159,9 @@ def test_a_batch_withheld_weights_local_steps_and_frozen_layers_are_refused_with
     model = _lazy(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh())
     _assert_refused(observed(model, pictures(2)), "it takes one example apart, and the batch size is 2")
     threat = ThreatModel.eavesdropper()
-    _assert_refused(observed(model, pictures(), threat=threat), "needs the weights, which the threat model 'eavesdropper'")
+    _assert_refused(
+        observed(model, pictures(), threat=threat), "needs the weights, which the threat model 'eavesdropper'"
+    )
     steps = LocalTraining.fedavg(lr=0.1, epochs=2)
     _assert_refused(observed(model, pictures(), training=steps), "mixes the gradients of several local steps")
     loss = LocalTraining.fedsgd(loss=nn.functional.multi_margin_loss)
@@ -173,5 +177,10 @@ def _batch_for(model: nn.Sequential, seed: int) -> Batch:
 
 def _assert_refused(observation: Observation, words: str) -> None:
     found = Layerwise()(observation, generator=seeded())
-    assert (found.outcome.status, found.inputs, found.labels, found.outcome.residual) == ("not_applicable", None, None, None)
+    assert (found.outcome.status, found.inputs, found.labels, found.outcome.residual) == (
+        "not_applicable",
+        None,
+        None,
+        None,
+    )
     assert words in found.outcome.note

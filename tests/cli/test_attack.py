@@ -167,6 +167,28 @@ class _Runaway:
         return Reconstruction(None, None, Outcome("diverged", "runaway", None, 2, 0.1))
 
 
+@dataclass(frozen=True)
+class _Mistaken:
+    """Gives a grey picture and another class than the true one."""
+
+    name: str = "mistaken"
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        outcome = Outcome("budget", "mistaken", 0.5, 1, 0.1)
+        return Reconstruction(torch.full((1, 3, 8, 8), 0.5), torch.tensor([1]), outcome)
+
+
+def test_wrong_guess_is_not_sold_as_a_result(fedseal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: _Mistaken())
+    said = dict(line.split(":", 1) for line in fedseal("attack", *TINY).out.splitlines())
+    assert said["label"].strip() == "1, the truth is 2"
+    assert said["status"].strip().startswith("not certified")
+    assert said["residual"].strip() == "0.5 of the update is unexplained"
+    assert "blind guesses" in said["PSNR"]
+
+
 def test_divergence_is_said_plainly_and_leaves_no_stale_picture(
     fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

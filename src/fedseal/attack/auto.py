@@ -16,7 +16,7 @@ from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.init import grey
 from fedseal.attack.matching import Adam, GradientMatching, Labels
-from fedseal.attack.objective import cosine_distance
+from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.prior import total_variation
 from fedseal.attack.schedule import cosine_decay
 from fedseal.types import Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
@@ -85,19 +85,30 @@ def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[
         "matching",
         labels=labels,
         init=grey,
-        objective=cosine_distance,
+        objective=CosineWithLayers(_linear_layers(evidence)),
         priors=((1e-2, total_variation),),
-        optimizer=Adam(lr=0.1, signed=True, schedule=cosine_decay),
+        optimizer=Adam(lr=0.05, signed=True, schedule=cosine_decay),
         steps=steps,
         box=True,
     )
     if start is None or start.inputs is None:
-        return search, "no exact route applies; cosine distance with total variation"
+        return (
+            search,
+            "no exact route applies; cosine distance of the update and of its linear layers, with total variation",
+        )
     gentle = Adam(lr=0.02, signed=True, schedule=cosine_decay)
     return (
         replace(search, start=start.inputs, optimizer=gentle),
-        "the closed form is not certified; matching goes on from it, with total variation for what is not determined",
+        "the closed form is not certified; matching goes on from it",
     )
+
+
+def _linear_layers(evidence: Evidence) -> tuple[int, ...]:
+    """Where the update's matrices are, if one example made it; convolutions' and token layers' gradients are sums."""
+    if evidence.batch_size != 1:
+        return ()
+    tensors = evidence.observation.update.tensors.values()
+    return tuple(place for place, tensor in enumerate(tensors) if tensor.ndim == 2)
 
 
 def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:

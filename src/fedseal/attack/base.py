@@ -29,7 +29,7 @@ from fedseal.types import (
 
 def distance(observed: Tensors, replayed: Tensors) -> float:
     """Relative Euclidean distance of two updates, computed in float64."""
-    difference = sum(float((observed[n].double() - replayed[n].double()).square().sum()) for n in observed)
+    difference = sum(float((observed[n].double() - replayed[n].detach().double()).square().sum()) for n in observed)
     norm = sum(float(tensor.double().square().sum()) for tensor in observed.values())
     return float((difference / norm) ** 0.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,3 +44,30 @@ def balanced_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Te
         for g, o in zip(guess, observed, strict=True)
     ]
     return torch.stack(terms).mean()
+
+
+@dataclass(frozen=True)
+class CosineWithLayers:
+    """Cosine distance of the whole updates plus the mean cosine distance of single tensors.
+
+    For one example a linear layer's gradient is an outer product, so that its own cosine compares the layer's input,
+    free of the error signal's size: it pulls the features into place where convolutions' gradients outweigh them.
+
+    Args:
+        layers: the places of those tensors in the update.
+
+    >>> distance = CosineWithLayers((1,))
+    >>> one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    >>> round(distance([one, other], [one, one]).item(), 5)
+    1.5
+    """
+
+    layers: tuple[int, ...]
+
+    def __call__(self, guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """The distance, a scalar."""
+        whole = cosine_distance(guess, observed)
+        if not self.layers:
+            return whole
+        single = [cosine_distance([guess[k]], [observed[k]]) for k in self.layers]
+        return whole + torch.stack(single).mean()

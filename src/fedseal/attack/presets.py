@@ -74,7 +74,7 @@ class Recipe:
     build: Callable[..., Attack]
 
 
-_MATCHING = ("state", "training", "num_examples", "single_updates")
+_MATCHING = ("state", "training")
 
 RECIPES = {
     recipe.name: recipe
@@ -82,21 +82,21 @@ RECIPES = {
         Recipe(
             "auto",
             "cheapest exact route whose precondition holds, else the best optimization; explains itself",
-            ("single_updates",),
+            (),
             "fedseal",
             auto,
         ),
         Recipe(
             "linear",
             "exact: input of a fully connected first layer with bias; needs no weights",
-            ("single_updates",),
+            (),
             "Phong et al., IEEE TIFS 2018",
             LinearFirstLayer,
         ),
         Recipe(
             "layerwise",
             "exact: one example through layers in a row with sigmoid, tanh, leaky ReLU or no activation",
-            ("state", "training", "num_examples", "single_updates"),
+            ("state",),
             "after Zhu and Blaschko, ICLR 2021, arXiv:2010.07733; weighting and error propagation are ours",
             Layerwise,
         ),

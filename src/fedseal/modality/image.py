@@ -66,7 +66,12 @@ class Image:
 
     def describe(self) -> dict[str, object]:
         """All fields as plain values, for records."""
-        return {"kind": "image", "shape": list(self.shape), "mean": self.mean, "std": self.std}
+        return {
+            "kind": "image",
+            "shape": list(self.shape),
+            "mean": self.mean and list(self.mean),
+            "std": self.std and list(self.std),
+        }
 
     def _normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean = like.new_tensor(self.mean or (0.0,) * self.shape[0]).view(-1, 1, 1)

@@ -1,0 +1,113 @@
+"""What the documents say agrees with the code, and leads somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from docs.pages import PAGES, ROOT, anchors, links, prose
+from fedseal import defense, zoo
+from fedseal.attack import RECIPES
+from fedseal.cli.app import app
+from fedseal.threat import GRANTS, PRESETS
+
+MARKER = "<!-- figures -->"
+PLACEHOLDERS = re.compile(r"\b(TODO|FIXME|TBD|XXX)\b|\{\{|<!--(?! figures -->)|\?\?\?")
+MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|Users|opt|var|mnt|srv)/\w", re.MULTILINE)
+ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def _table(page: Path, heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading, without its head."""
+    after = page.read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1]
+    rows = [line for line in after.split("\n## ")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in [rows[0], *rows[2:]]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_internal_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        if target == ROOT / "docs/benchmarks.md":
+            continue  # `make bench` writes it
+        assert target.exists(), f"{link} leads nowhere"
+        assert ROOT in target.parents
+        if anchor:
+            assert anchor in anchors(target), f"{link} names no heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_nothing_is_left_to_fill_in_and_no_machine_is_named(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not PLACEHOLDERS.search(text)
+    assert not MACHINE.search(text)
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, open_ = set(), [ROOT / "README.md"]
+    while open_:
+        page = open_.pop()
+        reached.add(page)
+        targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        open_ += [target for target in targets if target in PAGES and target not in reached]
+    assert set(PAGES) - reached <= {ROOT / "docs/benchmarks.md"}
+
+
+def test_every_verb_recipe_defense_and_grant_is_mentioned() -> None:
+    verbs = [command.name for command in typer.main.get_group(app).commands.values()]
+    assert len(verbs) >= 5
+    for verb in verbs:
+        assert f"fedseal {verb}" in ALL
+    for name in [*RECIPES, *GRANTS]:
+        assert f"`{name}`" in ALL
+    for name in defense.DEFENSES:
+        assert f"`{name}" in ALL
+    assert "zoo:lenet" in ALL
+    assert "lenet" in zoo.MODELS
+
+
+def test_options_named_on_the_pages_exist() -> None:
+    known = {"--help", "--version"}
+    for command in typer.main.get_group(app).commands.values():
+        known |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    foreign = {"--check", "--strict"}  # of ruff and mypy
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ALL))
+    assert found - known - foreign == set()
+    for name, option in re.findall(r"\b(\w+):(\w+)=[\d.]", ALL):
+        if name in RECIPES:
+            assert option in inspect.signature(RECIPES[name].build).parameters
+
+
+def test_the_table_of_threat_models_is_the_codes() -> None:
+    page = ROOT / "docs/threat-models.md"
+    assert {row[0]: row[1] for row in _table(page, "The facts")[1:]} == GRANTS
+    head, *rows = _table(page, "The presets")
+    assert head[1:] == list(GRANTS)
+    assert [row[0] for row in rows] == list(PRESETS)
+    for row in rows:
+        granted = {grant for grant, mark in zip(head[1:], row[1:], strict=True) if mark == "yes"}
+        assert granted == PRESETS[row[0]]().grants
+        assert set(row[1:]) <= {"yes", "–"}
+        assert f"**`{row[0]}`**" in page.read_text(encoding="utf-8")
+
+
+def test_files_named_in_the_prose_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`((?:src|tests|docs|examples)/[\w./-]+)`", prose(page)):
+            if name != "docs/benchmarks.md":
+                assert (ROOT / name).exists(), f"{page.name} names {name}"
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"(?:^|`)make (\w+)", ALL, re.MULTILINE)) <= set(targets)
+
+
+def test_the_readme_has_its_place_for_figures() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert MARKER in text
+    assert "docs/benchmarks.md" in text

@@ -1,0 +1,103 @@
+"""The tables that the laws walk: a new attack or defense adds a row and inherits every law."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attack.cases import initialized
+from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, attack, defense, local_update, zoo
+from fedseal.types import Attack, Defense
+
+# Cheap options of every recipe; a recipe without a row fails a test.
+CHEAP = {
+    "auto": "auto:steps=4",
+    "linear": "linear",
+    "layerwise": "layerwise:matching_steps=3",
+    "dlg": "dlg:steps=2",
+    "idlg": "idlg:steps=2",
+    "inverting_gradients": "inverting_gradients:steps=4",
+}
+RECIPES = {name: attack.parse(specification) for name, specification in CHEAP.items()}
+COMBINED: dict[str, Attack] = {
+    "best_of": attack.best_of(2, attack.dlg(steps=1)),
+    "restarts": attack.restarts(2, attack.dlg(steps=1)),
+    "cascade": attack.cascade(RECIPES["linear"], attack.inverting_gradients(steps=2)),
+}
+ATTACKS: dict[str, Attack] = {**RECIPES, **COMBINED}
+
+STRENGTHS = {"gaussian": 0.01, "prune": 0.3}
+DEFENSES: dict[str, Defense] = {
+    "none": defense.none(),
+    **{name: defense.DEFENSES[name](strength) for name, strength in STRENGTHS.items()},
+    "chain": defense.chain(defense.prune(0.5), defense.gaussian(1e-3)),
+    "noise first": defense.chain(defense.gaussian(1e-3), defense.prune(0.5)),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model and how many pictures of 3x8x8 its client trains on."""
+
+    model: nn.Module
+    count: int = 1
+    training: LocalTraining = LocalTraining.fedsgd()  # noqa: RUF009
+
+    def batch(self, first: int = 0) -> Batch:
+        return PICTURES[first : first + self.count]
+
+    def observation(self, first: int = 0, threat: ThreatModel | None = None) -> Observation:
+        batch = self.batch(first)
+        update = local_update(self.model, batch, training=self.training)
+        threat = threat or ThreatModel.honest_but_curious()
+        return threat.observe(self.model, update, modality=Image(shape=(3, 8, 8)), labels=batch.labels)
+
+
+PICTURES = zoo.photos(size=8, num_classes=5)
+MLP = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 5)), dtype=torch.float32)
+SETTINGS = {
+    "perceptron": Setting(MLP),
+    "lenet": Setting(zoo.lenet(size=8, width=6, num_classes=5)),
+    "relu and pooling": Setting(zoo.convnet(size=8, width=4, num_classes=5)),
+    "batch norm, local steps": Setting(
+        zoo.resnet(width=4, blocks=(1,), num_classes=5), 2, LocalTraining.fedavg(lr=0.1, epochs=2)
+    ),
+}
+
+
+def snapshot(value: object) -> object:
+    """A deep copy of everything that a value reaches, to compare with afterwards."""
+    return copy.deepcopy(value)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two nested values are equal, tensors bit by bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.is_meta or other.is_meta:
+            return one.is_meta == other.is_meta and one.shape == other.shape
+        return one.dtype == other.dtype and one.requires_grad == other.requires_grad and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def facts(observation: Observation) -> dict[str, object]:
+    """An observation as nested plain values and tensors, the model's modes and tensors included."""
+    model = observation.model
+    return {
+        "rounds": [(round.state, parts(round.update)) for round in observation.rounds],
+        "modes": [module.training for module in model.modules()],
+        "tensors": dict([*model.named_parameters(), *model.named_buffers()]),
+        "rest": [observation.loss, observation.threat, observation.training, observation.labels, observation.defense],
+    }
+
+
+def parts(update: Update) -> dict[str, object]:
+    """An update as nested plain values and tensors."""
+    names = ("kind", "tensors", "buffers", "num_examples", "num_clients", "training")
+    return {name: getattr(update, name) for name in names}
