@@ -5,6 +5,8 @@ BIN    := .venv/bin
 SHELL  := /bin/bash
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# two test workers of one thread each: two of two would wait for each other most of the time
+test quick: export OMP_NUM_THREADS := 1
 
 .PHONY: setup audit test quick lint types bench clean
 

@@ -7,7 +7,7 @@ import statistics
 import fedseal as fs
 from benchmarks.measure import Run, attack, client, share, spread
 
-PAIRS, DLG_PAIRS = 100, 30
+PAIRS, DLG_PAIRS = 100, 24
 
 
 def run(scale: float = 1.0) -> dict[str, object]:

@@ -25,8 +25,8 @@ def _settings() -> dict[str, tuple[Build, bool, int]]:
         "tanh, 5x5, width 12": (lenet(activation="tanh"), False, 100),
         "leaky ReLU, 5x5, width 12": (lenet(activation="leaky_relu"), False, 100),
         "sigmoid, 3x3, width 32": (lenet(kernel=3, width=32), False, 100),
-        "leaky ReLU, 3x3, width 32": (lenet(activation="leaky_relu", kernel=3, width=32), False, 30),
-        "tanh, 3x3, width 32": (lenet(activation="tanh", kernel=3, width=32), False, 30),
+        "leaky ReLU, 3x3, width 32": (lenet(activation="leaky_relu", kernel=3, width=32), False, 10),
+        "tanh, 3x3, width 32": (lenet(activation="tanh", kernel=3, width=32), False, 10),
         "sigmoid, 5x5, Fashion-MNIST": (lenet(**grey), True, 100),
         "tanh, 5x5, Fashion-MNIST": (lenet(activation="tanh", **grey), True, 30),
         "leaky ReLU, 5x5, Fashion-MNIST": (lenet(activation="leaky_relu", **grey), True, 30),
@@ -51,7 +51,7 @@ def run(scale: float = 1.0) -> dict[str, object]:
             f"{spread([r.psnr for r in runs], 1)}; {min(r.psnr for r in runs):.1f}"
         )
         results[f"{name}: seconds, median"] = spread([r.seconds for r in runs])
-    return results | _undetermined(photos, max(2, round(12 * scale)))
+    return results | _undetermined(photos, max(2, round(8 * scale)))
 
 
 def _undetermined(photos: fs.Batch, pairs: int) -> dict[str, object]:

@@ -49,7 +49,7 @@ def _real_gradient(model: nn.Module, batch: Batch, mode: str) -> tuple[dict[str,
     real = copy.deepcopy(model)
     if mode != "as_is":
         real.train(mode == "train")
-    F.cross_entropy(real(batch.inputs), batch.labels).backward()
+    F.cross_entropy(real(batch.inputs), batch.labels).backward()  # type: ignore[no-untyped-call]
     grads = {name: p.grad for name, p in real.named_parameters() if p.grad is not None}
     return grads, {name: buffer.clone() for name, buffer in real.named_buffers()}
 
@@ -78,7 +78,7 @@ def test_fedavg_is_torchs_sgd(epochs: int, size: int | None, mode: str) -> None:
         for first in range(0, 6, size or 6):
             rows = slice(first, first + (size or 6))
             optimizer.zero_grad()
-            F.cross_entropy(real(batch.inputs[rows]), batch.labels[rows]).backward()
+            F.cross_entropy(real(batch.inputs[rows]), batch.labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     before = dict(model.named_parameters())
     update = local_update(model, batch, training=training)
@@ -132,7 +132,7 @@ def test_tied_parameters_stay_tied(training: LocalTraining) -> None:
     optimizer = torch.optim.SGD(real.parameters(), lr=training.lr or 1.0)
     for _ in range(max(1, training.epochs)):
         optimizer.zero_grad()
-        F.cross_entropy(real(batch.inputs), batch.labels).backward()
+        F.cross_entropy(real(batch.inputs), batch.labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     before, scale = dict(model.named_parameters()), 1.0 if training.lr else -1.0
     expected = {name: scale * (p.detach() - before[name].detach()) for name, p in real.named_parameters()}

@@ -126,7 +126,7 @@ def test_a_single_update_is_not_shown_behind_secure_aggregation() -> None:
 def test_several_rounds_keep_their_own_weights() -> None:
     first, second = _model(), _model()
     with torch.no_grad():
-        second[0].weight.add_(1.0)
+        second.get_parameter("0.weight").add_(1.0)
     rounds = [(state_of(model), _sent(model)) for model in (first, second)]
     observation = ThreatModel.honest_but_curious().observe_rounds(first, rounds, modality=IMAGE)
     states = [round.state for round in observation.rounds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
+import pickle  # noqa: TID251 - to build what must be refused
 import tempfile
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate
-from fedseal.types import Batch, LocalTraining, Update
+from fedseal.types import Batch, LocalTraining, Mode, Update
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=12)
@@ -36,7 +36,8 @@ def tensors(draw: st.DrawFn) -> dict[str, Tensor]:
 
 @st.composite
 def trainings(draw: st.DrawFn) -> LocalTraining:
-    mode = draw(st.sampled_from(("train", "eval", "as_is")))
+    modes: tuple[Mode, ...] = ("train", "eval", "as_is")
+    mode = draw(st.sampled_from(modes))
     if draw(st.booleans()):
         return LocalTraining.fedsgd(mode=mode)
     size = draw(st.none() | st.integers(1, 64))

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,29 @@ class Trained(NamedTuple):
 
     tensors: dict[str, Tensor]
     buffers: dict[str, Tensor]
+
+
+class _Names(NamedTuple):
+    """The names of a model's tensors by kind."""
+
+    trainable: tuple[str, ...]
+    frozen: tuple[str, ...]
+    buffers: tuple[str, ...]
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, _Names] = WeakKeyDictionary()
+
+
+def _names(model: nn.Module) -> _Names:
+    """Walk the modules once for each architecture: `train` stands in the innermost loop of every search."""
+    if model not in _KNOWN:
+        parameters = list(model.named_parameters())
+        _KNOWN[model] = _Names(
+            tuple(name for name, parameter in parameters if parameter.requires_grad),
+            tuple(name for name, parameter in parameters if not parameter.requires_grad),
+            tuple(name for name, _ in model.named_buffers()),
+        )
+    return _KNOWN[model]
 
 
 def loss_function(loss: str | LossFunction) -> LossFunction:
@@ -87,13 +111,13 @@ def train(
     Returns:
         The mean gradient (FedSGD) or the weight difference (FedAvg, SGD over the batch in its order), and the buffers.
     """
-    buffers = {name: state[name].clone() for name, _ in model.named_buffers()}
+    names = _names(model)
+    buffers = {name: state[name].clone() for name in names.buffers}
     weights = {
         name: state[name] if state[name].requires_grad else state[name].detach().requires_grad_()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+        for name in names.trainable
     }
-    frozen = {name: state[name] for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    frozen = {name: state[name] for name in names.frozen}
 
     def gradient(weights: Tensors, rows: slice) -> dict[str, Tensor]:
         outputs = functional_call(model, {**weights, **frozen, **buffers}, (inputs[rows],))

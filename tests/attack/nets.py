@@ -1,9 +1,10 @@
-"""Networks in a row, drawn at random, and how well their equations determine each layer's input, by autograd and an SVD."""
+"""Random networks in a row, and how well their equations determine each input, by autograd and an SVD."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import torch.nn.grad
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ class Layer:
         conv, weight = self.conv, self.conv.weight.detach()
         geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
         forward = F.conv2d(value, weight, None, *geometry)  # type: ignore[arg-type]
-        gradient = torch.nn.grad.conv2d_weight(value, weight.shape, self.delta, *geometry)  # type: ignore[arg-type]
+        gradient: Tensor = torch.nn.grad.conv2d_weight(value, weight.shape, self.delta, *geometry)  # type: ignore[no-untyped-call]
         return forward, gradient
 
     def matrix(self) -> Tensor:
@@ -72,7 +73,8 @@ class Layer:
         def stacked(value: Tensor) -> Tensor:
             return torch.cat([part.flatten() for part in self.equations(value)])
 
-        return torch.func.jacrev(stacked)(self.value.flatten())
+        matrix: Tensor = torch.func.jacrev(stacked)(self.value.flatten())
+        return matrix
 
     def condition(self) -> float:
         """Of the stacked equations, each kind scaled to a like size; infinite where they do not determine the input."""

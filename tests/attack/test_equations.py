@@ -23,16 +23,15 @@ DRAWN = settings(max_examples=30, deadline=None, derandomize=True, suppress_heal
 def _equations(layer: Layer, *, seed: int = 0, scale: float = 1e-6, spread: float = 0.5) -> ConvEquations:
     """The library's equations for a layer's true output and gradients, with uneven errors around `scale`."""
     conv, generator = layer.conv, seeded(seed)
-    pair = lambda value: (int(value[0]), int(value[1]))
     described = Conv(
         "weight",
         None,
         tuple(layer.value.shape[1:]),
         tuple(layer.output.shape[1:]),
-        pair(conv.kernel_size),
-        pair(conv.stride),
-        pair(conv.padding),
-        pair(conv.dilation),
+        _pair(conv.kernel_size),
+        _pair(conv.stride),
+        _pair(conv.padding),
+        _pair(conv.dilation),
         conv.groups,
     )
     output_error = scale * torch.rand(layer.output.shape, generator=generator, dtype=torch.float64).add(0.5)
@@ -44,8 +43,12 @@ def _equations(layer: Layer, *, seed: int = 0, scale: float = 1e-6, spread: floa
     )
 
 
+def _pair(value: tuple[int, ...] | str) -> tuple[int, int]:
+    return int(value[0]), int(value[1])
+
+
 def _layer(channels: int = 3, width: int = 6, kernel: int = 3, seed: int = 0, **options: int) -> Layer:
-    conv = nn.Conv2d(channels, width, kernel, **options)
+    conv = nn.Conv2d(channels, width, kernel, **options)  # type: ignore[arg-type]
     outputs = conv(torch.zeros(1, channels, 8, 8)).numel()
     model = initialized(nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.Linear(outputs, 5)), seed)
     assert isinstance(model, nn.Sequential)
@@ -119,7 +122,7 @@ def test_the_exact_factorizations_solve_the_normal_equations(
     name: str, route: Callable[[ConvEquations], Factored], scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = LAYERS[name]
-    monkeypatch.setattr(module, "_preconditioner", route)
+    monkeypatch.setattr(module, "_preconditioner", lambda system, *_: route(system))
     found = solve(_equations(layer, scale=scale, spread=10.0), generator=seeded(), probes=0)
     assert layer.condition() < 1e3
     assert float((found.mean - layer.value).abs().max()) < 1e4 * scale + 1e-9
@@ -133,7 +136,7 @@ def test_the_block_factorization_leads_conjugate_gradients_to_the_same_solution(
     layer = _layer(padding=1, groups=groups)
     system = _equations(layer, scale=scale, spread=10.0)
     expected = solve(system, generator=seeded(), probes=0).mean
-    monkeypatch.setattr(module, "_preconditioner", module._blocks)
+    monkeypatch.setattr(module, "_preconditioner", lambda system, *_: module._blocks(system))
     found = solve(system, generator=seeded(), probes=0, iterations=2000).mean
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -150,16 +153,22 @@ def test_whitening_is_a_square_root_of_the_factorizations_inverse_or_of_a_part_o
     root = factored.whiten(unit)
     if route is module._dual:
         blocks = module._gradient_normal(system).repeat_interleave(3, 0)
-        inverse = torch.linalg.inv(torch.block_diag(*blocks))
+        inverse = torch.linalg.inv(
+            torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+        )
     else:
         inverse = factored.solve(unit)
     torch.testing.assert_close(root @ root.T, inverse, rtol=1e-6, atol=1e-12)
 
 
+def _noted(taken: list[str], route: str) -> Callable[..., None]:
+    return lambda *_: taken.append(route)
+
+
 def test_large_layers_are_split_into_blocks_and_few_outputs_take_the_dual(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
     for route in ("_primal", "_dual", "_blocks"):
-        monkeypatch.setattr(module, route, lambda system, route=route: taken.append(route))
+        monkeypatch.setattr(module, route, _noted(taken, route))
     module._preconditioner(_equations(_layer(padding=1)))
     module._preconditioner(_equations(_layer(width=4, stride=2)))
     monkeypatch.setattr(module, "DENSE_LIMIT", 100)

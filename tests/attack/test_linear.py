@@ -21,13 +21,13 @@ SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 @st.composite
 def perceptrons(draw: st.DrawFn, dtype: torch.dtype) -> nn.Module:
     """On pictures of 1x6x6; smooth, so that no unit is dead."""
-    kinds = (nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.LeakyReLU(0.1), nn.LayerNorm)
+    kinds = (nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.LeakyReLU(0.1), None)  # None for a normalization
     layers: list[nn.Module] = [nn.Flatten()]
     before = 36
     for _ in range(draw(st.integers(0, 3))):
         width = draw(st.integers(2, 24))
         kind = draw(st.sampled_from(kinds))
-        layers += [nn.Linear(before, width), nn.LayerNorm(width) if kind is nn.LayerNorm else kind]
+        layers += [nn.Linear(before, width), kind or nn.LayerNorm(width)]
         before = width
     layers.append(nn.Linear(before, draw(st.integers(2, 12))))
     return initialized(nn.Sequential(*layers), draw(st.integers(0, 2**16)), dtype)

@@ -42,7 +42,8 @@ class WithModule(Functional):
         return out
 
 
-WRITINGS = {
+Function = Callable[[Tensor], Tensor]
+WRITINGS: dict[str, tuple[nn.Module, list[Function], Activation]] = {
     "sigmoid": (nn.Sigmoid(), [torch.sigmoid, F.sigmoid, lambda x: x.sigmoid()], Activation("sigmoid")),
     "tanh": (nn.Tanh(), [torch.tanh, F.tanh, lambda x: x.tanh()], Activation("tanh")),
     "relu": (nn.ReLU(), [torch.relu, F.relu, lambda x: x.relu()], Activation("relu")),

@@ -44,7 +44,7 @@ class Auto:
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
                 continue
-            found = route(observation, generator=generator, progress=progress)
+            found = route.read(evidence, generator=generator, progress=progress)
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             best = found if best is None else better(best, found)
             if best.outcome.status in ("exact", "converged"):

@@ -51,6 +51,8 @@ class Image:
 
     def project(self, candidate: Tensor) -> Tensor:
         """Clamp model inputs `(N, C, H, W)` to those that pixels in [0, 1] give."""
+        if self.mean is None and self.std is None:
+            return candidate.clamp(0, 1)  # no constants to build in the innermost loop
         mean, std = self._normalization(candidate)
         return torch.minimum(torch.maximum(candidate, (0 - mean) / std), (1 - mean) / std)
 

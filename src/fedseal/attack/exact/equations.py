@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -164,12 +165,15 @@ def conv_equations(
     )
 
 
-def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 60) -> Solution:
+def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 30) -> Solution:
     """The posterior mean by preconditioned conjugate gradients, and its error from that many probes (0: no error)."""
     shape = (1, *equations.conv.in_shape)
-    precondition, whiten = _preconditioner(equations)
     sides = equations.right_hand_side()
-    mean = _conjugate_gradients(equations.normal_times, sides, precondition, iterations)
+    for dtype in (torch.float32, torch.float64):  # half the precision factors in half the time, and mostly suffices
+        precondition, whiten = _preconditioner(equations, dtype)
+        mean, converged = _conjugate_gradients(equations.normal_times, sides, precondition, iterations)
+        if converged:
+            break
     misfit = float((equations._forward(mean)[:, 0] - equations.target).square().mean().sqrt())
     if probes == 0:
         return Solution(mean.reshape(shape), torch.zeros(shape, dtype=torch.float64), misfit, whiten)
@@ -200,14 +204,14 @@ def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor) -> 
     return sp.coo_array((entries[0], (entries[1], entries[2])), shape=shape).tocsr()
 
 
-def _preconditioner(equations: ConvEquations) -> Factored:
+def _preconditioner(equations: ConvEquations, dtype: torch.dtype = torch.float64) -> Factored:
     """The normal matrix, factored: by channels with few outputs, dense where it fits, else approximately by blocks."""
     size = equations.gradient.shape[2]
     rows, unknowns = equations.forward.shape
     if size <= 1024 and rows <= 0.5 * unknowns:
         return _dual(equations)
     if unknowns <= DENSE_LIMIT:
-        return _primal(equations)
+        return _primal(equations, dtype)
     return _blocks(equations)
 
 
@@ -218,7 +222,7 @@ def _gradient_normal(equations: ConvEquations) -> Tensor:
     return normal
 
 
-def _primal(equations: ConvEquations) -> Factored:
+def _primal(equations: ConvEquations, dtype: torch.dtype = torch.float64) -> Factored:
     channels = equations.conv.in_shape[0]
     size = equations.gradient.shape[2]
     normal = torch.from_numpy((equations.forward.T @ equations.forward).toarray())
@@ -229,20 +233,28 @@ def _primal(equations: ConvEquations) -> Factored:
     balance = normal.diagonal().rsqrt()
     normal *= balance[:, None]
     normal *= balance
-    factor = _factor(normal)
+    factor = _factor(normal.to(dtype))
     upper = torch.from_numpy(factor).T
-    return Factored(
-        lambda sides: balance[:, None] * _substitute(factor, balance[:, None] * sides),
-        lambda unit: balance.to(unit)[:, None] * torch.linalg.solve_triangular(upper.to(unit), unit, upper=True),
-    )
+
+    @lru_cache(maxsize=1)
+    def moved(device: torch.device, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The factor where and as a search wants it; converted once, not at every evaluation."""
+        return balance.to(device, kind)[:, None], upper.to(device, kind)
+
+    def whiten(unit: Tensor) -> Tensor:
+        scale, triangle = moved(unit.device, unit.dtype)
+        solved: Tensor = torch.linalg.solve_triangular(triangle, unit, upper=True)
+        return scale * solved
+
+    return Factored(lambda sides: balance[:, None] * _substitute(factor, balance[:, None] * sides), whiten)
 
 
-def _factor(matrix: Tensor) -> npt.NDArray[np.float64]:
+def _factor(matrix: Tensor) -> npt.NDArray[np.floating]:
     """The lower Cholesky factor of a unit-diagonal or diagonally dominated matrix, with as little jitter as it takes.
 
     torch factors fastest; its own substitution copies the factor every time, so SciPy's is used, which does not.
     """
-    jitter = 1e-13
+    jitter = 1e-13 if matrix.dtype == torch.float64 else 1e-7
     factor, failed = torch.linalg.cholesky_ex(matrix)
     while int(failed) != 0:
         matrix.diagonal().mul_(1 + jitter)
@@ -251,10 +263,9 @@ def _factor(matrix: Tensor) -> npt.NDArray[np.float64]:
     return np.asfortranarray(factor.numpy())
 
 
-def _substitute(factor: npt.NDArray[np.float64], sides: Tensor) -> Tensor:
-    return torch.from_numpy(
-        np.ascontiguousarray(scipy.linalg.cho_solve((factor, True), sides.numpy(), check_finite=False))
-    )
+def _substitute(factor: npt.NDArray[np.floating], sides: Tensor) -> Tensor:
+    solved = scipy.linalg.cho_solve((factor, True), sides.numpy().astype(factor.dtype), check_finite=False)
+    return torch.from_numpy(np.ascontiguousarray(solved, dtype=np.float64))
 
 
 def _dual(equations: ConvEquations) -> Factored:
@@ -309,14 +320,15 @@ def _blocks(equations: ConvEquations) -> Factored:
     return Factored(solve_sides, whiten)
 
 
-def _conjugate_gradients(times: Solver, sides: Tensor, precondition: Solver, iterations: int) -> Tensor:
+def _conjugate_gradients(times: Solver, sides: Tensor, precondition: Solver, iterations: int) -> tuple[Tensor, bool]:
+    """The solution, and whether what is left of its error is below a hundredth of its standard error."""
     x = precondition(sides)
     residual = sides - times(x)
     z = precondition(residual)
-    direction, product = z, float((residual * z).sum())
-    stop = 1e-24 * abs(float((sides * x).sum()))
+    direction, product = z, float((residual * z).sum())  # the remaining error in squared standard errors
+    enough = 1e-4 * len(sides)
     for _ in range(iterations):
-        if not product > stop:
+        if not product > enough:
             break
         image = times(direction)
         step = product / float((direction * image).sum())
@@ -325,4 +337,4 @@ def _conjugate_gradients(times: Solver, sides: Tensor, precondition: Solver, ite
         z = precondition(residual)
         previous, product = product, float((residual * z).sum())
         direction = z + (product / previous) * direction
-    return x
+    return x, product <= enough

@@ -117,8 +117,14 @@ class Layerwise:
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Closed form, then matching where that falls short of the update's precision; see `Outcome` for the status."""
+        return self.read(Evidence(observation), generator=generator, progress=progress)
+
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """The same, from evidence that somebody has gathered already."""
         started = time.perf_counter()
-        evidence = Evidence(observation)
+        observation = evidence.observation
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, obstacle)

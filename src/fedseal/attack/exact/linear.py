@@ -43,8 +43,18 @@ class LinearFirstLayer:
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Closed form; draws nothing. The certificate is the replay, or the outer product itself without weights."""
+        return self.read(Evidence(observation))
+
+    def read(
+        self,
+        evidence: Evidence,
+        *,
+        generator: torch.Generator | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Reconstruction:
+        """The same, from evidence that somebody has gathered already."""
         started = time.perf_counter()
-        evidence = Evidence(observation)
+        observation = evidence.observation
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, obstacle)
