@@ -182,15 +182,19 @@ def aggregate(updates: Sequence[Update]) -> Update:
     >>> two.tensors["w"].item(), two.num_clients, two.num_examples
     (2.0, 2, 2)
     """
-    if len(updates) < 2 or len({update.kind for update in updates}) > 1:
-        raise BadConfig(f"{len(updates)} updates cannot be aggregated", "give two or more of one kind")
+    shapes = [{name: tensor.shape for name, tensor in update.tensors.items()} for update in updates]
+    if len(updates) < 2 or len({u.kind for u in updates}) > 1 or any(other != shapes[0] for other in shapes):
+        raise BadConfig(f"{len(updates)} updates cannot be aggregated", "give two or more of one kind and one model")
+    clients = sum(update.num_clients for update in updates)
     counts = [update.num_examples for update in updates]
     known = [count for count in counts if count is not None]
     return Update(
         kind=updates[0].kind,
-        tensors={n: torch.stack([u.tensors[n] for u in updates]).mean(0) for n in updates[0].tensors},
+        tensors={
+            n: torch.stack([u.num_clients * u.tensors[n] for u in updates]).sum(0) / clients for n in updates[0].tensors
+        },
         num_examples=sum(known) if len(known) == len(counts) else None,
-        num_clients=sum(update.num_clients for update in updates),
+        num_clients=clients,
         training=updates[0].training,
     )
 

@@ -215,6 +215,8 @@ class Update:
             return cls("gradient", dict(flat))
         try:
             training = header["training"]
+            if header["kind"] not in ("gradient", "difference") or int(str(header["num_clients"])) < 1:
+                raise ValueError(f"{header['kind']} of {header['num_clients']} clients")
             return cls(
                 kind="gradient" if header["kind"] == "gradient" else "difference",
                 tensors={n.removeprefix("update."): t for n, t in flat.items() if n.startswith("update.")},
@@ -225,7 +227,7 @@ class Update:
                 num_clients=int(str(header["num_clients"])),
                 training=LocalTraining(**training) if isinstance(training, dict) else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, BadConfig) as error:
             raise UnfitUpdate(f"the header of '{path}' is not fedseal's ({error!r})", "write it anew") from None
 
 

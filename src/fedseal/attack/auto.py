@@ -19,6 +19,7 @@ from fedseal.attack.matching import Adam, GradientMatching, Labels
 from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.prior import total_variation
 from fedseal.attack.schedule import cosine_decay
+from fedseal.errors import UnknownToAdversary
 from fedseal.types import Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 EXACT_ROUTES = (LinearFirstLayer(), Layerwise())  # cheapest first
@@ -73,8 +74,12 @@ class Auto:
             notes.append(RouteNote("matching", False, reason))
             return start or Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
         attack, reason = plan(evidence, start, self.steps)
+        try:
+            found = attack(observation, generator=generator, progress=progress)
+        except UnknownToAdversary as error:
+            notes.append(RouteNote(attack.name, False, error.fact))
+            return start or Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, error.fact))
         notes.append(RouteNote(attack.name, True, reason))
-        found = attack(observation, generator=generator, progress=progress)
         return found if start is None else better(start, found)
 
 

@@ -81,7 +81,8 @@ class Evidence:
             return None
         values = self.head_factors[1]
         rank = int((values > values[0] * 30 * self.eps).sum())
-        return rank if rank < len(values) else None
+        most = min(self.structure.num_classes - 1, len(values))  # the rows of a softmax head's gradient sum to zero
+        return rank if rank < most else None
 
     @cached_property
     def label(self) -> int | None:
@@ -97,7 +98,7 @@ class Evidence:
         sign = -1.0 if self.observation.update.kind == "difference" else 1.0  # a step goes against the gradient
         if head.bias is not None and head.bias in self.observation.update.tensors:
             return int((sign * self.observation.update.tensors[head.bias]).argmin())
-        if self.head_factors is None:
+        if self.head_factors is None or self.structure.num_classes == 2:  # two rows oppose, whichever is the label's
             return None
         left = self.head_factors[0][:, 0]
         positive = left > 0

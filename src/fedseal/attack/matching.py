@@ -170,8 +170,8 @@ class _Search:
         """Optimize; the number of steps taken, and whether the objective stayed finite."""
         attack, modality = self.attack, self.observation.modality
         optimizer = attack.optimizer.build(self.variables)
-        closure = self._closure(optimizer)
-        self._check_door(closure)
+        closure = self._closure()
+        self._check_door()
         every, before = max(1, attack.steps // REPORTS), math.inf
         for step in range(attack.steps):
             if isinstance(attack.optimizer, Adam):
@@ -193,30 +193,38 @@ class _Search:
                 before = objective
         return attack.steps, True
 
-    def _closure(self, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
-        attack, model, modality = self.attack, self.observation.model, self.observation.modality
-        signed = isinstance(attack.optimizer, Adam) and attack.optimizer.signed
+    def _closure(self) -> Callable[[], Tensor]:
+        signed = isinstance(self.attack.optimizer, Adam) and self.attack.optimizer.signed
 
         def closure() -> Tensor:
-            candidate = self.candidate()
-            fed = modality.forward(candidate.inputs)
-            total = candidate.inputs.new_zeros(())
-            for state, observed in self.rounds:
-                guess = train(model, state, fed, candidate.labels, self.training, differentiable=True).tensors
-                total = total + attack.objective([guess[name] for name in self.names], observed)
-            for weight, prior in attack.priors:
-                total = total + weight * prior(candidate.inputs)
+            total = self._objective()
             for variable, grad in zip(self.variables, torch.autograd.grad(total, self.variables), strict=True):
                 variable.grad = grad.sign() if signed and variable is self.moving else grad
             return total.detach()
 
         return closure
 
-    def _check_door(self, closure: Callable[[], Tensor]) -> None:
-        """One evaluation before work starts, so that a model that cannot be matched says so at once."""
+    def _objective(self) -> Tensor:
+        attack, model = self.attack, self.observation.model
+        candidate = self.candidate()
+        fed = self.observation.modality.forward(candidate.inputs)
+        total = candidate.inputs.new_zeros(())
+        for state, observed in self.rounds:
+            guess = train(model, state, fed, candidate.labels, self.training, differentiable=True).tensors
+            total = total + attack.objective([guess[name] for name in self.names], observed)
+        for weight, prior in attack.priors:
+            total = total + weight * prior(candidate.inputs)
+        return total
+
+    def _check_door(self) -> None:
+        """One evaluation before work starts, so that a model that cannot be matched says so at once.
+
+        It goes backward through the whole graph: asked for some leaves only, torch leaves out, silently, a branch that
+        cannot be differentiated twice.
+        """
         with explained(self.observation.model, self.start, self.candidate().labels):
             try:
-                closure()
+                self._objective().backward()  # type: ignore[no-untyped-call]
             except (RuntimeError, NotImplementedError) as error:
                 message = str(error)
                 if any(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -107,9 +108,12 @@ def structure_of(model: nn.Module, shape: tuple[int, ...]) -> Structure:
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = list(tensors)
-    inputs = torch.empty(_PROBE, *shape, device="meta")
+    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
     try:
-        graph = make_fx(lambda state, x: functional_call(model, state, (x,)))(tensors, inputs).graph
+        with FakeTensorMode(allow_non_fake_inputs=True):  # fake, not meta: a forward may build constants on the CPU
+            fake = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+            inputs = torch.empty(_PROBE, *shape, dtype=dtype)
+            graph = make_fx(lambda state, x: functional_call(model, state, (x,)))(fake, inputs).graph
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnfitModel(

@@ -169,8 +169,8 @@ def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int =
     """The posterior mean by preconditioned conjugate gradients, and its error from that many probes (0: no error)."""
     shape = (1, *equations.conv.in_shape)
     sides = equations.right_hand_side()
-    for dtype in (torch.float32, torch.float64):  # half the precision factors in half the time, and mostly suffices
-        precondition, whiten = _preconditioner(equations, dtype)
+    for quick in (True, False):
+        precondition, whiten = _preconditioner(equations, quick)
         mean, converged = _conjugate_gradients(equations.normal_times, sides, precondition, iterations)
         if converged:
             break
@@ -204,14 +204,17 @@ def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor) -> 
     return sp.coo_array((entries[0], (entries[1], entries[2])), shape=shape).tocsr()
 
 
-def _preconditioner(equations: ConvEquations, dtype: torch.dtype = torch.float64) -> Factored:
-    """The normal matrix, factored: by channels with few outputs, dense where it fits, else approximately by blocks."""
+def _preconditioner(equations: ConvEquations, quick: bool) -> Factored:
+    """The normal matrix, factored: by channels with few outputs, dense where it fits, else approximately by blocks.
+
+    Quick means by channels, or in single precision: half the time, and mostly enough for conjugate gradients.
+    """
     size = equations.gradient.shape[2]
     rows, unknowns = equations.forward.shape
-    if size <= 1024 and rows <= 0.5 * unknowns:
+    if quick and size <= 1024 and rows <= 0.5 * unknowns:
         return _dual(equations)
     if unknowns <= DENSE_LIMIT:
-        return _primal(equations, dtype)
+        return _primal(equations, torch.float32 if quick and unknowns > 1024 else torch.float64)
     return _blocks(equations)
 
 
@@ -225,15 +228,17 @@ def _gradient_normal(equations: ConvEquations) -> Tensor:
 def _primal(equations: ConvEquations, dtype: torch.dtype = torch.float64) -> Factored:
     channels = equations.conv.in_shape[0]
     size = equations.gradient.shape[2]
-    normal = torch.from_numpy((equations.forward.T @ equations.forward).toarray())
-    blocks = _gradient_normal(equations)
+    sparse = (equations.forward.T @ equations.forward).astype(np.float32 if dtype == torch.float32 else np.float64)
+    normal = torch.from_numpy(sparse.toarray())
+    blocks = _gradient_normal(equations).to(dtype)
     for channel in range(channels):
         part = slice(channel * size, (channel + 1) * size)
         normal[part, part] += blocks[channel * len(blocks) // channels]
     balance = normal.diagonal().rsqrt()
     normal *= balance[:, None]
     normal *= balance
-    factor = _factor(normal.to(dtype))
+    factor = _factor(normal)
+    balance = balance.double()
     upper = torch.from_numpy(factor).T
 
     @lru_cache(maxsize=1)
@@ -305,7 +310,11 @@ def _blocks(equations: ConvEquations) -> Factored:
         return Factored(lambda sides: sides * deviation**2, lambda unit: unit * deviation.to(unit))
     normal = _gradient_normal(equations)
     normal.diagonal(dim1=1, dim2=2).add_(diagonal.reshape(groups, -1, size).mean(1))
-    factor: Tensor = torch.linalg.cholesky(normal)
+    factor, failed = torch.linalg.cholesky_ex(normal)
+    while bool(failed.any()):
+        normal.diagonal(dim1=1, dim2=2).mul_(1 + 1e-10)
+        normal.diagonal(dim1=1, dim2=2).add_(1e-12 * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True))
+        factor, failed = torch.linalg.cholesky_ex(normal)
 
     def solve_sides(sides: Tensor) -> Tensor:
         parts = sides.reshape(groups, -1, size, sides.shape[-1])

@@ -44,9 +44,13 @@ class Signal(NamedTuple):
 
 
 class ClosedForm(NamedTuple):
-    """The recursion's result: inputs `(1, *shape)` in float64, and coordinates in which their errors are alike."""
+    """The recursion's result: inputs `(1, *shape)` in float64, and coordinates in which their errors are alike.
+
+    `open` counts the input values that no equation reaches: their error is as wide as what was known before.
+    """
 
     inputs: Tensor
+    open: int
     whiten: Callable[[Tensor], Tensor] | None
 
 
@@ -136,19 +140,12 @@ class Layerwise:
         )
         found = conclude(observation, candidate, route=self.name, steps=0, started=started, status="budget")
         certain = found.outcome.residual is not None and found.outcome.residual <= precision(observation)
-        if certain and self.determined(evidence):
+        short = _undetermined(evidence, closed)
+        if certain and not short:
             return replace(found, outcome=replace(found.outcome, status="exact"))
         if not certain:
-            found = better(found, self._match(observation, closed, self.determined(evidence), generator, progress))
-        short = [count for count in rank_analysis(evidence.structure.layers) if not count.determined]
-        note = (
-            ""
-            if not short
-            else (
-                f"not determined: layer '{short[0].layer}' alone has {short[0].equations} equations for "
-                f"{short[0].unknowns} unknowns; total variation chose among the pictures that agree"
-            )
-        )
+            found = better(found, self._match(observation, closed, not short, generator, progress))
+        note = f"not determined: {short}; total variation chose among the inputs that agree" if short else ""
         status = found.outcome.status if not short or found.outcome.status == "diverged" else "budget"
         outcome = replace(
             found.outcome, route=self.name, status=status, seconds=time.perf_counter() - started, note=note
@@ -191,18 +188,26 @@ class Layerwise:
         return found
 
 
+def _undetermined(evidence: Evidence, closed: ClosedForm) -> str:
+    """Why the equations leave the input open, empty if they do not."""
+    short = [count for count in rank_analysis(evidence.structure.layers) if not count.determined]
+    if short:
+        return f"layer '{short[0].layer}' alone has {short[0].equations} equations for {short[0].unknowns} unknowns"
+    return f"no equation reaches {closed.open} of {closed.inputs.numel()} input values" if closed.open else ""
+
+
 def _closed_form(evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None) -> ClosedForm:
     layers = evidence.structure.layers
-    signal, whiten = _head_signal(evidence), None
+    signal, whiten, unreached = _head_signal(evidence), None, 0
     for index in range(len(layers) - 2, -1, -1):
         layer = layers[index]
         if isinstance(layer, Conv):
-            signal, whiten = _through_conv(evidence, layers, index, layer, signal, generator)
+            signal, whiten, unreached = _through_conv(evidence, layers, index, layer, signal, generator)
         else:
             signal = _back(evidence, layers, index, layer, signal)
         if progress is not None:
             progress(Progress("layerwise", len(layers) - 1 - index, len(layers), math.nan, None))
-    return ClosedForm(signal.value, whiten if isinstance(layers[0], Conv) else None)
+    return ClosedForm(signal.value, unreached, whiten if isinstance(layers[0], Conv) else None)
 
 
 def _parameters(layer: Layer) -> list[str]:
@@ -330,7 +335,7 @@ def _slopes(evidence: Evidence, before: Layer, leak: float, signal: Signal) -> t
     Where the error leaves a value's sign open, the bias gradient of the layer before decides: it is the sum of the
     channel's deltas, so that only one combination of slopes agrees with it.
     """
-    slope = torch.where(signal.value >= 0, 1.0, leak).to(signal.value)
+    slope = torch.where(signal.value >= 0, signal.value.new_tensor(1.0), signal.value.new_tensor(leak))
     doubtful = signal.value.abs() < 4 * signal.value_error
     if not isinstance(before, Conv) or before.bias is None or before.bias not in evidence.observation.update.tensors:
         return slope, doubtful.to(slope)
@@ -357,7 +362,8 @@ def _through_conv(
     layer: Conv,
     signal: Signal,
     generator: torch.Generator,
-) -> tuple[Signal, Callable[[Tensor], Tensor]]:
+) -> tuple[Signal, Callable[[Tensor], Tensor], int]:
+    """From behind a convolution to before it, with whitened coordinates and the number of values left open."""
     weight = _weight(evidence, layer.weight)
     bias = _weight(evidence, layer.bias).reshape(-1, 1, 1)
     output = signal.value - bias
@@ -374,13 +380,13 @@ def _through_conv(
         (rows.square() + evidence.noise(layer.weight).cpu() ** 2).sqrt(),
         (mean, spread),
     )
-    solution = solve(equations, generator=generator, probes=0 if index == 0 else 16)
+    solution = solve(equations, generator=generator, probes=8 if index == 0 else 16)
     back = _transposed(layer, signal.delta.shape[2:])
     delta = back(signal.delta, weight)
     delta_error = back(signal.delta_error.square(), weight.square()).sqrt()
     delta_error = delta_error + evidence.eps * back(signal.delta.abs(), weight.abs())
     below = Signal(solution.mean, solution.error * max(1.0, solution.misfit), delta, delta_error)
-    return below, solution.whiten
+    return below, solution.whiten, int((solution.error > 0.5 * spread).sum())
 
 
 def _transposed(layer: Conv, size: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:
