@@ -380,7 +380,7 @@ def _through_conv(
         (rows.square() + evidence.noise(layer.weight).cpu() ** 2).sqrt(),
         (mean, spread),
     )
-    solution = solve(equations, generator=generator, probes=8 if index == 0 else 16)
+    solution = solve(equations, generator=generator, probes=4 if index == 0 else 8)
     back = _transposed(layer, signal.delta.shape[2:])
     delta = back(signal.delta, weight)
     delta_error = back(signal.delta_error.square(), weight.square()).sqrt()
