@@ -33,11 +33,12 @@ class Trained(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """The names of a model's tensors by kind."""
+    """The names of a model's tensors by kind, and whether some tensor goes by two names."""
 
     trainable: tuple[str, ...]
     frozen: tuple[str, ...]
     buffers: tuple[str, ...]
+    tied: bool
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Names] = WeakKeyDictionary()
@@ -51,6 +52,8 @@ def _names(model: nn.Module) -> _Names:
             tuple(name for name, parameter in parameters if parameter.requires_grad),
             tuple(name for name, parameter in parameters if not parameter.requires_grad),
             tuple(name for name, _ in model.named_buffers()),
+            len(parameters) < len(list(model.named_parameters(remove_duplicate=False)))
+            or len(list(model.buffers())) < len(list(model.named_buffers(remove_duplicate=False))),
         )
     return _KNOWN[model]
 
@@ -120,7 +123,8 @@ def train(
     frozen = {name: state[name] for name in names.frozen}
 
     def gradient(weights: Tensors, rows: slice) -> dict[str, Tensor]:
-        outputs = functional_call(model, {**weights, **frozen, **buffers}, (inputs[rows],))
+        tensors = {**weights, **frozen, **buffers}
+        outputs = functional_call(model, tensors, (inputs[rows],), tie_weights=names.tied)
         loss = loss_function(training.loss)(outputs, labels[rows])
         grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, materialize_grads=True)
         return dict(zip(weights, grads, strict=True))
