@@ -193,7 +193,7 @@ def _undetermined(evidence: Evidence, closed: ClosedForm) -> str:
     short = [count for count in rank_analysis(evidence.structure.layers) if not count.determined]
     if short:
         return f"layer '{short[0].layer}' alone has {short[0].equations} equations for {short[0].unknowns} unknowns"
-    return f"no equation reaches {closed.open} of {closed.inputs.numel()} input values" if closed.open else ""
+    return f"the equations leave {closed.open} of {closed.inputs.numel()} input values open" if closed.open else ""
 
 
 def _closed_form(evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None) -> ClosedForm:
