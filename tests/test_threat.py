@@ -237,3 +237,12 @@ MISMATCHED = {
 def test_updates_that_do_not_belong_together_are_not_aggregated(case: str) -> None:
     with pytest.raises(BadConfig):
         aggregate(MISMATCHED[case])
+
+
+def test_the_mode_of_withheld_training_is_withheld_too() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)).train()
+    batch = Batch(torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1]))
+    update = local_update(model, batch, training=LocalTraining.fedsgd(mode="eval"))
+    image = Image(shape=(3, 4, 4))
+    assert not ThreatModel.honest_but_curious().observe(model, update, modality=image).model.training
+    assert ThreatModel.eavesdropper().observe(model, update, modality=image).model.training

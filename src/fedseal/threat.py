@@ -123,7 +123,8 @@ class ThreatModel:
                     f"the threat model '{self.name}' sees aggregates only, and this is one client's update",
                     "aggregate first: fedseal.aggregate([update, update])",
                 )
-        bare = architecture(model, training)
+        # the mode that BatchNorm runs in is a fact of the local training, and goes with it
+        bare = architecture(model, training if "training" in self.grants else None)
         for module in bare.modules():
             if isinstance(module, _DropoutNd):  # the client's mask is the client's secret
                 module.eval()

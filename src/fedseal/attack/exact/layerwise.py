@@ -214,7 +214,7 @@ def _parameters(layer: Layer) -> list[str]:
     return [layer.weight] if isinstance(layer, (Linear, Conv)) else []
 
 
-def _weight(evidence: Evidence, name: str | None, like: Tensor | None = None) -> Tensor:
+def _weight(evidence: Evidence, name: str | None) -> Tensor:
     """A weight in float64 on the CPU, where the solvers are; zero for a bias that is not there."""
     if name is None:
         return torch.zeros((), dtype=torch.float64)
