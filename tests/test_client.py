@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fedseal import Batch, LocalTraining, defense, local_update, zoo
-from fedseal.client import architecture, loss_function, state_of, train
-from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnknownName
+from fedseal.client import (
+    architecture,
+    local_steps,
+    loss_function,
+    simulation_bytes,
+    state_of,
+    train,
+    twice_differentiable,
+)
+from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate, UnknownName
 
 FEDSGD = LocalTraining.fedsgd()
 
@@ -85,6 +99,155 @@ def test_fedavg_is_torchs_sgd(epochs: int, size: int | None, mode: str) -> None:
     _assert_close(update.tensors, {name: p.detach() - before[name].detach() for name, p in real.named_parameters()})
     _assert_close(update.buffers or {}, dict(real.named_buffers()))
     assert update.kind == "difference"
+
+
+OPTIMIZERS: dict[str, dict[str, object]] = {
+    "momentum": {"momentum": 0.9},
+    "weight decay": {"weight_decay": 0.1},
+    "momentum and weight decay": {"momentum": 0.5, "weight_decay": 0.02},
+    "adam": {"optimizer": "adam"},
+    "adam, all options": {"optimizer": "adam", "betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1},
+    "adam without memory": {"optimizer": "adam", "betas": (0.0, 0.0)},
+}
+
+
+def _real_difference(
+    model: nn.Module, batch: Batch, training: LocalTraining, rows: list[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a client with torch's own optimizer and modules would send."""
+    real = copy.deepcopy(model).train(training.mode == "train")
+    optimizer: torch.optim.Optimizer
+    assert training.lr is not None
+    if training.optimizer == "adam":
+        optimizer = torch.optim.Adam(
+            real.parameters(),
+            lr=training.lr,
+            betas=training.betas,
+            eps=training.eps,
+            weight_decay=training.weight_decay,
+        )
+    else:
+        optimizer = torch.optim.SGD(
+            real.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+    for part in rows:
+        optimizer.zero_grad()
+        F.cross_entropy(real(batch.inputs[part]), batch.labels[part]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    before = dict(model.named_parameters())
+    difference = {name: p.detach() - before[name].detach() for name, p in real.named_parameters() if p.requires_grad}
+    return difference, dict(real.named_buffers())
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_every_optimizer_is_torchs(case: str, mode: str) -> None:
+    """Several epochs, a last batch of three where the first has four, BatchNorm in both modes."""
+    model, batch = MODELS["batch norm"], _batch(7)
+    training = LocalTraining.fedavg(lr=0.05, epochs=3, batch_size=4, mode=mode, **OPTIMIZERS[case])  # type: ignore[arg-type]
+    rows = [torch.arange(4), torch.arange(4, 7)] * 3
+    difference, buffers = _real_difference(model, batch, training, rows)
+    update = local_update(model, batch, training=training)
+    # a bias before BatchNorm in train mode has no gradient but rounding's, which Adam divides by its own size
+    tolerance = 1e-7 if case == "adam" and mode == "train" else 1e-10
+    _assert_close(update.tensors, difference, tolerance)
+    _assert_close(update.buffers or {}, buffers, tolerance)
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_a_weight_that_the_loss_does_not_depend_on_stays(case: str) -> None:
+    model = Tied().double()
+    model.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    batch = Batch(torch.randn(4, 6, generator=_seed(1), dtype=torch.float64), torch.tensor([0, 1, 2, 1]))
+    training = LocalTraining.fedavg(lr=0.05, epochs=2, **OPTIMIZERS[case])  # type: ignore[arg-type]
+    difference, _ = _real_difference(model, batch, training, [torch.arange(4)] * 2)
+    update = local_update(model, batch, training=training)
+    _assert_close(update.tensors, difference)
+    assert update.tensors["spare"].tolist() == [0.0, 0.0]
+
+
+def test_frozen_parameters_do_not_decay() -> None:
+    model = _normed()
+    model[0].requires_grad_(False)
+    training = LocalTraining.fedavg(lr=0.1, epochs=2, momentum=0.9, weight_decay=0.1)
+    difference, _ = _real_difference(model, _batch(), training, [torch.arange(6)] * 2)
+    _assert_close(local_update(model, _batch(), training=training).tensors, difference)
+
+
+SHUFFLED = LocalTraining.fedavg(lr=0.1, epochs=3, batch_size=4, momentum=0.9, shuffle=True)
+
+
+def test_a_shuffling_client_takes_every_example_once_an_epoch_in_a_new_order() -> None:
+    steps = local_steps(SHUFFLED, 10, generator=_seed(0))
+    assert [len(step) for step in steps] == [4, 4, 2] * 3
+    orders = [torch.cat(steps[first : first + 3]).tolist() for first in (0, 3, 6)]
+    assert [sorted(order) for order in orders] == [list(range(10))] * 3
+    assert len({tuple(order) for order in (*orders, range(10))}) == 4
+    again = local_steps(SHUFFLED, 10, generator=_seed(0))
+    assert all(torch.equal(one, same) for one, same in zip(steps, again, strict=True))
+
+
+def test_steps_in_order_draw_nothing_and_copies_are_counted_on() -> None:
+    training = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=2)
+    assert [step.tolist() for step in local_steps(training, 3)] == [[0, 1], [2], [0, 1], [2]]
+    assert [step.tolist() for step in local_steps(FEDSGD, 3)] == [[0, 1, 2]]
+    copies = local_steps(SHUFFLED, 4, generator=_seed(0), copies=True)
+    assert [sorted(step.tolist()) for step in copies] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    with pytest.raises(BadConfig, match="0 examples takes no step"):
+        local_steps(training, 0)
+
+
+def test_the_order_comes_from_the_clients_generator_alone() -> None:
+    """The update is the one torch makes of the order that the generator gives; without one there is none."""
+    model, batch = MODELS["batch norm"], _batch()
+    with pytest.raises(BadConfig, match="a shuffled order draws random numbers"):
+        local_update(model, batch, training=SHUFFLED)
+    with pytest.raises(BadConfig, match="shuffles"):
+        local_steps(SHUFFLED, 6)
+    difference, buffers = _real_difference(model, batch, SHUFFLED, local_steps(SHUFFLED, 6, generator=_seed(5)))
+    update = local_update(model, batch, training=SHUFFLED, generator=_seed(5))
+    _assert_close(update.tensors, difference)
+    _assert_close(update.buffers or {}, buffers)
+    other = local_update(model, batch, training=SHUFFLED, generator=_seed(6))
+    assert not torch.allclose(update.tensors["0.weight"], other.tensors["0.weight"])
+
+
+def test_rows_are_the_course_of_the_training() -> None:
+    """In the batch's order they change nothing; with a copy of the examples an epoch neither; reversed they do."""
+    training = LocalTraining.fedavg(lr=0.2, epochs=2, batch_size=4, momentum=0.9)
+    model, batch = MODELS["batch norm"], _batch()
+    bare, state = architecture(model, training), state_of(model)
+    plain = train(bare, state, batch.inputs, batch.labels, training).tensors
+    steps = local_steps(training, 6)
+    _assert_close(train(bare, state, batch.inputs, batch.labels, training, rows=steps).tensors, plain, tolerance=0.0)
+    copies = local_steps(training, 6, copies=True)
+    doubled = train(bare, state, batch.inputs.repeat(2, 1, 1, 1), batch.labels.repeat(2), training, rows=copies)
+    _assert_close(doubled.tensors, plain, tolerance=0.0)
+    back = train(bare, state, batch.inputs, batch.labels, training, rows=steps[::-1]).tensors
+    assert not torch.allclose(back["0.weight"], plain["0.weight"])
+    # where the client shuffles, nobody but it knows the order: a replay takes the batch's
+    shuffled = replace(training, shuffle=True)
+    _assert_close(train(bare, state, batch.inputs, batch.labels, shuffled).tensors, plain, tolerance=0.0)
+
+
+def test_a_gradient_is_the_mean_over_the_rows_and_takes_one_step() -> None:
+    model, batch = MODELS["batch norm"], _batch()
+    bare, state = architecture(model, FEDSGD), state_of(model)
+    rows = torch.tensor([5, 0, 3])
+    part = train(bare, state, batch.inputs, batch.labels, FEDSGD, rows=[rows]).tensors
+    _assert_close(part, train(bare, state, batch.inputs[rows], batch.labels[rows], FEDSGD).tensors)
+    for wrong in ([], [rows, rows]):
+        with pytest.raises(BadConfig, match=f"{len(wrong)} local steps are named for FedSGD"):
+            train(bare, state, batch.inputs, batch.labels, FEDSGD, rows=wrong)
+    with pytest.raises(BadConfig, match="0 local steps"):
+        train(bare, state, batch.inputs, batch.labels, SHUFFLED, rows=[])
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"optimizer": "adam"}])
+def test_an_optimizer_whose_state_was_not_sent_cannot_be_simulated(options: dict[str, object]) -> None:
+    training = LocalTraining.fedavg(lr=0.1, fresh_optimizer=False, **options)  # type: ignore[arg-type]
+    with pytest.raises(UnfitUpdate, match="went on with its state from an earlier round, which no update sends"):
+        local_update(_normed(), _batch(), training=training)
 
 
 @pytest.mark.parametrize("training", [FEDSGD, LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=3)])
@@ -196,11 +359,22 @@ def test_an_unknown_loss_is_named() -> None:
         loss_function("crossentropy")
 
 
-@pytest.mark.parametrize("kind", ["gradient", "difference"])
-def test_a_differentiable_training_gives_the_same_numbers_and_a_right_derivative(kind: str) -> None:
+TRAININGS = {
+    "gradient": FEDSGD,
+    "difference": LocalTraining.fedavg(lr=0.4, epochs=2, batch_size=4),
+    **{
+        name: LocalTraining.fedavg(lr=0.05, epochs=2, batch_size=4, **options)  # type: ignore[arg-type]
+        for name, options in OPTIMIZERS.items()
+        if name != "adam without memory"  # the sign of the gradient: flat, with jumps that no difference quotient sees
+    },
+}
+
+
+@pytest.mark.parametrize("case", TRAININGS)
+def test_a_differentiable_training_gives_the_same_numbers_and_a_right_derivative(case: str) -> None:
     """Against central differences along a random direction of the inputs, in float64."""
-    training = FEDSGD if kind == "gradient" else LocalTraining.fedavg(lr=0.4, epochs=2, batch_size=3)
-    model, batch = MODELS["batch norm"], _batch()
+    training = TRAININGS[case]
+    model, batch = MODELS["batch norm"], _batch(7)
     bare, state = architecture(model, training), state_of(model)
     direction = torch.randn(batch.inputs.shape, generator=_seed(2), dtype=torch.float64)
 
@@ -212,9 +386,106 @@ def test_a_differentiable_training_gives_the_same_numbers_and_a_right_derivative
     value = size(inputs, True)
     torch.testing.assert_close(value, size(batch.inputs, False), rtol=1e-12, atol=0)
     (slope,) = torch.autograd.grad(value, inputs)
-    step = 1e-5
+    step = 1e-7
     numeric = (size(batch.inputs + step * direction, False) - size(batch.inputs - step * direction, False)) / (2 * step)
     torch.testing.assert_close((slope * direction).sum(), numeric, rtol=1e-6, atol=0)
+
+
+def test_the_derivative_through_adam_is_finite_and_right_where_a_gradient_is_exactly_zero() -> None:
+    """Pixel 2 is black in every example, so the gradient of its weights is 0 and so are both moments.
+
+    There Adam moves by lr * g / (|g| + eps), with slope lr / eps: the closed form of one step on a linear model.
+    """
+    model = nn.Linear(4, 3).double()
+    batch = Batch(torch.randn(5, 4, generator=_seed(0), dtype=torch.float64), torch.tensor([0, 1, 2, 1, 1]))
+    batch.inputs[:, 2] = 0.0
+    eps = 0.5
+    for epochs in (1, 3):
+        training = LocalTraining.fedavg(lr=0.1, epochs=epochs, optimizer="adam", eps=eps)
+        inputs = batch.inputs.clone().requires_grad_()
+        state = state_of(model)
+        bare = architecture(model, training)
+        moved = train(bare, state, inputs, batch.labels, training, differentiable=True).tensors["weight"]
+        assert torch.equal(moved[:, 2], torch.zeros(3, dtype=torch.float64))
+        (slope,) = torch.autograd.grad(moved[0, 2], inputs)
+        assert bool(torch.isfinite(slope).all())
+        if epochs == 1:
+            scores = F.linear(batch.inputs, state["weight"], state["bias"]).softmax(-1)
+            error = (scores[:, 0] - (batch.labels == 0).double()) / 5
+            torch.testing.assert_close(slope[:, 2], -0.1 / eps * error, rtol=1e-12, atol=0)
+    (total,) = torch.autograd.grad(
+        train(bare, state, inputs, batch.labels, training, differentiable=True).tensors["weight"].square().sum(), inputs
+    )
+    assert bool(torch.isfinite(total).all())
+
+
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most bytes that tensors made under it held at one time: an allocator's own account, whoever keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held: dict[weakref.ref[torch.UntypedStorage], int] = {}
+        self.now = self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: Any = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key = weakref.ref(storage, self._freed)
+                if key not in self.held:
+                    self.held[key] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+        return made
+
+    def _freed(self, key: weakref.ref[torch.UntypedStorage]) -> None:
+        self.now -= self.held.pop(key, 0)
+
+
+SIMULATED = {
+    "fedsgd": FEDSGD,
+    "five steps": LocalTraining.fedavg(lr=0.1, epochs=5),
+    "ragged": LocalTraining.fedavg(lr=0.1, epochs=3, batch_size=3, momentum=0.9, weight_decay=0.1, shuffle=True),
+    "adam": LocalTraining.fedavg(lr=0.1, epochs=4, batch_size=4, optimizer="adam"),
+}
+
+
+@pytest.mark.parametrize("case", SIMULATED)
+@pytest.mark.parametrize("name", ["lenet", "batch norm", "residual", "attention"])
+def test_the_memory_of_a_simulation_is_known_before_it_runs(name: str, case: str) -> None:
+    model = zoo.lenet(size=8) if name == "lenet" else MODELS[name]
+    training, dtype = SIMULATED[case], torch.float32 if name == "lenet" else torch.float64
+    batch = _batch(8, dtype=dtype)
+    bare, state = architecture(model, training), state_of(model)
+    inputs = batch.inputs.clone().requires_grad_()
+    estimate = simulation_bytes(bare, state, (3, 8, 8), training, 8)
+    with twice_differentiable(), Peak() as peak:
+        tensors = train(bare, state, inputs, batch.labels, training, differentiable=True).tensors
+        torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    assert peak.most / 3 < estimate < 3 * peak.most
+
+
+class Looking(nn.Module):
+    """Looks at values, which a tensor without values does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x.flatten(1) if x.sum() >= 0 else -x.flatten(1))
+        return out
+
+
+def test_the_memory_of_a_model_that_looks_at_values_is_known_too() -> None:
+    training = LocalTraining.fedavg(lr=0.1, epochs=2)
+    model = Looking()
+    same = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    one, other = (simulation_bytes(architecture(m), state_of(m), (12,), training, 4) for m in (model, same))
+    assert other / 2 < one < 2 * other
 
 
 def test_the_state_is_not_written_to() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, aggregate, defense, local_update
-from fedseal.client import state_of
+from fedseal.client import state_of, train
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName, UnknownToAdversary
 from fedseal.threat import GRANTS, PRESETS, preset
 
@@ -43,6 +43,7 @@ KNOWN = {
     "honest_but_curious": {"state", "training", "num_examples", "buffers", "defense"},
     "eavesdropper": {"num_examples", "buffers"},
     "aggregate_only": {"state", "training", "num_examples", "buffers", "defense"},
+    "unknown_training": {"state", "num_examples", "buffers", "defense"},
     "malicious_server": {"state", "training", "num_examples", "buffers", "defense"},
     "oracle": {"state", "training", "num_examples", "buffers", "defense", "labels"},
 }
@@ -87,6 +88,70 @@ def test_a_withheld_training_is_absent_from_the_update_too() -> None:
     observation = _observe(ThreatModel.eavesdropper())
     assert observation.update.training is None
     assert observation.rounds[0].update.training is None
+
+
+TRUE = LocalTraining.fedavg(lr=0.1, epochs=2, momentum=0.9, shuffle=True)
+ASSUMED = LocalTraining.fedavg(lr=0.02, epochs=5, batch_size=1, mode="eval")
+
+
+def _difference(model: nn.Module) -> Update:
+    return local_update(model, BATCH, training=TRUE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_an_assumed_training_takes_the_place_of_the_true_one_everywhere(rounds: int) -> None:
+    """A wrong assumption is the adversary's to make; what really happened is nowhere in what it holds."""
+    model = _model()
+    sent = [(state_of(model), _difference(model)) for _ in range(rounds)]
+    seen = ThreatModel.honest_but_curious().observe_rounds(model, sent, modality=IMAGE, training=ASSUMED)
+    assert seen.training == ASSUMED
+    assert [round.update.training for round in seen.rounds] == [ASSUMED] * rounds
+    assert not seen.model.training  # the assumed mode, not the true one
+    assert all(update.training == TRUE for _, update in sent)
+    for part in (seen, *seen.rounds):
+        assert repr(TRUE) not in repr(part)
+    simulated = train(seen.model, sent[0][0], BATCH.inputs, BATCH.labels, ASSUMED).tensors
+    assert not torch.allclose(simulated["5.weight"], seen.update.tensors["5.weight"])
+
+
+def test_an_assumption_of_another_kind_than_the_message_is_refused() -> None:
+    model = _model()
+    with pytest.raises(UnfitUpdate, match="is a difference, but the local training named makes a gradient"):
+        ThreatModel.honest_but_curious().observe(model, _difference(model), modality=IMAGE, training=FEDSGD)
+
+
+@pytest.mark.parametrize("assumed", [None, ASSUMED])
+def test_a_server_whose_clients_choose_their_training_holds_weights_and_no_settings(
+    assumed: LocalTraining | None,
+) -> None:
+    model = _model()
+    seen = ThreatModel.unknown_training().observe(model, _difference(model), modality=IMAGE, training=assumed)
+    assert seen.state is not None
+    assert (seen.training, seen.update.training, seen.update.kind) == (None, None, "difference")
+    with pytest.raises(UnknownToAdversary, match="'unknown_training' withholds"):
+        seen.require_training("some attack")
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_where_the_training_is_withheld_the_architecture_runs_as_the_model_was_given(mode: bool) -> None:
+    model = _model().train(mode)
+    update = local_update(model, BATCH, training=replace(FEDSGD, mode="eval" if mode else "train"))
+    bare = ThreatModel.unknown_training().observe(model, update, modality=IMAGE).model
+    assert isinstance(bare, nn.Sequential)
+    assert (bare[1].training, bare[2].training) == (mode, False)
+
+
+def test_the_clients_order_is_nowhere_in_what_is_sent() -> None:
+    """The update holds the settings and no trace of the order but its effect on the weights."""
+    model = _model()
+    seen = ThreatModel.oracle().observe(model, _difference(model), modality=IMAGE, labels=BATCH.labels)
+    assert seen.training == TRUE
+    parameters = {name for name, _ in model.named_parameters()}
+    buffers = {name for name, _ in model.named_buffers()}
+    assert {f.name for f in fields(Update)} == {
+        "kind", "tensors", "buffers", "num_examples", "num_clients", "training",
+    }  # fmt: skip
+    assert (set(seen.update.tensors), set(seen.update.buffers or {})) == (parameters, buffers)
 
 
 def test_what_is_handed_on_is_a_copy() -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import pickle  # noqa: TID251 - to build what must be refused
 import tempfile
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,26 @@ def trainings(draw: st.DrawFn) -> LocalTraining:
     if draw(st.booleans()):
         return LocalTraining.fedsgd(mode=mode)
     size = draw(st.none() | st.integers(1, 64))
-    lr = draw(st.floats(min_value=1e-6, max_value=10.0))
-    return LocalTraining.fedavg(lr=lr, epochs=draw(st.integers(1, 9)), batch_size=size, mode=mode)
+    below_one = st.floats(min_value=0.0, max_value=1.0, exclude_max=True)
+    shuffle, epochs, decay = draw(st.booleans()), draw(st.integers(1, 9)), draw(st.floats(min_value=0.0, max_value=1.0))
+    plain = LocalTraining.fedavg(
+        lr=draw(st.floats(min_value=1e-6, max_value=10.0)),
+        epochs=epochs,
+        batch_size=size,
+        mode=mode,
+        weight_decay=decay,
+        shuffle=shuffle,
+    )
+    if draw(st.booleans()):
+        momentum = draw(below_one)
+        return replace(plain, momentum=momentum, fresh_optimizer=momentum == 0 or draw(st.booleans()))
+    return replace(
+        plain,
+        optimizer="adam",
+        betas=(draw(below_one), draw(below_one)),
+        eps=draw(st.floats(min_value=1e-12, max_value=1.0)),
+        fresh_optimizer=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -132,7 +150,11 @@ BAD_HEADERS = {
     "a number": json.dumps(7),
     "a fact missing": json.dumps({"kind": "gradient"}),
     "a count that is no number": json.dumps({**GOOD, "num_examples": "many"}),
-    "a training of another version": json.dumps({**GOOD, "training": {"momentum": 0.9}}),
+    "a training of another version": json.dumps({**GOOD, "training": {"nesterov": True}}),
+    "momentum without a step": json.dumps({**GOOD, "training": {"momentum": 0.9}}),
+    "betas that are no pair": json.dumps({**GOOD, "training": {"epochs": 1, "lr": 1, "betas": 0.9}}),
+    "betas that are no numbers": json.dumps({**GOOD, "training": {"epochs": 1, "lr": 1, "betas": ["a", "b"]}}),
+    "a flag that is none": json.dumps({**GOOD, "training": {"epochs": 1, "lr": 1, "shuffle": "no"}}),
     "a training out of range": json.dumps({**GOOD, "training": {"epochs": -1}}),
     "a training of another type": json.dumps({**GOOD, "training": {"epochs": "five"}}),
     "an unknown kind": json.dumps({**GOOD, "kind": "weights"}),
@@ -172,6 +194,58 @@ def test_a_batch_that_does_not_belong_together_is_refused(inputs: Tensor, labels
 def test_a_batch_accepts_indices_and_rows_of_probabilities() -> None:
     assert len(Batch(torch.zeros(2, 3), torch.tensor([1, 0]))) == 2
     assert len(Batch(torch.zeros(2, 3), torch.full((2, 4), 0.25))) == 2
+
+
+def test_a_file_from_before_the_optimizers_is_plain_sgd_in_the_batchs_order(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    old = {"epochs": 2, "lr": 0.1, "batch_size": 4, "mode": "train", "loss": "cross_entropy"}
+    header = json.dumps({**GOOD, "kind": "difference", "training": old})
+    save_file({"update.w": torch.ones(2)}, path, metadata={"fedseal.update": header})
+    training = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=4)
+    assert Update.load(path).training == training
+    assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.0, 0.0)
+    assert (training.shuffle, training.fresh_optimizer) == (False, True)
+    assert training.describe() == old  # so that runs begun with 0.1.0 resume
+
+
+def test_a_description_names_what_is_out_of_the_ordinary() -> None:
+    training = LocalTraining.fedavg(lr=0.1, optimizer="adam", betas=(0.8, 0.99), shuffle=True, fresh_optimizer=False)
+    extra = {"optimizer": "adam", "betas": [0.8, 0.99], "shuffle": True, "fresh_optimizer": False}
+    assert training.describe() == {**LocalTraining.fedavg(lr=0.1).describe(), **extra}
+
+
+STEP = {"epochs": 1, "lr": 0.1}
+OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
+    ({"optimizer": "adagrad"}, "optimizer is 'adagrad'"),
+    ({"momentum": 1.0}, r"momentum is 1\.0"),
+    ({"momentum": -0.1}, "momentum is -0"),
+    ({"momentum": math.nan}, "momentum is nan"),
+    ({"optimizer": "adam", "momentum": 0.9}, "'momentum' means nothing to adam; remove it, or use optimizer='sgd'"),
+    ({"betas": (0.5, 0.9)}, "'betas' means nothing to sgd; remove it, or use optimizer='adam'"),
+    ({"eps": 1e-6}, "'eps' means nothing to sgd"),
+    ({"weight_decay": -0.1}, "weight decay is -0"),
+    ({"weight_decay": math.inf}, "weight decay is inf"),
+    ({"optimizer": "adam", "betas": (0.5, 1.0)}, "betas are"),
+    ({"optimizer": "adam", "betas": (-0.5, 0.9)}, "betas are"),
+    ({"optimizer": "adam", "betas": (0.5, 0.9, 0.9)}, "betas are"),
+    ({"optimizer": "adam", "eps": 0.0}, "eps is 0"),
+    ({"shuffle": "yes"}, "'shuffle' is 'yes'"),
+    ({"fresh_optimizer": False}, "SGD without momentum has no state to carry over"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), OUT_OF_RANGE)
+def test_an_option_out_of_range_is_named(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        LocalTraining(**{**STEP, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [{"momentum": 0.5}, {"optimizer": "adam"}, {"weight_decay": 0.1}, {"shuffle": True}]
+)
+def test_fedsgd_takes_no_step_that_an_option_could_change(options: dict[str, object]) -> None:
+    with pytest.raises(BadConfig, match=f"'{next(iter(options))}' is given to FedSGD, which takes no local step"):
+        LocalTraining(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

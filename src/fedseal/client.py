@@ -7,8 +7,10 @@ client with a real model and a real batch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnknownName
+from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate, UnknownName
 from fedseal.types import Batch, Defense, LocalTraining, LossFunction, Tensors, Update
 
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
@@ -130,20 +132,39 @@ def train(
     labels: Tensor,
     training: LocalTraining,
     *,
+    rows: Sequence[Tensor] | None = None,
     differentiable: bool = False,
 ) -> Trained:
-    """Run the local training, as a function of everything it depends on.
+    """Run the local training, as a function of everything it depends on. Its optimizer starts without state.
 
     Args:
         model: an `architecture` in the training's mode.
         state: parameters and buffers by name; not written to.
         inputs: `(N, ...)`.
         labels: class indices `(N,)` or probabilities `(N, C)`.
+        rows: one index tensor for each local step, as `local_steps` gives them; this is the whole course of the
+            training, and may use more inputs than the client has, such as one copy an epoch. None for the batch's
+            order, also where the client shuffles: its order is its secret.
         differentiable: keep the graph, so that the result can be differentiated by inputs, labels and state.
 
     Returns:
-        The mean gradient (FedSGD) or the weight difference (FedAvg, SGD over the batch in its order), and the buffers.
+        The mean gradient (FedSGD) or the weight difference (FedAvg), and the buffers.
+
+    Raises:
+        UnfitUpdate: the training went on with an optimizer's state that was not sent.
+        BadConfig: `rows` without a local step, or with several for FedSGD.
     """
+    if not training.fresh_optimizer:
+        raise UnfitUpdate(
+            f"the local {training.optimizer} went on with its state from an earlier round, which no update sends, so "
+            "the training cannot be simulated",
+            "use an attack that replays nothing, or let clients start each round with a fresh optimizer",
+        )
+    if rows is not None and (len(rows) == 0 or (len(rows) > 1 and training.kind == "gradient")):
+        raise BadConfig(
+            f"{len(rows)} local steps are named for {'FedSGD' if training.kind == 'gradient' else 'FedAvg'}",
+            "name at least one step; FedSGD takes one",
+        )
     names = _slots(model)
     buffers = {name: state[name].clone() for name in names.buffers}
     weights = {
@@ -152,25 +173,148 @@ def train(
     }
     frozen = {name: state[name] for name in names.frozen}
 
-    def gradient(weights: Tensors, rows: slice) -> dict[str, Tensor]:
-        outputs = forward(model, {**weights, **frozen, **buffers}, inputs[rows])
-        loss = loss_function(training.loss)(outputs, labels[rows])
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, materialize_grads=True)
+    def gradient(weights: Tensors, part: slice | Tensor) -> dict[str, Tensor | None]:
+        outputs = forward(model, {**weights, **frozen, **buffers}, inputs[part])
+        loss = loss_function(training.loss)(outputs, labels[part])
+        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, allow_unused=True)
         return dict(zip(weights, grads, strict=True))
 
     if training.kind == "gradient":
-        return Trained(gradient(weights, slice(None)), buffers)
-    assert training.lr is not None
-    step = training.batch_size or len(inputs)
-    moved = dict(weights)
-    for _ in range(training.epochs):
-        for first in range(0, len(inputs), step):
-            grads = gradient(moved, slice(first, first + step))
-            moved = {name: weight - training.lr * grads[name] for name, weight in moved.items()}
-            if not differentiable:
-                moved = {name: weight.detach().requires_grad_() for name, weight in moved.items()}
+        grads = gradient(weights, slice(None) if rows is None else rows[0])
+        sent = {name: torch.zeros_like(weights[name]) if grad is None else grad for name, grad in grads.items()}
+        return Trained(sent, buffers)
+    descend, moved = _Descent(training), weights
+    for part in _in_order(training, len(inputs)) if rows is None else rows:
+        grads = gradient(moved, part)
+        with torch.set_grad_enabled(differentiable):
+            moved = {name: descend(name, weight, grads[name]) for name, weight in moved.items()}
+        if not differentiable:
+            moved = {name: weight.requires_grad_() for name, weight in moved.items()}
     with torch.set_grad_enabled(differentiable):
         return Trained({name: moved[name] - weights[name] for name in weights}, buffers)
+
+
+def _in_order(training: LocalTraining, count: int) -> list[slice]:
+    """The local steps over a batch in its order; slices, which copy nothing."""
+    step = training.batch_size or count
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)] * training.epochs
+
+
+def local_steps(
+    training: LocalTraining, count: int, *, generator: torch.Generator | None = None, copies: bool = False
+) -> list[Tensor]:
+    """Which examples each local step takes: index tensors into a batch of `count`, as `train` takes them.
+
+    Args:
+        generator: where the training shuffles, a new permutation every epoch is drawn from it.
+        copies: every epoch has its own copy of the examples, in a batch of `epochs * count`.
+
+    Raises:
+        BadConfig: no examples, or a training that shuffles without a generator.
+
+    >>> steps = local_steps(LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=2), 3, copies=True)
+    >>> [step.tolist() for step in steps]
+    [[0, 1], [2], [3, 4], [5]]
+    """
+    if count < 1:
+        raise BadConfig(f"a local training on {count} examples takes no step", "give at least 1")
+    size = training.batch_size or count
+    steps: list[Tensor] = []
+    for epoch in range(max(1, training.epochs)):
+        order = torch.arange(count)
+        if training.shuffle:
+            if generator is None:
+                raise BadConfig("a training that shuffles draws random numbers", "pass generator=torch.Generator()")
+            order = torch.randperm(count, generator=generator)
+        order = order + epoch * count if copies else order
+        steps += [order[first : first + size] for first in range(0, count, size)]
+    return steps
+
+
+class _Descent:
+    """The optimizer of one local training: moves one weight at a time and keeps its state, which starts empty.
+
+    As torch's SGD and Adam, which leave a weight alone that the loss does not depend on.
+    """
+
+    def __init__(self, training: LocalTraining) -> None:
+        assert training.lr is not None
+        self.training, self.lr = training, training.lr
+        self.velocity: dict[str, Tensor] = {}
+        self.moments: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def __call__(self, name: str, weight: Tensor, grad: Tensor | None) -> Tensor:
+        if grad is None:
+            return weight
+        if self.training.weight_decay:
+            grad = grad + self.training.weight_decay * weight
+        if self.training.optimizer == "adam":
+            return self._adam(name, weight, grad)
+        if self.training.momentum:
+            if name in self.velocity:
+                grad = self.training.momentum * self.velocity[name] + grad
+            self.velocity[name] = grad
+        return weight - self.lr * grad
+
+    def _adam(self, name: str, weight: Tensor, grad: Tensor) -> Tensor:
+        (one, two), eps = self.training.betas, self.training.eps
+        first, second, steps = self.moments.get(name, (torch.zeros_like(grad), torch.zeros_like(grad), 0))
+        first, second, steps = one * first + (1 - one) * grad, two * second + (1 - two) * grad.square(), steps + 1
+        self.moments[name] = first, second, steps
+        # Where the second moment is 0 so is the first, and the root's infinite slope would turn 0 * inf into NaN.
+        moves = second > 0
+        root = torch.where(moves, torch.where(moves, second, 1.0).sqrt(), 0.0)
+        scale = self.lr / (1 - one**steps)
+        return weight - scale * first / (root / math.sqrt(1 - two**steps) + eps)
+
+
+def simulation_bytes(
+    model: nn.Module, state: Tensors, inputs_shape: Sequence[int], training: LocalTraining, count: int
+) -> int:
+    """About how much memory a differentiable `train` holds: weights and activations of all its local steps, in bytes.
+
+    One step is run without values, on the meta device, and what its graph keeps is multiplied by the number of steps.
+    The estimate leaves out what the backward pass through it needs for a moment.
+
+    Args:
+        model: an `architecture`.
+        inputs_shape: of one example.
+        count: examples in the batch.
+
+    >>> import fedseal as fs
+    >>> model, one = fs.zoo.lenet(), LocalTraining.fedavg(lr=0.1)
+    >>> few, many = (simulation_bytes(model, state_of(model), (3, 32, 32), one, n) for n in (1, 8))
+    >>> few < many < 8 * few
+    True
+    """
+    sizes = [len(step) for step in local_steps(replace(training, shuffle=False), count)]
+    once = replace(training, epochs=min(1, training.epochs), batch_size=None)
+    return sum(sizes.count(size) * _graph_bytes(model, state, (size, *inputs_shape), once) for size in set(sizes))
+
+
+def _graph_bytes(model: nn.Module, state: Tensors, shape: tuple[int, ...], training: LocalTraining) -> int:
+    """What the graph of one differentiable step on zeros keeps."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    def run(device: torch.device | str) -> None:
+        kept.clear()
+        there = {name: torch.empty_like(tensor, device=device).zero_() for name, tensor in state.items()}
+        weight = there[next(iter(_slots(model).trainable))]
+        inputs = weight.new_zeros(shape, requires_grad=True)
+        labels = torch.zeros(shape[0], dtype=torch.long, device=device)
+        with twice_differentiable(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            train(model, there, inputs, labels, training, differentiable=True)
+
+    with torch.random.fork_rng():
+        try:
+            run("meta")
+        except RuntimeError:  # an operator that looks at values
+            run(next(iter(state.values())).device)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def local_update(
@@ -185,7 +329,7 @@ def local_update(
 
     Args:
         batch: inputs as the model is fed them, `(N, ...)`.
-        generator: needed where the training is random (dropout in train mode) or a defense is given.
+        generator: needed where the training is random (dropout in train mode, shuffled) or a defense is given.
 
     Raises:
         UnfitModel: no trainable parameter, or the model does not accept the batch.
@@ -201,13 +345,14 @@ def local_update(
         raise UnfitModel("the model has no trainable parameters", "unfreeze some, or attack another model")
     bare = architecture(model, training)
     dropout = any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in bare.modules())
-    if (dropout or defense is not None) and generator is None:
-        what = "dropout" if dropout else f"the defense '{defense.name if defense else ''}'"
+    if (dropout or training.shuffle or defense is not None) and generator is None:
+        what = "dropout" if dropout else "a shuffled order" if defense is None else f"the defense '{defense.name}'"
         raise BadConfig(f"{what} draws random numbers", "pass generator=torch.Generator().manual_seed(0)")
     if defense is not None and generator is not None:
         batch = defense.on_batch(batch, generator)
+    rows = local_steps(training, len(batch), generator=generator) if training.shuffle else None
     with _random_numbers_of(generator if dropout else None), explained(model, batch.inputs, batch.labels):
-        trained = train(bare, state_of(model), batch.inputs, batch.labels, training)
+        trained = train(bare, state_of(model), batch.inputs, batch.labels, training, rows=rows)
         if defense is not None and generator is not None and defense.per_example:
             trained = Trained(_defended_gradient(bare, model, batch, training, defense, generator), trained.buffers)
     update = Update(

@@ -18,7 +18,7 @@ from fedseal.types import Defense, LocalTraining, Modality, Observation, Round, 
 
 GRANTS = {
     "state": "the model's weights and buffers at the round's start",
-    "training": "the local training: epochs, learning rate, batch size, mode",
+    "training": "the local training: epochs, learning rate, batch size, optimizer, mode",
     "num_examples": "the number of examples that the client names beside its update",
     "buffers": "buffers that the client sends, such as BatchNorm statistics",
     "defense": "which defense the client runs, and its public parameters",
@@ -67,6 +67,15 @@ class ThreatModel:
         return cls("aggregate_only", frozenset({"state", "training", "defense", "num_examples", "buffers"}))
 
     @classmethod
+    def unknown_training(cls) -> ThreatModel:
+        """A server whose clients choose their local training themselves: weights and updates, but no settings.
+
+        Whether the update is a gradient or a difference shows in the message. The architecture keeps the modes of the
+        model that was handed in, as with `mode="as_is"`, since the client's is not known.
+        """
+        return cls("unknown_training", cls.honest_but_curious().grants - {"training"})
+
+    @classmethod
     def malicious_server(cls) -> ThreatModel:
         """A server that chooses the weights to make them leak; the labels stay the client's."""
         return cls("malicious_server", frozenset(GRANTS) - {"labels"})
@@ -90,7 +99,8 @@ class ThreatModel:
 
         Args:
             model: the model at the round's start.
-            training: overrides the update's own record of its local training; needed for a captured file that has none.
+            training: what the adversary takes the local training for, in place of the update's own record, which it
+                then does not see; needed for a captured file that has none. It may be wrong.
             labels: the true labels, used only where granted.
 
         Raises:
@@ -115,7 +125,9 @@ class ThreatModel:
         """What this adversary holds of several updates of one batch, each with the weights it was computed at."""
         if not rounds:
             raise BadConfig("there is no round to observe", "give at least one (state, update)")
-        training = training or rounds[0][1].training
+        if training is not None:  # the adversary's assumption takes the place of what really happened
+            rounds = [(state, replace(update, training=training)) for state, update in rounds]
+        training = rounds[0][1].training
         for _, update in rounds:
             _check(model, update, training)
             if update.num_clients == 1 and "single_updates" not in self.grants:
@@ -156,6 +168,7 @@ PRESETS = {
     "honest_but_curious": ThreatModel.honest_but_curious,
     "eavesdropper": ThreatModel.eavesdropper,
     "aggregate_only": ThreatModel.aggregate_only,
+    "unknown_training": ThreatModel.unknown_training,
     "malicious_server": ThreatModel.malicious_server,
     "oracle": ThreatModel.oracle,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,6 +23,7 @@ from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, U
 Tensors = Mapping[str, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["train", "eval", "as_is"]
+Optimizer = Literal["sgd", "adam"]
 Status = Literal["exact", "converged", "budget", "diverged", "not_applicable"]
 
 
@@ -73,10 +74,22 @@ class LocalTraining:
 
     Args:
         epochs: passes over the batch; 0 means FedSGD, one gradient without a step.
-        lr: learning rate of the local SGD steps; None for FedSGD.
-        batch_size: examples a local step, in the batch's order; None for all of them.
+        lr: learning rate of the local steps; None for FedSGD.
+        batch_size: examples a local step, the last of an epoch may have fewer; None for all of them.
         mode: whether BatchNorm and dropout run as in training or as in evaluation; "as_is" keeps each module's own.
         loss: "cross_entropy" (mean over the examples), or a function `(outputs, labels) -> scalar`.
+        optimizer: "sgd" or "adam", as torch's with the same arguments; it starts every round without state.
+        momentum: of SGD, without dampening.
+        weight_decay: times the weight, added to its gradient.
+        betas: decay of Adam's two moments.
+        eps: added to the root of Adam's second moment.
+        shuffle: whether every epoch takes the examples in a new random order, which stays the client's secret;
+            else in the batch's order.
+        fresh_optimizer: False records that a real client went on with its optimizer's state from an earlier round.
+            Nobody sends that state, so such a training cannot be simulated.
+
+    Raises:
+        BadConfig: a value out of range, or an option that the optimizer or FedSGD does not have.
     """
 
     epochs: int = 0
@@ -84,6 +97,13 @@ class LocalTraining:
     batch_size: int | None = None
     mode: Mode = "train"
     loss: str | LossFunction = "cross_entropy"
+    optimizer: Optimizer = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    shuffle: bool = False
+    fresh_optimizer: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in ("train", "eval", "as_is"):
@@ -92,6 +112,32 @@ class LocalTraining:
             raise BadConfig(f"{self.epochs} epochs of batches of {self.batch_size}", "both must be at least 1")
         if self.epochs > 0 and not (self.lr is not None and math.isfinite(self.lr) and self.lr > 0):
             raise BadConfig(f"the local learning rate is {self.lr}", "give a positive number")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        options = self._options()
+        if self.epochs == 0 and options:
+            raise BadConfig(f"'{next(iter(options))}' is given to FedSGD, which takes no local step", "use fedavg(...)")
+        if self.optimizer not in ("sgd", "adam"):
+            raise BadConfig(f"the local optimizer is '{self.optimizer}'", "use 'sgd' or 'adam'")
+        if foreign := sorted(options.keys() & ({"betas", "eps"} if self.optimizer == "sgd" else {"momentum"})):
+            other = "adam" if self.optimizer == "sgd" else "sgd"
+            raise BadConfig(
+                f"'{foreign[0]}' means nothing to {self.optimizer}", f"remove it, or use optimizer='{other}'"
+            )
+        if not 0 <= self.momentum < 1:
+            raise BadConfig(f"the local momentum is {self.momentum}", "give a number from 0 to below 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise BadConfig(f"the local weight decay is {self.weight_decay}", "give 0 or a positive number")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise BadConfig(f"Adam's betas are {self.betas}", "give two numbers from 0 to below 1")
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise BadConfig(f"Adam's eps is {self.eps}", "give a positive number")
+        for name in ("shuffle", "fresh_optimizer"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadConfig(f"'{name}' is {getattr(self, name)!r}", "give True or False")
+        if not self.fresh_optimizer and self.optimizer == "sgd" and self.momentum == 0:
+            raise BadConfig("SGD without momentum has no state to carry over", "leave fresh_optimizer at True")
 
     @classmethod
     def fedsgd(cls, *, mode: Mode = "train", loss: str | LossFunction = "cross_entropy") -> LocalTraining:
@@ -107,11 +153,35 @@ class LocalTraining:
         batch_size: int | None = None,
         mode: Mode = "train",
         loss: str | LossFunction = "cross_entropy",
+        optimizer: Optimizer = "sgd",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        shuffle: bool = False,
+        fresh_optimizer: bool = True,
     ) -> LocalTraining:
-        """The client answers with the weight difference after local SGD (McMahan et al., arXiv:1602.05629)."""
+        """The client answers with the weight difference after local steps (McMahan et al., arXiv:1602.05629).
+
+        >>> LocalTraining.fedavg(lr=0.01, epochs=5, batch_size=8, momentum=0.9, shuffle=True).kind
+        'difference'
+        """
         if epochs < 1:
             raise BadConfig(f"FedAvg with {epochs} local epochs", "train for at least 1, or use LocalTraining.fedsgd()")
-        return cls(epochs=epochs, lr=lr, batch_size=batch_size, mode=mode, loss=loss)
+        return cls(
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            mode=mode,
+            loss=loss,
+            optimizer=optimizer,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            betas=betas,
+            eps=eps,
+            shuffle=shuffle,
+            fresh_optimizer=fresh_optimizer,
+        )
 
     @property
     def kind(self) -> Literal["gradient", "difference"]:
@@ -126,14 +196,27 @@ class LocalTraining:
         return f"{getattr(self.loss, '__module__', '?')}:{getattr(self.loss, '__qualname__', '?')}"
 
     def describe(self) -> dict[str, object]:
-        """All fields as plain values, for records and files."""
+        """The fields as plain values, for records and files; options at their defaults are left out.
+
+        >>> list(LocalTraining.fedavg(lr=0.01, momentum=0.9).describe())
+        ['epochs', 'lr', 'batch_size', 'mode', 'loss', 'momentum']
+        """
         return {
             "epochs": self.epochs,
             "lr": self.lr,
             "batch_size": self.batch_size,
             "mode": self.mode,
             "loss": self.loss_name,
+            **self._options(),
         }
+
+    def _options(self) -> dict[str, object]:
+        """The options of optimizer and order that differ from their defaults."""
+        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name in _OPTIONS}
+        return {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
+
+
+_OPTIONS = ("optimizer", "momentum", "weight_decay", "betas", "eps", "shuffle", "fresh_optimizer")
 
 
 @dataclass(frozen=True)
@@ -215,6 +298,8 @@ class Update:
             return cls("gradient", dict(flat))
         try:
             training = header["training"]
+            if isinstance(training, dict) and "betas" in training:
+                training = {**training, "betas": tuple(training["betas"])}
             if header["kind"] not in ("gradient", "difference") or int(str(header["num_clients"])) < 1:
                 raise ValueError(f"{header['kind']} of {header['num_clients']} clients")
             return cls(

@@ -75,6 +75,9 @@ SCALES: dict[str, tuple[Training, int, float | None]] = {
     "one step of a large enough batch": (lambda: LocalTraining.fedavg(lr=0.25, batch_size=3), 3, -4.0),
     "several batches": (lambda: LocalTraining.fedavg(lr=0.25, batch_size=2), 3, None),
     "several epochs": (lambda: LocalTraining.fedavg(lr=0.25, epochs=2), 3, None),
+    "one step with fresh momentum": (lambda: LocalTraining.fedavg(lr=0.25, momentum=0.9), 3, -4.0),
+    "weight decay": (lambda: LocalTraining.fedavg(lr=0.25, weight_decay=0.1), 3, None),
+    "Adam": (lambda: LocalTraining.fedavg(lr=0.25, optimizer="adam"), 3, None),
 }
 
 

@@ -67,6 +67,14 @@ def test_every_key_is_heard() -> None:
     assert setup.given["config"] == "night.yaml"
 
 
+def test_the_local_training_has_its_optimizer_and_order() -> None:
+    common = "model: zoo:mlp\ndata: fashion_mnist\ntraining: {kind: fedavg, lr: 0.01, epochs: 2, batch_size: 8, "
+    sgd = load_config(written(common + "momentum: 0.9, weight_decay: 0.0005, shuffle: true}")).case.training
+    assert sgd == LocalTraining.fedavg(lr=0.01, epochs=2, batch_size=8, momentum=0.9, weight_decay=0.0005, shuffle=True)
+    adam = load_config(written(common + "optimizer: adam, betas: [0.8, 0.99], eps: 1.0e-6}")).case.training
+    assert adam == LocalTraining.fedavg(lr=0.01, epochs=2, batch_size=8, optimizer="adam", betas=(0.8, 0.99), eps=1e-6)
+
+
 @pytest.mark.parametrize("model", ["lenet", "mlp", "convnet", "resnet", "vit"])
 def test_models_of_the_zoo_fit_the_data_without_being_told(model: str) -> None:
     case = load_config(written(f"model: zoo:{model}\ndata: fashion_mnist")).case
@@ -121,6 +129,15 @@ def test_what_is_loaded_runs(tmp_path: Path) -> None:
         ("training: {knid: fedsgd}", BadConfig, "unknown key 'knid' in 'training'; did you mean 'kind'"),
         ("training: {kind: fedprox}", BadConfig, "'training' is 'fedprox'"),
         ("training: {lr: 0.1}", BadConfig, "'training: lr' means nothing to fedsgd"),
+        ("training: {momentum: 0.9}", BadConfig, "'training: momentum' means nothing to fedsgd"),
+        ("training: {shuffle: true}", BadConfig, "'training: shuffle' means nothing to fedsgd"),
+        ("training: {kind: fedavg, lr: 0.1, epochs: 0}", BadConfig, "0 local epochs"),
+        ("training: {kind: fedavg, lr: 0.1, momentum: 1}", BadConfig, "momentum is 1"),
+        ("training: {kind: fedavg, lr: 0.1, optimizer: adam, momentum: 0.9}", BadConfig, "means nothing to adam"),
+        ("training: {kind: fedavg, lr: 0.1, optimizer: rmsprop}", BadConfig, "'training' is 'rmsprop'"),
+        ("training: {kind: fedavg, lr: 0.1, weight_decay: -1}", BadConfig, "weight decay is -1"),
+        ("training: {kind: fedavg, lr: 0.1, optimizer: adam, betas: [0.9]}", BadConfig, "'training'"),
+        ("training: {kind: fedavg, lr: 0.1, momentun: 0.9}", BadConfig, "did you mean 'momentum'"),
         ("training: {kind: fedavg}", BadConfig, "no learning rate"),
         ("training: {kind: fedavg, lr: -1}", BadConfig, "learning rate is -1"),
         ("samples: many", BadConfig, "'samples' is 'many'"),

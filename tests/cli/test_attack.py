@@ -260,5 +260,14 @@ def test_bad_option_is_one_line(fedseal: Command, tmp_path: Path, arguments: lis
 
 
 def test_training_that_means_nothing_is_refused() -> None:
-    with pytest.raises(BadConfig, match="no number"):
-        sources.training_from("fedavg:lr=0.1,epochs=1.5", "train")
+    for option in ("epochs=1.5", "shuffle=maybe", "momentum=much"):
+        with pytest.raises(BadConfig, match="no meaning"):
+            sources.training_from(f"fedavg:lr=0.1,{option}", "train")
+
+
+def test_training_takes_all_that_local_training_knows() -> None:
+    text = "fedavg:lr=0.1,epochs=2,batch_size=4,optimizer=adam,weight_decay=0.01,shuffle=true"
+    expected = LocalTraining.fedavg(
+        lr=0.1, epochs=2, batch_size=4, optimizer="adam", weight_decay=0.01, shuffle=True, mode="eval"
+    )
+    assert sources.training_from(text, "eval") == expected

@@ -72,7 +72,7 @@ def cell(shot: Shot) -> Cell:
     )
 
 
-KNOWN = ("honest_but_curious", "eavesdropper", "aggregate_only", "malicious_server", "oracle")
+KNOWN = ("honest_but_curious", "eavesdropper", "aggregate_only", "unknown_training", "malicious_server", "oracle")
 
 
 def scores(index: int, psnr: float | None, hit: bool | None = None, blind: float | None = BLIND) -> SampleScores:

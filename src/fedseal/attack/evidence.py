@@ -41,6 +41,8 @@ class Evidence:
             return 1.0
         if training is None or training.lr is None or training.epochs != 1:
             return None
+        if training.optimizer != "sgd" or training.weight_decay or not training.fresh_optimizer:
+            return None
         whole = update.num_examples is not None and update.num_examples <= (training.batch_size or update.num_examples)
         return -1.0 / training.lr if whole else None
 

@@ -4,7 +4,8 @@
                                       # or package.module:build, a function that returns an nn.Module
     data: photos                      # or fashion_mnist, or a folder of pictures
     size: 32                          # pictures are fitted to 3 x 32 x 32; or [1, 28, 28]
-    training: {kind: fedsgd}          # or {kind: fedavg, lr: 0.01, epochs: 3, batch_size: 8, mode: train}
+    training: {kind: fedsgd}          # or {kind: fedavg, lr: 0.01, epochs: 3, batch_size: 8, mode: train}, and
+                                      # optimizer: adam, betas, eps; momentum; weight_decay; shuffle: true
     normalization: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
     attacks: [auto, dlg]
     defenses: [none, "prune:0.2"]
@@ -40,7 +41,7 @@ from fedseal.audit.record import Record
 from fedseal.audit.run import CellProgress, run
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 from fedseal.modality import Image
-from fedseal.types import Batch, LocalTraining, Mode
+from fedseal.types import Batch, LocalTraining, Mode, Optimizer
 
 ZOO = "zoo:"
 
@@ -57,16 +58,33 @@ class Training(_Strict):
     epochs: int = 1
     batch_size: int | None = None
     mode: Mode = "train"
+    optimizer: Optimizer = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    shuffle: bool = False
 
     def resolved(self) -> LocalTraining:
         """As a value."""
         if self.kind == "fedsgd":
-            if extra := sorted(self.model_fields_set & {"lr", "epochs", "batch_size"}):
+            if extra := sorted(self.model_fields_set - {"kind", "mode"}):
                 raise BadConfig(f"'training: {extra[0]}' means nothing to fedsgd", "remove it, or set kind: fedavg")
             return LocalTraining.fedsgd(mode=self.mode)
         if self.lr is None:
             raise BadConfig("'training: kind: fedavg' has no learning rate", "add lr, such as lr: 0.01")
-        return LocalTraining.fedavg(lr=self.lr, epochs=self.epochs, batch_size=self.batch_size, mode=self.mode)
+        return LocalTraining.fedavg(
+            lr=self.lr,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            mode=self.mode,
+            optimizer=self.optimizer,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            betas=self.betas,
+            eps=self.eps,
+            shuffle=self.shuffle,
+        )
 
 
 class Normalization(_Strict):

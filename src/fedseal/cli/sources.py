@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def aim(request: Request) -> Aim:
     return _simulated(request, model, modality)
 
 
+_FEDAVG: dict[str, Callable[[str], object]] = {
+    "lr": float,
+    "epochs": int,
+    "batch_size": int,
+    "optimizer": str,
+    "momentum": float,
+    "weight_decay": float,
+    "eps": float,
+    "shuffle": lambda text: {"true": True, "false": False}[text],
+}
+
+
 def training_from(text: str, mode: Mode) -> LocalTraining:
     """A local training as typed: "fedsgd", or "fedavg:lr=0.01,epochs=3,batch_size=8".
 
@@ -96,15 +109,17 @@ def training_from(text: str, mode: Mode) -> LocalTraining:
     kind, _, rest = text.partition(":")
     if kind not in ("fedsgd", "fedavg"):
         raise UnknownName("training", kind, ["fedsgd", "fedavg"])
-    kinds = {"lr": float, "epochs": int, "batch_size": int} if kind == "fedavg" else {}
-    values: dict[str, float] = {}
+    kinds: dict[str, Callable[[str], object]] = _FEDAVG if kind == "fedavg" else {}
+    values: dict[str, object] = {}
     for name, value in pairs(rest):
         if name not in kinds:
             raise UnknownName(f"option of '{kind}'", name, kinds or ["(none)"])
         try:
             values[name] = kinds[name](value)
-        except ValueError:
-            raise BadConfig(f"'{name}={value}' of the training is no number", "write fedavg:lr=0.01,epochs=3") from None
+        except (ValueError, KeyError):
+            raise BadConfig(
+                f"'{name}={value}' of the training has no meaning", "write fedavg:lr=0.01,epochs=3,shuffle=true"
+            ) from None
     if kind == "fedsgd":
         return LocalTraining.fedsgd(mode=mode)
     if "lr" not in values:

@@ -21,6 +21,10 @@ STATUS = {
 _ATTACKERS = {
     "honest_but_curious": ("Honest-but-curious server", "the server (honest but curious)"),
     "eavesdropper": ("Eavesdropper", "an eavesdropper on the line"),
+    "unknown_training": (
+        "Server without the training settings",
+        "a server that does not know the training settings",
+    ),
     "aggregate_only": ("Server behind secure aggregation", "the server behind secure aggregation"),
     "malicious_server": ("Malicious server", "a malicious server"),
     "oracle": ("Oracle (no real attacker)", "an oracle (no real attacker, but an upper bound)"),
