@@ -75,6 +75,8 @@ class Structure:
         layers: the layers in a row from the input on, up to the obstacle.
         obstacle: why the row does not reach the output, None if it does.
         head: the classification head: the linear layer that makes the outputs, None if there is none.
+        tail: the layers in a row that end in the head's input, as far back as they stand in a row; the whole row
+            without the head where it reaches the output.
         num_classes: number of outputs.
         nonsmooth: whether an operator without a useful second derivative (ReLU, max pooling) occurs anywhere.
     """
@@ -82,6 +84,7 @@ class Structure:
     layers: tuple[Layer, ...]
     obstacle: str | None
     head: Linear | None
+    tail: tuple[Layer, ...]
     num_classes: int
     nonsmooth: bool
 
@@ -133,7 +136,10 @@ def structure_of(model: nn.Module, shape: tuple[int, ...]) -> Structure:
     classes = _shape(result)
     assert classes is not None
     nonsmooth = any(any(word in str(node.target) for word in _NONSMOOTH) for node in graph.nodes)
-    return Structure(layers, obstacle, _head(result, parameters), classes[0], nonsmooth)
+    last = _last_linear(result)
+    head = _linear(last, parameters)
+    tail = () if head is None else _tail(last, placeholders[-1], parameters)
+    return Structure(layers, obstacle, head, tail, classes[0], nonsmooth)
 
 
 def _shape(node: Node) -> tuple[int, ...] | None:
@@ -215,10 +221,32 @@ def _linear(node: Node, parameters: dict[Node, str]) -> Linear | None:
     return Linear(parameters[weight], bias_name, in_shape, out_shape)  # type: ignore[index]
 
 
-def _head(result: Node, parameters: dict[Node, str]) -> Linear | None:
-    """The last linear layer; a log-softmax behind it changes neither cross-entropy nor its gradient."""
+def _last_linear(result: Node) -> Node:
+    """The operator that makes the scores; a log-softmax behind it changes neither cross-entropy nor its gradient."""
     while result.target in (aten._log_softmax.default, *_VIEWS, aten.select.int, aten.squeeze.dim):
         parent = result.args[0]
         assert isinstance(parent, Node)
         result = parent
-    return _linear(result, parameters)
+    return result
+
+
+def _tail(head: Node, inputs: Node, parameters: dict[Node, str]) -> tuple[Layer, ...]:
+    """Back from the head's input to where the data comes or goes more ways than one, or to what is no known layer."""
+    layers: list[Layer] = []
+    node = _data(head, parameters)
+    while node is not None and node is not inputs:
+        before = _data(node, parameters)
+        if before is None or len([user for user in before.users if user.target is not aten.detach.default]) != 1:
+            break
+        layer = _layer(node, before, parameters)
+        if isinstance(layer, str):
+            break
+        layers.append(layer)
+        node = before
+    return tuple(reversed(layers))
+
+
+def _data(node: Node, parameters: dict[Node, str]) -> Node | None:
+    """The one operand of a node that is no weight, None if there are several."""
+    operands = [n for n in node.all_input_nodes if n not in parameters and n.target is not aten.t.default]
+    return operands[0] if len(operands) == 1 else None

@@ -39,7 +39,7 @@ Solver = Callable[[Tensor], Tensor]
 class Solution(NamedTuple):
     """The posterior of a layer's input.
 
-    `mean` and standard error are `(1, C, H, W)`, `misfit` is that of the forward equations in standard errors, and
+    `mean` and standard error are `(N, C, H, W)`, `misfit` is that of the forward equations in standard errors, and
     `whiten` maps independent unit errors `(unknowns, 1)` to errors of the mean: coordinates in which a search is well
     conditioned.
     """
@@ -59,17 +59,22 @@ class Factored(NamedTuple):
 
 @dataclass(frozen=True)
 class ConvEquations:
-    """Forward and gradient equations of one convolution, scaled to unit error.
+    """Forward and gradient equations of one convolution, scaled to unit error, for N examples.
+
+    The examples stand side by side, `(C, N, H, W)`: as one picture of P = N * H * W positions, whose forward equations
+    keep the examples apart and whose gradient equations sum over them.
 
     Args:
-        forward: `(outputs, C * H * W)` sparse, rows scaled.
+        count: number of examples N.
+        forward: `(outputs, C * P)` sparse, rows scaled.
         target: right-hand side of the forward equations, scaled, `(outputs,)`.
-        gradient: `(groups, O / groups * kH * kW, H * W)`, rows scaled; the same for all input channels of a group.
+        gradient: `(groups, O / groups * kH * kW, P)`, rows scaled; the same for all input channels of a group.
         gradient_target: `(C, O / groups * kH * kW)`, scaled.
         prior_mean, prior_precision: of every entry of x; the precision is one over the squared prior spread.
     """
 
     conv: Conv
+    count: int
     forward: sp.csr_array
     target: Tensor
     gradient: Tensor
@@ -80,7 +85,12 @@ class ConvEquations:
     @property
     def unknowns(self) -> int:
         """Number of entries of x."""
-        return int(np.prod(self.conv.in_shape))
+        return self.count * int(np.prod(self.conv.in_shape))
+
+    def examples(self, x: Tensor) -> Tensor:
+        """From the order of the equations, `(C * P, k)`, to `(N * C * H * W, k)`."""
+        channels, height, width = self.conv.in_shape
+        return x.reshape(channels, self.count, height * width, -1).transpose(0, 1).reshape(x.shape)
 
     def normal_times(self, x: Tensor) -> Tensor:
         """The normal matrix times `x`, `(unknowns, k)`."""
@@ -137,37 +147,41 @@ def conv_equations(
 
     Args:
         weight: `(O, C / groups, kH, kW)`.
-        output: z - b, `(1, O, H', W')`, with its standard error `output_error`.
-        delta: gradient of the loss by z, `(1, O, H', W')`.
+        output: z - b, `(N, O, H', W')`, with its standard error `output_error`.
+        delta: gradient of the mean loss by z, `(N, O, H', W')`.
         gradient: dL/dW, like `weight`; its standard error by output channel, `(O,)`.
         prior: mean `(C, H, W)` and spread of the entries of x.
     """
     channels, height, width = conv.in_shape
     outputs, per_group = weight.shape[:2]
-    taps = _taps(conv, weight.shape[2:])
+    count, pixels = len(output), len(output) * height * width
+    one = _taps(conv, weight.shape[2:])
+    taps = torch.cat([torch.where(one > 0, one + k * height * width, 0) for k in range(count)], 1)
+    output, output_error, delta = (t.transpose(0, 1).reshape(outputs, -1) for t in (output, output_error, delta))
     scale = 1.0 / output_error.reshape(-1)
-    forward = _forward_matrix(conv, weight, taps, scale)
+    forward = _forward_matrix(conv, weight, taps, scale, pixels)
 
-    rows = torch.zeros(outputs, taps.shape[0], height * width + 1, dtype=torch.float64)
+    rows = torch.zeros(outputs, taps.shape[0], pixels + 1, dtype=torch.float64)
     for tap in range(taps.shape[0]):
-        rows[:, tap].index_add_(1, taps[tap], delta.reshape(outputs, -1))
+        rows[:, tap].index_add_(1, taps[tap], delta)
     scaled = rows[..., 1:] / gradient_error.reshape(-1, 1, 1)
     target = gradient.flatten(2) / gradient_error.reshape(-1, 1, 1)  # (O, C / groups, taps)
     groups = conv.groups
     return ConvEquations(
         conv=conv,
+        count=count,
         forward=forward,
         target=output.reshape(-1) * scale,
-        gradient=scaled.reshape(groups, -1, height * width),
+        gradient=scaled.reshape(groups, -1, pixels),
         gradient_target=target.reshape(groups, outputs // groups, per_group, -1).transpose(1, 2).reshape(channels, -1),
-        prior_mean=prior[0].reshape(-1),
+        prior_mean=prior[0].reshape(channels, 1, -1).expand(-1, count, -1).reshape(-1),
         prior_precision=prior[1] ** -2,
     )
 
 
 def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 30) -> Solution:
     """The posterior mean by preconditioned conjugate gradients, and its error from that many probes (0: no error)."""
-    shape = (1, *equations.conv.in_shape)
+    shape = (equations.count, *equations.conv.in_shape)
     sides = equations.right_hand_side()
     for quick in (True, False):
         precondition, whiten = _preconditioner(equations, quick)
@@ -175,10 +189,16 @@ def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int =
         if converged:
             break
     misfit = float((equations._forward(mean)[:, 0] - equations.target).square().mean().sqrt())
+    ordered = equations.examples
+
+    def coordinates(unit: Tensor) -> Tensor:
+        return ordered(whiten(unit))
+
     if probes == 0:
-        return Solution(mean.reshape(shape), torch.zeros(shape, dtype=torch.float64), misfit, whiten)
-    error = precondition(equations.probes(probes, generator)).square().mean(1).sqrt()
-    return Solution(mean.reshape(shape), error.reshape(shape), misfit, whiten)
+        error = torch.zeros(equations.unknowns, 1, dtype=torch.float64)
+    else:
+        error = precondition(equations.probes(probes, generator)).square().mean(1, keepdim=True).sqrt()
+    return Solution(ordered(mean).reshape(shape), ordered(error).reshape(shape), misfit, coordinates)
 
 
 def _taps(conv: Conv, kernel: torch.Size) -> Tensor:
@@ -188,9 +208,8 @@ def _taps(conv: Conv, kernel: torch.Size) -> Tensor:
     return F.unfold(index, tuple(kernel), conv.dilation, conv.padding, conv.stride)[0].long()
 
 
-def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor) -> sp.csr_array:
+def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor, pixels: int) -> sp.csr_array:
     outputs, per_group, _, _ = weight.shape
-    pixels = conv.in_shape[1] * conv.in_shape[2]
     positions = taps.shape[1]
     group = torch.arange(outputs) // (outputs // conv.groups)
     channel = group[:, None] * per_group + torch.arange(per_group)  # (O, C / groups)

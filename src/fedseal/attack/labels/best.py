@@ -1,0 +1,92 @@
+"""The best that an update tells of its labels: proved where the batch can be taken apart, else the surest count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact import separation
+from fedseal.attack.exact.separation import Separated
+from fedseal.attack.labels.base import LabelMethod, Labels, from_counts
+from fedseal.attack.labels.dimitrov import Dimitrov
+from fedseal.attack.labels.geng import Geng
+from fedseal.attack.labels.llg import LLG
+from fedseal.attack.labels.moments import Moments
+from fedseal.attack.labels.sign import Sign
+from fedseal.types import Observation
+
+FEW = 1.0 / 3.0  # local learning rate times steps from which the softmax moves too far for the moments
+
+
+class Found(NamedTuple):
+    """Labels, and the batch taken apart where that is possible."""
+
+    labels: Labels
+    separated: Separated | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """Separate the batch at the head, which certifies the labels; else count by the method that fits the update.
+
+    A count starts the separation, and labels are exchanged one at a time until the equations hold. Where the head has
+    fewer classes than the batch has examples, or local steps mix gradients, the count is all there is; its own error
+    gives the confidence. Without a batch size the rank of the head's gradient is taken for it.
+    """
+
+    name: str = "best"
+
+    def __call__(self, observation: Observation, *, generator: torch.Generator) -> Labels:
+        """Infer.
+
+        Raises:
+            FedsealError: what the counting method in charge raises: no head, no weights, no batch size.
+        """
+        return self.find(Evidence(observation), generator=generator).labels
+
+    def find(self, evidence: Evidence, *, generator: torch.Generator) -> Found:
+        """The same, with the separated batch beside the labels."""
+        observation = evidence.observation
+        if evidence.batch_size == 1 and evidence.label is not None and observation.state is None:
+            return Found(Sign()(observation, generator=generator), None)
+        counted = self._count(evidence)(observation, generator=generator)
+        if separation.obstacle(evidence) is not None:
+            return Found(counted, None)
+        separated = separation.settle(evidence, counted.labels, generator=generator)
+        classes = evidence.structure.num_classes
+        return Found(_certified(separated, classes, counted), separated)
+
+    def _count(self, evidence: Evidence) -> LabelMethod:
+        observation, head = evidence.observation, evidence.structure.head
+        if evidence.batch_size == 1 and evidence.label is not None:
+            return Sign()
+        if observation.state is None:
+            return LLG()
+        biased = head is not None and head.bias is not None and head.bias in observation.update.tensors
+        if observation.update.kind == "difference" and not _gentle(evidence):
+            return Dimitrov()
+        return Moments() if biased else Geng()
+
+
+def _gentle(evidence: Evidence) -> bool:
+    """Whether local training moves the model so little that its end is like its start."""
+    training, count = evidence.observation.training, evidence.batch_size
+    if training is None or training.lr is None or count is None:
+        return True
+    steps = training.epochs * -(-count // (training.batch_size or count))
+    return training.lr * steps / (1 - training.momentum) <= FEW * 2
+
+
+def _certified(separated: Separated, classes: int, counted: Labels) -> Labels:
+    counts: Tensor = torch.bincount(separated.labels, minlength=classes)
+    seen = int(separated.visible.sum())
+    whole = separated.certified and seen == len(separated.labels)
+    if not separated.certified:
+        note = f"the equations do not hold (misfit {separated.misfit:.1g}): a search from a count, no proof"
+        return from_counts(counts, residual=separated.misfit, confidence=counted.confidence, note=note)
+    note = "" if whole else f"{seen} of {len(separated.labels)} examples stand above the edge of precision"
+    return from_counts(counts, residual=separated.misfit, certified=whole, confidence=1.0 if whole else None, note=note)

@@ -1,0 +1,163 @@
+"""What every label method reads first: the gradient of the classification head, and the number of examples behind it.
+
+With logits z = V h + b and mean softmax cross-entropy over K examples, dL/dV_n = mean_k (p_kn - [y_k = n]) h_k and
+dL/db_n = mean_k (p_kn - [y_k = n]), where p_k = softmax(z_k). The counts obey c_n = sum_k p_kn - K dL/db_n exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.structure import Linear
+from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownToAdversary
+from fedseal.types import Observation, Round
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head's part of one update, in float64.
+
+    Args:
+        gradient: by the weight, `(classes, features)`; after local steps their mean over the steps.
+        bias_gradient: by the bias, `(classes,)`; None where the head has none or it is not sent.
+        count: number of examples K.
+        steps: local steps; 1 for a gradient.
+        layer: the names of the head's tensors.
+    """
+
+    gradient: Tensor
+    bias_gradient: Tensor | None
+    count: int
+    steps: int
+    layer: Linear
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.gradient)
+
+    @property
+    def row_sums(self) -> Tensor:
+        """The gradient summed over the features, `(classes,)`."""
+        return self.gradient.sum(1)
+
+
+def read_head(observation: Observation, who: str, *, round: Round | None = None) -> Head:
+    """The head's gradient and the batch size, or the error that says which of them is missing.
+
+    Raises:
+        UnfitModel: no linear head.
+        UnknownToAdversary: batch size or local training are withheld.
+        UnfitUpdate: the head's gradient is not sent or zero, or its rank exceeds the batch size named.
+        BadConfig: another loss than cross-entropy, or a batch size that is no number of examples.
+    """
+    round = observation.rounds[0] if round is None else round
+    evidence = Evidence(observation)
+    layer = evidence.structure.head
+    if layer is None:
+        raise UnfitModel(
+            f"{who} found no classification head: the model's scores are not made by a fully connected layer",
+            "attack a model that ends in nn.Linear or F.linear on (N, features)",
+        )
+    if observation.loss != "cross_entropy":
+        raise BadConfig(f"{who} inverts cross-entropy, and the loss is '{observation.loss}'", "use a joint attack")
+    tensors = round.update.tensors
+    if layer.weight not in tensors:
+        raise UnfitUpdate(
+            f"{who} needs the gradient of the head's weight '{layer.weight}', which is not part of the update",
+            "unfreeze the head, or match inputs and labels together (recipe dlg)",
+        )
+    scale, steps, count = _scale(observation, evidence, who)
+    gradient = _undecayed(observation, round, layer.weight, scale)
+    bias = None if layer.bias not in tensors else _undecayed(observation, round, layer.bias or "", scale)
+    if not bool(gradient.any()):
+        raise UnfitUpdate(f"the gradient of the head's weight '{layer.weight}' is zero", "it holds no labels to read")
+    head = Head(gradient, bias, count, steps, layer)
+    _check_rank(head, evidence, who)
+    return head
+
+
+def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[float, int, int]:
+    """The factor from update to mean gradient over the local steps, their number, and the number of examples."""
+    update = observation.update
+    count = evidence.batch_size
+    if count is None:
+        raise UnknownToAdversary(
+            f"{who} needs the number of examples, which the threat model '{observation.threat}' withholds and the "
+            "rank of the head's gradient does not give",
+            "grant 'num_examples'",
+        )
+    if count < 1:
+        raise BadConfig(f"the update names {count} examples", "an update is made from at least one")
+    if update.kind == "gradient":
+        return 1.0, 1, count
+    training = observation.require_training(who)
+    assert training.lr is not None
+    if training.optimizer != "sgd":
+        raise UnfitUpdate(
+            f"{who} reads the sum of the local gradients off the update, and {training.optimizer} rescales every one",
+            "match inputs and labels together by simulating the client",
+        )
+    steps = training.epochs * math.ceil(count / (training.batch_size or count))
+    # with momentum m the gradient of step t moves the weights by lr (1 - m^(T - t)) / (1 - m) in all
+    moved = sum((1 - training.momentum ** (steps - t)) / (1 - training.momentum) for t in range(steps))
+    return -1.0 / (training.lr * moved), steps, count
+
+
+def _undecayed(observation: Observation, round: Round, name: str, scale: float) -> Tensor:
+    """The mean gradient of one tensor, without the weight decay that the client added to it."""
+    sent = round.update.tensors[name].double()
+    decay = 0.0 if observation.training is None else observation.training.weight_decay
+    if decay == 0 or round.state is None:
+        return sent * scale
+    return sent * scale - decay * (round.state[name].double() + 0.5 * sent)
+
+
+def _check_rank(head: Head, evidence: Evidence, who: str) -> None:
+    """A gradient of K examples has rank K at most: one of higher rank was made from more than were named."""
+    if evidence.observation.update.kind != "gradient" or not undefended(evidence.observation):
+        return
+    if evidence.head_factors is None or head.count >= min(head.gradient.shape):
+        return
+    values = evidence.head_factors[1]
+    rank = int((values > values[0] * 1e3 * evidence.eps).sum())
+    if rank > head.count:
+        raise UnfitUpdate(
+            f"{who} was told of {head.count} examples, and the head's gradient has rank {rank}",
+            f"at least {rank} examples made this update; correct num_examples, or name the defense that added noise",
+        )
+
+
+def undefended(observation: Observation) -> bool:
+    """Whether no defense is known to have changed the update."""
+    return observation.defense in (None, "none")
+
+
+def bias_residual(head: Head, softmax_sum: Tensor, counts: Tensor) -> float | None:
+    """How far counts are from c = sum p - K db, relative to K db; None for a head without a bias gradient.
+
+    Args:
+        softmax_sum: the probabilities `(classes,)` that the method believes, summed over the examples.
+    """
+    if head.bias_gradient is None:
+        return None
+    observed = head.count * head.bias_gradient
+    return float((observed - (softmax_sum - counts)).norm() / observed.norm().clamp_min(1e-300))
+
+
+def needs_bias(head: Head, who: str) -> Tensor:
+    """The head's bias gradient `(classes,)`.
+
+    Raises:
+        UnfitUpdate: the head has no bias, or its gradient is not sent.
+    """
+    if head.bias_gradient is None:
+        raise UnfitUpdate(
+            f"{who} reads the gradient of the head's bias, and the head's '{head.layer.weight}' comes without one",
+            "use a form that reads the weight's gradient: geng, llg or moments",
+        )
+    return head.bias_gradient
