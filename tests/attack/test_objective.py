@@ -11,10 +11,26 @@ from torch import Tensor
 
 from attack.cases import seeded
 from fedseal.attack import objective as module
-from fedseal.attack.objective import Objective, balanced_distance, cosine_distance, squared_distance
+from fedseal.attack.objective import (
+    Objective,
+    balanced_distance,
+    cosine_distance,
+    cosine_with_matrices,
+    layerwise_cosine,
+    layerwise_distance,
+    squared_distance,
+)
 
 OBJECTIVES: dict[str, Objective] = {
-    function.__name__: function for function in (squared_distance, cosine_distance, balanced_distance)
+    function.__name__: function
+    for function in (
+        squared_distance,
+        cosine_distance,
+        balanced_distance,
+        layerwise_cosine,
+        layerwise_distance,
+        cosine_with_matrices,
+    )
 }
 
 
@@ -97,3 +113,18 @@ def test_a_tensor_that_is_zero_on_either_side_gives_a_finite_value_and_gradient(
     grads = torch.autograd.grad(value, guess)
     assert bool(torch.isfinite(value))
     assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_guess_of_zeros_has_a_finite_slope_and_so_does_the_truth(name: str, dtype: torch.dtype) -> None:
+    """A root has an infinite slope at 0, and a black candidate's first gradient is often zero everywhere."""
+    observed = _tensors(1, dtype)
+    for guess in ([torch.zeros_like(tensor) for tensor in observed], [tensor.clone() for tensor in observed]):
+        leaves = [tensor.requires_grad_() for tensor in guess]
+        grads = torch.autograd.grad(OBJECTIVES[name](leaves, observed), leaves)
+        assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+        # and a search goes on: the slope of the objective reaches inputs through the square of a gradient
+        small = torch.full((), 1e-30, dtype=dtype).requires_grad_()
+        value = OBJECTIVES[name]([small * tensor for tensor in observed], observed)
+        assert bool(torch.isfinite(torch.autograd.grad(value, small)[0]))

@@ -26,6 +26,8 @@ from fedseal.types import (
     Tensors,
 )
 
+SECRET_ORDER = "the client's order is unknown: the residual is that of one possible order, and no certificate"
+
 
 def distance(observed: Tensors, replayed: Tensors) -> float:
     """Relative Euclidean distance of two updates, computed in float64."""
@@ -44,7 +46,10 @@ def precision(observation: Observation) -> float:
 
 
 def replay(observation: Observation, round: Round, candidate: Candidate, training: LocalTraining) -> dict[str, Tensor]:
-    """The update that the client would have sent for this candidate, by the client's own arithmetic."""
+    """The update that the client would have sent for this candidate, by the client's own arithmetic.
+
+    A client that shuffles keeps its order to itself: the candidate's own order stands in for it.
+    """
     assert round.state is not None
     labels = candidate.labels
     if labels.is_floating_point():
@@ -59,16 +64,22 @@ def residual(observation: Observation, candidate: Candidate) -> float | None:
         candidate: inputs `(N, ...)` in any float dtype; replayed in the update's own.
 
     Returns:
-        None where the weights or the local training are withheld, so that nobody without the truth can replay.
+        None where nobody without the truth can replay: the weights or the local training are withheld, or the
+        client's optimizer went on with a state that was not sent.
     """
-    if observation.state is None or observation.training is None:
+    training = observation.training
+    if observation.state is None or training is None or not training.fresh_optimizer:
         return None
     inputs = candidate.inputs.detach().to(observation.like.dtype)
     finite = Candidate(observation.modality.forward(inputs), candidate.labels.detach())
     return max(
-        distance(round.update.tensors, replay(observation, round, finite, observation.training))
-        for round in observation.rounds
+        distance(round.update.tensors, replay(observation, round, finite, training)) for round in observation.rounds
     )
+
+
+def order_is_secret(training: LocalTraining, count: int) -> bool:
+    """Whether the client took `count` examples in an order of its own on which the update depends."""
+    return training.shuffle and training.batch_size is not None and training.batch_size < count
 
 
 def conclude(
@@ -95,6 +106,9 @@ def conclude(
         status = "diverged"  # further from the update than sending nothing at all
     if status is None:
         status = "converged" if value is not None and value <= precision(observation) else "budget"
+    training = observation.training
+    if value is not None and training is not None and order_is_secret(training, len(candidate.inputs)):
+        note = "; ".join(filter(None, [note, SECRET_ORDER]))
     labels = candidate.labels.detach()
     return Reconstruction(
         inputs=None if value is None and status == "diverged" else candidate.inputs.detach().to(observation.like.dtype),

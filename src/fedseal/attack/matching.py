@@ -1,10 +1,10 @@
 """Gradient matching: search for inputs whose update agrees with the observed one. The only optimization loop of
 fedseal.
 
-An attack is labels x init x objective x priors x optimizer; the published ones are such combinations (`presets.py`):
-DLG is joint labels, normal start, squared distance, no prior, L-BFGS; Inverting Gradients is labels by sign, normal
-start, cosine distance, total variation, Adam on the gradient's sign, box. The loop knows no modality, and never sees
-the truth.
+An attack is labels x init x model of the update x objective x priors x optimizer; the published ones are such
+combinations (`presets.py`): DLG is joint labels, normal start, squared distance, no prior, L-BFGS; Inverting Gradients
+is labels read off the head, normal start, cosine distance, total variation, Adam on the gradient's sign, box. The loop
+knows no modality, and never sees the truth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,49 +21,18 @@ from fedseal.attack.base import conclude
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.init import Init, normal
 from fedseal.attack.objective import Objective, squared_distance
-from fedseal.attack.prior import Prior
-from fedseal.attack.schedule import Schedule, constant
-from fedseal.client import explained, train, twice_differentiable
-from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownToAdversary
-from fedseal.types import Candidate, LocalTraining, Observation, Progress, ProgressCallback, Reconstruction
+from fedseal.attack.optimizer import LBFGS, Adam, Descent, Leaf
+from fedseal.attack.prior import Bindable, Prior, Scene
+from fedseal.attack.simulation import Simulate, UpdateModel, merged
+from fedseal.client import explained, twice_differentiable
+from fedseal.errors import NotTwiceDifferentiable, UnknownName, UnknownToAdversary
+from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
-Labels = Literal["joint", "sign", "oracle"]
+__all__ = ["LBFGS", "Adam", "GradientMatching", "Labels", "Search"]
+
+Labels = str
+DLG_OPTIMIZER, CLIENT = LBFGS(), Simulate()
 REPORTS = 200  # how often an attack looks at its objective: every look waits for the device
-
-
-@dataclass(frozen=True)
-class LBFGS:
-    """Torch's L-BFGS with its defaults; one step is up to `inner` evaluations."""
-
-    lr: float = 1.0
-    inner: int = 20
-    line_search: bool = False
-
-    def build(self, variables: list[Tensor]) -> torch.optim.Optimizer:
-        """The optimizer over these leaves."""
-        if not self.line_search:
-            return torch.optim.LBFGS(variables, lr=self.lr, max_iter=self.inner)
-        return torch.optim.LBFGS(
-            variables,
-            lr=self.lr,
-            max_iter=self.inner,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=0,
-            tolerance_change=0,
-        )
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Adam, optionally on the sign of the gradient, with a schedule over the steps."""
-
-    lr: float = 0.1
-    signed: bool = True
-    schedule: Schedule = constant
-
-    def build(self, variables: list[Tensor]) -> torch.optim.Optimizer:
-        """The optimizer over these leaves."""
-        return torch.optim.Adam(variables, lr=self.lr)
 
 
 @dataclass(frozen=True)
@@ -73,8 +41,8 @@ class GradientMatching:
 
     Args:
         name: as tables and records give it.
-        labels: "joint": optimize soft labels along with the inputs; "sign": read the single label off the head first;
-            "oracle": take the true labels, where the threat model grants them.
+        labels: "joint": optimize soft labels along with the inputs; "oracle": take the true labels, where the threat
+            model grants them; or a method of `fedseal.attack.labels.METHODS`, such as "sign", which infers them first.
         init: the start.
         objective: distance of updates, summed over the rounds.
         priors: weights and priors added to the objective.
@@ -84,23 +52,30 @@ class GradientMatching:
         dtype: what to compute in; None for the update's own.
         start: candidate inputs `(N, *shape)` to start from instead of `init`.
         coordinates: a linear map from `(numel, 1)` to input errors; the search then moves in its arguments from the
-        start. target: stop once the objective is below.
+            start.
+        known_labels: `(N,)`, found by whoever builds this attack; they take the place of `labels`.
+        target: stop once the objective is below.
         stall: stop once an L-BFGS step lowers the objective by less than this share.
+        update_model: what the client is held to have computed.
+        one_at_a_time: step t moves example t modulo N only, each with an optimizer of its own.
     """
 
     name: str
     labels: Labels = "joint"
     init: Init = normal
     objective: Objective = squared_distance
-    priors: tuple[tuple[float, Prior], ...] = ()
-    optimizer: LBFGS | Adam = LBFGS()
+    priors: tuple[tuple[float, Prior | Bindable], ...] = ()
+    optimizer: LBFGS | Adam = DLG_OPTIMIZER
     steps: int = 300
     box: bool = False
     dtype: torch.dtype | None = None
     start: Tensor | None = None
     coordinates: Callable[[Tensor], Tensor] | None = None
+    known_labels: Tensor | None = None
     target: float = -math.inf
     stall: float = -math.inf
+    update_model: UpdateModel = CLIENT
+    one_at_a_time: bool = False
 
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
@@ -112,107 +87,117 @@ class GradientMatching:
             NotTwiceDifferentiable: an operator of the model has no second derivative.
         """
         started = time.perf_counter()
-        search = _Search(self, observation, generator)
-        with twice_differentiable():
-            steps, finite = search.run(progress)
-        return conclude(
-            observation,
-            search.candidate(),
-            route=self.name,
-            steps=steps,
-            started=started,
-            status=None if finite else "diverged",
-        )
+        search = Search(self, observation, generator)
+        search.advance(self.steps, progress)
+        return search.conclude(started)
 
 
-class _Search:
-    """The state of one run of a `GradientMatching`."""
+class Search:
+    """The state of one run of a `GradientMatching`; it can be advanced a part of the way, and again."""
 
     def __init__(self, attack: GradientMatching, observation: Observation, generator: torch.Generator) -> None:
         self.attack, self.observation = attack, observation
         observation.require_state(attack.name)
-        self.training: LocalTraining = observation.require_training(attack.name)
         evidence = Evidence(observation)
-        count = evidence.batch_size
-        if count is None:
-            raise UnknownToAdversary(
-                f"{attack.name} needs the batch size, which the threat model '{observation.threat}' withholds and the "
-                "rank of the head's gradient does not give",
-                "grant 'num_examples'",
-            )
+        count = _batch_size(attack, evidence)
         like = observation.like
         dtype = attack.dtype or (like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32)
         to = like.new_empty(0, dtype=dtype)
-        start = attack.init(observation.modality, count, generator) if attack.start is None else attack.start
-        self.start = start.detach().to(to).clone()
+        self.prediction = attack.update_model.bind(observation, attack.name, count, to, generator)
+        self.copies = self.prediction.copies
+        self.start = self._start(count, generator).to(to).clone()
         moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
-        self.moving = moving.requires_grad_()
-        self.variables = [self.moving]
-        if attack.labels == "joint":
-            logits = torch.randn(count, evidence.structure.num_classes, generator=generator)
-            self.logits = logits.to(to).requires_grad_()
-            self.variables.append(self.logits)
+        self.pieces = _leaves(moving, 1 if attack.one_at_a_time else len(moving))
+        self.logits: list[Tensor] = []
+        self.labels: Tensor | None = None
+        if attack.known_labels is not None:
+            self.labels = attack.known_labels.to(like.device)
+        elif attack.labels == "joint":
+            logits = torch.randn(count, evidence.structure.num_classes, generator=generator).to(to)
+            self.logits = _leaves(logits, 1 if attack.one_at_a_time else count)
         else:
-            self.labels = _known_labels(attack, evidence, count)
-        self.rounds = [
-            ({n: _cast(t, to) for n, t in (r.state or {}).items()}, [_cast(t, to) for t in r.update.tensors.values()])
-            for r in observation.rounds
-        ]
-        self.names = list(observation.update.tensors)
+            self.labels = _known_labels(attack, observation, count, generator).to(like.device)
+        scene = Scene(observation, self.labels, self.copies, to, generator)
+        self.priors = [(w, p.bind(scene) if isinstance(p, Bindable) else p) for w, p in attack.priors]
+        self.descent = Descent(attack.optimizer, self._turns(), attack.steps, generator)
+        self.done, self.finite, self.stopped, self._before = 0, True, False, math.inf
+
+    def _start(self, count: int, generator: torch.Generator) -> Tensor:
+        if self.attack.start is None:
+            return self.attack.init(self.observation.modality, count * self.copies, generator).detach()
+        return self.attack.start.detach().repeat(self.copies, *[1] * (self.attack.start.ndim - 1))
+
+    def _turns(self) -> list[list[Leaf]]:
+        """Leaves that move together: everything, or piece by piece."""
+        turns: list[list[Leaf]] = [[Leaf(piece, inputs=True), *self.prediction.leaves] for piece in self.pieces]
+        for number, logits in enumerate(self.logits):
+            turns[number].append(Leaf(logits))
+        return turns
 
     def candidate(self) -> Candidate:
-        """The present guess."""
+        """The present guess: inputs `(copies * N, ...)` and labels of the N examples."""
         coordinates = self.attack.coordinates
-        inputs = self.moving if coordinates is None else self.start + coordinates(self.moving).view_as(self.start)
-        return Candidate(inputs, self.logits.softmax(-1) if self.attack.labels == "joint" else self.labels)
+        inputs = self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
+        if coordinates is not None:
+            inputs = self.start + coordinates(inputs).view_as(self.start)
+        if self.labels is not None:
+            return Candidate(inputs, self.labels)
+        return Candidate(inputs, (self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)).softmax(-1))
 
-    def run(self, progress: ProgressCallback | None) -> tuple[int, bool]:
-        """Optimize; the number of steps taken, and whether the objective stayed finite."""
-        attack, modality = self.attack, self.observation.modality
-        optimizer = attack.optimizer.build(self.variables)
-        closure = self._closure()
-        self._check_door()
-        every, before = max(1, attack.steps // REPORTS), math.inf
-        for step in range(attack.steps):
-            if isinstance(attack.optimizer, Adam):
-                for group in optimizer.param_groups:
-                    group["lr"] = attack.optimizer.lr * attack.optimizer.schedule(step / attack.steps)
-            value = optimizer.step(closure)  # type: ignore[arg-type]
-            if attack.box:
-                with torch.no_grad():
-                    self.moving.copy_(modality.project(self.moving))
-            if step % every == 0 or step == attack.steps - 1:
-                objective = float(value)
-                if progress is not None:
-                    inputs = self.candidate().inputs.detach()
-                    progress(Progress(attack.name, step + 1, attack.steps, objective, inputs))
-                if not math.isfinite(objective) or not bool(torch.isfinite(self.moving).all()):
-                    return step + 1, False
-                if objective < attack.target or before - objective < attack.stall * objective:
-                    return step + 1, True
-                before = objective
-        return attack.steps, True
+    def advance(self, steps: int, progress: ProgressCallback | None = None) -> None:
+        """Optimize for up to this many steps more; sets `done`, `finite` and `stopped`."""
+        with twice_differentiable():
+            if self.done == 0:
+                self._check_door()
+            last = min(self.done + steps, self.attack.steps)
+            while self.done < last and self.finite and not self.stopped:
+                value = self.descent.step(self.done, self._objective)
+                self.prediction.settle()
+                if self.attack.box:
+                    with torch.no_grad():
+                        piece = self.pieces[self.done % len(self.pieces)]
+                        piece.copy_(self.observation.modality.project(piece))
+                self.done += 1
+                if (self.done - 1) % max(1, self.attack.steps // REPORTS) == 0 or self.done == self.attack.steps:
+                    self._look(float(value), progress)
 
-    def _closure(self) -> Callable[[], Tensor]:
-        signed = isinstance(self.attack.optimizer, Adam) and self.attack.optimizer.signed
+    def _look(self, objective: float, progress: ProgressCallback | None) -> None:
+        """Report, and judge whether to go on."""
+        attack = self.attack
+        if progress is not None:
+            progress(Progress(attack.name, self.done, attack.steps, objective, self.found().inputs))
+        if not math.isfinite(objective) or not all(bool(torch.isfinite(piece).all()) for piece in self.pieces):
+            self.finite = False
+        elif objective < attack.target or self._before - objective < attack.stall * objective:
+            self.stopped = True
+        self._before = objective
 
-        def closure() -> Tensor:
-            total = self._objective()
-            for variable, grad in zip(self.variables, torch.autograd.grad(total, self.variables), strict=True):
-                variable.grad = grad.sign() if signed and variable is self.moving else grad
-            return total.detach()
+    def found(self) -> Candidate:
+        """The present guess with the copies of each example merged: inputs `(N, ...)`."""
+        candidate = self.candidate()
+        return Candidate(merged(candidate.inputs.detach(), candidate.labels, self.copies), candidate.labels.detach())
 
-        return closure
+    def conclude(self, started: float) -> Reconstruction:
+        """The reconstruction with its certificate."""
+        return conclude(
+            self.observation,
+            self.found(),
+            route=self.attack.name,
+            steps=self.done,
+            started=started,
+            status=None if self.finite else "diverged",
+        )
 
     def _objective(self) -> Tensor:
-        attack, model = self.attack, self.observation.model
         candidate = self.candidate()
         fed = self.observation.modality.forward(candidate.inputs)
+        labels = candidate.labels
+        if self.copies > 1:
+            labels = labels.repeat(self.copies, *[1] * (labels.ndim - 1))
         total = candidate.inputs.new_zeros(())
-        for state, observed in self.rounds:
-            guess = train(model, state, fed, candidate.labels, self.training, differentiable=True).tensors
-            total = total + attack.objective([guess[name] for name in self.names], observed)
-        for weight, prior in attack.priors:
+        for number, target in enumerate(self.prediction.targets):
+            total = total + self.attack.objective(self.prediction.predict(number, fed, labels), target)
+        for weight, prior in self.priors:
             total = total + weight * prior(candidate.inputs)
         return total
 
@@ -239,27 +224,48 @@ class _Search:
                 raise
 
 
-def _cast(tensor: Tensor, to: Tensor) -> Tensor:
-    return tensor.to(to) if tensor.is_floating_point() else tensor
+def _leaves(values: Tensor, size: int) -> list[Tensor]:
+    """Leaves of `size` rows each."""
+    if size >= len(values):
+        return [values.requires_grad_()]
+    return [piece.clone().requires_grad_() for piece in torch.split(values, size)]
 
 
-def _known_labels(attack: GradientMatching, evidence: Evidence, count: int) -> Tensor:
-    observation = evidence.observation
+def _batch_size(attack: GradientMatching, evidence: Evidence) -> int:
+    if evidence.batch_size is None:
+        raise UnknownToAdversary(
+            f"{attack.name} needs the batch size, which the threat model '{evidence.observation.threat}' withholds and "
+            "the rank of the head's gradient does not give",
+            "grant 'num_examples'",
+        )
+    return evidence.batch_size
+
+
+def label_ways() -> list[str]:
+    """What `GradientMatching.labels` may be."""
+    from fedseal.attack.labels import METHODS  # imported late: its methods may search as well
+
+    return ["joint", "oracle", *METHODS]
+
+
+def _known_labels(attack: GradientMatching, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
+    """Labels `(N,)`, true or inferred.
+
+    Inferred ones come sorted, and the client's order is not: for local steps over parts of the batch it is drawn.
+    """
     if attack.labels == "oracle":
         if observation.labels is None:
             raise UnknownToAdversary(
                 f"{attack.name} takes the true labels, which the threat model '{observation.threat}' withholds",
                 "use ThreatModel.oracle(), or an attack that reads or optimizes labels",
             )
-        return observation.labels.to(observation.like.device)
-    if count != 1:
-        raise UnfitBatch(
-            f"{attack.name} reads one label off the head's gradient, and the batch holds {count} examples",
-            "use labels='joint' (recipe dlg), or attack a batch of one",
-        )
-    if evidence.label is None:
-        raise UnknownToAdversary(
-            f"{attack.name} cannot read the label: no linear head's gradient is sent, or the loss is another",
-            "use a recipe with joint labels, such as dlg",
-        )
-    return torch.tensor([evidence.label], device=observation.like.device)
+        return observation.labels
+    from fedseal.attack.labels import METHODS  # imported late: its methods may search as well
+
+    if attack.labels not in METHODS:
+        raise UnknownName("way to labels", attack.labels, label_ways())
+    labels = METHODS[attack.labels].infer(observation, generator=generator).labels
+    training = observation.training
+    if training is not None and training.batch_size is not None and training.batch_size < count:
+        labels = labels[torch.randperm(count, generator=generator).to(labels.device)]
+    return labels

@@ -27,9 +27,50 @@ def cosine_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tens
     1.0
     """
     product = torch.stack([(g * o).sum() for g, o in zip(guess, observed, strict=True)]).sum()
-    guess_norm = torch.stack([g.square().sum() for g in guess]).sum().sqrt()
-    observed_norm = torch.stack([o.square().sum() for o in observed]).sum().sqrt()
-    return 1 - product / (guess_norm * observed_norm).clamp_min(torch.finfo(product.dtype).tiny)
+    guess_square = torch.stack([g.square().sum() for g in guess]).sum()
+    observed_square = torch.stack([o.square().sum() for o in observed]).sum()
+    # a guess of zeros has no direction: below this length the norm is held constant, and so is its slope finite
+    floor = (1e-24 * observed_square).clamp_min(torch.finfo(product.dtype).tiny)
+    lengths = torch.maximum(guess_square, floor).sqrt() * observed_square.sqrt()
+    return 1 - product / lengths.clamp_min(torch.finfo(product.dtype).tiny)
+
+
+def layerwise_cosine(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """Cosine distance of each tensor, mean over the tensors (Dimitrov et al., TMLR 2022, arXiv:2206.12395).
+
+    A tensor of which nothing was observed but zeros has no direction and counts as matched.
+
+    >>> one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+    >>> round(layerwise_cosine([one, one], [one, other]).item(), 6)
+    0.5
+    """
+    pairs = list(zip(guess, observed, strict=True))
+    return torch.stack([cosine_distance([g], [o]) * o.any() for g, o in pairs]).mean()
+
+
+def cosine_with_matrices(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """Cosine distance of the whole updates plus the mean cosine distance of the matrices in them; own form.
+
+    Of a batch, a fully connected layer's gradient is a sum of as many outer products as there are examples: it says
+    more about each of them than a convolution's, which sums over places too.
+
+    >>> one, other = torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> round(cosine_with_matrices([one, one[0]], [other, one[0]]).item(), 5)
+    1.66667
+    """
+    whole = cosine_distance(guess, observed)
+    single = [cosine_distance([g], [o]) for g, o in zip(guess, observed, strict=True) if o.ndim == 2]
+    return whole + torch.stack(single).mean() if single else whole
+
+
+def layerwise_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """Sum over the tensors of the Euclidean distances (GradInversion; Yin et al., CVPR 2021, arXiv:2104.07586).
+
+    >>> layerwise_distance([torch.tensor([3.0, 4.0])], [torch.tensor([0.0, 0.0])]).item()
+    5.0
+    """
+    squares = [(g - o).square().sum() for g, o in zip(guess, observed, strict=True)]
+    return torch.stack([s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares]).sum()
 
 
 def balanced_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
