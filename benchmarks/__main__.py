@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import dlg_setting, eavesdropper, overhead, relu, variations
+from benchmarks import batch, cocktail, dlg_setting, eavesdropper, labels, overhead, relu, separation, spear, variations
 
 SECTIONS = {
     "dlg_setting": dlg_setting,
@@ -22,6 +22,11 @@ SECTIONS = {
     "relu": relu,
     "eavesdropper": eavesdropper,
     "overhead": overhead,
+    "labels": labels,
+    "separation": separation,
+    "spear": spear,
+    "cocktail": cocktail,
+    "batch": batch,
 }
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "benchmarks.md"
