@@ -10,6 +10,9 @@ from audit.fakes import CLASSES, SHAPE, Divide, Guess, Told, ended, pictures, ra
 from fedseal import audit
 from fedseal.audit import Case, CellProgress, Record
 from fedseal.errors import BadConfig, FedsealError, StorageFailure, UnfitBatch, UnknownName
+from fedseal.metric.baseline import baselines
+from fedseal.metric.scores import Baseline
+from fedseal.report import html
 from fedseal.threat import ThreatModel
 from fedseal.types import Attack, Batch, LocalTraining
 
@@ -296,3 +299,62 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailure, match="a file is in the way"):
         run(small_case(1), tmp_path / "file" / "out", Guess())
+
+
+def test_labels_count_in_whatever_order_also_without_pictures(tmp_path: Path) -> None:
+    case = small_case(4)  # labels 0, 1, 2, 0
+    record = run(case, tmp_path, Told(lambda: ended(None, torch.tensor([0, 0, 2, 2]))), Guess(), batch_size=4)
+    named, guessed = (cell.label_score for cell in record.cells)
+    assert named is not None
+    assert guessed is not None
+    assert (named.right, named.of, guessed.right) == (3, 4, 1)
+    assert named.chance == pytest.approx(5 / 6)  # each class once, and class 0 again one time in three
+    assert audit.load(tmp_path) == record
+
+
+def test_a_refused_attack_named_no_labels(tmp_path: Path) -> None:
+    assert run(small_case(1), tmp_path, refusing()).cells[0].label_score is None
+
+
+def test_blind_guesses_are_scored_once_for_all_attacks_on_a_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+
+    def counted(name: str, truth: torch.Tensor, gallery: torch.Tensor | None) -> tuple[Baseline, ...]:
+        scored.append(name)
+        return baselines(name, truth, gallery)
+
+    monkeypatch.setattr("fedseal.metric.grade.baselines", counted)
+    attacks = [Guess(examples=2), Guess("again", examples=2), Guess("third")]
+    run(small_case(4), tmp_path, *attacks, batch_size=2, seeds=[0, 1])
+    assert sorted(scored) == sorted(["psnr", "ssim", "mse"] * 4)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        LocalTraining.fedsgd(),
+        LocalTraining.fedavg(lr=0.05, epochs=2, batch_size=2, momentum=0.9, weight_decay=1e-3, shuffle=True),
+        LocalTraining.fedavg(lr=0.01, epochs=3, batch_size=3, optimizer="adam"),
+    ],
+    ids=["fedsgd", "sgd", "adam"],
+)
+def test_batches_and_local_training_go_from_end_to_end(tmp_path: Path, training: LocalTraining) -> None:
+    attacks = ["inverting_gradients:steps=2,labels=geng_bias", "dimitrov:steps=2", "dlg_batch:steps=2"]
+    record = run(
+        small_case(8, training), tmp_path, *attacks, batch_size=4, threats=["honest_but_curious", "unknown_training"]
+    )
+    assert record.complete
+    assert audit.load(tmp_path) == record
+    assert record.header.config.training == training.describe()
+    started = [cell for cell in record.cells if cell.status != "refused"]
+    assert {cell.key.threat for cell in started} == {"honest_but_curious"}
+    assert len(started) >= 2
+    for cell in started:
+        assert cell.true_labels is not None
+        assert len(cell.true_labels) == 4
+        assert cell.label_score is not None
+        assert audit.pictures(record, cell).truth.shape == (4, *SHAPE)
+    text = html(record, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Server without the training settings" in text

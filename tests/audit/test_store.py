@@ -113,7 +113,11 @@ def _change(path: Path, **changes: object) -> None:
         (lambda f: (f / "record.json").write_bytes(b"\xff\xfe\x00"), StorageFailure, "no whole JSON"),
         (lambda f: (f / "record.json").write_text("[]"), StorageFailure, "not as fedseal wrote it"),
         (lambda f: _change(f / "record.json", keys=[{"attack": 3}]), StorageFailure, r"keys\.0\.attack"),
-        (lambda f: _change(f / "record.json", version=2), BadConfig, "is of version 2 of the record"),
+        (
+            lambda f: _change(f / "record.json", version=3),
+            BadConfig,
+            r"is of version 3 of the record, and this fedseal reads 1 and 2",
+        ),
     ],
 )
 def test_a_damaged_record_says_what_is_wrong(
@@ -174,3 +178,31 @@ def test_the_whole_record_as_json_reads_back(finished: Record) -> None:
     document = json.loads(finished.to_json())
     assert document.pop("complete") is True
     assert Record.model_validate(document) == finished
+
+
+def as_version_1(folder: Path) -> None:
+    """The folder as an older fedseal wrote it: nothing of labels in whatever order."""
+    _change(folder / "record.json", version=1)
+    for path in folder.glob("cells/*.json"):
+        content = json.loads(path.read_text())
+        del content["label_score"]
+        path.write_text(json.dumps(content))
+
+
+def test_a_record_of_version_1_still_loads(folder: Path, finished: Record) -> None:
+    as_version_1(folder)
+    old = audit.load(folder)
+    assert old.header.version == 1
+    assert [cell.label_score for cell in old.cells] == [None] * len(finished.cells)
+    assert all(cell.label_score is not None for cell in finished.cells)
+    assert [cell.scores for cell in old.cells] == [cell.scores for cell in finished.cells]
+
+
+def test_a_run_of_version_1_goes_on_as_version_2(folder: Path, finished: Record) -> None:
+    as_version_1(folder)
+    (folder / "cells" / f"{finished.cells[-1].key.id}.json").unlink()
+    resumed = run(folder)
+    assert resumed.header.version == 2
+    assert audit.load(folder) == resumed
+    assert resumed.cells[0].label_score is None
+    assert resumed.cells[-1].label_score == finished.cells[-1].label_score

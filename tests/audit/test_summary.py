@@ -13,6 +13,7 @@ from audit.fakes import Divide, Guess, refusing, small_case
 from fedseal import audit
 from fedseal.audit import Cell, CellKey, Group, Record, compare, summarize
 from fedseal.audit.summary import Rate
+from fedseal.metric import score_labels
 from fedseal.metric.scores import Baseline, Identification, SampleScores, Score, Scores
 
 
@@ -93,6 +94,23 @@ def test_certificates_are_counted(empty: Record) -> None:
     statuses = ["exact", "converged", "budget", "diverged", "refused"]
     found = group(empty, *(cell(1.0, first=i, status=status) for i, status in enumerate(statuses)))
     assert found.certified == 2
+
+
+def test_labels_in_whatever_order_are_added_up_and_given_ones_do_not_count(empty: Record) -> None:
+    half, all_of_them = score_labels([1, 1, 2, 3], [1, 2, 5, 6], 10), score_labels([4, 5], [5, 4], 10)
+    told = cell(1.0, first=2).model_copy(update={"label_score": all_of_them, "knows": ("labels",)})
+    cells = [
+        cell(1.0).model_copy(update={"label_score": half}),
+        cell(None, first=1).model_copy(update={"label_score": all_of_them}),
+        told,
+        cell(1.0, first=3),
+    ]
+    found = group(empty, *cells).label_multiset
+    assert half is not None
+    assert all_of_them is not None
+    assert (found.hits, found.trials) == (4, 6)
+    assert found.chance == pytest.approx(((half.chance or 0) * 4 + (all_of_them.chance or 0) * 2) / 6)
+    assert group(empty, told).label_multiset.value is None
 
 
 @given(st.integers(1, 200), st.data())

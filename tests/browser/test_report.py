@@ -41,6 +41,16 @@ def column(page: Page, name: str) -> list[str]:
     return page.locator(f"#table tbody tr:visible td:nth-child({names.index(name) + 1})").all_inner_texts()
 
 
+SERVER = "Honest-but-curious server"
+
+
+def group(page: Page, name: str, attacker: str) -> list[str]:
+    """A column of one attacker's lines."""
+    names = [text.strip() for text in page.locator("#table thead th").all_inner_texts()]
+    body = page.locator("#table tbody", has=page.get_by_text(attacker, exact=True))
+    return body.locator(f"tr:visible td:nth-child({names.index(name) + 1})").all_inner_texts()
+
+
 def heading(page: Page, name: str) -> Locator:
     return page.locator("#table thead th", has_text=name)
 
@@ -79,7 +89,7 @@ def test_a_click_sorts_by_number_and_a_second_one_turns_it_around(report: Path, 
     )
     time.locator("button").click()
     assert time.get_attribute("aria-sort") == "descending"
-    assert column(page, "Time")[0] == "1 min 40 s"
+    assert group(page, "Time", SERVER)[0] == "1 min 40 s"
     assert page.locator("#table [aria-sort=ascending], #table [aria-sort=descending]").count() == 1
 
 
@@ -89,8 +99,40 @@ def test_the_keyboard_sorts_and_what_was_not_measured_stays_last(report: Path, o
     for _ in range(2):
         button.focus()
         page.keyboard.press("Enter")
-        assert column(page, "PSNR")[-2:] == ["–", "–"]
-    assert column(page, "PSNR")[0] == "98.0 dB"
+        assert group(page, "PSNR", SERVER)[-1] == "–"
+    assert group(page, "PSNR", SERVER)[0] == "98.0 dB"
+
+
+def test_sorting_and_filtering_leave_every_line_with_its_attacker(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    attackers = page.locator("#table tr.who > th bdi:visible")
+    assert attackers.all_inner_texts() == ["Eavesdropper", SERVER]
+    for name in ("PSNR", "Cell", "Attack"):
+        heading(page, name).locator("button").click()
+        assert attackers.all_inner_texts() == ["Eavesdropper", SERVER]
+        assert group(page, "Status", "Eavesdropper") == ["Refused"]
+        assert len(group(page, "Status", SERVER)) == len(shots()) - 1
+    page.get_by_label("Filter").fill("eavesdropper")
+    assert column(page, "Status") == ["Refused"]
+    assert attackers.all_inner_texts() == ["Eavesdropper"]
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_eight_examples_of_a_batch_with_long_names_fit_their_card(tmp_path: Path, open_tab: Open, width: int) -> None:
+    name = "inverting_gradients:steps=4800,labels=geng_bias,restarts=16,tv=0.01" + "x" * 60
+    shots = [
+        Shot(tuple(90.0 - 9 * i for i in range(examples)), first=12345 + 100 * examples, attack=name, status="budget")
+        for examples in (8, 2, 40)
+    ]
+    page = open_tab(
+        html(on_disk(shots, tmp_path / "run"), tmp_path / "batch.html"), viewport={"width": width, "height": 900}
+    ).page
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OVERFLOW) == []
+    assert page.locator(".card.batch").count() == 3
+    assert page.locator(f"#cell-{shots[0].key.id} .panel").count() == 8
+    assert "32 more examples of this batch" in page.locator(f"#cell-{shots[2].key.id}").inner_text()
 
 
 def test_the_filter_keeps_lines_that_hold_every_word(report: Path, open_tab: Open) -> None:
@@ -233,3 +275,13 @@ CONTRAST = """() => {
       return [node.textContent.trim().slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
     });
 }"""
+
+# What stands out of its card to either side.
+OVERFLOW = """() => [...document.querySelectorAll(".card")].flatMap((card) => {
+  const box = card.getBoundingClientRect();
+  return [...card.querySelectorAll("*")]
+    .filter((node) => node.checkVisibility())
+    .map((node) => [node, node.getBoundingClientRect()])
+    .filter(([, own]) => own.left < box.left - 1 || own.right > box.right + 1)
+    .map(([node]) => node.outerHTML.slice(0, 80));
+})"""

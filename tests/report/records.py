@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedseal.audit.record import Cell, CellKey, Config, Environment, Header, Record
+from fedseal.metric import LabelScore, score_labels
 from fedseal.metric.scores import Baseline, Identification, SampleScores, Score, Scores
 from fedseal.threat import preset
 from fedseal.types import RouteNote
@@ -67,9 +68,18 @@ def cell(shot: Shot) -> Cell:
             "true_labels": tuple(range(len(shot.psnr))),
             "labels": shot.labels if shot.labels is not None else None if nothing else tuple(range(len(shot.psnr))),
             "scores": None if nothing else Scores(tuple(scores(i, v, shot.hit) for i, v in enumerate(shot.psnr))),
+            "label_score": None if nothing and shot.labels is None else label_score(shot),
             "frame_steps": tuple(range(0, 10 * shot.frames, 10)),
         }
     )
+
+
+def label_score(shot: Shot) -> LabelScore:
+    """As measured on a model of ten classes."""
+    true = tuple(range(len(shot.psnr)))
+    found = score_labels(true, true if shot.labels is None else shot.labels, classes=10)
+    assert found is not None
+    return found
 
 
 KNOWN = ("honest_but_curious", "eavesdropper", "aggregate_only", "unknown_training", "malicious_server", "oracle")

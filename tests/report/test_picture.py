@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedseal.report.picture import FRAMES_BUDGET, budget, png, thinned
+from fedseal.report.picture import FRAMES_BUDGET, STILLS_BUDGET, TWICE, budget, png, thinned
 
 
 def opened(text: str) -> Image.Image:
@@ -51,7 +51,20 @@ def test_iterations_of_pure_noise_stay_within_the_budget(shapes: list[tuple[int,
     afford = budget(shapes)
     kept = [min(f, afford.frames) if moves else 0 for (_, _, f), moves in zip(shapes, afford.animated, strict=True)]
     side = afford.frame_side
-    size = sum(n * c * k * side * side * 4 / 3 for (n, c, _), k in zip(shapes, kept, strict=True))
-    assert size <= FRAMES_BUDGET
+    shown = [(n, c) for n, (_, c, _) in zip(afford.panels, shapes, strict=True)]
+    assert sum(n * c * k * side * side * 4 / 3 for (n, c), k in zip(shown, kept, strict=True)) <= FRAMES_BUDGET
     assert all(k == frames or k >= 8 or k == 0 for k, (_, _, frames) in zip(kept, shapes, strict=True))
     assert kept == [] or all(frames < 2 for _, _, frames in shapes) or any(kept)
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.just(3), st.just(0)), min_size=1, max_size=300), st.integers(8, 224))
+def test_originals_and_reconstructions_of_pure_noise_stay_within_the_budget(
+    shapes: list[tuple[int, int, int]], side: int
+) -> None:
+    afford = budget(shapes, side)
+    shown = [n for n, pictured in zip(afford.panels, afford.illustrated, strict=True) if pictured]
+    stored = min(side, afford.still_side)
+    assert 2 * (sum(shown) + TWICE) * 3 * stored**2 * 4 / 3 <= STILLS_BUDGET
+    assert all(1 <= n <= min(examples, 8) for n, (examples, _, _) in zip(afford.panels, shapes, strict=True))
+    assert list(afford.illustrated) == sorted(afford.illustrated, reverse=True)  # the leakiest keep theirs
+    assert afford.illustrated[0]

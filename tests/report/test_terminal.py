@@ -53,3 +53,19 @@ def test_a_comparison_lists_what_changed_and_counts_what_did_not() -> None:
 def test_equal_records_compare_as_unchanged() -> None:
     made = record([Shot()])
     assert "Nothing leaks more or less" in printed(comparison(compare(made, made)))
+
+
+def test_attackers_are_groups_that_say_what_they_know_with_labels_beside_pictures() -> None:
+    shots = [
+        Shot((90.0,) * 4, threat="oracle"),
+        Shot((90.0,) * 4, labels=(3, 2, 1, 7)),
+        Shot((None,) * 4, threat="eavesdropper", status="not_applicable"),
+    ]
+    text = printed(terminal(record(shots)))
+    heads = ["Eavesdropper\n", "Honest-but-curious server\n", "Oracle (no real attacker)\n"]
+    assert sorted(heads, key=text.index) == heads
+    server = text[text.index(heads[1]) : text.index(heads[2])]
+    assert "Knows the model's weights, the training settings" in server
+    assert "Lacks any say in the model's weights and the true labels." in " ".join(server.split())
+    assert "3/4 (40 %)" in server
+    assert " given " in text[text.index(heads[2]) :]

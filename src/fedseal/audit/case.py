@@ -75,6 +75,13 @@ class Case:
         """The name given, or that of the model's class."""
         return self.name or type(self.model).__name__
 
+    @cached_property
+    def num_classes(self) -> int | None:
+        """How many labels there are, by what the model gives for an example; None if that is no row of logits."""
+        with torch.no_grad():
+            outputs = copy.deepcopy(self.model).eval()(self.batch.inputs[:1])
+        return int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
+
     def to(self, device: torch.device | str) -> Case:
         """The same case with its own copy of the model on another device."""
         return replace(self, model=copy.deepcopy(self.model).to(device), batch=self.batch.to(device))

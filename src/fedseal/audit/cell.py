@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedseal import metric, zoo
+from fedseal import zoo
 from fedseal.audit.case import Case, stream
 from fedseal.audit.frames import Frames, decoded
 from fedseal.audit.record import Cell, CellKey
 from fedseal.errors import FedsealError, UnfitUpdate
-from fedseal.metric.scores import Scores
+from fedseal.metric import Grader, Scores
 from fedseal.threat import ThreatModel
 from fedseal.types import Attack, Batch, Defense, Observation, Progress, Reconstruction
 
@@ -35,7 +35,7 @@ class Worker:
     attacks: Mapping[str, Attack]
     defenses: Mapping[str, Defense]
     threats: Mapping[str, ThreatModel]
-    _galleries: dict[tuple[int, int], Tensor | None] = field(default_factory=dict, repr=False)
+    _graders: dict[tuple[int, int], Grader] = field(default_factory=dict, repr=False)
 
     def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
         """The finished cell and its pictures, as the record stores them."""
@@ -73,7 +73,8 @@ class Worker:
         self, key: CellKey, truth: Batch, found: Reconstruction, frames: Frames
     ) -> tuple[Cell, dict[str, Tensor]]:
         modality = self.case.pictures_as
-        scores = self._score(key, truth, found)
+        grader = self._grader(key.first, truth)
+        scores = None if found.inputs is None else grader.score(found)
         order = _order(scores)
         images = {"truth": decoded(modality, truth.inputs)}
         if found.inputs is not None:
@@ -95,6 +96,7 @@ class Worker:
             true_labels=_indices(truth.labels),
             labels=None if labels is None else _indices(labels),
             scores=scores,
+            label_score=grader.score_labels(found),
             frame_steps=tuple(frames.steps),
         )
         return cell, images
@@ -119,28 +121,29 @@ class Worker:
         )
         return cell, {"truth": decoded(self.case.pictures_as, truth.inputs)}
 
-    def _score(self, key: CellKey, truth: Batch, found: Reconstruction) -> Scores | None:
-        if found.inputs is None:
-            return None
-        return metric.score(
-            found, truth.to("cpu"), modality=self.case.pictures_as, gallery=self._gallery(key.first, truth)
-        )
-
-    def _gallery(self, first: int, truth: Batch) -> Tensor | None:
-        """Other pictures than the truth: the case's own, or the zoo's; None for what is no picture."""
+    def _grader(self, first: int, truth: Batch) -> Grader:
+        """What grades every attack on this truth, made once: blind guesses take longer to score than attacks do."""
         place = (first, len(truth))
-        if place not in self._galleries:
-            pixels = decoded(self.case.pictures_as, truth.inputs)
-            own = self.case.gallery
-            if own is not None:
-                far = torch.stack([(own.cpu() - picture).abs().flatten(1).amax(1) > SAME for picture in pixels]).all(0)
-                self._galleries[place] = own.cpu()[far] if bool(far.any()) else None
-            elif pixels.ndim == 4 and pixels.shape[1] in (1, 3):
-                _, channels, height, width = pixels.shape
-                self._galleries[place] = zoo.gallery((channels, height, width), exclude=pixels, count=GALLERY)
-            else:
-                self._galleries[place] = None
-        return self._galleries[place]
+        if place not in self._graders:
+            self._graders[place] = Grader(
+                truth.to("cpu"),
+                modality=self.case.pictures_as,
+                gallery=self._gallery(truth),
+                classes=self.case.num_classes,
+            )
+        return self._graders[place]
+
+    def _gallery(self, truth: Batch) -> Tensor | None:
+        """Other pictures than the truth: the case's own, or the zoo's; None for what is no picture."""
+        pixels = decoded(self.case.pictures_as, truth.inputs)
+        own = self.case.gallery
+        if own is not None:
+            far = torch.stack([(own.cpu() - picture).abs().flatten(1).amax(1) > SAME for picture in pixels]).all(0)
+            return own.cpu()[far] if bool(far.any()) else None
+        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+            return None
+        _, channels, height, width = pixels.shape
+        return zoo.gallery((channels, height, width), exclude=pixels, count=GALLERY)
 
 
 def _on_cpu(found: Reconstruction) -> Reconstruction:

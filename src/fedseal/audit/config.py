@@ -25,12 +25,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import nn
 
 from fedseal import zoo
@@ -46,11 +46,28 @@ from fedseal.types import Batch, LocalTraining, Mode, Optimizer
 ZOO = "zoo:"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What an audit is asked, the case and the folder aside; `audit.run` says what each means."""
+
+    attacks: tuple[str, ...] = ("auto",)
+    defenses: tuple[str, ...] = ("none",)
+    threats: tuple[str, ...] = ("honest_but_curious",)
+    samples: int | None = None
+    batch_size: int = 1
+    seeds: tuple[int, ...] = (0,)
+    device: str = "cpu"
 
 
-class Training(_Strict):
+def _arguments(of: Arguments) -> dict[str, Any]:
+    return {argument.name: getattr(of, argument.name) for argument in fields(Arguments)}
+
+
+class _Strict(BaseModel, extra="forbid", frozen=True):
+    pass
+
+
+class Training(_Strict, frozen=True):
     """The client's local training."""
 
     kind: Literal["fedsgd", "fedavg"] = "fedsgd"
@@ -87,21 +104,21 @@ class Training(_Strict):
         )
 
 
-class Normalization(_Strict):
+class Normalization(_Strict, frozen=True):
     """The client's public normalization, one value a channel or one for all."""
 
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
 
 
-class Model(_Strict):
+class Model(_Strict, frozen=True):
     """A model by name, with options for the function that builds it."""
 
     name: str
     options: dict[str, object] = Field(default_factory=dict)
 
 
-class AuditFile(_Strict):
+class AuditFile(_Strict, Arguments, frozen=True):
     """The keys of the YAML file."""
 
     case: str | None = None
@@ -110,13 +127,6 @@ class AuditFile(_Strict):
     size: int | tuple[int, int, int] | None = None
     training: Training = Training()
     normalization: Normalization | None = None
-    attacks: tuple[str, ...] = ("auto",)
-    defenses: tuple[str, ...] = ("none",)
-    threats: tuple[str, ...] = ("honest_but_curious",)
-    samples: int | None = None
-    batch_size: int = 1
-    seeds: tuple[int, ...] = (0,)
-    device: str = "cpu"
     out: str | None = None
 
     @model_validator(mode="before")
@@ -130,32 +140,19 @@ class AuditFile(_Strict):
 
 
 @dataclass(frozen=True, eq=False)
-class Setup:
+class Setup(Arguments):
     """A case and the arguments to audit it with; change some with `dataclasses.replace`."""
 
     case: Case
     out: str
-    attacks: tuple[str, ...] = ("auto",)
-    defenses: tuple[str, ...] = ("none",)
-    threats: tuple[str, ...] = ("honest_but_curious",)
-    samples: int | None = None
-    batch_size: int = 1
-    seeds: tuple[int, ...] = (0,)
-    device: str = "cpu"
     given: dict[str, object] | None = None
 
     def run(self, *, resume: bool = True, on_progress: Callable[[CellProgress], None] | None = None) -> Record:
         """The audit; see `audit.run`."""
         return run(
             self.case,
-            attacks=self.attacks,
-            defenses=self.defenses,
-            threats=self.threats,
             out=self.out,
-            samples=self.samples,
-            batch_size=self.batch_size,
-            seeds=self.seeds,
-            device=self.device,
+            **_arguments(self),
             resume=resume,
             on_progress=on_progress,
             given=self.given,
@@ -178,13 +175,7 @@ def load_config(path: str | Path) -> Setup:
     return Setup(
         case=_own_case(file) if file.case is not None else _case(file),
         out=file.out or f"runs/{Path(path).stem}",
-        attacks=file.attacks,
-        defenses=file.defenses,
-        threats=file.threats,
-        samples=file.samples,
-        batch_size=file.batch_size,
-        seeds=file.seeds,
-        device=file.device,
+        **_arguments(file),
         given={"config": str(path), **file.model_dump(mode="json", exclude_unset=True)},
     )
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedseal.metric.scores import Scores
+from fedseal.metric.scores import LabelScore, Scores
 from fedseal.types import RouteNote
 
-VERSION = 1
+VERSION: Final = 2
+READABLE = (1, 2)  # 1 is 2 without what is said of labels in whatever order
 
 
 class _Frozen(BaseModel):
@@ -60,6 +61,10 @@ class Cell(_Frozen):
         description="what the attack says the labels are, in the order of the true examples where inputs were matched"
     )
     scores: Scores | None = Field(description="None if the attack gave no inputs")
+    label_score: LabelScore | None = Field(
+        default=None,
+        description="true labels that the attack named, in whatever order; None if it gave none, or in version 1",
+    )
     frame_steps: tuple[int, ...] = Field(description="the optimization step of every stored frame")
 
 
@@ -98,7 +103,7 @@ class Config(_Frozen):
 class Header(_Frozen):
     """The content of `record.json`."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = VERSION
     created: str = Field(description="UTC, ISO 8601")
     given: dict[str, object] = Field(description="the arguments as given")
     config: Config = Field(description="the arguments as resolved")

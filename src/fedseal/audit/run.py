@@ -20,7 +20,7 @@ from fedseal.audit import store
 from fedseal.audit.case import Case, without_addresses
 from fedseal.audit.cell import Worker
 from fedseal.audit.environment import environment, usable_device
-from fedseal.audit.record import Cell, CellKey, Config, Environment, Header, Record
+from fedseal.audit.record import VERSION, Cell, CellKey, Config, Environment, Header, Record
 from fedseal.errors import BadConfig
 from fedseal.threat import ThreatModel, preset
 from fedseal.types import Attack, Defense, Progress
@@ -194,6 +194,9 @@ def _start(folder: Path, plan: _Plan, given: dict[str, object], device: str, res
         if changes := _changes(old, plan.config, here):
             raise BadConfig(f"'{folder}' holds another audit: {'; '.join(changes)}", "choose another --out")
         store.sweep(folder)
+        if old.version != VERSION:  # its old cells are cells of this version, but the new ones are none of that one
+            old = old.model_copy(update={"version": VERSION})
+            store.write_header(folder, old)
         return old
     now = datetime.now(UTC).isoformat(timespec="seconds")
     header = Header(created=now, given=given, config=plan.config, environment=here, keys=plan.keys)

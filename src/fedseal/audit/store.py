@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedseal.audit.record import VERSION, Cell, CellKey, Header, Record
+from fedseal.audit.record import READABLE, Cell, CellKey, Header, Record
 from fedseal.errors import BadConfig, StorageFailure
 
 PART = ".part"
@@ -190,9 +190,10 @@ def _parsed(path: Path, model: type[Model]) -> Model:
         raise StorageFailure(f"cannot read '{path}' ({_reason(error)})", "check its permissions") from None
     except ValueError as error:
         raise StorageFailure(f"'{path}' is no whole JSON file ({error})", remedy) from None
-    if model is Header and isinstance(content, dict) and content.get("version") != VERSION:
+    if model is Header and isinstance(content, dict) and content.get("version") not in READABLE:
         raise BadConfig(
-            f"'{path}' is of version {content.get('version')!r} of the record, and this fedseal reads {VERSION}",
+            f"'{path}' is of version {content.get('version')!r} of the record, and this fedseal reads "
+            f"{' and '.join(map(str, READABLE))}",
             "read it with the fedseal that wrote it, or run the audit anew with another --out",
         )
     try:

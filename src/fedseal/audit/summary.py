@@ -64,6 +64,8 @@ class Group:
         baselines: for every blind guess its mean PSNR in dB over the same examples.
         identification: examples picked out of the gallery; an attack that gave nothing picked out nothing.
         labels: examples with the right label, of those for which the attack named one.
+        label_multiset: true labels that the attack named, in whatever order, of the examples in cells where it named
+            any; chance is what blind guessers expect there. Nothing where the attack was given them.
         seconds: median wall time of a cell that the attack did not refuse.
     """
 
@@ -81,6 +83,7 @@ class Group:
     baselines: tuple[tuple[str, float], ...]
     identification: Rate
     labels: Rate
+    label_multiset: Rate
     seconds: float | None
 
     @property
@@ -116,6 +119,7 @@ def _group(attack: str, threat: str, defense: str, cells: list[Cell]) -> Group:
         baselines=_baselines(scored),
         identification=_identification(ran, scored),
         labels=_labels(scored),
+        label_multiset=label_rate(ran),
         seconds=median([cell.seconds for cell in ran]) if ran else None,
     )
 
@@ -141,6 +145,16 @@ def _identification(ran: list[Cell], scored: list[SampleScores]) -> Rate:
 def _labels(scored: list[SampleScores]) -> Rate:
     named = [sample.label_correct for sample in scored if sample.label_correct is not None]
     return Rate(sum(named), len(named))
+
+
+def label_rate(cells: Iterable[Cell]) -> Rate:
+    """True labels that attacks named in these cells, in whatever order; cells whose attacker was given them aside."""
+    named = [cell.label_score for cell in cells if cell.label_score is not None and "labels" not in cell.knows]
+    total = sum(score.of for score in named)
+    expected = [None if score.chance is None else score.chance * score.of for score in named]
+    known = [value for value in expected if value is not None]
+    chance = sum(known) / total if total and len(known) == len(expected) else None
+    return Rate(sum(score.right for score in named), total, chance)
 
 
 @dataclass(frozen=True)

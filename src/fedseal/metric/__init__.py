@@ -3,7 +3,18 @@
 Nothing here knows how the reconstruction was made, and no attack can import from here.
 """
 
-from fedseal.metric.grade import score
-from fedseal.metric.scores import Baseline, Identification, SampleScores, Score, Scores
+from fedseal.metric.grade import Grader, score
+from fedseal.metric.labels import score_labels
+from fedseal.metric.scores import Baseline, Identification, LabelScore, SampleScores, Score, Scores
 
-__all__ = ["Baseline", "Identification", "SampleScores", "Score", "Scores", "score"]
+__all__ = [
+    "Baseline",
+    "Grader",
+    "Identification",
+    "LabelScore",
+    "SampleScores",
+    "Score",
+    "Scores",
+    "score",
+    "score_labels",
+]

@@ -59,6 +59,31 @@ class Identification:
 
 
 @dataclass(frozen=True)
+class LabelScore:
+    """How many of a batch's labels an attack named, in whatever order.
+
+    Args:
+        right: true labels among the named ones.
+        of: examples of the batch.
+        baselines: shares; the last is that of somebody who names one class for all and was told the most frequent.
+    """
+
+    right: int
+    of: int
+    baselines: tuple[Baseline, ...]
+
+    @property
+    def value(self) -> float:
+        """Share of the true labels that were named."""
+        return self.right / self.of
+
+    @property
+    def chance(self) -> float | None:
+        """The share that the better of the blind guessers expects, none of whom was told anything; None if unknown."""
+        return max((b.value for b in self.baselines[:-1] if b.value is not None), default=None)
+
+
+@dataclass(frozen=True)
 class SampleScores:
     """How well one true example was recovered.
 

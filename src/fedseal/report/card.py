@@ -10,7 +10,7 @@ from fedseal.audit.record import Cell
 from fedseal.metric.scores import Score
 from fedseal.report import words
 from fedseal.report.picture import Budget, Pictures, png, thinned
-from fedseal.report.tally import Finding, Sample, samples
+from fedseal.report.tally import Finding, Sample, leakage, samples
 
 FULL_SCALE = 60.0  # decibels at the right end of a bar
 
@@ -24,7 +24,11 @@ FINDINGS: dict[Finding, str] = {
 
 @dataclass(frozen=True)
 class Measure:
-    """A score beside the blind guess that is hardest to beat; shares from 0 to 100 for the bar, None without one."""
+    """A score beside the blind guess that is hardest to beat; shares from 0 to 100 for the bar, None without one.
+
+    Args:
+        tone: what the value alone would amount to, for the bar's color.
+    """
 
     name: str
     value: str
@@ -32,12 +36,14 @@ class Measure:
     blind_name: str
     share: float | None
     blind_share: float | None
+    tone: Finding = "none"
 
 
 @dataclass(frozen=True)
 class Panel:
     """One private example: original, reconstruction and scores; pictures as base64 PNG, empty where there is none."""
 
+    index: int
     title: str
     truth: str
     guess: str
@@ -52,7 +58,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Card:
-    """One cell."""
+    """One cell.
+
+    Args:
+        panels: the leakiest of its examples, these first.
+        illustrated: whether they come with pictures; False where the page cannot afford them.
+        labels: how many labels the attack named, in whatever order; None where it named none.
+        recovered: of all its examples.
+    """
 
     id: str
     title: str
@@ -63,29 +76,55 @@ class Card:
     certificate: str
     seconds: str
     panels: tuple[Panel, ...]
+    illustrated: bool
+    labels: Measure | None
+    recovered: int
     frame_steps: tuple[int, ...]
     frames: tuple[tuple[str, ...], ...]
 
     @property
     def finding(self) -> Finding:
         """That of the leakiest example."""
-        return max(self.panels, key=lambda p: ("unmeasured", "none", "traces", "recovered").index(p.finding)).finding
+        return self.panels[0].finding
+
+    @property
+    def finding_text(self) -> str:
+        """The same in words; of a batch how many were recovered, if any."""
+        if self.examples > 1 and self.recovered:
+            return f"{self.recovered} of {self.examples} recovered"
+        return FINDINGS[self.finding]
+
+    @property
+    def examples(self) -> int:
+        """How many the batch has, those without a panel included."""
+        return self.cell.key.batch_size
 
 
-def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, *, animated: bool) -> Card:
+@dataclass(frozen=True)
+class Share:
+    """What one cell gets of the page: how many panels, whether with pictures, whether with its iterations."""
+
+    panels: int
+    illustrated: bool
+    animated: bool
+
+
+def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, share: Share) -> Card:
     """Lay out a cell.
 
     Args:
         cell: with or without scores.
         pictures: None where there are none to show.
-        afford: how much of the pictures fits.
+        afford: how large pictures may be, and how many iterations.
         noun: what an example is called at the start of a title, "Picture" or "Example".
-        animated: whether to keep its iterations.
+        share: how much of the cell is shown.
     """
     found = samples(cell)
-    panels = tuple(_panel(cell, sample, pictures, afford, noun) for sample in found)
+    pictures = pictures if share.illustrated else None
+    leakiest = sorted(found, key=leakage, reverse=True)[: share.panels]
+    panels = tuple(_panel(cell, sample, pictures, afford, noun) for sample in leakiest)
     status, status_help = words.STATUS[cell.status]
-    steps, frames = _frames(cell, panels, pictures, afford) if animated else ((), ())
+    steps, frames = _frames(cell, panels, pictures, afford) if share.animated else ((), ())
     last = cell.key.first + cell.key.batch_size - 1
     return Card(
         id=cell.key.id,
@@ -97,6 +136,9 @@ def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, 
         certificate=words.certificate(cell),
         seconds=words.seconds(cell.seconds),
         panels=panels,
+        illustrated=share.illustrated,
+        labels=_labels(cell),
+        recovered=sum(sample.finding == "recovered" for sample in found),
         frame_steps=steps,
         frames=frames,
     )
@@ -111,6 +153,7 @@ def _panel(cell: Cell, sample: Sample, pictures: Pictures | None, afford: Budget
     label, wrong = _label(cell, sample.index)
     identification = None if scores is None else scores.identification
     return Panel(
+        index=sample.index,
         title=f"{noun} {cell.key.first + sample.index}",
         truth=truth,
         guess=guess,
@@ -147,6 +190,25 @@ def _measure(name: str, score: Score, scale: float) -> Measure:
     )
 
 
+def _labels(cell: Cell) -> Measure | None:
+    """Labels in whatever order, beside what the better blind guesser expects."""
+    found = cell.label_score
+    if found is None:
+        return None
+    if "labels" in cell.knows:
+        return Measure("Labels", "given to the attack", "", "", None, None)
+    known = [baseline for baseline in found.baselines if baseline.value is not None]
+    return Measure(
+        name="Labels",
+        value=f"{found.right} of {found.of}{', certified' if cell.status in words.CERTIFIED else ''}",
+        blind=words.percent(found.chance),
+        blind_name=", ".join(f"{baseline.name} {words.percent(baseline.value)}" for baseline in known),
+        share=round(100 * found.value, 1),
+        blind_share=None if found.chance is None else round(100 * found.chance, 1),
+        tone="none" if found.value <= (found.chance or 0.0) else "recovered" if found.right == found.of else "traces",
+    )
+
+
 def _label(cell: Cell, index: int) -> tuple[str, bool]:
     """The true label and the recovered one in words, and whether they differ."""
     true = None if cell.true_labels is None else cell.true_labels[index]
@@ -156,6 +218,8 @@ def _label(cell: Cell, index: int) -> tuple[str, bool]:
         return f"{shown}, given to the attack", False
     if guess is None or guess < 0:
         return f"{shown}, not recovered", False
+    if cell.scores is None and cell.key.batch_size > 1:  # labels alone stand in no order
+        return shown, False
     if guess == true:
         return f"{shown}, recovered", False
     return f"{shown}, recovered as {guess}", true is not None
@@ -171,7 +235,10 @@ def _frames(
     kept = thinned(len(cell.frame_steps), afford.frames)
     if pictures is None or pictures.frames is None or len(kept) < 2:
         return (), ()
-    frames = [tuple(png(picture, afford.frame_side) for picture in pictures.frames[i][: len(panels)]) for i in kept]
+    if pictures.frames.shape[1] <= max(panel.index for panel in panels):  # the attack took them for fewer examples
+        return (), ()
+    shown = [[pictures.frames[i][panel.index] for panel in panels] for i in kept]
+    frames = [tuple(png(picture, afford.frame_side) for picture in row) for row in shown]
     steps = [cell.frame_steps[i] for i in kept]
     final = tuple(panel.guess for panel in panels)
     if all(final) and final != frames[-1]:

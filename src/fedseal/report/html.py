@@ -52,7 +52,13 @@ def page(record: Record, load: Loader) -> str:
         config=record.header.config,
         view=shown,
         columns=list(compress(COLUMNS, keep)),
-        rows=[(card, list(compress(row(card), keep))) for card in shown.cards],
+        bodies=[
+            (
+                threat,
+                [(c, list(compress(row(c), keep))) for c in shown.cards if c.cell.key.threat == threat.name],
+            )
+            for threat in shown.threats
+        ],
         island=island(shown.cards),
         again=reproduction(record),
     )
@@ -80,10 +86,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(own=_own)
+    environment.globals.update(own=_own, nothing=words.NOTHING)
     environment.filters.update(
         attacker=words.attacker_title,
         count=words.count,
+        expected=words.expected,
         decibel=words.decibel,
         percent=words.percent,
         interval=words.interval,

@@ -7,15 +7,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-STILLS_BUDGET = 1_200_000  # characters of base64 for all originals and reconstructions, if they hold only noise
-FRAMES_BUDGET = 3_800_000  # the same for all iterations
+STILLS_BUDGET = 1_300_000  # characters of base64 for all originals and reconstructions, if they hold only noise
+FRAMES_BUDGET = 3_000_000  # the same for all iterations
 FEWEST_FRAMES = 8
+PANELS = (8, 4, 2, 1)  # examples of one cell that are shown: the first of these numbers that the stills' budget affords
+TWICE = 4  # examples that are shown a second time at the top
 
 
 class Pictures(Protocol):
@@ -42,29 +45,48 @@ class Budget:
         still_side: longest side in pixels of originals and reconstructions.
         frame_side: longest side in pixels of iterations.
         frames: iterations kept of a cell.
+        panels: for each cell how many of its examples are shown.
+        illustrated: for each cell whether they are shown with pictures.
         animated: for each cell whether its iterations are kept at all.
     """
 
     still_side: int
     frame_side: int
     frames: int
+    panels: tuple[int, ...]
+    illustrated: tuple[bool, ...]
     animated: tuple[bool, ...]
 
 
-def budget(shapes: Sequence[tuple[int, int, int]]) -> Budget:
-    """What a page affords: fewer iterations of each cell, and before nothing moves any more, none of the later cells.
+def budget(shapes: Sequence[tuple[int, int, int]], side: int = 256) -> Budget:
+    """What a page affords: smaller pictures, fewer iterations of each cell, and for the later cells none of them.
 
     Args:
         shapes: for each cell, the leakiest first: examples, channels, and stored iterations.
+        side: longest side of the pictures as they are stored.
 
     >>> budget([(1, 3, 24)] * 4).frames, budget([(1, 3, 24)] * 40).frames
-    (24, 22)
-    >>> large = budget([(1, 3, 24)] * 400)
-    >>> large.frames, sum(large.animated)
-    (8, 110)
+    (24, 19)
+    >>> large = budget([(64, 3, 24)] * 400)
+    >>> large.panels[0], large.panels[-1], sum(large.illustrated), large.frames, sum(large.animated)
+    (1, 1, 35, 19, 35)
     """
-    stills = sum(2 * n * channels for n, channels, _ in shapes)
-    still_side = int(math.sqrt(STILLS_BUDGET / max(stills * 4 / 3, 1)))
+    channels = max((c for _, c, _ in shapes), default=0)
+    for most in PANELS:
+        panels = tuple(min(n, most) for n, _, _ in shapes)
+        pictures = 2 * (sum(panels) + TWICE)
+        still_side = max(64, min(256, int(math.sqrt(STILLS_BUDGET / max(pictures * channels * 4 / 3, 1)))))
+        one = _characters(min(still_side, side), channels)
+        if pictures * one <= STILLS_BUDGET:
+            break
+    illustrated = tuple(2 * (shown + TWICE) * one <= STILLS_BUDGET for shown in accumulate(panels))
+    moving = [(n, c, f if shown else 0) for n, (_, c, f), shown in zip(panels, shapes, illustrated, strict=True)]
+    frame_side, frames, animated = _iterations(moving)
+    return Budget(still_side, frame_side, frames, panels, illustrated, animated)
+
+
+def _iterations(shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int, tuple[bool, ...]]:
+    """Longest side of iterations, how many are kept of a cell, and of which cells."""
     most = max((frames for _, _, frames in shapes), default=0)
     one = sum(n * _characters(32, channels) for n, channels, frames in shapes if frames)
     kept = min(most, max(FRAMES_BUDGET // one, FEWEST_FRAMES)) if one else 0
@@ -74,7 +96,7 @@ def budget(shapes: Sequence[tuple[int, int, int]]) -> Budget:
         animated.append(frames > 1 and spent <= FRAMES_BUDGET)
     pixels = sum(n * c * min(f, kept) for (n, c, f), moves in zip(shapes, animated, strict=True) if moves)
     frame_side = int(math.sqrt(FRAMES_BUDGET / max(pixels * 4 / 3, 1)))
-    return Budget(max(64, min(256, still_side)), max(32, min(64, frame_side)), kept, tuple(animated))
+    return max(32, min(64, frame_side)), kept, tuple(animated)
 
 
 def thinned(frames: int, keep: int) -> list[int]:

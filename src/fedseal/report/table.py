@@ -28,7 +28,6 @@ class Entry:
 
 COLUMNS = (
     Column("Cell", True),
-    Column("Attacker", False),
     Column("Defense", False),
     Column("Attack", False),
     Column("Seed", True),
@@ -39,6 +38,7 @@ COLUMNS = (
     Column("SSIM", True),
     Column("Identified", True),
     Column("Labels", True),
+    Column("Blind labels", True),
     Column("Residual", True),
     Column("Steps", True),
     Column("Time", True),
@@ -46,10 +46,8 @@ COLUMNS = (
 
 
 def telling(record: Record) -> tuple[bool, ...]:
-    """For each column whether it says something: one attacker or one seed for all cells needs no column."""
-    config = record.header.config
-    alike = {"Attacker": len(config.threats) < 2, "Seed": len(config.seeds) < 2}
-    return tuple(not alike.get(column.name, False) for column in COLUMNS)
+    """For each column whether it says something: one seed for all cells needs no column."""
+    return tuple(column.name != "Seed" or len(record.header.config.seeds) > 1 for column in COLUMNS)
 
 
 def row(card: Card) -> tuple[Entry, ...]:
@@ -61,7 +59,6 @@ def row(card: Card) -> tuple[Entry, ...]:
     status = f"{card.status}, certified" if card.certified else card.status
     return (
         Entry(card.title, str(cell.key.first)),
-        Entry(words.attacker_title(cell.key.threat), words.attacker_title(cell.key.threat)),
         Entry(cell.key.defense, cell.key.defense),
         Entry(cell.key.attack, cell.key.attack),
         Entry(str(cell.key.seed), str(cell.key.seed)),
@@ -71,7 +68,7 @@ def row(card: Card) -> tuple[Entry, ...]:
         Entry(words.decibel(blind), _key(blind)),
         Entry(words.number(ssim), _key(ssim)),
         _share([None if s.identification is None else s.identification.hit for s in examples]),
-        _share([s.label_correct for s in examples]),
+        *_labels(cell),
         Entry(words.residual(cell.residual), _key(cell.residual)),
         Entry(f"{cell.steps:,}", str(cell.steps)),
         Entry(card.seconds, _key(cell.seconds)),
@@ -86,6 +83,18 @@ def _mean(cell: Cell, name: str, *, blind: bool) -> float | None:
     values = [None if score is None else score.value for score in scores]
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured and len(measured) == len(values) else None
+
+
+def _labels(cell: Cell) -> tuple[Entry, Entry]:
+    """Labels named in whatever order, and the share that the better blind guesser expects."""
+    if "labels" in cell.knows and cell.label_score is not None:
+        return Entry("given", ""), Entry("–", "")
+    if cell.label_score is None:
+        return Entry("–", ""), Entry("–", "")
+    found = cell.label_score
+    return Entry(f"{found.right} of {found.of}", _key(found.value)), Entry(
+        words.percent(found.chance), _key(found.chance)
+    )
 
 
 def _share(hits: list[bool | None]) -> Entry:

@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from fedseal.audit.record import Cell
-from fedseal.audit.summary import Rate
+from fedseal.audit.summary import Rate, label_rate
 from fedseal.metric.scores import SampleScores
 from fedseal.report import words
 
@@ -57,6 +57,8 @@ class Tally:
         seconds: median time over the recovered examples, of the attack that got each; over all if none was recovered.
         psnr, blind: median of the same examples in dB, and of their best blind guesses.
         identification: of the same attacks: originals picked out of the gallery; one that gave nothing picked out none.
+        labels: true labels named in whatever order, of each batch by the attack that named most; see
+            `audit.summary.label_rate`.
         refusal: the first reason why no attack could start, empty where one could.
         best: for each attacked example the attack that counts, the leakiest first.
     """
@@ -73,6 +75,7 @@ class Tally:
     psnr: float | None
     blind: float | None
     identification: Rate
+    labels: Rate
     refusal: str
     best: tuple[Sample, ...]
 
@@ -159,6 +162,7 @@ def _tally(cells: Sequence[Cell]) -> Tally:
         psnr=_median(s.scores.psnr.value for s in counted if s.scores is not None),
         blind=blind_guess(counted),
         identification=_identification(best),
+        labels=_labels(cells),
         refusal="" if best else words.reason_of(cells[0]),
         best=tuple(sorted(best, key=leakage, reverse=True)),
     )
@@ -169,6 +173,17 @@ def _identification(best: Sequence[Sample]) -> Rate:
     if not looked:
         return Rate(0, 0)
     return Rate(sum(found.hit for found in looked), len(best), fmean(found.chance for found in looked))
+
+
+def _labels(cells: Sequence[Cell]) -> Rate:
+    batches: dict[tuple[int, int, int], Cell] = {}
+    for cell in cells:
+        batch = (cell.key.first, cell.key.batch_size, cell.key.seed)
+        if cell.label_score is not None:
+            batches[batch] = max(
+                batches.get(batch, cell), cell, key=lambda c: c.label_score.right if c.label_score else 0
+            )
+    return label_rate(batches.values())
 
 
 def _best(group: Sequence[Sample]) -> Sample:

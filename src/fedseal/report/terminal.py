@@ -17,6 +17,9 @@ from fedseal.report.tally import blind_guess, leading, samples, tally
 from fedseal.report.verdict import Level, verdict
 
 WORST = 3
+_COLUMNS = ("Defense", "Attack", "Recovered", "Certain", "PSNR", "Blind", "Identified", "Labels", "Time")
+_NAMES = 2  # of these columns hold names, which may be long
+_WIDEST = 20
 
 _COLORS: dict[Level, str] = {"recovered": "red", "partial": "red", "traces": "yellow", "none": "blue", "empty": "dim"}
 
@@ -28,27 +31,44 @@ def terminal(record: Record) -> RenderableType:
     body = [Text(found.headline, style="bold"), *(Text(sentence) for sentence in found.details)]
     parts: list[RenderableType] = [Panel(Group(*body), title="Verdict", title_align="left", border_style=color)]
     if record.cells:
-        parts += [_table(record), *_worst(record)]
+        parts += [*_settings(record), *_worst(record)]
     return Group(*parts)
 
 
-def _table(record: Record) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("Attacker", "Defense", "Attack"):
-        table.add_column(name, overflow="fold")
-    for name in ("Recovered", "Certain", "PSNR", "Blind", "Identified", "Time"):
-        table.add_column(name, justify="right", no_wrap=True)
-    groups = summarize(record)
+def _settings(record: Record) -> list[RenderableType]:
+    """For each attacker, from the one that knows least to the one that knows most, who it is and a table."""
     order = {(t.threat, t.defense): place for place, t in enumerate(tally(record.cells))}
-    for group in sorted(groups, key=lambda g: order[g.threat, g.defense]):
-        table.add_row(*(Text(text) for text in _row(record, group)))
-    return table
+    groups = sorted(summarize(record), key=lambda group: order[group.threat, group.defense])
+    rows = {group.key: _row(record, group) for group in groups}
+    widths = [max(map(len, texts)) for texts in zip(_COLUMNS, *rows.values(), strict=True)]
+    parts: list[RenderableType] = []
+    for threat, knows in _attackers(record):
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for place, (name, width) in enumerate(zip(_COLUMNS, widths, strict=True)):
+            if place < _NAMES:
+                table.add_column(name, overflow="fold", min_width=min(width, _WIDEST))
+            else:
+                table.add_column(name, justify="right", no_wrap=True, min_width=width)
+        for group in groups:
+            if group.threat == threat:
+                table.add_row(*(Text(text) for text in rows[group.key]))
+        parts += [
+            Text(f"\n{words.attacker_title(threat)}", style="bold"),
+            Text(words.standpoint(knows), style="dim"),
+            table,
+        ]
+    return parts
+
+
+def _attackers(record: Record) -> list[tuple[str, tuple[str, ...]]]:
+    knows = {cell.key.threat: cell.knows for cell in record.cells}
+    return [(name, knows[name]) for name in words.by_knowledge(knows)]
 
 
 def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
-    names = (words.attacker_title(group.threat), group.defense, group.attack)
+    names = (group.defense, group.attack)
     if group.refused == group.cells:
-        return (*names, "refused", "–", "–", "–", "–", "–")
+        return (*names, "refused", *(("–",) * (len(_COLUMNS) - _NAMES - 1)))
     cells = [cell for cell in record.cells if (cell.key.attack, cell.key.threat, cell.key.defense) == group.key]
     examples = [sample for cell in cells for sample in samples(cell)]
     recovered = sum(sample.finding == "recovered" for sample in examples)
@@ -62,8 +82,16 @@ def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
         f"{seen.hits}/{seen.trials}" + (f" ({words.percent(seen.chance)})" if seen.chance is not None else "")
         if seen.trials
         else "–",
+        _labels(group, given="labels" in cells[0].knows),
         words.seconds(group.seconds),
     )
+
+
+def _labels(group: CellGroup, *, given: bool) -> str:
+    found = group.label_multiset
+    if given or not found.trials:
+        return "given" if given else "–"
+    return f"{found.hits}/{found.trials}" + (f" ({words.percent(found.chance)})" if found.chance is not None else "")
 
 
 def _worst(record: Record) -> list[RenderableType]:

@@ -49,9 +49,11 @@ def verdict(record: Record) -> Verdict:
     rest = _rest([t for t in tallies if t is not worst and t.attacked], worst, noun)
     if worst.recovered:
         level: Level = "recovered" if worst.recovered == worst.attacked else "partial"
-        return Verdict(level, _found(worst, noun), (*progress, *rest, *_refusals(tallies, noun)))
+        return Verdict(level, _found(worst, noun), (*progress, *_labels(worst), *rest, *_refusals(tallies, noun)))
     level = "traces" if worst.traces else "none"
-    return Verdict(level, _not_found(worst, noun), (*progress, *rest, *_refusals(tallies, noun), CAVEAT))
+    return Verdict(
+        level, _not_found(worst, noun), (*progress, *_labels(worst), *rest, *_refusals(tallies, noun), CAVEAT)
+    )
 
 
 def _found(tally: Tally, noun: str) -> str:
@@ -64,6 +66,16 @@ def _found(tally: Tally, noun: str) -> str:
         f"{_who(tally)} recovered {what} from {words.defended(tally.defense)}; "
         f"{_certainty(tally)} without seeing the originals, {speed}{closeness}"
     )
+
+
+def _labels(tally: Tally) -> tuple[str, ...]:
+    """The labels of whole batches, which can leak where no picture does; of one example they say little."""
+    found = tally.labels
+    if not found.trials or max((s.cell.key.batch_size for s in tally.best), default=1) == 1:
+        return ()
+    blind = "" if found.chance is None else f", where a blind guess would name {words.expected(found)}"
+    whose = f"of the {found.trials} labels in {words.defended(tally.defense)}"
+    return (_sentence(f"{words.attacker(tally.threat)} named {found.hits} {whose}, in whatever order{blind}"),)
 
 
 def _certainty(tally: Tally) -> str:
@@ -81,7 +93,7 @@ def _not_found(tally: Tally, noun: str) -> str:
         parts.append(f"their best reconstructions have {_closeness(tally, tally.attacked)}")
     found = tally.identification
     if found.chance is not None:
-        guessed = f"{found.chance * found.trials:.2g}"
+        guessed = words.expected(found)
         parts.append(
             f"they picked {found.hits} of {found.trials} out of a gallery, where guessing would pick {guessed}"
         )

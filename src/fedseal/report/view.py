@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fedseal.audit.record import Cell, Record
+from fedseal.audit.summary import label_rate
 from fedseal.report import words
-from fedseal.report.card import Card, Panel, make_card
-from fedseal.report.picture import Budget, Pictures, budget
+from fedseal.report.card import Card, Panel, Share, make_card
+from fedseal.report.picture import TWICE, Budget, Pictures, budget
 from fedseal.report.tally import Sample, Tally, leading, leakage, samples, tally
 from fedseal.report.verdict import Verdict, verdict
 
 Loader = Callable[[Cell], Pictures | None]
 
 SHOWN, SHOWN_HARMLESS = 6, 3  # cards that stand open where an attack found something, and where not; others fold away
-EXHIBITS = 4
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,24 @@ class DefenseGroup:
 
 @dataclass(frozen=True)
 class ThreatGroup:
-    """One attacker and what it knows."""
+    """One attacker, what it knows and what it does not."""
 
+    name: str
     title: str
     facts: tuple[str, ...]
+    lacks: tuple[str, ...]
     aggregates: bool
     defenses: tuple[DefenseGroup, ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """Everything a page shows of the cells."""
+    """Everything a page shows of the cells.
+
+    Args:
+        threats: from the attacker that knows least to the one that knows most.
+        pictured: examples shown with pictures, and `examples` all that were attacked, each once for every cell.
+    """
 
     verdict: Verdict
     tallies: tuple[Tally, ...]
@@ -71,6 +78,8 @@ class View:
     budget: Budget
     frames_left_out: bool
     stills_reduced: bool
+    pictured: int
+    examples: int
 
 
 def view(record: Record, pictures: Loader) -> View:
@@ -84,42 +93,47 @@ def view(record: Record, pictures: Loader) -> View:
     shape = record.header.config.modality.get("shape")
     channels, side = (int(shape[0]), max(int(n) for n in shape[1:])) if isinstance(shape, list | tuple) else (1, 0)
     cells = sorted(record.cells, key=lambda cell: max(map(leakage, samples(cell))), reverse=True)
-    afford = budget([(cell.key.batch_size, channels, len(cell.frame_steps)) for cell in cells])
+    afford = budget([(cell.key.batch_size, channels, len(cell.frame_steps)) for cell in cells], side or 256)
+    shares = map(Share, afford.panels, afford.illustrated, afford.animated)
     cards = {
-        cell.key.id: make_card(cell, pictures(cell), afford, noun, animated=moves)
-        for cell, moves in zip(cells, afford.animated, strict=True)
+        cell.key.id: make_card(cell, pictures(cell) if share.illustrated else None, afford, noun, share)
+        for cell, share in zip(cells, shares, strict=True)
     }
     tallies = tally(record.cells)
     worst = leading(tallies)
-    exhibits = [_exhibit(sample, cards) for sample in (worst.best if worst else ())]
+    knows = {cell.key.threat: cell.knows for cell in cells}
+    exhibits = [found for sample in (worst.best if worst else ()) for found in _exhibit(sample, cards)]
     return View(
         verdict=verdict(record),
         tallies=tallies,
         leading=worst,
-        threats=tuple(_threat(name, tallies, cards.values()) for name in dict.fromkeys(t.threat for t in tallies)),
+        threats=tuple(_threat(name, tallies, cards.values()) for name in words.by_knowledge(knows)),
         cards=tuple(cards.values()),
-        exhibits=tuple((card, panel) for card, panel in exhibits if panel.truth and panel.guess)[:EXHIBITS],
+        exhibits=tuple((card, panel) for card, panel in exhibits if panel.truth and panel.guess)[:TWICE],
         budget=afford,
         frames_left_out=any(
             len(cell.frame_steps) > (afford.frames if moves else 1)
             for cell, moves in zip(cells, afford.animated, strict=True)
         ),
         stills_reduced=side > afford.still_side,
+        pictured=sum(len(card.panels) for card in cards.values() if card.illustrated),
+        examples=sum(card.examples for card in cards.values()),
     )
 
 
-def _exhibit(sample: Sample, cards: dict[str, Card]) -> tuple[Card, Panel]:
+def _exhibit(sample: Sample, cards: dict[str, Card]) -> list[tuple[Card, Panel]]:
     card = cards[sample.cell.key.id]
-    place = [s.index for s in samples(sample.cell)].index(sample.index)
-    return card, card.panels[place]
+    return [(card, panel) for panel in card.panels if panel.index == sample.index]
 
 
 def _threat(name: str, tallies: Sequence[Tally], cards: Iterable[Card]) -> ThreatGroup:
     mine = [card for card in cards if card.cell.key.threat == name]
     settings = [t for t in tallies if t.threat == name]
     return ThreatGroup(
+        name=name,
         title=words.attacker_title(name),
         facts=tuple(words.facts(mine[0].cell.knows)),
+        lacks=tuple(words.lacking(mine[0].cell.knows)),
         aggregates="single_updates" not in mine[0].cell.knows,
         defenses=tuple(_defense(t, [c for c in mine if c.cell.key.defense == t.defense]) for t in settings),
     )
@@ -134,11 +148,14 @@ def _defense(tally: Tally, cards: Sequence[Card]) -> DefenseGroup:
 
 
 def _attack(name: str, cards: Sequence[Card]) -> AttackGroup:
-    panels = [panel for card in cards for panel in card.panels]
-    recovered = sum(panel.finding == "recovered" for panel in panels)
-    certified = sum(len(card.panels) for card in cards if card.certified)
+    examples = sum(card.examples for card in cards)
+    recovered = sum(card.recovered for card in cards)
+    certified = sum(card.examples for card in cards if card.certified)
     refused = sum(card.cell.status == "refused" for card in cards)
-    counts = f"{recovered} of {len(panels)} recovered, {certified} certified"
+    counts = f"{recovered} of {examples} recovered, {certified} certified"
+    named = label_rate(card.cell for card in cards)
+    if named.trials:
+        counts += f"; labels named: {words.rate(named)}"
     if refused:
         counts = f"refused {refused} of {len(cards)} updates" + (f"; {counts}" if refused < len(cards) else "")
     shown = SHOWN if cards[0].finding in ("recovered", "traces") else SHOWN_HARMLESS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fedseal.audit.record import Cell
+from fedseal.audit.summary import Rate
 
 CERTIFIED = ("exact", "converged")
 
@@ -13,7 +14,7 @@ STATUS = {
     "exact": ("Exact", "A closed formula whose equations determine the data and hold to the arithmetic's precision."),
     "converged": ("Converged", "A search ended where the replayed update equals the observed one, up to rounding."),
     "budget": ("Not converged", "The search used up its steps; what it shows is its nearest guess."),
-    "diverged": ("Diverged", "The search ran away to numbers that are not finite, and gave no picture."),
+    "diverged": ("Diverged", "The search ran away from the update: further than nothing at all, or to no numbers."),
     "not_applicable": ("No route", "The attack looked at what it was given and found no way that fits."),
     "refused": ("Refused", "The attack could not start: what this attacker holds is not what the attack needs."),
 }
@@ -40,6 +41,9 @@ _FACTS = {
     "choose_state": "weights of its own choosing",
     "labels": "the true labels",
 }
+
+NOTHING = "nothing beside the message and the architecture"
+_LACKING = {"choose_state": "any say in the model's weights"}
 
 
 def attacker_title(threat: str) -> str:
@@ -75,6 +79,46 @@ def facts(knows: Iterable[str]) -> list[str]:
     return [words for fact, words in _FACTS.items() if fact in granted] + sorted(granted - set(_FACTS))
 
 
+def lacking(knows: Iterable[str]) -> list[str]:
+    """Every fact in words that is not granted, in the same order.
+
+    >>> lacking(["state", "training", "num_examples", "buffers", "defense", "single_updates"])
+    ["any say in the model's weights", 'the true labels']
+    """
+    granted = set(knows)
+    return [_LACKING.get(fact, words) for fact, words in _FACTS.items() if fact not in granted]
+
+
+def standpoint(knows: Iterable[str]) -> str:
+    """What an attacker knows and what it does not.
+
+    >>> standpoint(["state", "training"]).partition(". ")[0]
+    "Knows the model's weights and the training settings"
+    >>> standpoint([fact for fact in _FACTS if fact != "state"]).partition(". ")[2]
+    "Lacks the model's weights."
+    """
+    granted = set(knows)
+    missing = lacking(granted)
+    known = f"Knows {listing(facts(granted))}." if granted else f"Knows {NOTHING}."
+    return f"{known} Lacks {listing(missing)}." if missing else known
+
+
+def by_knowledge(threats: Mapping[str, Iterable[str]]) -> list[str]:
+    """Threat models, given with the facts that they grant, from the least knowledge to the most; an oracle last.
+
+    Where one knows all that another knows and more, it stands later; else the weights count for more than the rest.
+
+    >>> by_knowledge({"oracle": "abc", "server": "ab", "eavesdropper": "a"})
+    ['eavesdropper', 'server', 'oracle']
+    """
+
+    def rank(name: str) -> tuple[bool | int, ...]:
+        weighty = ("choose_state", "state", "single_updates")
+        return (name == "oracle", *(fact in threats[name] for fact in weighty), len(set(threats[name])))
+
+    return sorted(threats, key=rank)
+
+
 def defended(defense: str) -> str:
     """Which updates a sentence speaks of.
 
@@ -97,6 +141,8 @@ def certificate(cell: Cell) -> str:
         if cell.residual is None:
             return "Not certified: this attacker cannot replay the update."
         return f"Not certified: replayed update still differs by {residual(cell.residual)}."
+    if cell.status == "diverged" and cell.scores is not None:
+        return f"Not certified: diverged, replayed update differs by {residual(cell.residual)}."
     what = {"diverged": "Diverged; no picture came out", "not_applicable": "No route applies", "refused": "Refused"}
     return f"{what[cell.status]}{': ' + reason if reason else ''}".rstrip(".") + "."
 
@@ -169,6 +215,30 @@ def percent(share: float | None) -> str:
     ('1 %', '0.5 %', '100 %')
     """
     return "–" if share is None else f"{100 * share:.3g} %"
+
+
+def rate(found: Rate) -> str:
+    """Hits and trials, and beside them how many a blind guess expects, where that is known.
+
+    >>> rate(Rate(7, 8, 0.25)), rate(Rate(0, 0))
+    ('7 of 8 (blind guess 2)', '–')
+    """
+    if not found.trials:
+        return "–"
+    blind = "" if found.chance is None else f" (blind guess {expected(found)})"
+    return f"{found.hits} of {found.trials}{blind}"
+
+
+def expected(found: Rate) -> str:
+    """How many hits a blind guess expects.
+
+    >>> expected(Rate(1, 8, 0.04)), expected(Rate(9, 134, 0.94)), expected(Rate(0, 0))
+    ('0.32', '126', '–')
+    """
+    if found.chance is None:
+        return "–"
+    hits = found.chance * found.trials
+    return f"{hits:.2g}" if hits < 10 else f"{hits:.0f}"
 
 
 def interval(bounds: tuple[float, float] | None) -> str:

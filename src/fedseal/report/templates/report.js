@@ -58,20 +58,20 @@
   }
 
   const table = document.getElementById("table");
-  const body = table.tBodies[0];
-  const rows = [...body.rows];
+  // Every attacker has a body of its own, which begins with who it is and stays where it is.
+  const bodies = [...table.tBodies].map((body) => ({ body, who: body.rows[0], rows: [...body.rows].slice(1) }));
 
   function sortBy(header) {
     const column = header.cellIndex;
     const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     const numeric = header.dataset.numeric === "yes";
     const key = (row) => row.cells[column].dataset.key;
-    rows.sort((a, b) => {
+    const order = (a, b) => {
       const [x, y] = [key(a), key(b)];
       if (x === "" || y === "") return (x === "") - (y === "");
       return sign * (numeric ? Number(x) - Number(y) || 0 : x.localeCompare(y, "en", { numeric: true }));
-    });
-    body.append(...rows);
+    };
+    for (const { body, rows } of bodies) body.append(...rows.sort(order));
     for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
     header.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
   }
@@ -85,10 +85,14 @@
   filter.addEventListener("input", () => {
     const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     let left = 0;
-    for (const row of rows) {
-      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
-      row.hidden = !wanted.every((word) => text.includes(word));
-      if (!row.hidden) left += 1;
+    for (const { who, rows } of bodies) {
+      const attacker = who ? who.querySelector("bdi").textContent : "";
+      for (const row of rows) {
+        const text = [attacker, ...[...row.cells].map((cell) => cell.textContent)].join(" ").toLowerCase();
+        row.hidden = !wanted.every((word) => text.includes(word));
+        if (!row.hidden) left += 1;
+      }
+      if (who) who.hidden = rows.every((row) => row.hidden);
     }
     shown.textContent = wanted.length ? `${left} of ${plain}` : plain;
   });
