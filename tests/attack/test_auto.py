@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from attack.cases import initialized, observed, pictures, psnr, seeded
-from fedseal import Batch, LocalTraining, Observation, Reconstruction, ThreatModel, zoo
+from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, local_update, zoo
 from fedseal.attack import auto
-from fedseal.errors import UnknownToAdversary
+from fedseal.attack.auto import NEAR, Auto, matching
+from fedseal.attack.evidence import Evidence
+from fedseal.errors import UnfitUpdate, UnknownToAdversary
 
 
 def _run(observation: Observation, steps: int = 12) -> Reconstruction:
@@ -25,6 +30,8 @@ def _single(size: int = 8) -> Batch:
 
 
 MLP = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5)), dtype=torch.float32)
+WIDE = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 96), nn.ReLU(), nn.Linear(96, 5)), dtype=torch.float32)
+TANH = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 5)), dtype=torch.float32)
 LENET = zoo.lenet(size=8, width=6, num_classes=5)
 RELU = zoo.convnet(size=8, width=4, num_classes=5)
 RESNET = zoo.resnet(width=4, blocks=(1,), num_classes=5)
@@ -119,8 +126,147 @@ def test_where_nothing_applies_the_reason_names_what_is_withheld() -> None:
     assert "state and training, which the threat model 'eavesdropper' withholds" in found.outcome.note
 
 
-def test_local_steps_over_several_batches_are_matched() -> None:
-    training = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=1)
-    found = _run(observed(RELU, pictures(2, dtype=torch.float32), training=training))
-    assert found.outcome.route == "matching"
+STEPS = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=1)
+
+
+def test_several_local_steps_are_simulated_coarsely() -> None:
+    found = _run(observed(RELU, pictures(2, dtype=torch.float32), training=STEPS))
+    assert found.outcome.route in ("coarse", "matching")
     assert found.outcome.residual is not None
+    notes = _notes(found)
+    assert "several local steps" in notes["separation"][1]
+    assert notes["coarse"][0]
+
+
+def test_where_the_coarse_steps_leave_much_unexplained_the_clients_own_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observation = observed(RELU, pictures(2, dtype=torch.float32), training=STEPS)
+    module = sys.modules[Auto.__module__]  # the package's name `auto` is the recipe
+    monkeypatch.setattr(module, "MATCHED", 1e9)
+    assert "matching" not in _notes(_run(observation))
+    monkeypatch.setattr(module, "MATCHED", 0.0)
+    both = _run(observation)
+    assert _notes(both)["coarse"][0]
+    assert _notes(both)["matching"][0]
+    assert "sme" not in _notes(both)
+
+
+def test_a_secret_order_is_not_guessed_a_second_time() -> None:
+    shuffled = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=1, shuffle=True)
+    update = local_update(RELU, pictures(2, dtype=torch.float32), training=shuffled, generator=seeded())
+    observation = ThreatModel.honest_but_curious().observe(RELU, update, modality=Image(shape=(3, 8, 8)))
+    found = _run(observation)
+    assert found.outcome.route == "coarse"
+    assert "order is unknown" in found.outcome.note
+    assert "matching" not in _notes(found)
+
+
+def test_a_single_local_step_is_a_gradient() -> None:
+    batch = _single()
+    found = _run(observed(LENET, batch, training=LocalTraining.fedavg(lr=0.1)))
+    assert found.outcome.route == "layerwise"
+
+
+UNKNOWN = ThreatModel.unknown_training()
+ADAM = LocalTraining.fedavg(lr=0.01, epochs=2, optimizer="adam", fresh_optimizer=False)
+
+
+@pytest.mark.parametrize(
+    ("training", "threat"),
+    [(STEPS, UNKNOWN), (LocalTraining.fedsgd(), UNKNOWN), (ADAM, ThreatModel.honest_but_curious())],
+    ids=["withheld", "a gradient, withheld", "state not sent"],
+)
+def test_training_that_cannot_be_simulated_is_matched_at_a_surrogate(
+    training: LocalTraining, threat: ThreatModel
+) -> None:
+    update = local_update(RELU, _single(), training=replace(training, fresh_optimizer=True))
+    observation = threat.observe(RELU, update, modality=Image(shape=(3, 8, 8)), training=training)
+    found = _run(observation)
+    assert found.outcome.route == "sme"
+    assert found.inputs is not None
+    assert (found.outcome.status, found.outcome.residual) == ("budget", None)
+
+
+@pytest.mark.parametrize("threat", [UNKNOWN, ThreatModel.honest_but_curious()], ids=["withheld", "known"])
+def test_labels_are_searched_along_where_local_steps_hide_the_heads_gradient(threat: ThreatModel) -> None:
+    training = LocalTraining.fedavg(lr=0.01, epochs=2, optimizer="adam")
+    found = _run(observed(RELU, pictures(3, dtype=torch.float32), training=training, threat=threat))
+    assert found.outcome.route in (("sme",) if threat is UNKNOWN else ("coarse", "matching"))
+    assert found.labels is not None
+    assert found.labels.shape == (3,)
+
+
+def test_where_memory_is_short_the_surrogate_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedseal.attack.simulation.free_bytes", lambda device: 1000)
+    found = _run(observed(RELU, pictures(2, dtype=torch.float32), training=STEPS))
+    assert found.outcome.route == "sme"
+    taken, reason = _notes(found)["coarse"]
+    assert not taken
+    assert "MB may be used" in reason
+
+
+def test_a_batch_behind_a_relu_perceptron_is_read_whole() -> None:
+    batch = pictures(3, dtype=torch.float32)
+    found = _run(observed(WIDE, batch))
+    assert (found.outcome.route, found.outcome.status) == ("spear", "exact")
+    assert found.labels is not None
+    assert sorted(found.labels.tolist()) == sorted(batch.labels.tolist())
+
+
+def test_a_batch_behind_a_tanh_perceptron_is_taken_apart_or_unmixed() -> None:
+    found = _run(observed(TANH, pictures(2, dtype=torch.float32)))
+    notes = _notes(found)
+    assert notes["spear"] == (
+        False,
+        "no ReLU follows the first layer, so its gradient has no zeros to tell the examples apart",
+    )
+    assert notes["separation"][0]
+    assert found.outcome.route == "separation"
+
+
+def test_a_batch_without_weights_is_unmixed_where_that_is_all_there_is() -> None:
+    found = _run(observed(TANH, pictures(2, dtype=torch.float32), threat=ThreatModel.eavesdropper()))
+    assert found.outcome.route == "cocktail_party"
+    assert found.inputs is not None
+    assert _notes(found)["matching"][0] is False
+
+
+def test_one_example_is_not_taken_apart_and_the_note_says_why() -> None:
+    taken, reason = _notes(_run(observed(RELU, _single())))["separation"]
+    assert not taken
+    assert "one example" in reason
+
+
+def test_joint_matching_goes_on_only_from_a_bad_separation() -> None:
+    batch = pictures(2, dtype=torch.float32)
+    near = _run(observed(LENET, batch))
+    assert near.outcome.route == "separation"
+    assert near.outcome.residual is not None
+    assert near.outcome.residual < NEAR
+    assert not _notes(near)["matching"][0]
+    # BatchNorm in train mode mixes the examples, so that none can be read alone
+    far = _run(observed(RESNET, batch))
+    assert _notes(far)["separation"][0]
+    taken, reason = _notes(far)["matching"]
+    assert taken
+    assert "goes on" in reason
+
+
+def test_more_examples_than_the_head_separates_are_matched_with_counted_labels() -> None:
+    batch = pictures(8, dtype=torch.float32)
+    observation = observed(RELU, batch)
+    found = _run(observation)
+    assert found.labels is not None
+    assert len(found.labels) == 8
+    assert matching(Evidence(observation), None, 1).attack.labels == "best"
+    single = Evidence(observed(RELU, _single()))
+    assert matching(single, None, 1).attack.labels == "sign"
+
+
+def test_a_batch_size_that_contradicts_the_rank_is_an_error() -> None:
+    update = local_update(RELU, pictures(4, dtype=torch.float32), training=LocalTraining.fedsgd())
+    wrong = replace(update, num_examples=2)
+    observation = ThreatModel.honest_but_curious().observe(RELU, wrong, modality=Image(shape=(3, 8, 8)))
+    with pytest.raises(UnfitUpdate, match=r"told of 2 examples, and the head's gradient has rank \d"):
+        _run(observation)

@@ -71,6 +71,38 @@ def test_search_leaves_a_strip_and_a_film_of_its_iterations(fedseal: Command, tm
     assert _pixels(tmp_path / "run" / "strip.png").shape == (128, 10 * 128 + 9 * 2, 3)
 
 
+def test_batch_is_shown_in_its_own_order_with_a_row_for_each_picture(fedseal: Command, tmp_path: Path) -> None:
+    wide = ("--model", "zoo:mlp:num_classes=10", "--size", 8, "--data", "fashion_mnist")
+    answer = fedseal("attack", *wide, "--index", 3, "--batch", 4, "--out", "run")
+    assert answer.code == 0
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == FILES
+    original, reconstruction = (_pixels(folder / name) for name in ("original.png", "reconstruction.png"))
+    assert original.shape[:2] == (128, 4 * 128 + 3 * 2)
+    assert torch.equal(original, reconstruction)
+    assert _pixels(folder / "strip.png").shape[0] == 4 * 128 + 3 * 2
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["status"], result["route"]) == ("exact", "spear")
+    assert sorted(result["labels"]) == sorted(result["true_labels"])
+    said = [line.split(":", 1) for line in answer.out.splitlines()]
+    assert [rest.split(":")[0].strip() for key, rest in said if key == "PSNR"] == [f"picture {n}" for n in (1, 2, 3, 4)]
+    assert dict(said)["label"].strip().endswith("all right")
+
+
+def test_class_named_for_a_batch_is_that_of_all_its_pictures() -> None:
+    aim = sources.aim(sources.Request(model="zoo:mlp", size=8, index=2, batch=3, label=7))
+    assert aim.title == "photos2-4"
+    assert aim.observation.update.num_examples == 3
+    assert aim.truth is not None
+    assert aim.truth.labels.tolist() == [7, 7, 7]
+
+
+def test_some_of_a_batchs_labels_are_counted(fedseal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: _Mistaken((1, 2)))
+    said = dict(line.split(":", 1) for line in fedseal("attack", *TINY, "--batch", 2).out.splitlines())
+    assert said["label"].strip() == "1, 2, 1 of 2 right, the truth is 2, 2"
+
+
 def test_own_picture_says_what_was_changed(fedseal: Command, tmp_path: Path) -> None:
     Image.new("L", (64, 48), 90).save(tmp_path / "cat.png")
     answer = fedseal("attack", "--image", "cat.png", "--model", "zoo:mlp", "--size", 8)
@@ -169,15 +201,16 @@ class _Runaway:
 
 @dataclass(frozen=True)
 class _Mistaken:
-    """Gives a grey picture and another class than the true one."""
+    """Gives grey pictures and another class than the true one."""
 
+    labels: tuple[int, ...] = (1,)
     name: str = "mistaken"
 
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         outcome = Outcome("budget", "mistaken", 0.5, 1, 0.1)
-        return Reconstruction(torch.full((1, 3, 8, 8), 0.5), torch.tensor([1]), outcome)
+        return Reconstruction(torch.full((len(self.labels), 3, 8, 8), 0.5), torch.tensor(self.labels), outcome)
 
 
 def test_wrong_guess_is_not_sold_as_a_result(fedseal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +262,10 @@ def test_interruption_has_a_sentence_and_its_own_code(
         (["--model", "lenet"], "names no object"),
         (["--data", "cifar"], "no data set 'cifar'"),
         (["--index", "350"], "--index 0 to 349"),
+        (["--index", "348", "--batch", "4"], "photos ends before picture 351"),
+        (["--image", "grey.png", "--batch", "2"], "--image is one picture, and --batch is 2"),
+        (["--update", "u.safetensors", "--batch", "2"], "give --examples"),
+        (["--batch", "0"], "--batch"),
         (["--index", "1", "--image", "x.png"], "more than one of"),
         (["--image", "x.png"], "does not exist"),
         (["--image", "."], "is a folder"),
@@ -241,7 +278,7 @@ def test_interruption_has_a_sentence_and_its_own_code(
         (["--mean", "a,b,c"], "--mean is 'a,b,c'"),
         (["--training", "fedprox"], "no training 'fedprox'"),
         (["--training", "fedavg"], "learning rate"),
-        (["--training", "fedavg:lr=fast"], "is no number"),
+        (["--training", "fedavg:lr=fast"], "'lr=fast' of the training has no meaning"),
         (["--training", "fedavg:lr=0.1,epoch=2"], "did you mean 'epochs'?"),
         (["--training", "fedavg:lr=0.1,epochs=0"], "at least 1"),
         (["--threat", "eavesdroper"], "did you mean 'eavesdropper'?"),

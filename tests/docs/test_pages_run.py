@@ -47,6 +47,13 @@ def test_the_worked_attack_runs_and_obeys_the_laws(desk: Path, fedseal: Command)
     assert "Suspects" in names
 
 
+def test_the_labels_on_the_choosing_page_are_certified() -> None:
+    (shown,) = (block for block in blocks(ROOT / "docs/how-to-choose.md") if block.language == "python")
+    names: dict[str, object] = {}
+    exec(shown.content, names)  # it asserts
+    assert "found" in names
+
+
 def test_the_tutorials_yaml_has_every_key_and_loads(desk: Path) -> None:
     files = {block.title: block.content for block in blocks(ROOT / "docs/tutorial.md") if block.title}
     for name, content in files.items():

@@ -25,7 +25,7 @@ def test_readme_runs_as_written_but_for_its_steps(number: int, tmp_path: Path, m
     command = _commands()[number]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    shorter = [argument.replace("steps=600", "steps=4") for argument in command[1:]]
+    shorter = [argument.replace("steps=600", "steps=40") for argument in command[1:]]
     assert shorter != command[1:]
     assert run(shorter) == 0
     record = load(tmp_path / command[command.index("--out") + 1])

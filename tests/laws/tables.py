@@ -16,16 +16,26 @@ from fedseal.types import Attack, Defense
 CHEAP = {
     "auto": "auto:steps=4",
     "linear": "linear",
+    "spear": "spear:starts=256",
     "layerwise": "layerwise:matching_steps=3",
+    "separation": "separation:steps=8",
+    "cocktail_party": "cocktail_party:steps=20",
     "dlg": "dlg:steps=2",
     "idlg": "idlg:steps=2",
     "inverting_gradients": "inverting_gradients:steps=4",
+    "dlg_batch": "dlg_batch:steps=3",
+    "gradinversion": "gradinversion:steps=4,seeds=1",
+    "geng": "geng:steps=4",
+    "dimitrov": "dimitrov:steps=3",
+    "coarse": "coarse:steps=3",
+    "sme": "sme:steps=4",
 }
 RECIPES = {name: attack.parse(specification) for name, specification in CHEAP.items()}
 COMBINED: dict[str, Attack] = {
     "best_of": attack.best_of(2, attack.dlg(steps=1)),
     "restarts": attack.restarts(2, attack.dlg(steps=1)),
     "cascade": attack.cascade(RECIPES["linear"], attack.inverting_gradients(steps=2)),
+    "group": attack.parse("geng:steps=4,seeds=2"),
 }
 ATTACKS: dict[str, Attack] = {**RECIPES, **COMBINED}
 
@@ -40,14 +50,16 @@ DEFENSES: dict[str, Defense] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and how many pictures of 3x8x8 its client trains on."""
+    """A model and how many pictures of 3x8x8 its client trains on; `label`: of all of them, None for their own."""
 
     model: nn.Module
     count: int = 1
     training: LocalTraining = LocalTraining.fedsgd()  # noqa: RUF009
+    label: int | None = None
 
     def batch(self, first: int = 0) -> Batch:
-        return PICTURES[first : first + self.count]
+        own = PICTURES[first : first + self.count]
+        return own if self.label is None else Batch(own.inputs, torch.full_like(own.labels, self.label))
 
     def observation(self, first: int = 0, threat: ThreatModel | None = None) -> Observation:
         batch = self.batch(first)
@@ -57,11 +69,14 @@ class Setting:
 
 
 PICTURES = zoo.photos(size=8, num_classes=5)
+WIDE = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 96), nn.ReLU(), nn.Linear(96, 5)), dtype=torch.float32)
 MLP = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 5)), dtype=torch.float32)
 SETTINGS = {
     "perceptron": Setting(MLP),
     "lenet": Setting(zoo.lenet(size=8, width=6, num_classes=5)),
     "relu and pooling": Setting(zoo.convnet(size=8, width=4, num_classes=5)),
+    "relu perceptron, two": Setting(WIDE, 2),
+    "lenet, three of one class": Setting(zoo.lenet(size=8, width=6, num_classes=5), 3, label=2),
     "batch norm, local steps": Setting(
         zoo.resnet(width=4, blocks=(1,), num_classes=5), 2, LocalTraining.fedavg(lr=0.1, epochs=2)
     ),

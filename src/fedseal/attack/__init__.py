@@ -1,14 +1,28 @@
 """Attacks: exact routes, optimizations, and the planner that chooses.
 
-`parse` reads specifications such as "dlg:steps=100".
+`parse` reads specifications such as "dlg:steps=100"; `labels` holds the methods that read labels alone.
 """
 
 from __future__ import annotations
 
 import inspect
 
+from fedseal.attack import labels
 from fedseal.attack.base import best_of, cascade, restarts
-from fedseal.attack.presets import RECIPES, Recipe, auto, dlg, idlg, inverting_gradients
+from fedseal.attack.presets import (
+    auto,
+    coarse,
+    cocktail_party,
+    dimitrov,
+    dlg,
+    dlg_batch,
+    geng,
+    gradinversion,
+    idlg,
+    inverting_gradients,
+    sme,
+)
+from fedseal.attack.recipes import CHOICES, RECIPES, Recipe
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.types import Attack
 
@@ -18,11 +32,19 @@ __all__ = [
     "auto",
     "best_of",
     "cascade",
+    "coarse",
+    "cocktail_party",
+    "dimitrov",
     "dlg",
+    "dlg_batch",
+    "geng",
+    "gradinversion",
     "idlg",
     "inverting_gradients",
+    "labels",
     "parse",
     "restarts",
+    "sme",
 ]
 
 
@@ -30,10 +52,10 @@ def parse(specification: str) -> Attack:
     """The attack that a specification names: "NAME", or "NAME:option=value,option=value".
 
     Raises:
-        UnknownName: no such recipe, or no such option of it.
+        UnknownName: no such recipe, no such option of it, or a value that is not among the option's names.
         BadConfig: an option without a number, or outside its range.
 
-    >>> parse("inverting_gradients:steps=500,tv=0.1").name
+    >>> parse("inverting_gradients:steps=500,tv=0.1,labels=joint").name
     'inverting_gradients'
     """
     name, _, rest = specification.partition(":")
@@ -41,19 +63,30 @@ def parse(specification: str) -> Attack:
         raise UnknownName("recipe", name, RECIPES)
     build = RECIPES[name].build
     known = {key: p for key, p in inspect.signature(build).parameters.items() if key != "name"}
-    options: dict[str, int | float] = {}
+    options: dict[str, int | float | str] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, _, text = item.partition("=")
         if key not in known:
             raise UnknownName(f"option of '{name}'", key, known or ["(none)"])
-        kind = int if isinstance(known[key].default, int) else float
-        try:
-            value = kind(text)
-        except ValueError:
-            raise BadConfig(
-                f"the option '{item}' of '{name}' is no number", f"write {key}={known[key].default}"
-            ) from None
-        if value < 0 or (kind is int and value < 1):
-            raise BadConfig(f"the option '{item}' of '{name}' is too small", f"the default is {known[key].default}")
-        options[key] = value
+        default = known[key].default
+        options[key] = _choice(key, text.strip()) if isinstance(default, str) else _number(name, item, text, default)
     return build(**options)
+
+
+def _choice(option: str, text: str) -> str:
+    names = CHOICES[option]()
+    if text not in names:
+        raise UnknownName(f"value of '{option}' named", text, names)
+    return text
+
+
+def _number(name: str, item: str, text: str, default: int | float) -> int | float:
+    kind = int if isinstance(default, int) else float
+    try:
+        value = kind(text)
+    except ValueError:
+        key = item.partition("=")[0]
+        raise BadConfig(f"the option '{item}' of '{name}' is no number", f"write {key}={default}") from None
+    if value < 0 or (kind is int and value < 1):
+        raise BadConfig(f"the option '{item}' of '{name}' is too small", f"the default is {default}")
+    return value

@@ -6,23 +6,60 @@ It explains itself: every route is noted as taken or refused, with the reason, i
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple, Protocol
 
 import torch
 
-from fedseal.attack.base import better
+from fedseal.attack.base import better, order_is_secret
+from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
 from fedseal.attack.exact.linear import LinearFirstLayer
+from fedseal.attack.exact.spear import Spear
 from fedseal.attack.init import grey
-from fedseal.attack.matching import Adam, GradientMatching, Labels
-from fedseal.attack.objective import CosineWithLayers
+from fedseal.attack.matching import Adam, GradientMatching
+from fedseal.attack.objective import CosineWithLayers, cosine_distance, cosine_with_matrices
 from fedseal.attack.prior import total_variation
-from fedseal.attack.schedule import cosine_decay
-from fedseal.errors import UnknownToAdversary
+from fedseal.attack.schedule import cosine_decay, step_decay
+from fedseal.attack.separating import Separation
+from fedseal.attack.simulation import Simulate, Surrogate, number_of_steps
+from fedseal.errors import BadConfig, UnknownToAdversary
 from fedseal.types import Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
-EXACT_ROUTES = (LinearFirstLayer(), Layerwise())  # cheapest first
+CERTAIN = ("exact", "converged")
+COARSE = 10  # steps that stand for a client's many
+MATCHED = 0.1  # residual from which on a second way to simulate local steps was the better one, as measured
+NEAR = 0.2  # residual up to which joint matching made a batch that was taken apart worse, as measured
+
+
+class Route(Protocol):
+    """An attack that says beforehand why it does not apply."""
+
+    @property
+    def name(self) -> str:
+        """The name as tables and records give it."""
+
+    def obstacle(self, evidence: Evidence) -> str | None:
+        """Why it does not apply, None if it does."""
+
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """Attack."""
+
+
+class Plan(NamedTuple):
+    """An optimization, and why this one.
+
+    `instead`: only where all before it were refused; else also where the one before it ended far from the update.
+    """
+
+    attack: GradientMatching
+    reason: str
+    instead: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +69,16 @@ class Auto:
     steps: int = 2400
     name: str = "auto"
 
+    def routes(self) -> tuple[Route, ...]:
+        """What is tried before any search for the update itself, cheapest first."""
+        return (
+            LinearFirstLayer(),
+            Spear(),
+            Layerwise(),
+            Separation(steps=max(4, self.steps // 3)),
+            CocktailParty(steps=max(1, self.steps // 2)),
+        )
+
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
@@ -40,19 +87,17 @@ class Auto:
         evidence = Evidence(observation)
         notes: list[RouteNote] = []
         best: Reconstruction | None = None
-        for route in EXACT_ROUTES:
-            obstacle = route.obstacle(evidence)
+        for route in self.routes():
+            obstacle = route.obstacle(evidence) or _outdone(evidence, route)
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
                 continue
             found = route.read(evidence, generator=generator, progress=progress)
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             best = found if best is None else better(best, found)
-            if best.outcome.status in ("exact", "converged"):
-                notes.append(RouteNote("matching", False, "an exact route has certified its result"))
-                break
-            if isinstance(route, Layerwise):
-                notes.append(RouteNote("matching", False, "the route has already matched as far as precision reaches"))
+            done = _enough(route, best)
+            if done is not None:
+                notes.append(RouteNote("matching", False, done))
                 break
         else:
             best = self._search(evidence, best, notes, generator, progress)
@@ -69,26 +114,72 @@ class Auto:
     ) -> Reconstruction:
         observation = evidence.observation
         missing = [fact for fact in ("state", "training") if getattr(observation, fact) is None]
+        reason = f"it needs {' and '.join(missing)}, which the threat model '{observation.threat}' withholds"
         if missing:
-            reason = f"it needs {' and '.join(missing)}, which the threat model '{observation.threat}' withholds"
             notes.append(RouteNote("matching", False, reason))
-            return start or Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
-        attack, reason = plan(evidence, start, self.steps)
-        try:
-            found = attack(observation, generator=generator, progress=progress)
-        except UnknownToAdversary as error:
-            notes.append(RouteNote(attack.name, False, error.fact))
-            return start or Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, error.fact))
-        notes.append(RouteNote(attack.name, True, reason))
-        return found if start is None else better(start, found)
+        found: list[Reconstruction] = []
+        for attack, why, instead in plans(evidence, start, self.steps) if observation.state is not None else ():
+            if found and (instead or (found[-1].outcome.residual or 0.0) <= MATCHED):
+                continue
+            try:
+                again = attack(observation, generator=generator, progress=progress)
+            except (UnknownToAdversary, BadConfig) as error:  # a fact that is withheld, or memory that is short
+                reason = error.fact
+                notes.append(RouteNote(attack.name, False, reason))
+                continue
+            found.append(again)
+            notes.append(RouteNote(attack.name, True, why))
+        if start is not None or found:
+            return reduce(better, [*([] if start is None else [start]), *found])
+        return Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
 
 
-def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[GradientMatching, str]:
-    """The optimization for this evidence, and why."""
-    labels: Labels = "sign" if evidence.label is not None else "joint"
+def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Iterator[Plan]:
+    """The optimizations for this evidence, in the order in which to try them."""
+    training = evidence.observation.training
+    if training is not None and training.fresh_optimizer:
+        if evidence.gradient_scale is not None:
+            yield matching(evidence, start, steps)
+            return
+        yield Plan(
+            GradientMatching(
+                "coarse",
+                labels=_labels(evidence),
+                init=grey,
+                objective=cosine_with_matrices,
+                priors=((3e-3, total_variation),),
+                optimizer=Adam(lr=1.0, signed=False, schedule=cosine_decay),
+                steps=max(1, steps // 8),
+                box=True,
+                update_model=Simulate(coarse=COARSE),
+            ),
+            "the update is no multiple of one gradient; local training is simulated by few steps of the whole batch",
+        )
+        count = evidence.batch_size
+        if count is not None and not order_is_secret(training, count) and number_of_steps(training, count) <= COARSE:
+            own = matching(evidence, None, max(1, steps // 8)).attack
+            yield Plan(own, "few steps in a known order, and much is unexplained: the client's own are differentiated")
+    yield Plan(
+        GradientMatching(
+            "sme",
+            labels=_labels(evidence),
+            objective=cosine_distance,
+            priors=((1e-2, total_variation),),
+            optimizer=Adam(lr=0.1, schedule=step_decay),
+            steps=steps,
+            box=True,
+            update_model=Surrogate(),
+        ),
+        "the local training cannot be simulated; one gradient at a learned point between start and end stands for it",
+        instead=True,
+    )
+
+
+def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Plan:
+    """The search for one gradient, from the best that the routes found."""
     search = GradientMatching(
         "matching",
-        labels=labels,
+        labels=_labels(evidence),
         init=grey,
         objective=CosineWithLayers(_linear_layers(evidence)),
         priors=((1e-2, total_variation),),
@@ -96,16 +187,23 @@ def plan(evidence: Evidence, start: Reconstruction | None, steps: int) -> tuple[
         steps=steps,
         box=True,
     )
-    if start is None or start.inputs is None:
-        return (
-            search,
-            "no exact route applies; cosine distance of the update and of its linear layers, with total variation",
-        )
+    if start is None or start.inputs is None or start.outcome.status == "diverged":
+        whence = "no exact route applies" if start is None else f"'{start.outcome.route}' led nowhere"
+        return Plan(search, f"{whence}; cosine distance of the update and of its linear layers, with total variation")
     gentle = Adam(lr=0.02, signed=True, schedule=cosine_decay)
-    return (
-        replace(search, start=start.inputs, optimizer=gentle),
-        "the closed form is not certified; matching goes on from it",
-    )
+    going_on = replace(search, start=start.inputs, known_labels=start.labels, optimizer=gentle)
+    return Plan(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
+
+
+def _labels(evidence: Evidence) -> str:
+    """How a search comes to its labels: read where the update still holds the head's gradient, else searched along."""
+    head, update, training = evidence.structure.head, evidence.observation.update, evidence.observation.training
+    if evidence.label is not None:
+        return "sign"
+    if head is None or head.weight not in update.tensors or evidence.observation.loss != "cross_entropy":
+        return "joint"
+    summed = update.kind == "gradient" or (training is not None and training.optimizer == "sgd")
+    return "best" if summed else "joint"
 
 
 def _linear_layers(evidence: Evidence) -> tuple[int, ...]:
@@ -116,6 +214,25 @@ def _linear_layers(evidence: Evidence) -> tuple[int, ...]:
     return tuple(place for place, tensor in enumerate(tensors) if tensor.ndim == 2)
 
 
+def _outdone(evidence: Evidence, route: Route) -> str | None:
+    """Why a route that applies is not worth its time, None if it is."""
+    if isinstance(route, Separation) and evidence.batch_size == 1:
+        return "one example needs no taking apart, and matching its gradient shows more than matching its activations"
+    return None
+
+
+def _enough(route: Route, best: Reconstruction) -> str | None:
+    """Why nothing further is tried after a route, None to go on."""
+    value = best.outcome.residual
+    if best.outcome.status in CERTAIN:
+        return "an exact route has certified its result"
+    if isinstance(route, Layerwise):
+        return "the route has already matched as far as precision reaches"
+    if isinstance(route, Separation) and value is not None and value <= NEAR:
+        return f"'{best.outcome.route}' read every example by itself; joint matching from there mixes them up again"
+    return None
+
+
 def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:
     counts = rank_analysis(evidence.structure.layers) if route == "layerwise" else ()
     ranks = "; ".join(
@@ -123,6 +240,8 @@ def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:
         + ("" if c.determined else " (not determined)")
         for c in counts
     )
-    value = found.outcome.residual
-    ends = f"residual {value:.1e}, {found.outcome.status}" if value is not None else found.outcome.status
+    end = found.outcome
+    ends = f"residual {end.residual:.1e}, {end.status}" if end.residual is not None else end.status
+    if end.status == "not_applicable":
+        return f"its precondition seemed to hold; {end.note}"
     return f"{ranks}; {ends}" if ranks else f"its precondition holds; {ends}"

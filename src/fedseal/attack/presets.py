@@ -1,21 +1,22 @@
-"""The published attacks as recipes, and the table of all attacks by name."""
+"""The published attacks as combinations of the parts, one function a paper; `recipes.py` is their table."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from fedseal.attack.auto import Auto
 from fedseal.attack.base import best_of
 from fedseal.attack.base import restarts as restarted
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.init import normal
-from fedseal.attack.matching import Adam, GradientMatching
-from fedseal.attack.objective import cosine_distance
-from fedseal.attack.prior import total_variation
-from fedseal.attack.schedule import step_decay
+from fedseal.attack.cocktail_party import CocktailParty, Contrast
+from fedseal.attack.group import GroupConsistency
+from fedseal.attack.init import INITS, grey, normal
+from fedseal.attack.matching import LBFGS, Adam, GradientMatching
+from fedseal.attack.objective import cosine_distance, cosine_with_matrices, layerwise_distance
+from fedseal.attack.prior import EpochOrder, OutOfRange, mean_square, total_variation
+from fedseal.attack.schedule import cosine_decay, step_decay, warm_cosine
+from fedseal.attack.simulation import MeanGradient, Simulate, Surrogate
+from fedseal.attack.statistics import BatchStatistics, Source
 from fedseal.types import Attack
+
+LABELS = "best"  # how recipes for batches read labels
 
 
 def dlg(*, steps: int = 300, restarts: int = 1) -> Attack:
@@ -36,11 +37,23 @@ def idlg(*, steps: int = 300, restarts: int = 1) -> Attack:
     return attack if restarts == 1 else restarted(restarts, attack)
 
 
-def inverting_gradients(*, steps: int = 4800, tv: float = 1e-2, lr: float = 0.1, restarts: int = 1) -> Attack:
+def dlg_batch(*, steps: int = 2400, restarts: int = 1) -> Attack:
+    """DLG on a batch, one example at a time: step t moves example t modulo N alone, which breaks the symmetry of order.
+
+    Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935, section 3.2; each visit is an L-BFGS of its own,
+    with a line search: without one it diverges here.
+    """
+    attack = GradientMatching("dlg_batch", optimizer=LBFGS(line_search=True), steps=steps, one_at_a_time=True)
+    return attack if restarts == 1 else restarted(restarts, attack)
+
+
+def inverting_gradients(
+    *, steps: int = 4800, tv: float = 1e-2, lr: float = 0.1, restarts: int = 1, labels: str = LABELS
+) -> Attack:
     """Inverting Gradients: cosine, Adam on signs, total variation (Geiping et al., NeurIPS 2020, arXiv:2003.14053)."""
     attack = GradientMatching(
         "inverting_gradients",
-        labels="sign",
+        labels=labels,
         init=normal,
         objective=cosine_distance,
         priors=((tv, total_variation),),
@@ -51,75 +64,142 @@ def inverting_gradients(*, steps: int = 4800, tv: float = 1e-2, lr: float = 0.1,
     return attack if restarts == 1 else best_of(restarts, attack)
 
 
+def gradinversion(
+    *,
+    steps: int = 2000,
+    lr: float = 0.1,
+    seeds: int = 4,
+    tv: float = 0.3,
+    l2: float = 1e-6,
+    bn: float = 30.0,
+    group: float = 1.0,
+    noise: float = 0.02,
+    statistics: Source = "any",
+    labels: str = LABELS,
+) -> Attack:
+    """GradInversion: layerwise distance, BatchNorm statistics, Langevin noise, consistency of a group of starts.
+
+    Yin et al., "See through gradients", CVPR 2021, arXiv:2104.07586. The gradient's weight is 1, and the others, which
+    multiply means here, are ours. Published: 20000 steps, 8 seeds.
+    """
+    attack = GradientMatching(
+        "gradinversion",
+        labels=labels,
+        objective=layerwise_distance,
+        priors=((tv, total_variation), (l2, mean_square), (bn, BatchStatistics(statistics))),
+        optimizer=Adam(lr=lr, signed=False, schedule=warm_cosine, noise=noise),
+        steps=steps,
+        box=True,
+    )
+    return attack if seeds == 1 else GroupConsistency(attack, seeds, group)
+
+
+def geng(
+    *,
+    steps: int = 2400,
+    lr: float = 0.1,
+    tv: float = 1e-2,
+    clip: float = 1e-2,
+    init: str = "grey",
+    seeds: int = 1,
+    group: float = 0.1,
+    labels: str = LABELS,
+) -> Attack:
+    """General deep leakage: counted labels, the mean gradient of local steps, a chosen start, TV, clipping, and
+    consistency of several starts with their examples matched by label.
+
+    Geng et al. 2021, arXiv:2110.09074. Several updates of one batch are matched together. The consistency is our form
+    of the paper's label-aware one, whose weights were not at hand.
+    """
+    attack = GradientMatching(
+        "geng",
+        labels=labels,
+        init=INITS[init],
+        objective=cosine_distance,
+        priors=((tv, total_variation), (clip, OutOfRange())),
+        optimizer=Adam(lr=lr, schedule=step_decay),
+        steps=steps,
+        update_model=MeanGradient(),
+    )
+    return attack if seeds == 1 else GroupConsistency(attack, seeds, group)
+
+
+def dimitrov(
+    *,
+    steps: int = 200,
+    lr: float = 0.4,
+    tv: float = 3e-3,
+    clip: float = 1e-2,
+    order: float = 10.0,
+    labels: str = LABELS,
+) -> Attack:
+    """Data leakage in FedAvg: simulate the client with a copy of the examples for every epoch, draw the epochs
+    together by a prior that knows no order, match and average the copies.
+
+    Dimitrov et al., TMLR 2022, arXiv:2206.12395. Weights, which multiply means here, and distance are ours.
+    """
+    return GradientMatching(
+        "dimitrov",
+        labels=labels,
+        init=grey,
+        objective=cosine_with_matrices,
+        priors=((tv, total_variation), (clip, OutOfRange()), (order, EpochOrder())),
+        optimizer=Adam(lr=lr, signed=False, schedule=cosine_decay),
+        steps=steps,
+        update_model=Simulate(copies=True),
+    )
+
+
+def coarse(
+    *,
+    steps: int = 300,
+    lr: float = 1.0,
+    tv: float = 3e-3,
+    local: int = 10,
+    labels: str = LABELS,
+) -> Attack:
+    """Simulate local training by a few steps of the whole batch: no order to guess, and a short graph; own form.
+
+    `local`: how many steps stand for the client's. Adam's rate is wide, and the box holds it.
+    """
+    return GradientMatching(
+        "coarse",
+        labels=labels,
+        init=grey,
+        objective=cosine_with_matrices,
+        priors=((tv, total_variation),),
+        optimizer=Adam(lr=lr, signed=False, schedule=cosine_decay),
+        steps=steps,
+        box=True,
+        update_model=Simulate(coarse=local),
+    )
+
+
+def sme(*, steps: int = 2400, lr: float = 0.1, tv: float = 1e-2, rate: float = 1e-3, labels: str = LABELS) -> Attack:
+    """Surrogate model extension: one gradient at a learned point between the weights before and after local training.
+
+    Zhu, Yao and Blaschko, ICML 2023, arXiv:2306.00127. `rate`: of the point. Needs no local training.
+    """
+    return GradientMatching(
+        "sme",
+        labels=labels,
+        objective=cosine_distance,
+        priors=((tv, total_variation),),
+        optimizer=Adam(lr=lr, schedule=step_decay),
+        steps=steps,
+        box=True,
+        update_model=Surrogate(lr=rate),
+    )
+
+
+def cocktail_party(*, steps: int = 1000, tv: float = 1.0, gaussian: float = 5.0) -> Attack:
+    """Cocktail party: unmix the inputs of a linear first layer by what makes pictures unlike noise.
+
+    Kariyappa et al., ICML 2023, arXiv:2209.05578. Weights of total variation and of negentropy are ours.
+    """
+    return CocktailParty(steps=steps, contrast=Contrast(tv=tv, gaussian=gaussian))
+
+
 def auto(*, steps: int = 2400) -> Attack:
     """The planner: the cheapest exact route that the evidence allows, else the best optimization; explains itself."""
     return Auto(steps=steps)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A row of the table of attacks.
-
-    Args:
-        summary: what it does, in a line.
-        needs: the grants (keys of `fedseal.threat.GRANTS`) without which it refuses.
-        paper: where it was published.
-        build: makes the attack; its keyword arguments are the recipe's options.
-    """
-
-    name: str
-    summary: str
-    needs: tuple[str, ...]
-    paper: str
-    build: Callable[..., Attack]
-
-
-_MATCHING = ("state", "training")
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "auto",
-            "cheapest exact route whose precondition holds, else the best optimization; explains itself",
-            (),
-            "fedseal",
-            auto,
-        ),
-        Recipe(
-            "linear",
-            "exact: input of a fully connected first layer with bias; needs no weights",
-            (),
-            "Phong et al., IEEE TIFS 2018",
-            LinearFirstLayer,
-        ),
-        Recipe(
-            "layerwise",
-            "exact: one example through layers in a row with sigmoid, tanh, leaky ReLU or no activation",
-            ("state", "training"),
-            "after Zhu and Blaschko, ICLR 2021, arXiv:2010.07733; weighting and error propagation are ours",
-            Layerwise,
-        ),
-        Recipe(
-            "dlg",
-            "optimizes inputs and soft labels together: squared distance, L-BFGS, 300 outer steps",
-            _MATCHING,
-            "Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935",
-            dlg,
-        ),
-        Recipe(
-            "idlg",
-            "reads the label off the head, then optimizes the input as DLG does",
-            _MATCHING,
-            "Zhao, Mopuri and Bilen 2020, arXiv:2001.02610",
-            idlg,
-        ),
-        Recipe(
-            "inverting_gradients",
-            "label off the head; cosine distance, signed Adam, total variation, box",
-            _MATCHING,
-            "Geiping et al., NeurIPS 2020, arXiv:2003.14053",
-            inverting_gradients,
-        ),
-    )
-}

@@ -26,6 +26,9 @@ def attack(
     index: Annotated[
         int | None, typer.Option(min=0, help="The client's data: a bundled picture.", show_default="0")
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Pictures in the client's batch, from --index on.", show_default="1")
+    ] = None,
     update: Annotated[
         Path | None, typer.Option(help="An update that was captured, as safetensors.", show_default=False)
     ] = None,
@@ -46,7 +49,9 @@ def attack(
     std: Annotated[
         str | None, typer.Option(help="The model's normalization, one number a channel.", show_default=False)
     ] = None,
-    label: Annotated[int | None, typer.Option(min=0, help="The picture's class.", show_default=False)] = None,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="The class of the picture, or of all in the batch.", show_default=False)
+    ] = None,
     examples: Annotated[
         int | None, typer.Option(min=1, help="Examples behind a captured update, where known.", show_default=False)
     ] = None,
@@ -86,6 +91,7 @@ def attack(
     request = sources.Request(
         image=image,
         index=index,
+        batch=batch,
         update=update,
         model=model,
         data=data,

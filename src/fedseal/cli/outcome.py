@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,13 +90,16 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
         raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
     if truth is not None:
         picture.save(_side_by_side(decoded(modality, truth.inputs)), folder / "original.png")
-    stages = [] if frames.pictures is None else [_side_by_side(frame.float() / 255) for frame in frames.pictures]
+    stages = [] if frames.pictures is None else [frame.float() / 255 for frame in frames.pictures]
     if inputs is not None:
-        stages.append(_side_by_side(decoded(modality, inputs)))
-        picture.save(stages[-1], folder / "reconstruction.png")
+        ended = decoded(modality, inputs)
+        stages = [stage for stage in stages if stage.shape == ended.shape]  # a route may guess another number of them
+        stages = [stage[_shown(result)] for stage in [*stages, ended]]
+        picture.save(_side_by_side(stages[-1]), folder / "reconstruction.png")
     if stages:
-        picture.save(picture.strip(_thinned(stages), scale=1), folder / "strip.png")
-        picture.gif([*stages, *stages[-1:] * HELD], folder / "iterations.gif", scale=1)
+        picture.save(_rows(_thinned(stages)), folder / "strip.png")
+        film = [_side_by_side(stage) for stage in stages]
+        picture.gif([*film, *film[-1:] * HELD], folder / "iterations.gif", scale=1)
     content = json.dumps(terminal.finite(result.plain()), indent=2, allow_nan=False)
     try:
         (folder / "result.json").write_text(content + "\n", encoding="utf-8")
@@ -124,7 +128,8 @@ def tell(result: Result, folder: Path, *, explain: bool) -> None:
         if value:
             terminal.say(f"{key + ':':<10}{value}")
     for sample in result.scores.samples if result.scores is not None else ():
-        terminal.say(f"{'PSNR:':<10}{_psnr(sample)}")
+        which = f"picture {sample.index + 1}: " if truth is not None and len(truth) > 1 else ""
+        terminal.say(f"{'PSNR:':<10}{which}{_psnr(sample)}")
     if truth is None:
         terminal.say(f"{'PSNR:':<10}not measured: the truth behind a captured update is not known")
     terminal.say(f"{'files:':<10}{folder}/")
@@ -140,14 +145,17 @@ def _residual(result: Result) -> str:
 def _labels(result: Result) -> str:
     if result.found.labels is None:
         return "not recovered"
-    read = ", ".join(str(label) for label in result.found.labels.tolist())
-    truth = result.target.truth
+    named = result.found.labels.tolist()
+    read, truth = ", ".join(str(label) for label in named), result.target.truth
     if truth is None:
         return read
-    true = ", ".join(str(label) for label in truth.labels.tolist())
     if result.target.observation.labels is not None:
         return f"{read}, given to the attack"
-    return f"{read}, right" if sorted(read.split(", ")) == sorted(true.split(", ")) else f"{read}, the truth is {true}"
+    right, true = (Counter(named) & Counter(truth.labels.tolist())).total(), truth.labels.tolist()
+    if right == len(true) == len(named):
+        return f"{read}, right" if right == 1 else f"{read}, all right"
+    share = f", {right} of {len(true)} right" if len(true) > 1 else ""
+    return f"{read}{share}, the truth is {', '.join(str(label) for label in true)}"
 
 
 def _psnr(sample: SampleScores) -> str:
@@ -164,6 +172,22 @@ def _on_cpu(found: Reconstruction) -> Reconstruction:
     inputs = None if found.inputs is None else found.inputs.detach().cpu()
     labels = None if found.labels is None else found.labels.detach().cpu()
     return Reconstruction(inputs, labels, found.outcome, found.explanation)
+
+
+def _shown(result: Result) -> list[int]:
+    """The places of the reconstructions in the order of the true examples that they were matched to."""
+    assert result.found.inputs is not None
+    places = list(range(len(result.found.inputs)))
+    first = [sample.matched for sample in result.scores.samples] if result.scores is not None else []
+    matched = [place for place in first if place is not None]
+    return [*matched, *(place for place in places if place not in matched)]
+
+
+def _rows(stages: list[Tensor]) -> Tensor:
+    """The stages `(N, C, H, W)` of each example from left to right, one example below the other."""
+    rows = [picture.strip(list(stage)) for stage in torch.stack(stages, dim=1)]
+    space = torch.ones_like(rows[0][:, :2])
+    return torch.cat([part for row in rows for part in (space, row)][1:], dim=1)
 
 
 def _side_by_side(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What one attack is aimed at: a client simulated on one picture, or an update that was captured."""
+"""What one attack is aimed at: a client simulated on bundled or own pictures, or an update that was captured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from fedseal import defense as defenses
 from fedseal import zoo
 from fedseal.audit import Case, build_object
-from fedseal.errors import BadConfig, UnfitModel, UnknownName
+from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
 from fedseal.modality import Image
 from fedseal.modality.picture import load
 from fedseal.threat import preset
@@ -31,6 +31,7 @@ class Request:
 
     image: Path | None = None
     index: int | None = None
+    batch: int | None = None
     update: Path | None = None
     model: str = "zoo:lenet"
     data: str = "photos"
@@ -72,6 +73,10 @@ def aim(request: Request) -> Aim:
     """
     if sum(source is not None for source in (request.image, request.index, request.update)) > 1:
         raise BadConfig("more than one of --image, --index and --update is given", "give one of them")
+    if request.batch is not None and request.update is not None:
+        raise BadConfig("--batch is of a simulated client, and --update was captured", "give --examples, if known")
+    if (request.batch or 1) > 1 and request.image is not None:
+        raise BadConfig(f"--image is one picture, and --batch is {request.batch}", "give --index with --batch")
     if request.data not in DATA:
         raise UnknownName("data set", request.data, DATA)
     modality = _modality(request)
@@ -128,17 +133,19 @@ def training_from(text: str, mode: Mode) -> LocalTraining:
 
 
 def _simulated(request: Request, model: nn.Module, modality: Image) -> Aim:
-    batch, first, notes = _picture(request, modality)
+    batch, first, notes = _pictures(request, modality)
+    count = request.batch or 1
     training = training_from(request.training or "fedsgd", request.mode or "train")
     case = Case(model, batch.to(request.device), training, modality=modality)
     observation, truth = case.observe(
         first=first,
-        batch_size=1,
+        batch_size=count,
         defense=defenses.parse(request.defense),
         threat=preset(request.threat),
         seed=request.seed,
     )
-    title = request.image.stem if request.image is not None else f"{request.data}{first}"
+    last = f"-{first + count - 1}" if count > 1 else ""
+    title = request.image.stem if request.image is not None else f"{request.data}{first}{last}"
     return Aim(observation, modality, truth.to("cpu"), title, notes)
 
 
@@ -155,6 +162,8 @@ def _captured(request: Request, path: Path, model: nn.Module, modality: Image) -
             f"'{path}' does not say which local training made it",
             "name it: --training fedsgd, or --training fedavg:lr=0.01,epochs=3,batch_size=8",
         )
+    if update.num_examples is not None and update.num_examples < 1:
+        raise UnfitUpdate(f"'{path}' names {update.num_examples} examples", "an update is made from at least one")
     if request.examples is not None:
         update = replace(update, num_examples=request.examples)
     defense = None if request.defense == "none" else defenses.parse(request.defense)
@@ -185,8 +194,8 @@ def _try_out(model: nn.Module, modality: Image, request: Request) -> None:
         )
 
 
-def _picture(request: Request, modality: Image) -> tuple[Batch, int, tuple[str, ...]]:
-    """The data, the place of the attacked picture in it, and what was changed."""
+def _pictures(request: Request, modality: Image) -> tuple[Batch, int, tuple[str, ...]]:
+    """The data, the place of the first attacked picture in it, and what was changed."""
     channels, height, width = modality.shape
     if request.image is not None:
         loaded = load(request.image, modality.shape)
@@ -205,9 +214,12 @@ def _picture(request: Request, modality: Image) -> tuple[Batch, int, tuple[str, 
     index = request.index or 0
     if index >= len(pixels):
         raise BadConfig(f"there is no picture {index} in {request.data}", f"give --index 0 to {len(pixels) - 1}")
+    beyond = index + (request.batch or 1)
+    if beyond > len(pixels):
+        raise BadConfig(f"{request.data} ends before picture {beyond - 1}", "give a smaller --batch, or --index")
     labels = pixels.labels.clone()
     if request.label is not None:
-        labels[index] = request.label
+        labels[index:beyond] = request.label
     elif request.data == "photos" and not request.model.startswith(ZOO):
         labels[:] = 0  # the photos have no classes, and a model of another's making may have few
     return Batch(modality.encode(pixels.inputs), labels), index, ()

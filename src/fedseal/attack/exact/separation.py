@@ -36,8 +36,8 @@ from fedseal.attack.exact.unmixing import (
 )
 from fedseal.attack.structure import Activation, Linear
 
-CERTAIN = 4.0  # standard errors per equation up to which the head's equations hold
-CERTAIN_INSIDE = 40.0  # the same behind a ReLU, where rounding adds up; what does not hold is off by 1e4 and more
+CERTAIN = 25.0  # standard errors per equation up to which the head's equations hold: a wrong label is off by 1e5
+CERTAIN_INSIDE = 40.0  # the same behind a ReLU, where rounding adds up
 VISIBLE = 1e-2  # relative standard error of an example's features up to which it counts as seen
 MOST = 64  # examples; the normal matrix has (K^2)^2 entries
 
@@ -334,5 +334,5 @@ def _rounding(evidence: Evidence, mixture: Mixture, state: State, sizes: Tensor)
         logits = unit * hidden.norm(dim=1, keepdim=True) * weight.norm(dim=1) / math.sqrt(weight.shape[1])
         logits = logits + (by_outputs.square() @ weight.square().T).sqrt()
         moved = ((p * (1 - p) * logits).square() @ weight.square()).sqrt()
-    rounding: Tensor = (moved * sizes[:, None]).square().sum(0).sqrt() / math.sqrt(features) / mixture.size
+    rounding: Tensor = (moved * sizes[:, None]).square().sum(0).sqrt() / mixture.size**1.5
     return rounding

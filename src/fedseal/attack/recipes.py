@@ -1,0 +1,156 @@
+"""The table of all attacks by name: what each does, what it needs to know, and where it was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import get_args
+
+from fedseal.attack import presets
+from fedseal.attack.exact.layerwise import Layerwise
+from fedseal.attack.exact.linear import LinearFirstLayer
+from fedseal.attack.exact.spear import Spear
+from fedseal.attack.init import INITS
+from fedseal.attack.matching import label_ways
+from fedseal.attack.separating import Separation
+from fedseal.attack.statistics import Source
+from fedseal.types import Attack
+
+# What an option that is a name may be.
+CHOICES: dict[str, Callable[[], Iterable[str]]] = {
+    "labels": label_ways,
+    "init": lambda: INITS,
+    "statistics": lambda: get_args(Source),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the table of attacks.
+
+    Args:
+        summary: what it does, in a line.
+        needs: the grants (keys of `fedseal.threat.GRANTS`) without which it refuses.
+        paper: where it was published.
+        build: makes the attack; its keyword arguments are the recipe's options.
+    """
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    paper: str
+    build: Callable[..., Attack]
+
+
+_SERVER = ("state", "training")
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "auto",
+            "cheapest exact route whose precondition holds, else the best optimization; explains itself",
+            (),
+            "fedseal",
+            presets.auto,
+        ),
+        Recipe(
+            "linear",
+            "exact: input of a fully connected first layer with bias; needs no weights",
+            (),
+            "Phong et al., IEEE TIFS 2018",
+            LinearFirstLayer,
+        ),
+        Recipe(
+            "spear",
+            "exact: whole batch from a linear first layer with bias and ReLU; needs no weights",
+            (),
+            "Dimitrov et al., NeurIPS 2024, arXiv:2403.03945",
+            Spear,
+        ),
+        Recipe(
+            "layerwise",
+            "exact: one example through layers in a row with sigmoid, tanh, leaky ReLU or no activation",
+            _SERVER,
+            "after Zhu and Blaschko, ICLR 2021, arXiv:2010.07733; weighting and error propagation are ours",
+            Layerwise,
+        ),
+        Recipe(
+            "separation",
+            "exact or nearly: takes the batch apart at the head, then reads every example alone",
+            _SERVER,
+            "fedseal",
+            Separation,
+        ),
+        Recipe(
+            "cocktail_party",
+            "unmixes the pictures of a batch, blurred, from a linear first layer; needs no weights",
+            (),
+            "Kariyappa et al., ICML 2023, arXiv:2209.05578",
+            presets.cocktail_party,
+        ),
+        Recipe(
+            "dlg",
+            "optimizes inputs and soft labels together: squared distance, L-BFGS, 300 outer steps",
+            _SERVER,
+            "Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935",
+            presets.dlg,
+        ),
+        Recipe(
+            "idlg",
+            "reads the label off the head, then optimizes the input as DLG does",
+            _SERVER,
+            "Zhao, Mopuri and Bilen 2020, arXiv:2001.02610",
+            presets.idlg,
+        ),
+        Recipe(
+            "inverting_gradients",
+            "labels off the head; cosine distance, signed Adam, total variation, box",
+            _SERVER,
+            "Geiping et al., NeurIPS 2020, arXiv:2003.14053",
+            presets.inverting_gradients,
+        ),
+        Recipe(
+            "dlg_batch",
+            "DLG on a batch, one example at a time, in turns",
+            _SERVER,
+            "Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935, section 3.2",
+            presets.dlg_batch,
+        ),
+        Recipe(
+            "gradinversion",
+            "distance of gradients, BatchNorm statistics, Langevin noise, several starts drawn together",
+            _SERVER,
+            "Yin et al., CVPR 2021, arXiv:2104.07586",
+            presets.gradinversion,
+        ),
+        Recipe(
+            "geng",
+            "counted labels, mean gradient of local steps, chosen start; takes several updates of one batch",
+            ("state",),
+            "Geng et al. 2021, arXiv:2110.09074",
+            presets.geng,
+        ),
+        Recipe(
+            "dimitrov",
+            "simulates local epochs of unknown order with a copy of the examples for each",
+            _SERVER,
+            "Dimitrov et al., TMLR 2022, arXiv:2206.12395",
+            presets.dimitrov,
+        ),
+        Recipe(
+            "coarse",
+            "simulates local training by a few steps of the whole batch, which know no order",
+            _SERVER,
+            "fedseal",
+            presets.coarse,
+        ),
+        Recipe(
+            "sme",
+            "matches local training by one gradient at a learned point between start and end",
+            ("state",),
+            "Zhu, Yao and Blaschko, ICML 2023, arXiv:2306.00127",
+            presets.sme,
+        ),
+    )
+}
