@@ -311,3 +311,9 @@ def test_the_mode_of_withheld_training_is_withheld_too() -> None:
     image = Image(shape=(3, 4, 4))
     assert not ThreatModel.honest_but_curious().observe(model, update, modality=image).model.training
     assert ThreatModel.eavesdropper().observe(model, update, modality=image).model.training
+
+
+def test_an_update_of_no_example_is_refused() -> None:
+    model = _model()
+    with pytest.raises(UnfitUpdate, match="names -3 examples"):
+        ThreatModel.oracle().observe(model, replace(_sent(model), num_examples=-3), modality=Image(shape=(3, 4, 4)))

@@ -221,6 +221,8 @@ def _check(model: nn.Module, update: Update, training: LocalTraining | None) -> 
     expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not expected:
         raise UnfitModel("the model has no trainable parameters", "unfreeze some, or attack another model")
+    if update.num_examples is not None and update.num_examples < 1:
+        raise UnfitUpdate(f"the update names {update.num_examples} examples", "an update is made from at least one")
     missing, foreign = sorted(expected.keys() - update.tensors.keys()), sorted(update.tensors.keys() - expected.keys())
     if missing or foreign:
         raise UnfitUpdate(
