@@ -137,7 +137,9 @@ def test_interrupted_audit_keeps_what_is_finished_and_goes_on(
     fedseal: Command, own: str, tmp_path: Path, seed: int
 ) -> None:
     arguments = ["audit", f"{own}:case", "--out", "run", "--attacks", "auto,dlg:steps=60", "--samples", "6"]
-    code = "import fedseal.cli; fedseal.cli.main()"
+    # whoever starts the tests in the background has the interrupt ignored, and children inherit that
+    restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{restored}; import fedseal.cli; fedseal.cli.main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, cwd=tmp_path, text=True
     ) as process:
