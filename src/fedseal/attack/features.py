@@ -47,8 +47,8 @@ class _Catch(TorchFunctionMode):
 
     def _is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor is the weight or a transposed view of it."""
-        same = tensor is self.weight or (tensor._is_view() and tensor._base is self.weight)
-        return same and tensor.numel() == self.weight.numel()
+        same = tensor.numel() == self.weight.numel() and {*tensor.shape} == {*self.weight.shape}
+        return same and tensor.data_ptr() == self.weight.data_ptr()
 
 
 def activation(model: nn.Module, state: Tensors, weight: str, side: Side, inputs: Tensor) -> Tensor:

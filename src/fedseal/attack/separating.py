@@ -72,7 +72,7 @@ class Separation:
         if _determined(evidence, len(separated.labels)):
             found = self._solve(evidence, separated, started, generator, progress)
         if found is None or found.outcome.status != "exact":
-            searched = self._search(evidence, separated, started, generator, progress)
+            searched = self._search(evidence, separated, generator, progress)
             found = searched if found is None else better(found, searched)
         note = f"{found.outcome.note}; {describe(separated)}" if found.outcome.note else describe(separated)
         outcome = replace(found.outcome, seconds=time.perf_counter() - started, note=note)
@@ -100,7 +100,6 @@ class Separation:
         self,
         evidence: Evidence,
         separated: Separated,
-        started: float,
         generator: torch.Generator,
         progress: ProgressCallback | None,
     ) -> Reconstruction:

@@ -6,20 +6,16 @@ activations are modules or functions, or how many axes the maps before it have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedseal.attack.features import activation
 from fedseal.attack.structure import Linear
-from fedseal.client import forward
-from fedseal.errors import UnfitModel
 from fedseal.types import Observation, Tensors
 
-aten = torch.ops.aten
 CHUNK = 250  # inputs at a time
 
 
@@ -35,64 +31,20 @@ class Passed(NamedTuple):
         return self.logits.softmax(-1)
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps the other operand of every matrix product with one weight, whichever function was called for it."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.weight = weight
-        self.seen: Tensor | None = None
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run the operator, and look at what it multiplies."""
-        operands = {
-            aten.addmm.default: args[1:3],
-            aten.mm.default: args[:2],
-            aten.linear.default: args[:2],
-        }.get(func)
-        if operands is not None:
-            inputs, weight = operands
-            if self._is_head(weight):
-                self.seen = inputs
-            elif self._is_head(inputs):
-                self.seen = weight.t()
-        return func(*args, **(kwargs or {}))
-
-    def _is_head(self, tensor: Tensor) -> bool:
-        """Whether a tensor is the weight or a transposed view of it."""
-        return (
-            tensor.numel() == self.weight.numel()
-            and tensor.data_ptr() == self.weight.data_ptr()
-            and {*tensor.shape} == {*self.weight.shape}
-        )
-
-
 def passed(model: nn.Module, state: Tensors, head: Linear, inputs: Tensor) -> Passed:
     """Features and logits of model inputs `(J, ...)`.
 
     Raises:
         UnfitModel: no matrix product with the head's weight was seen.
     """
-    tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
-    features = []
     with torch.no_grad():
-        for chunk in inputs.split(CHUNK):  # type: ignore[no-untyped-call]
-            watch = _Watch(tensors[head.weight])
-            with watch:
-                forward(model, tensors, chunk)
-            if watch.seen is None:
-                raise UnfitModel(
-                    f"no matrix product with the head's weight '{head.weight}' was seen in the forward pass",
-                    "let the head be nn.Linear or F.linear",
-                )
-            features.append(watch.seen.double())
+        chunks = torch.split(inputs, CHUNK)
+        features = [activation(model, state, head.weight, "input", chunk).double() for chunk in chunks]
     found = torch.cat(features)
-    weight = tensors[head.weight].double()
+    weight = state[head.weight].double()
     scores = found @ weight.T
     if head.bias is not None:
-        scores = scores + tensors[head.bias].double()
+        scores = scores + state[head.bias].double()
     return Passed(found, scores)
 
 
