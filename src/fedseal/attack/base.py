@@ -117,6 +117,11 @@ def conclude(
     )
 
 
+def refused(route: str, reason: str, started: float) -> Reconstruction:
+    """What a route gives where it does not apply: nothing, and why."""
+    return Reconstruction(None, None, Outcome("not_applicable", route, None, 0, time.perf_counter() - started, reason))
+
+
 def better(one: Reconstruction, other: Reconstruction) -> Reconstruction:
     """The reconstruction with the smaller residual; the first where neither has one."""
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import precision, residual
+from fedseal.attack.base import precision, refused, residual
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.spear import labels_by_signal
 from fedseal.attack.prior import total_variation
@@ -191,8 +191,7 @@ class CocktailParty:
         observation, reason = evidence.observation, self.obstacle(evidence)
         layer, count = evidence.first_linear, _count(evidence)
         if reason is not None or layer is None or count is None:
-            outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, reason or "")
-            return Reconstruction(None, None, outcome)
+            return refused(self.name, reason or "", started)
         tensors, modality = observation.update.tensors, observation.modality
         bias = tensors.get(layer.bias) if layer.bias is not None else None
         shape = modality.shape if len(modality.shape) == 3 else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedseal.attack.base import better, conclude, precision
+from fedseal.attack.base import better, conclude, precision, refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact import separation
 from fedseal.attack.exact.layerwise import invertible, rank_analysis
@@ -26,7 +26,7 @@ from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.prior import color_variation, total_variation
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Nothing
-from fedseal.types import Candidate, Observation, Outcome, ProgressCallback, Reconstruction
+from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
 # Weights of total variation beside the relative distance of activations, and the descent. Through kinks the gradient's
 # size says little: its sign leads, under one weight.
@@ -64,8 +64,7 @@ class Separation:
         started = time.perf_counter()
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
-            outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, obstacle)
-            return Reconstruction(None, None, outcome)
+            return refused(self.name, obstacle, started)
         separated = Best().find(evidence, generator=generator).separated
         assert separated is not None
         found = None

@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import torch
 
-from fedseal.attack.base import better, conclude, precision
+from fedseal.attack.base import better, conclude, precision, refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.recursion import ClosedForm, closed_form, head_signal
 from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.structure import Activation, Conv, Layer, Linear
-from fedseal.types import Candidate, Observation, Outcome, ProgressCallback, Reconstruction
+from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
 INVERTIBLE = ("sigmoid", "tanh", "leaky_relu")
 
@@ -125,8 +125,7 @@ class Layerwise:
         observation = evidence.observation
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
-            outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, obstacle)
-            return Reconstruction(None, None, outcome)
+            return refused(self.name, obstacle, started)
         closed = closed_form(evidence, head_signal(evidence), generator, progress)
         candidate = Candidate(
             closed.inputs.reshape(1, *observation.modality.shape).to(observation.like),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import precision, residual
+from fedseal.attack.base import precision, refused, residual
 from fedseal.attack.evidence import Evidence
 from fedseal.types import Candidate, Observation, Outcome, ProgressCallback, Reconstruction
 
@@ -57,8 +57,7 @@ class LinearFirstLayer:
         observation = evidence.observation
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
-            outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, obstacle)
-            return Reconstruction(None, None, outcome)
+            return refused(self.name, obstacle, started)
         row, ratio = _rank_one(evidence)
         inputs = row.reshape(1, *observation.modality.shape).to(observation.like.dtype)
         labels = None if evidence.label is None else torch.tensor([evidence.label], device=inputs.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedseal.attack.base import better, precision, residual
+from fedseal.attack.base import better, precision, refused, residual
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
 from fedseal.attack.structure import Activation, Reshape
@@ -92,8 +92,7 @@ class Spear:
                 best = again
         if best is not None:
             return best
-        outcome = Outcome("not_applicable", self.name, None, 0, time.perf_counter() - started, reason or "")
-        return Reconstruction(None, None, outcome)
+        return refused(self.name, reason or "", started)
 
     def _concluded(self, evidence: Evidence, found: Disaggregated, started: float) -> Reconstruction:
         """Labels and certificate of inputs that were found."""
