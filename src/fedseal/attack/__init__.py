@@ -8,9 +8,9 @@ from __future__ import annotations
 import inspect
 
 from fedseal.attack import labels
+from fedseal.attack.auto import auto
 from fedseal.attack.base import best_of, cascade, restarts
 from fedseal.attack.presets import (
-    auto,
     coarse,
     cocktail_party,
     dimitrov,

@@ -21,13 +21,14 @@ from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.exact.spear import Spear
 from fedseal.attack.init import grey
 from fedseal.attack.matching import Adam, GradientMatching
-from fedseal.attack.objective import CosineWithLayers, cosine_distance, cosine_with_matrices
+from fedseal.attack.objective import CosineWithLayers
+from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
-from fedseal.attack.schedule import cosine_decay, step_decay
+from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
-from fedseal.attack.simulation import Simulate, Surrogate, number_of_steps
+from fedseal.attack.simulation import number_of_steps
 from fedseal.errors import BadConfig, UnknownToAdversary
-from fedseal.types import Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
+from fedseal.types import Attack, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
 COARSE = 10  # steps that stand for a client's many
@@ -134,6 +135,11 @@ class Auto:
         return Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
 
 
+def auto(*, steps: int = 2400) -> Attack:
+    """The planner: the cheapest exact route that the evidence allows, else the best optimization; explains itself."""
+    return Auto(steps=steps)
+
+
 def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Iterator[Plan]:
     """The optimizations for this evidence, in the order in which to try them."""
     training = evidence.observation.training
@@ -142,17 +148,7 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Itera
             yield matching(evidence, start, steps)
             return
         yield Plan(
-            GradientMatching(
-                "coarse",
-                labels=_labels(evidence),
-                init=grey,
-                objective=cosine_with_matrices,
-                priors=((3e-3, total_variation),),
-                optimizer=Adam(lr=1.0, signed=False, schedule=cosine_decay),
-                steps=max(1, steps // 8),
-                box=True,
-                update_model=Simulate(coarse=COARSE),
-            ),
+            coarse(steps=max(1, steps // 8), local=COARSE, labels=_labels(evidence)),
             "the update is no multiple of one gradient; local training is simulated by few steps of the whole batch",
         )
         count = evidence.batch_size
@@ -160,16 +156,7 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Itera
             own = matching(evidence, None, max(1, steps // 8)).attack
             yield Plan(own, "few steps in a known order, and much is unexplained: the client's own are differentiated")
     yield Plan(
-        GradientMatching(
-            "sme",
-            labels=_labels(evidence),
-            objective=cosine_distance,
-            priors=((1e-2, total_variation),),
-            optimizer=Adam(lr=0.1, schedule=step_decay),
-            steps=steps,
-            box=True,
-            update_model=Surrogate(),
-        ),
+        sme(steps=steps, labels=_labels(evidence)),
         "the local training cannot be simulated; one gradient at a learned point between start and end stands for it",
         instead=True,
     )

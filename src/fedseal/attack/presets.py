@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fedseal.attack.auto import Auto
 from fedseal.attack.base import best_of
 from fedseal.attack.base import restarts as restarted
 from fedseal.attack.cocktail_party import CocktailParty, Contrast
@@ -157,7 +156,7 @@ def coarse(
     tv: float = 3e-3,
     local: int = 10,
     labels: str = LABELS,
-) -> Attack:
+) -> GradientMatching:
     """Simulate local training by a few steps of the whole batch: no order to guess, and a short graph; own form.
 
     `local`: how many steps stand for the client's. Adam's rate is wide, and the box holds it.
@@ -175,7 +174,9 @@ def coarse(
     )
 
 
-def sme(*, steps: int = 2400, lr: float = 0.1, tv: float = 1e-2, rate: float = 1e-3, labels: str = LABELS) -> Attack:
+def sme(
+    *, steps: int = 2400, lr: float = 0.1, tv: float = 1e-2, rate: float = 1e-3, labels: str = LABELS
+) -> GradientMatching:
     """Surrogate model extension: one gradient at a learned point between the weights before and after local training.
 
     Zhu, Yao and Blaschko, ICML 2023, arXiv:2306.00127. `rate`: of the point. Needs no local training.
@@ -198,8 +199,3 @@ def cocktail_party(*, steps: int = 1000, tv: float = 1.0, gaussian: float = 5.0)
     Kariyappa et al., ICML 2023, arXiv:2209.05578. Weights of total variation and of negentropy are ours.
     """
     return CocktailParty(steps=steps, contrast=Contrast(tv=tv, gaussian=gaussian))
-
-
-def auto(*, steps: int = 2400) -> Attack:
-    """The planner: the cheapest exact route that the evidence allows, else the best optimization; explains itself."""
-    return Auto(steps=steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fedseal.attack import presets
+from fedseal.attack.auto import auto
 from fedseal.attack.exact.layerwise import Layerwise
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.exact.spear import Spear
@@ -52,7 +53,7 @@ RECIPES = {
             "cheapest exact route whose precondition holds, else the best optimization; explains itself",
             (),
             "fedseal",
-            presets.auto,
+            auto,
         ),
         Recipe(
             "linear",
