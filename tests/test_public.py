@@ -6,7 +6,17 @@ import fedseal
 
 PUBLIC = {
     *("Batch", "Candidate", "Case", "FedsealError", "Image", "LocalTraining", "Observation", "Outcome", "Progress"),
-    *("Reconstruction", "Round", "ThreatModel", "Update", "aggregate", "local_update"),
+    *(
+        "LanguageModel",
+        "Tabular",
+        "Text",
+        "Reconstruction",
+        "Round",
+        "ThreatModel",
+        "Update",
+        "aggregate",
+        "local_update",
+    ),
     *("attack", "audit", "defense", "metric", "report", "zoo"),
 }
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fedseal.audit import Case
     from fedseal.client import local_update
     from fedseal.errors import FedsealError
-    from fedseal.modality import Image
+    from fedseal.modality import Image, LanguageModel, Tabular, Text
     from fedseal.threat import ThreatModel, aggregate
     from fedseal.types import (
         Batch,
@@ -30,12 +30,15 @@ __all__ = [
     "Case",
     "FedsealError",
     "Image",
+    "LanguageModel",
     "LocalTraining",
     "Observation",
     "Outcome",
     "Progress",
     "Reconstruction",
     "Round",
+    "Tabular",
+    "Text",
     "ThreatModel",
     "Update",
     "aggregate",
@@ -53,6 +56,9 @@ _HOMES = {
     "local_update": "fedseal.client",
     "FedsealError": "fedseal.errors",
     "Image": "fedseal.modality",
+    "LanguageModel": "fedseal.modality",
+    "Tabular": "fedseal.modality",
+    "Text": "fedseal.modality",
     "ThreatModel": "fedseal.threat",
     "aggregate": "fedseal.threat",
     "Batch": "fedseal.types",

@@ -55,6 +55,10 @@ class BadConfig(FedsealError):
     """A configuration, option or specification that means nothing."""
 
 
+class MissingExtra(FedsealError):
+    """A package that only a part of fedseal needs is not installed."""
+
+
 class StorageFailure(FedsealError):
     """A file or folder that cannot be read or written."""
 

@@ -33,7 +33,8 @@ class Batch:
 
     Args:
         inputs: what the model is fed, `(N, ...)`.
-        labels: class indices `(N,)`, or class probabilities `(N, C)`.
+        labels: class indices `(N,)`, class probabilities `(N, C)`, or class indices of positions `(N, P)`, below 0
+            where there is none, as in language modelling.
 
     Raises:
         UnfitBatch: empty, or inputs and labels differ in number.
@@ -52,7 +53,7 @@ class Batch:
         if self.labels.ndim not in (1, 2) or len(self.labels) != len(self.inputs):
             raise UnfitBatch(
                 f"{len(self.inputs)} inputs came with labels of shape {tuple(self.labels.shape)}",
-                "give one class index or one row of probabilities for each input",
+                "give one class index, or one row of probabilities or of indices, for each input",
             )
         if self.labels.ndim == 1 and self.labels.is_floating_point():
             raise UnfitBatch("the labels are fractions", "give class indices as integers, or rows of probabilities")
@@ -435,12 +436,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What an attack read out: model inputs `(N, ...)` and labels `(N,)`, None where nothing was found."""
+    """What an attack read out: model inputs `(N, ...)` and labels `(N,)`, None where nothing was found.
+
+    `confidence` is the attack's own, 0 to 1, for every token `(N, L)` or column `(N, columns)`; None if it has none.
+    """
 
     inputs: Tensor | None
     labels: Tensor | None
     outcome: Outcome
     explanation: tuple[RouteNote, ...] = field(default=())
+    confidence: Tensor | None = None
 
 
 @dataclass(frozen=True)

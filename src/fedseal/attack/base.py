@@ -70,11 +70,16 @@ def residual(observation: Observation, candidate: Candidate) -> float | None:
     training = observation.training
     if observation.state is None or training is None or not training.fresh_optimizer:
         return None
-    inputs = candidate.inputs.detach().to(observation.like.dtype)
+    inputs = _in_dtype(candidate.inputs.detach(), observation)
     finite = Candidate(observation.modality.forward(inputs), candidate.labels.detach())
     return max(
         distance(round.update.tensors, replay(observation, round, finite, training)) for round in observation.rounds
     )
+
+
+def _in_dtype(inputs: Tensor, observation: Observation) -> Tensor:
+    """Inputs in the update's dtype; token ids stay whole numbers."""
+    return inputs.to(observation.like.dtype) if inputs.is_floating_point() else inputs
 
 
 def order_is_secret(training: LocalTraining, count: int) -> bool:
@@ -111,8 +116,8 @@ def conclude(
         note = "; ".join(filter(None, [note, SECRET_ORDER]))
     labels = candidate.labels.detach()
     return Reconstruction(
-        inputs=None if value is None and status == "diverged" else candidate.inputs.detach().to(observation.like.dtype),
-        labels=labels.argmax(-1) if labels.ndim == 2 else labels,
+        inputs=None if value is None and status == "diverged" else _in_dtype(candidate.inputs.detach(), observation),
+        labels=labels.argmax(-1) if labels.is_floating_point() else labels,
         outcome=Outcome(status, route, value, steps, time.perf_counter() - started, note),
     )
 

@@ -26,7 +26,9 @@ class Evidence:
     @cached_property
     def structure(self) -> Structure:
         """The model's layers."""
-        return structure_of(self.observation.model, self.observation.modality.shape)
+        modality = self.observation.modality
+        whole = not modality.forward(torch.zeros(1, *modality.shape)).is_floating_point()
+        return structure_of(self.observation.model, modality.shape, whole=whole)
 
     @cached_property
     def eps(self) -> float:

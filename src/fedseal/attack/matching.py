@@ -25,7 +25,7 @@ from fedseal.attack.optimizer import LBFGS, Adam, Descent, Leaf
 from fedseal.attack.prior import Bindable, Prior, Scene
 from fedseal.attack.simulation import Simulate, UpdateModel, merged
 from fedseal.client import explained, twice_differentiable
-from fedseal.errors import NotTwiceDifferentiable, UnknownName, UnknownToAdversary
+from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownName, UnknownToAdversary
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
 __all__ = ["LBFGS", "Adam", "GradientMatching", "Labels", "Search"]
@@ -103,6 +103,11 @@ class Search:
         like = observation.like
         dtype = attack.dtype or (like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32)
         to = like.new_empty(0, dtype=dtype)
+        if not observation.modality.forward(torch.zeros(1, *observation.modality.shape)).is_floating_point():
+            raise UnfitBatch(
+                f"the inputs are whole numbers, such as token ids, so {attack.name} cannot move them by small steps",
+                "use 'dager' or 'tokens', or a search over embeddings: 'dlg_text', 'tag' or 'lamp'",
+            )
         self.prediction = attack.update_model.bind(observation, attack.name, count, to, generator)
         self.copies = self.prediction.copies
         self.start = self._start(count, generator).to(to).clone()

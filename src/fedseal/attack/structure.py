@@ -103,8 +103,11 @@ _NONSMOOTH = ("relu", "max_pool2d", "hardtanh", "threshold")
 _PROBE = 2  # examples in the traced batch: two, so that BatchNorm in train mode accepts a 1x1 map
 
 
-def structure_of(model: nn.Module, shape: tuple[int, ...]) -> Structure:
+def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = False) -> Structure:
     """Read an architecture (on the meta device) for inputs of this shape, without the batch dimension.
+
+    Args:
+        whole: inputs are whole numbers, such as token ids.
 
     Raises:
         UnfitModel: the model does not accept such inputs, or its output is not `(N, classes)`.
@@ -115,7 +118,7 @@ def structure_of(model: nn.Module, shape: tuple[int, ...]) -> Structure:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):  # fake, not meta: a forward may build constants on the CPU
             fake = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
-            inputs = torch.empty(_PROBE, *shape, dtype=dtype)
+            inputs = torch.empty(_PROBE, *shape, dtype=torch.long if whole else dtype)
             graph = make_fx(lambda state, x: functional_call(model, state, (x,)))(fake, inputs).graph
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

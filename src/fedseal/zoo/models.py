@@ -48,7 +48,7 @@ def lenet(
     _positive(num_classes=num_classes, channels=channels, size=size, width=width, kernel=kernel)
     layers: list[nn.Module] = []
     before, side = channels, size
-    with _seeded(seed):
+    with seeded(seed):
         for stride in (2, 2, 1):
             layers += [nn.Conv2d(before, width, kernel, stride, padding=kernel // 2), _activation(activation)]
             before, side = width, (side + 2 * (kernel // 2) - kernel) // stride + 1
@@ -80,7 +80,7 @@ def mlp(
     """
     _positive(inputs=inputs, num_classes=num_classes, **{f"widths[{i}]": width for i, width in enumerate(widths)})
     layers: list[nn.Module] = [nn.Flatten()]
-    with _seeded(seed):
+    with seeded(seed):
         before = inputs
         for width in widths:
             layers += [nn.Linear(before, width), _activation(activation)]
@@ -111,7 +111,7 @@ def convnet(
     _positive(num_classes=num_classes, channels=channels, size=size, width=width)
     if size < 4:
         raise BadConfig(f"convnet halves its input twice, and the size is {size}", "give a size of at least 4")
-    with _seeded(seed):
+    with seeded(seed):
         layers: list[nn.Module] = []
         for before, after in ((channels, width), (width, 2 * width)):
             layers += [nn.Conv2d(before, after, 3, padding=1), _activation(activation)]
@@ -140,7 +140,7 @@ def resnet(
     _positive(num_classes=num_classes, channels=channels, width=width)
     if not blocks or min(blocks) < 1:
         raise BadConfig(f"resnet has the stages {tuple(blocks)}", "give at least one stage of at least one block")
-    with _seeded(seed):
+    with seeded(seed):
         layers: list[nn.Module] = [
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
@@ -180,7 +180,7 @@ def vit(
             f"vit cuts a side of {size} into patches of {patch} and a width of {width} into {heads} heads",
             "give a patch that divides the size and heads that divide the width",
         )
-    with _seeded(seed):
+    with seeded(seed):
         return _VisionTransformer(num_classes, channels, size, patch, width, depth, heads)
 
 
@@ -292,7 +292,7 @@ class _VisionTransformer(nn.Module):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Let default initializations draw from the seed.
 
     Only the CPU generator is seeded and put back: `torch.manual_seed` would reseed accelerators too, for good.

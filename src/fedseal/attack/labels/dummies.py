@@ -52,7 +52,7 @@ def normal_dummies(observation: Observation, count: int, generator: torch.Genera
     """Standard normal model inputs `(count, *shape)`, as Geng et al. (arXiv:2110.09074) feed them."""
     modality = observation.modality
     noise = torch.randn(count, *modality.shape, generator=generator)
-    return modality.forward(modality.start(noise)).to(observation.like)
+    return _fed(observation, modality.start(noise))
 
 
 def varied_dummies(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
@@ -70,4 +70,10 @@ def varied_dummies(observation: Observation, count: int, generator: torch.Genera
         share = torch.rand(count, *ones, generator=generator)
         noise = (1 - share) * noise + share * smooth
     noise = noise + 0.5 * torch.randn(count, *ones, generator=generator)
-    return modality.forward(modality.project(modality.start(noise))).to(observation.like)
+    return _fed(observation, modality.project(modality.start(noise)))
+
+
+def _fed(observation: Observation, candidate: Tensor) -> Tensor:
+    """What the model is fed, where the update lies; token ids stay whole numbers."""
+    inputs = observation.modality.forward(candidate).to(observation.like.device)
+    return inputs.to(observation.like.dtype) if inputs.is_floating_point() else inputs

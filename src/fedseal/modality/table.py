@@ -1,0 +1,273 @@
+"""Reading a table: CSV, parquet or a pandas frame, its schema inferred, and a note for everything that was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedseal.errors import BadConfig, MissingExtra, StorageFailure, UnfitBatch
+from fedseal.modality.columns import Column, by_size, text
+from fedseal.modality.schema import column_of
+from fedseal.modality.tabular import Tabular
+from fedseal.types import Batch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Missing = Literal["refuse", "drop", "fill"]
+LIMIT = 50_000  # rows that are drawn from a larger table
+CHUNK = 50_000  # rows that are read at a time
+CLASSES = 100  # classes at most
+MISSING = "(missing)"  # the category that stands for a missing value where it is filled in
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was read: encoded rows with labels, the schema, the names of the classes, and notes.
+
+    `print(table)` shows the schema and the notes.
+    """
+
+    batch: Batch
+    modality: Tabular
+    classes: tuple[str, ...]
+    label: str
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = f"{len(self.batch):,} rows; label '{self.label}' with the classes {', '.join(self.classes)}"
+        return "\n".join([head, str(self.modality), *[f"note: {note}" for note in self.notes]])
+
+
+def read_table(
+    source: str | Path | pd.DataFrame,
+    *,
+    label: str,
+    missing: Missing = "refuse",
+    categorical: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    like: Table | None = None,
+    limit: int = LIMIT,
+) -> Table:
+    """Read rows with labels, and infer the schema unless a table with one is given.
+
+    Texts are categories. Numbers are continuous, unless they are whole, of few values, each of which occurs often:
+    then they are codes. Constant columns are left out with a note. Of more than `limit` rows so many are drawn,
+    always the same.
+
+    Args:
+        source: a `.csv` (`.tsv`) or `.parquet` file, or a frame.
+        label: the column of the class.
+        missing: "refuse" a table with missing values; "drop" the rows that have any; "fill" the median in for a
+            number and the category "(missing)" for a text.
+        categorical, continuous: columns that are so whatever they look like.
+        drop: columns to leave out.
+        like: a table whose schema and classes hold for this one too.
+        limit: rows to keep.
+
+    Raises:
+        StorageFailure: the file cannot be read.
+        UnfitBatch: missing values, no label column, one row or one class where a schema is to be inferred,
+            values that do not fit the schema given.
+        BadConfig: columns that do not exist.
+        MissingExtra: pandas, or pyarrow for parquet, is not installed.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"age": [17.5, 30.0, 41.0], "sex": ["f", "m", "f"], "sick": ["no", "yes", "no"]})
+    >>> print(read_table(frame, label="sick"))
+    3 rows; label 'sick' with the classes no, yes
+    2 columns, 3 model inputs
+      age  number, 17.5 to 41, mean 29.5, 1 decimals
+      sex  2 categories: 'f', 'm'
+    """
+    if missing not in ("refuse", "drop", "fill"):
+        raise BadConfig(f"missing values are to be treated by '{missing}'", "use 'refuse', 'drop' or 'fill'")
+    if limit < 2:
+        raise BadConfig(f"{limit} rows are to be kept", "keep at least 2")
+    notes: list[str] = []
+    frame = _frame(source, limit, notes)
+    _check_names(frame, label, (*categorical, *continuous, *drop))
+    frame = frame.drop(columns=list(drop))
+    frame = _without_missing(frame, label, missing, set(categorical), notes)
+    inputs = frame.drop(columns=label)
+    modality = _schema(inputs, set(categorical), set(continuous), notes) if like is None else like.modality
+    classes, labels = _labels(frame, label, None if like is None else like.classes)
+    absent = [column.name for column in modality.columns if column.name not in inputs]
+    if absent:
+        raise UnfitBatch(f"the table has no column '{absent[0]}', which the schema names", "give such a table")
+    encoded = modality.encode_columns(lambda name: cast("list[object]", inputs[name].tolist()))
+    return Table(Batch(encoded, labels), modality, classes, label, tuple(notes))
+
+
+def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MissingExtra(
+            "reading tables needs pandas, which is not installed", "pip install fedseal[tables]"
+        ) from None
+    if isinstance(source, pd.DataFrame):
+        pieces: Iterable[pd.DataFrame] = [source]
+        name = "the frame"
+    elif isinstance(source, (str, Path)):
+        name = f"'{source}'"
+        if not Path(source).is_file():
+            raise StorageFailure(f"there is no table {name}", "check the path")
+        pieces = _parquet(Path(source)) if Path(source).suffix.lower() in (".parquet", ".pq") else _csv(Path(source))
+    else:
+        raise BadConfig(f"a table of type {type(source).__name__}", "give a path, or a pandas frame")
+    try:
+        frame, total = _thinned(pieces, limit)
+    # pandas' and pyarrow's own errors are ValueErrors, KeyErrors or OSErrors, of decoding too
+    except (OSError, ValueError, KeyError, MemoryError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StorageFailure(f"{name} cannot be read as a table ({first})", "give a CSV or parquet file") from None
+    if len(frame) == 0:
+        raise UnfitBatch(f"{name} has no rows", "give a table with rows below its line of names")
+    frame.columns = [str(column).strip() for column in frame.columns]
+    if total > len(frame):
+        notes.append(f"{len(frame):,} rows of {total:,} were drawn; the schema is theirs")
+    return frame
+
+
+def _csv(path: Path) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    # "?" marks a missing value in the tables of the UCI repository
+    yield from pd.read_csv(path, chunksize=CHUNK, sep=separator, na_values=["?"], skipinitialspace=True)
+
+
+def _parquet(path: Path) -> Iterator[pd.DataFrame]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MissingExtra("parquet needs pyarrow, which is not installed", "pip install fedseal[tables]") from None
+    with parquet.ParquetFile(path) as file:
+        if file.metadata.num_rows == 0:
+            yield file.read().to_pandas()
+        for piece in file.iter_batches(batch_size=CHUNK):
+            yield piece.to_pandas()
+
+
+def _thinned(pieces: Iterable[pd.DataFrame], limit: int) -> tuple[pd.DataFrame, int]:
+    """Up to `limit` rows in their order, and the number of all rows; holds one piece more at any time.
+
+    The rows of least hash of their number: evenly spaced ones would fall in step with a table that repeats itself.
+    """
+    import pandas as pd
+
+    kept, marks, total = pd.DataFrame(), np.empty(0, np.uint64), 0
+    for piece in pieces:
+        new = _hashed(np.arange(total, total + len(piece), dtype=np.uint64))
+        total += len(piece)
+        if len(marks) == limit:
+            few = new < marks.max()
+            piece, new = piece[few], new[few]
+        kept, marks = pd.concat([kept, piece]) if len(kept) else piece, np.concatenate([marks, new])
+        if len(marks) > limit:
+            least = np.sort(np.argpartition(marks, limit)[:limit])
+            kept, marks = kept.iloc[least], marks[least]
+    return kept.reset_index(drop=True), total
+
+
+def _hashed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The splitmix64 generator's output function (Steele, Lea and Flood, OOPSLA 2014): one to one, without pattern."""
+    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _check_names(frame: pd.DataFrame, label: str, named: Sequence[str]) -> None:
+    names = list(frame.columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UnfitBatch(f"the table has two columns '{twice[0]}'", "give every column a name of its own")
+    for name in (label, *named):
+        if name not in names:
+            raise BadConfig(f"the table has no column '{name}'", f"its columns are {', '.join(names[:20])}")
+    if label in named:
+        raise BadConfig(f"'{label}' is the label and cannot be an input too", "leave it out of the columns' lists")
+
+
+def _without_missing(
+    frame: pd.DataFrame, label: str, missing: Missing, categorical: set[str], notes: list[str]
+) -> pd.DataFrame:
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    frame = frame.replace([float("inf"), float("-inf")], float("nan"))
+    counts = {str(name): int(n) for name, n in frame.isna().sum().items() if n > 0}
+    if not counts:
+        return frame
+    listed = ", ".join(f"{n} in '{name}'" for name, n in counts.items())
+    if missing == "refuse":
+        raise UnfitBatch(
+            f"the table has missing values: {listed}",
+            "say what to do: missing='drop' leaves those rows out, missing='fill' puts in the median or '(missing)'",
+        )
+    if missing == "drop":
+        kept = frame.dropna()
+        if len(kept) == 0:
+            raise UnfitBatch(f"every row has a missing value: {listed}", "drop the emptiest columns, or fill values in")
+        notes.append(f"{len(frame) - len(kept):,} rows with missing values were left out ({listed})")
+        return kept.reset_index(drop=True)
+    if label in counts:
+        raise UnfitBatch(f"{counts[label]} rows have no label", "use missing='drop', or complete the labels")
+    for name in counts:
+        column = frame[name]
+        if column.isna().all():
+            continue  # constant, and left out as such
+        number = is_numeric_dtype(column) and not is_bool_dtype(column) and name not in categorical
+        filling: object = column.median() if number else MISSING
+        frame[name] = column.fillna(filling) if number else column.astype(object).where(column.notna(), filling)
+    notes.append(f"missing values were filled in ({listed})")
+    return frame
+
+
+def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> tuple[tuple[str, ...], torch.Tensor]:
+    """The names of the classes, and the rows' classes `(N,)`."""
+    values = [text(value) for value in frame[label].tolist()]
+    distinct = dict.fromkeys(text(value) for value in sorted(frame[label].unique().tolist(), key=by_size))
+    if known is not None:
+        foreign = [name for name in distinct if name not in known]
+        if foreign:
+            raise UnfitBatch(
+                f"the label column '{label}' has the unknown class '{foreign[0]}'", f"known are {', '.join(known)}"
+            )
+    elif not 1 < len(distinct) <= CLASSES:
+        raise UnfitBatch(
+            f"the label column '{label}' has {len(distinct)} different value{'s' if len(distinct) > 1 else ''}",
+            f"name a column of 2 to {CLASSES} classes, or cut this one into bins first",
+        )
+    classes = tuple(distinct) if known is None else known
+    places = {name: place for place, name in enumerate(classes)}
+    return classes, torch.tensor([places[value] for value in values])
+
+
+def _schema(inputs: pd.DataFrame, categorical: set[str], continuous: set[str], notes: list[str]) -> Tabular:
+    if len(inputs) == 1:
+        raise UnfitBatch(
+            "the table has one row, which shows neither ranges nor vocabularies",
+            "give a larger table of the kind beside it: like=read_table(...)",
+        )
+    columns: list[Column] = []
+    constant: list[str] = []
+    for name in inputs.columns:
+        column = column_of(inputs[name], name in categorical, name in continuous)
+        if column is None:
+            constant.append(str(name))
+        else:
+            columns.append(column)
+    if constant:
+        notes.append(f"constant columns were left out: {', '.join(constant)}")
+    if not columns:
+        raise UnfitBatch("every column of the table is constant", "give a table whose rows differ")
+    return Tabular(tuple(columns))
