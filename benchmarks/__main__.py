@@ -14,7 +14,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import batch, cocktail, dlg_setting, eavesdropper, labels, overhead, relu, separation, spear, variations
+from benchmarks import (
+    batch,
+    cocktail,
+    dlg_setting,
+    eavesdropper,
+    fedavg,
+    labels,
+    overhead,
+    relu,
+    separation,
+    spear,
+    tables,
+    variations,
+)
 
 SECTIONS = {
     "dlg_setting": dlg_setting,
@@ -26,7 +39,9 @@ SECTIONS = {
     "separation": separation,
     "spear": spear,
     "cocktail": cocktail,
+    "fedavg": fedavg,
     "batch": batch,
+    "tables": tables,
 }
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "benchmarks.md"

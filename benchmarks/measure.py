@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 from scipy.stats import binom
-from torch import nn
+from torch import Tensor, nn
 
 import fedseal as fs
+from fedseal.metric.match import match
 from fedseal.types import Attack, Progress
 
 
@@ -27,9 +28,17 @@ class Run(NamedTuple):
     residual: float | None
 
 
-def client(model: nn.Module, batch: fs.Batch, *, threat: fs.ThreatModel | None = None) -> fs.Observation:
-    """What an adversary observes of one FedSGD update of this batch."""
-    update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd())
+def client(
+    model: nn.Module,
+    batch: fs.Batch,
+    *,
+    threat: fs.ThreatModel | None = None,
+    training: fs.LocalTraining | None = None,
+    seed: int = 0,
+) -> fs.Observation:
+    """What an adversary observes of one update of this batch: the honest but curious server's, of FedSGD."""
+    training = training or fs.LocalTraining.fedsgd()
+    update = fs.local_update(model, batch, training=training, generator=torch.Generator().manual_seed(seed))
     shape = batch.inputs.shape[1:]
     threat = threat or fs.ThreatModel.honest_but_curious()
     return threat.observe(model, update, modality=fs.Image(shape=(shape[0], shape[1], shape[2])))
@@ -84,3 +93,24 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     cut = int(binom.ppf(0.025, n, 0.5)) if n > 5 else 0
     low, high = values[max(cut - 1, 0)], values[min(n - cut, n - 1)]
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def attacked(
+    model: nn.Module, batch: fs.Batch, training: fs.LocalTraining, method: Attack, seed: int
+) -> fs.Reconstruction:
+    """One attack on the update of one client, by an honest but curious server."""
+    observation = client(model, batch, training=training, seed=seed)
+    return method(observation, generator=torch.Generator().manual_seed(seed))
+
+
+def picture_psnr(batch: fs.Batch, inputs: Tensor | None) -> Sequence[float]:
+    """Of every picture in dB, matched; 0 where there is none."""
+    if inputs is None:
+        return [0.0] * len(batch)
+    pairs = match(batch.inputs, inputs)
+    values = []
+    for truth, place in zip(batch.inputs, pairs, strict=True):
+        assert place is not None
+        error = (inputs[place].clamp(0, 1) - truth).square().mean().item()
+        values.append(-10 * math.log10(max(error, 1e-20)))
+    return values

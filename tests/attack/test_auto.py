@@ -14,6 +14,7 @@ from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, Th
 from fedseal.attack import auto
 from fedseal.attack.auto import NEAR, Auto, matching
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.matching import GradientMatching
 from fedseal.errors import UnfitUpdate, UnknownToAdversary
 
 
@@ -259,9 +260,10 @@ def test_more_examples_than_the_head_separates_are_matched_with_counted_labels()
     found = _run(observation)
     assert found.labels is not None
     assert len(found.labels) == 8
-    assert matching(Evidence(observation), None, 1).attack.labels == "best"
-    single = Evidence(observed(RELU, _single()))
-    assert matching(single, None, 1).attack.labels == "sign"
+    one, several = (matching(Evidence(o), None, 1).attack for o in (observed(RELU, _single()), observation))
+    assert isinstance(one, GradientMatching)
+    assert isinstance(several, GradientMatching)
+    assert (one.labels, several.labels) == ("sign", "best")
 
 
 def test_a_batch_size_that_contradicts_the_rank_is_an_error() -> None:

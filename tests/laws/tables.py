@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from attack.cases import initialized
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, attack, defense, local_update, zoo
-from fedseal.types import Attack, Defense
+from fedseal.modality.tabular import Categorical, Continuous, Tabular
+from fedseal.types import Attack, Defense, Modality
 
 # Cheap options of every recipe; a recipe without a row fails a test.
 CHEAP = {
@@ -29,6 +30,7 @@ CHEAP = {
     "dimitrov": "dimitrov:steps=3",
     "coarse": "coarse:steps=3",
     "sme": "sme:steps=4",
+    "tableak": "tableak:members=2,steps=4,polish=1",
 }
 RECIPES = {name: attack.parse(specification) for name, specification in CHEAP.items()}
 COMBINED: dict[str, Attack] = {
@@ -50,28 +52,40 @@ DEFENSES: dict[str, Defense] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and how many pictures of 3x8x8 its client trains on; `label`: of all of them, None for their own."""
+    """A model and how many pictures of 3x8x8 its client trains on; `label`: of all of them, None for their own.
+
+    `rows`: of a table, with its `modality`, in place of the pictures.
+    """
 
     model: nn.Module
     count: int = 1
     training: LocalTraining = LocalTraining.fedsgd()  # noqa: RUF009
     label: int | None = None
+    rows: Batch | None = None
+    modality: Modality = Image(shape=(3, 8, 8))  # noqa: RUF009
 
     def batch(self, first: int = 0) -> Batch:
-        own = PICTURES[first : first + self.count]
+        own = (self.rows or PICTURES)[first : first + self.count]
         return own if self.label is None else Batch(own.inputs, torch.full_like(own.labels, self.label))
 
     def observation(self, first: int = 0, threat: ThreatModel | None = None) -> Observation:
         batch = self.batch(first)
         update = local_update(self.model, batch, training=self.training)
         threat = threat or ThreatModel.honest_but_curious()
-        return threat.observe(self.model, update, modality=Image(shape=(3, 8, 8)), labels=batch.labels)
+        return threat.observe(self.model, update, modality=self.modality, labels=batch.labels)
 
 
 PICTURES = zoo.photos(size=8, num_classes=5)
 WIDE = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 96), nn.ReLU(), nn.Linear(96, 5)), dtype=torch.float32)
 MLP = initialized(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 5)), dtype=torch.float32)
+TABLE = Tabular((Continuous("age", 0, 100, mean=40, std=15), Categorical("job", ("farmer", "nurse", "smith"))))
+ROWS = Batch(
+    TABLE.encode([{"age": 20 + 3 * place, "job": ("nurse", "smith", "farmer")[place % 3]} for place in range(20)]),
+    torch.arange(20) % 5,
+)
+NARROW = initialized(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 5)), dtype=torch.float32)
 SETTINGS = {
+    "table, two rows": Setting(NARROW, 2, rows=ROWS, modality=TABLE),
     "perceptron": Setting(MLP),
     "lenet": Setting(zoo.lenet(size=8, width=6, num_classes=5)),
     "relu and pooling": Setting(zoo.convnet(size=8, width=4, num_classes=5)),

@@ -21,6 +21,7 @@ from fedseal.attack.group import GroupConsistency
 from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import Simulate
+from fedseal.attack.tableak import TabLeak
 from fedseal.errors import UnfitBatch, UnknownToAdversary
 from fedseal.metric.identify import identify
 from fedseal.metric.match import match
@@ -132,7 +133,7 @@ def _at_the_truth(name: str, setting: str) -> tuple[Attack, Observation]:
     return started(ATTACKS[name]), observation
 
 
-STARTLESS = (Auto, LinearFirstLayer, Spear, Layerwise, Separation, CocktailParty)
+STARTLESS = (Auto, LinearFirstLayer, Spear, Layerwise, Separation, CocktailParty, TabLeak)
 MATCHING = [name for name, value in ATTACKS.items() if not isinstance(value, STARTLESS)]
 EXACT = [
     ("linear", "perceptron"),
@@ -255,6 +256,7 @@ def test_a_recipe_refuses_without_what_the_table_says_it_needs(name: str, missin
 ENOUGH = {  # where a recipe that asks for something of the model applies
     **dict.fromkeys(("linear", "auto"), "perceptron"),
     **dict.fromkeys(("spear", "cocktail_party"), "relu perceptron, two"),
+    "tableak": "table, two rows",
 }
 
 

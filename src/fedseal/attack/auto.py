@@ -27,7 +27,9 @@ from fedseal.attack.prior import total_variation
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
+from fedseal.attack.tableak import TabLeak
 from fedseal.errors import BadConfig, UnknownToAdversary
+from fedseal.modality.tabular import Tabular
 from fedseal.types import Attack, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
@@ -58,7 +60,7 @@ class Plan(NamedTuple):
     `instead`: only where all before it were refused; else also where the one before it ended far from the update.
     """
 
-    attack: GradientMatching
+    attack: Attack
     reason: str
     instead: bool = False
 
@@ -143,6 +145,11 @@ def auto(*, steps: int = 2400) -> Attack:
 def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Iterator[Plan]:
     """The optimizations for this evidence, in the order in which to try them."""
     training = evidence.observation.training
+    if isinstance(evidence.observation.modality, Tabular):
+        if training is not None and training.fresh_optimizer:
+            tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
+            yield Plan(tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median")
+        return
     if training is not None and training.fresh_optimizer:
         if evidence.gradient_scale is not None:
             yield matching(evidence, start, steps)
@@ -203,6 +210,8 @@ def _linear_layers(evidence: Evidence) -> tuple[int, ...]:
 
 def _outdone(evidence: Evidence, route: Route) -> str | None:
     """Why a route that applies is not worth its time, None if it is."""
+    if isinstance(route, (Separation, CocktailParty)) and isinstance(evidence.observation.modality, Tabular):
+        return "it looks for pictures, and the inputs are rows of a table"
     if isinstance(route, Separation) and evidence.batch_size == 1:
         return "one example needs no taking apart, and matching its gradient shows more than matching its activations"
     return None

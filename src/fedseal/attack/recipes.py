@@ -15,6 +15,7 @@ from fedseal.attack.init import INITS
 from fedseal.attack.matching import label_ways
 from fedseal.attack.separating import Separation
 from fedseal.attack.statistics import Source
+from fedseal.attack.tableak import TabLeak
 from fedseal.types import Attack
 
 # What an option that is a name may be.
@@ -145,6 +146,13 @@ RECIPES = {
             _SERVER,
             "fedseal",
             presets.coarse,
+        ),
+        Recipe(
+            "tableak",
+            "rows of a table: soft categories, an ensemble of searches, its median; then the numbers are polished",
+            _SERVER,
+            "Vero et al., ICML 2023, arXiv:2210.01785; temperature and polish are ours",
+            TabLeak,
         ),
         Recipe(
             "sme",
