@@ -29,7 +29,7 @@ def observed(
 
 
 def test_plain_pictures_need_no_modality() -> None:
-    assert small_case().pictures_as == Image(shape=SHAPE)
+    assert small_case().inputs_as == Image(shape=SHAPE)
 
 
 @pytest.mark.parametrize("inputs", [pictures(2, 0) - 0.5, pictures(2, 0) * 2, torch.rand(2, 5), torch.rand(2, 4, 6, 6)])

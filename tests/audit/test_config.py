@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -170,3 +171,72 @@ def test_a_missing_file_and_one_that_is_no_text_are_said() -> None:
     Path("binary.yaml").write_bytes(b"\x89PNG\r\n\xff\xfe")
     with pytest.raises(BadConfig, match="is no YAML"):
         load_config("binary.yaml")
+
+
+READER = """
+from types import SimpleNamespace
+import torch
+import fedseal as fs
+from torch import nn
+from metric.stub import text
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(1000, 8), nn.Linear(8, 3)
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def forward(self, input_ids=None, inputs_embeds=None, attention_mask=None):
+        read = self.table(input_ids) if inputs_embeds is None else inputs_embeds
+        return SimpleNamespace(logits=self.head((read * attention_mask[..., None]).sum(1)))
+
+def build():
+    return fs.LanguageModel(Net(), task="sequence", pad=0), text(6)
+"""
+
+
+def test_sentences_stand_in_the_file_or_in_one_of_their_own() -> None:
+    Path("config_reader.py").write_text(READER)
+    Path("notes.txt").write_text("red fox\n\nblue one two three four five\n", "utf-8")
+    for given in ("notes.txt", "[red fox, blue one two three four five]"):
+        setup = load_config(written(f"text: {given}\nmodel: config_reader:build\nlabel: 2\n"))
+        assert setup.case.inputs_as.describe()["kind"] == "text"
+        assert setup.case.batch.labels.tolist() == [2, 2]
+        assert (setup.case.batch.inputs != 0).sum(1).tolist() == [4, 6]
+        assert "has 8 tokens and was cut to 6" in setup.notes[0]
+    assert setup.case.title == "config_reader:build on sentences"
+
+
+def test_a_table_brings_its_schema_and_a_model_that_fits() -> None:
+    Path("people.csv").write_text("age,sex,sick\n" + "".join(f"{20.5 + i},{'fm'[i % 2]},{i % 3}\n" for i in range(12)))
+    setup = load_config(written("table: people.csv\nlabel: sick\nsamples: 2\n"))
+    assert setup.case.title == "mlp on people.csv"
+    assert [tuple(p.shape) for p in setup.case.model.parameters()][0::2] == [(100, 3), (100, 100), (3, 100)]
+    assert setup.notes[0] == "12 rows; label 'sick' with the classes 0, 1, 2"
+    narrow = load_config(written("table: people.csv\nlabel: sick\nmodel: {name: 'zoo:mlp', options: {widths: [5]}}\n"))
+    assert [tuple(p.shape) for p in narrow.case.model.parameters()][0::2] == [(5, 3), (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        ("text: notes.txt\ntable: people.csv", "'text' and 'table' are both given"),
+        ("text: notes.txt\nsize: 8", "'text' and 'size' are both given"),
+        ("table: people.csv\nlabel: a\ndata: photos", "'table' and 'data' are both given"),
+        ("table: people.csv", "add label: COLUMN"),
+        ("label: sick", "'label' is given without a text or a table"),
+        ("text: notes.txt\nmodel: minilmm", "did you mean 'minilm'"),
+        ("text: gone.txt\nmodel: config_reader:build", "cannot read the sentences"),
+        ("text: ['']\nmodel: config_reader:build", "holds no token"),
+        ("text: []\nmodel: config_reader:build", "no sentence"),
+        ("table: gone.csv\nlabel: a", "there is no table"),
+        ("case: a:b\ntext: notes.txt", "'case' and 'text' are both given"),
+    ],
+)
+def test_what_of_text_and_tables_does_not_go_together(content: str, fact: str) -> None:
+    Path("config_reader.py").write_text(READER)
+    Path("notes.txt").write_text("red fox\n")
+    with pytest.raises(FedsealError, match=re.escape(fact)):
+        load_config(written(content))

@@ -325,7 +325,7 @@ def test_blind_guesses_are_scored_once_for_all_attacks_on_a_truth(
         scored.append(name)
         return baselines(name, truth, gallery)
 
-    monkeypatch.setattr("fedseal.metric.grade.baselines", counted)
+    monkeypatch.setattr("fedseal.metric.picture.baselines", counted)
     attacks = [Guess(examples=2), Guess("again", examples=2), Guess("third")]
     run(small_case(4), tmp_path, *attacks, batch_size=2, seeds=[0, 1])
     assert sorted(scored) == sorted(["psnr", "ssim", "mse"] * 4)

@@ -114,9 +114,9 @@ def _change(path: Path, **changes: object) -> None:
         (lambda f: (f / "record.json").write_text("[]"), StorageFailure, "not as fedseal wrote it"),
         (lambda f: _change(f / "record.json", keys=[{"attack": 3}]), StorageFailure, r"keys\.0\.attack"),
         (
-            lambda f: _change(f / "record.json", version=3),
+            lambda f: _change(f / "record.json", version=4),
             BadConfig,
-            r"is of version 3 of the record, and this fedseal reads 1 and 2",
+            r"is of version 4 of the record, and this fedseal reads 1, 2 and 3",
         ),
     ],
 )
@@ -182,11 +182,30 @@ def test_the_whole_record_as_json_reads_back(finished: Record) -> None:
 
 def as_version_1(folder: Path) -> None:
     """The folder as an older fedseal wrote it: nothing of labels in whatever order."""
+    as_version_2(folder)
     _change(folder / "record.json", version=1)
     for path in folder.glob("cells/*.json"):
         content = json.loads(path.read_text())
         del content["label_score"]
         path.write_text(json.dumps(content))
+
+
+def as_version_2(folder: Path) -> None:
+    """The folder as an older fedseal wrote it: pictures only, and their scores by field."""
+    _change(folder / "record.json", version=2)
+    for path in folder.glob("cells/*.json"):
+        content = json.loads(path.read_text())
+        del content["content"]
+        for sample in (content["scores"] or {"samples": []})["samples"]:
+            sample |= {score["name"]: score for score in sample.pop("scores")}
+        path.write_text(json.dumps(content))
+
+
+def test_a_record_of_version_2_still_loads(folder: Path, finished: Record) -> None:
+    as_version_2(folder)
+    old = audit.load(folder)
+    assert old.header.version == 2
+    assert old.cells == finished.cells
 
 
 def test_a_record_of_version_1_still_loads(folder: Path, finished: Record) -> None:
@@ -198,11 +217,11 @@ def test_a_record_of_version_1_still_loads(folder: Path, finished: Record) -> No
     assert [cell.scores for cell in old.cells] == [cell.scores for cell in finished.cells]
 
 
-def test_a_run_of_version_1_goes_on_as_version_2(folder: Path, finished: Record) -> None:
+def test_a_run_of_version_1_goes_on_as_version_3(folder: Path, finished: Record) -> None:
     as_version_1(folder)
     (folder / "cells" / f"{finished.cells[-1].key.id}.json").unlink()
     resumed = run(folder)
-    assert resumed.header.version == 2
+    assert resumed.header.version == 3
     assert audit.load(folder) == resumed
     assert resumed.cells[0].label_score is None
     assert resumed.cells[-1].label_score == finished.cells[-1].label_score

@@ -35,7 +35,7 @@ def cell(
 ) -> Cell:
     """A cell of one example; psnr None means that the attack gave no picture."""
     score = Score("psnr", "dB", psnr, True, (Baseline("grey", 10.0 + first), Baseline("mean picture", None)))
-    sample = SampleScores(0, 0, score, score, score, Identification(hit, 1 if hit else 7, 100), label)
+    sample = SampleScores(0, 0, (score,), Identification(hit, 1 if hit else 7, 100), label)
     return Cell(
         key=CellKey(attack=attack, defense="none", threat="server", first=first, batch_size=1, seed=0),
         status=status,  # type: ignore[arg-type]

@@ -25,4 +25,4 @@ def test_unknown_measure_suggests_the_nearest() -> None:
 
 
 def test_measures_are_those_that_the_help_names() -> None:
-    assert set(MEASURES) == {"identification", "psnr", "labels"}
+    assert set(MEASURES) == {"identification", "psnr", "rouge1", "columns", "labels"}

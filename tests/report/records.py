@@ -92,15 +92,17 @@ def scores(index: int, psnr: float | None, hit: bool | None = None, blind: float
     return SampleScores(
         index=index,
         matched=None if psnr is None else index,
-        psnr=Score(
-            "psnr",
-            "dB",
-            psnr,
-            True,
-            (Baseline("grey", None if blind is None else 9.0), Baseline("best of 1000 unrelated pictures", blind)),
+        scores=(
+            Score(
+                "psnr",
+                "dB",
+                psnr,
+                True,
+                (Baseline("grey", None if blind is None else 9.0), Baseline("best of 1000 unrelated pictures", blind)),
+            ),
+            Score("ssim", "", ssim, True, (Baseline("best of 1000 unrelated pictures", 0.2),)),
+            Score("mse", "", None if psnr is None else 10 ** (-psnr / 10), False, (Baseline("grey", 0.1),)),
         ),
-        ssim=Score("ssim", "", ssim, True, (Baseline("best of 1000 unrelated pictures", 0.2),)),
-        mse=Score("mse", "", None if psnr is None else 10 ** (-psnr / 10), False, (Baseline("grey", 0.1),)),
         identification=None if psnr is None else Identification(found, 1 if found else 17, 100),
         label_correct=None if psnr is None else True,
     )

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from fedseal.report import verdict
-from fedseal.report.tally import judge, leading, tally
+from fedseal.report.kind import judge
+from fedseal.report.tally import leading, tally
 from report.records import Shot, record, scores
 
 WEAK = Shot(status="budget", route="matching", residual=0.4)

@@ -14,7 +14,7 @@ from report.records import Shot, cell
         (Shot(residual=None), "Certified by the route's own equations."),
         (Shot(status="budget", residual=0.021), "Not certified: replayed update still differs by 0.02."),
         (Shot(status="budget", residual=None), "Not certified: this attacker cannot replay the update."),
-        (Shot((None,), status="diverged", note="at step 3"), "Diverged; no picture came out: at step 3."),
+        (Shot((None,), status="diverged", note="at step 3"), "Diverged; nothing came out: at step 3."),
         (
             Shot((None,), status="refused", note="needs the weights; grant them"),
             "Refused: needs the weights; grant them.",

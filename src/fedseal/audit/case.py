@@ -27,18 +27,21 @@ class Case:
         model: the model that the client receives; not changed.
         batch: the private examples `(N, ...)`, as the model is fed them; an audit attacks consecutive parts of it.
         training: the client's local training.
-        modality: what an input is; None for pictures `(N, 1 or 3, H, W)` with values in [0, 1].
+        modality: what an input is, such as `fs.Text` or `fs.Tabular`; None for pictures `(N, 1 or 3, H, W)` with values
+            in [0, 1].
         name: as records and reports give it; None for the name of the model's class.
-        gallery: other pictures `(G, C, H, W)` in [0, 1] to identify the truth among; None for the zoo's own.
+        gallery: of pictures, others `(G, C, H, W)` in [0, 1] to identify the truth among; None for the zoo's own. Blind
+            guesses of sentences come from the zoo's, those of rows from the case's other rows.
         cohort: of how many clients an adversary that gets no single updates sees the mean. The other clients hold the
             examples that follow the attacked ones; after the last one comes the first again.
 
     Raises:
-        BadConfig: no modality and inputs that are no plain pictures, or a modality or gallery of another shape.
+        BadConfig: no modality and inputs that are no plain pictures, a modality or gallery of another shape, or a
+            gallery of what is no picture.
 
     >>> import fedseal as fs
     >>> batch = fs.Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
-    >>> Case(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), batch, fs.LocalTraining.fedsgd()).pictures_as
+    >>> Case(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), batch, fs.LocalTraining.fedsgd()).inputs_as
     Image(shape=(3, 8, 8), mean=None, std=None)
     """
 
@@ -52,11 +55,13 @@ class Case:
 
     def __post_init__(self) -> None:
         shape = tuple(self.batch.inputs.shape[1:])
-        if self.pictures_as.shape != shape:
+        if tuple(self.inputs_as.shape) != shape:
             raise BadConfig(
-                f"the case's inputs have shape {shape} each, its modality {self.pictures_as.shape}",
+                f"the case's inputs have shape {shape} each, its modality {self.inputs_as.shape}",
                 "give both the same shape",
             )
+        if self.gallery is not None and self.inputs_as.describe().get("kind") in ("text", "tabular"):
+            raise BadConfig("the case has a gallery, and its inputs are no pictures", "leave the gallery out")
         if self.gallery is not None and tuple(self.gallery.shape[1:]) != shape:
             raise BadConfig(
                 f"the gallery has shape {tuple(self.gallery.shape)}, the inputs {shape} each",
@@ -66,7 +71,7 @@ class Case:
             raise BadConfig(f"a cohort of {self.cohort}", "an aggregate needs 2 or more clients")
 
     @cached_property
-    def pictures_as(self) -> Modality:
+    def inputs_as(self) -> Modality:
         """The modality given, or the one that plain pictures have."""
         return self.modality or _plain(self.batch.inputs)
 
@@ -121,7 +126,7 @@ class Case:
         observation = threat.observe(
             self.model,
             updates[0] if len(updates) == 1 else aggregate(updates),
-            modality=self.pictures_as,
+            modality=self.inputs_as,
             labels=truth.labels,
             defense=defense,
         )
@@ -170,7 +175,8 @@ def _plain(inputs: Tensor) -> Image:
     if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
         raise BadConfig(
             f"inputs of shape {tuple(inputs.shape)} are no pictures (N, 1 or 3, H, W)",
-            "pass the case's modality: fs.Image(shape=..., mean=..., std=...) for pictures",
+            "pass the case's modality: fs.Image(shape=..., mean=..., std=...) for pictures, fs.Text(...) for token "
+            "ids, fs.Tabular(...) for rows",
         )
     low, high = inputs.min().item(), inputs.max().item()
     if not 0 <= low <= high <= 1:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fedseal import zoo
 from fedseal.audit.case import Case, stream
+from fedseal.audit.content import content, kind
 from fedseal.audit.frames import Frames, decoded
 from fedseal.audit.record import Cell, CellKey
 from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.metric import Grader, Scores
+from fedseal.modality import Text
 from fedseal.threat import ThreatModel
-from fedseal.types import Attack, Batch, Defense, Observation, Progress, Reconstruction
+from fedseal.types import Attack, Batch, Defense, Modality, Observation, Progress, Reconstruction
 
-GALLERY = 200
+GALLERY = 200  # unrelated pictures or sentences
+ROWS = 2000  # unrelated rows
 SAME = 0.5 / 255  # largest difference of two pictures that are the same once stored in 8 bits
 NOTHING = -1  # the label of a true example that no reconstruction was matched to
 
@@ -38,9 +42,9 @@ class Worker:
     _graders: dict[tuple[int, int], Grader] = field(default_factory=dict, repr=False)
 
     def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
-        """The finished cell and its pictures, as the record stores them."""
+        """The finished cell and its pictures if it has any, as the record stores them."""
         truth = self.case.part(key.first, key.batch_size)
-        frames = Frames(self.case.pictures_as)
+        frames = Frames(self.case.inputs_as)
         started = time.perf_counter()
 
         def watch(progress: Progress) -> None:
@@ -72,12 +76,12 @@ class Worker:
     def _finished(
         self, key: CellKey, truth: Batch, found: Reconstruction, frames: Frames
     ) -> tuple[Cell, dict[str, Tensor]]:
-        modality = self.case.pictures_as
+        modality = self.case.inputs_as
         grader = self._grader(key.first, truth)
         scores = None if found.inputs is None else grader.score(found)
         order = _order(scores)
-        images = {"truth": decoded(modality, truth.inputs)}
-        if found.inputs is not None:
+        images = self._pictured(truth)
+        if found.inputs is not None and images:
             images["reconstruction"] = _arranged(decoded(modality, found.inputs), order)
         if frames.pictures is not None:
             images["frames"] = _arranged(frames.pictures.transpose(0, 1), order).transpose(0, 1)
@@ -98,6 +102,7 @@ class Worker:
             scores=scores,
             label_score=grader.score_labels(found),
             frame_steps=tuple(frames.steps),
+            content=content(modality, truth, found, order, grader.judge),
         )
         return cell, images
 
@@ -118,8 +123,14 @@ class Worker:
             labels=None,
             scores=None,
             frame_steps=(),
+            content=content(self.case.inputs_as, truth, None, None),
         )
-        return cell, {"truth": decoded(self.case.pictures_as, truth.inputs)}
+        return cell, self._pictured(truth)
+
+    def _pictured(self, truth: Batch) -> dict[str, Tensor]:
+        """The true examples, where they are shown as pictures; others lie in the cell itself."""
+        modality = self.case.inputs_as
+        return {} if kind(modality) in ("text", "tabular") else {"truth": decoded(modality, truth.inputs)}
 
     def _grader(self, first: int, truth: Batch) -> Grader:
         """What grades every attack on this truth, made once: blind guesses take longer to score than attacks do."""
@@ -127,32 +138,54 @@ class Worker:
         if place not in self._graders:
             self._graders[place] = Grader(
                 truth.to("cpu"),
-                modality=self.case.pictures_as,
-                gallery=self._gallery(truth),
+                modality=self.case.inputs_as,
+                gallery=self._gallery(first, truth),
                 classes=self.case.num_classes,
             )
         return self._graders[place]
 
-    def _gallery(self, truth: Batch) -> Tensor | None:
-        """Other pictures than the truth: the case's own, or the zoo's; None for what is no picture."""
-        pixels = decoded(self.case.pictures_as, truth.inputs)
-        own = self.case.gallery
-        if own is not None:
-            far = torch.stack([(own.cpu() - picture).abs().flatten(1).amax(1) > SAME for picture in pixels]).all(0)
-            return own.cpu()[far] if bool(far.any()) else None
-        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-            return None
-        _, channels, height, width = pixels.shape
-        return zoo.gallery((channels, height, width), exclude=pixels, count=GALLERY)
+    def _gallery(self, first: int, truth: Batch) -> Tensor | None:
+        inputs = self.case.batch.inputs.cpu()
+        others = torch.cat([inputs[:first], inputs[first + len(truth) :]])
+        return unrelated(self.case.inputs_as, truth, own=self.case.gallery, others=others, count=GALLERY)
+
+
+def unrelated(
+    modality: Modality, truth: Batch, *, own: Tensor | None = None, others: Tensor | None = None, count: int
+) -> Tensor | None:
+    """Other inputs than the truth, for blind guesses and identification; None where there are none.
+
+    Args:
+        own: the user's pictures `(G, C, H, W)`; None for the zoo's.
+        others: rows `(G, width)` of the same table. Of sentences the zoo's are taken.
+        count: of the zoo's pictures or sentences.
+    """
+    if kind(modality) == "text":
+        return _sentences(cast("Text", modality), truth, count)
+    if kind(modality) == "tabular":
+        return others[:ROWS].cpu() if others is not None and len(others) else None
+    pixels = decoded(modality, truth.inputs)
+    if own is not None:
+        far = torch.stack([(own.cpu() - picture).abs().flatten(1).amax(1) > SAME for picture in pixels]).all(0)
+        return own.cpu()[far] if bool(far.any()) else None
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        return None
+    _, channels, height, width = pixels.shape
+    return zoo.gallery((channels, height, width), exclude=pixels, count=count)
+
+
+def _sentences(text: Text, truth: Batch, count: int) -> Tensor:
+    """The zoo's sentences as token ids, without those of the truth."""
+    ids = text.encode(zoo.sentences(count), truncate=True)
+    same = (ids[:, None] == truth.inputs.cpu()[None]).all(2).any(1)
+    return ids[~same]
 
 
 def _on_cpu(found: Reconstruction) -> Reconstruction:
-    return Reconstruction(
-        inputs=None if found.inputs is None else found.inputs.detach().cpu(),
-        labels=None if found.labels is None else found.labels.detach().cpu(),
-        outcome=found.outcome,
-        explanation=found.explanation,
+    inputs, labels, surely = (
+        None if tensor is None else tensor.detach().cpu() for tensor in (found.inputs, found.labels, found.confidence)
     )
+    return replace(found, inputs=inputs, labels=labels, confidence=surely)
 
 
 def _order(scores: Scores | None) -> list[int | None] | None:
@@ -172,4 +205,5 @@ def _arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0
 
 
 def _indices(labels: Tensor) -> tuple[int, ...] | None:
+    """Class indices of the examples; None for soft labels, and for those of positions."""
     return tuple(int(label) for label in labels.tolist()) if labels.ndim == 1 else None

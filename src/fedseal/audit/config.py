@@ -16,6 +16,10 @@
     device: cpu
     out: runs/first
 
+Sentences take the place of `data` and `size` by `text: notes.txt` (one on each line, or a list of them here) with a
+language model such as `model: minilm`; rows by `table: people.csv` with `label: COLUMN`, the column of the class, and
+`missing: drop` where values are missing.
+
 Instead of `model` and `data`, `case: package.module:case` names a function that returns a `Case`. Paths are relative
 to the current folder, as on the command line.
 """
@@ -39,11 +43,16 @@ from fedseal.audit.factory import build_object
 from fedseal.audit.folder_data import picture_batch
 from fedseal.audit.record import Record
 from fedseal.audit.run import CellProgress, run
+from fedseal.audit.table_data import table_model
+from fedseal.audit.text_data import language_model, read_sentences, sentence_batch
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 from fedseal.modality import Image
+from fedseal.modality.table import Missing, read_table
 from fedseal.types import Batch, LocalTraining, Mode, Optimizer
 
 ZOO = "zoo:"
+LENET = f"{ZOO}lenet"
+_OF_A_CASE = {"model", "data", "text", "table", "label", "missing", "size", "training", "normalization"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +131,12 @@ class AuditFile(_Strict, Arguments, frozen=True):
     """The keys of the YAML file."""
 
     case: str | None = None
-    model: str | Model = f"{ZOO}lenet"
+    model: str | Model | None = None
     data: str = "photos"
+    text: str | tuple[str, ...] | None = None
+    table: str | None = None
+    label: str | int | None = None
+    missing: Missing = "refuse"
     size: int | tuple[int, int, int] | None = None
     training: Training = Training()
     normalization: Normalization | None = None
@@ -141,11 +154,16 @@ class AuditFile(_Strict, Arguments, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Setup(Arguments):
-    """A case and the arguments to audit it with; change some with `dataclasses.replace`."""
+    """A case and the arguments to audit it with; change some with `dataclasses.replace`.
+
+    Args:
+        notes: what was changed or assumed of the data.
+    """
 
     case: Case
     out: str
     given: dict[str, object] | None = None
+    notes: tuple[str, ...] = ()
 
     def run(self, *, resume: bool = True, on_progress: Callable[[CellProgress], None] | None = None) -> Record:
         """The audit; see `audit.run`."""
@@ -172,8 +190,10 @@ def load_config(path: str | Path) -> Setup:
         file = AuditFile.model_validate(content)
     except ValidationError as error:
         raise _explained(path, error) from None
+    case, notes = _case(file)
     return Setup(
-        case=_own_case(file) if file.case is not None else _case(file),
+        case=case,
+        notes=notes,
         out=file.out or f"runs/{Path(path).stem}",
         **_arguments(file),
         given={"config": str(path), **file.model_dump(mode="json", exclude_unset=True)},
@@ -213,23 +233,65 @@ def _explained(path: str | Path, error: ValidationError) -> BadConfig:
 
 def _own_case(file: AuditFile) -> Case:
     assert file.case is not None
-    if clash := sorted(file.model_fields_set & {"model", "data", "size", "training", "normalization"}):
+    if clash := sorted(file.model_fields_set & _OF_A_CASE):
         raise BadConfig(
             f"'case' and '{clash[0]}' are both given", f"a case brings its own {clash[0]}: remove one of them"
         )
     return build_object(file.case, Case)
 
 
-def _case(file: AuditFile) -> Case:
+def _case(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
+    """The case, and what was changed or assumed of its data."""
+    if file.case is not None:
+        return _own_case(file), ()
+    given = file.model_fields_set
+    if file.text is not None or file.table is not None:
+        what = "text" if file.text is not None else "table"
+        strange = {"data", "size", "normalization", *(("table", "missing") if what == "text" else ())}
+        if clash := sorted(strange & given):
+            raise BadConfig(f"'{what}' and '{clash[0]}' are both given", "remove one of them")
+        return _written(file) if what == "text" else _tabular(file)
+    if clash := sorted({"label", "missing"} & given):
+        raise BadConfig(f"'{clash[0]}' is given without a text or a table", "remove it, or name one")
+    return _pictures(file), ()
+
+
+def _written(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
+    name = file.model.name if isinstance(file.model, Model) else file.model or "minilm"
+    if isinstance(file.model, Model) and file.model.options:
+        raise BadConfig("the options of a language model cannot be set here", "name package.module:function instead")
+    if isinstance(file.label, str):
+        raise BadConfig(f"'label' is '{file.label}', and the class of a sentence is a number", "give a whole number")
+    model, text = language_model(name)
+    lines = read_sentences(file.text) if isinstance(file.text, str) else list(file.text or ())
+    batch, notes = sentence_batch(model, text, lines, label=file.label)
+    where = Path(file.text).name if isinstance(file.text, str) else "sentences"
+    training = file.training.resolved()
+    return Case(model, batch, training, modality=text, name=f"{name.removeprefix(ZOO)} on {where}"), notes
+
+
+def _tabular(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
+    assert file.table is not None
+    if file.label is None:
+        raise BadConfig("'table' is given without the column of the class", "add label: COLUMN")
+    table = read_table(file.table, label=str(file.label), missing=file.missing)
+    asked = file.model if isinstance(file.model, Model) else Model(name=file.model or f"{ZOO}mlp")
+    model = table_model(asked.name, table, asked.options)
+    name = f"{asked.name.removeprefix(ZOO)} on {Path(file.table).name}"
+    case = Case(model, table.batch, file.training.resolved(), modality=table.modality, name=name)
+    return case, tuple(str(table).splitlines())
+
+
+def _pictures(file: AuditFile) -> Case:
     pixels, shape = _data(file)
     image = Image(shape, *_normalization(file, shape[0]))
     batch = Batch(image.encode(pixels.inputs), pixels.labels)
-    model = _model(file.model if isinstance(file.model, Model) else Model(name=file.model), batch)
+    model = _model(file.model if isinstance(file.model, Model) else Model(name=file.model or LENET), batch)
     return Case(model, batch, file.training.resolved(), modality=image, name=f"{_name(file)} on {file.data}")
 
 
 def _name(file: AuditFile) -> str:
-    return (file.model.name if isinstance(file.model, Model) else file.model).removeprefix(ZOO)
+    return (file.model.name if isinstance(file.model, Model) else file.model or LENET).removeprefix(ZOO)
 
 
 def _model(model: Model, batch: Batch) -> nn.Module:

@@ -11,7 +11,7 @@ LIMIT = 24
 
 
 class Frames:
-    """At most `LIMIT` evenly spaced candidates of one attack, as decoded pictures.
+    """At most `LIMIT` evenly spaced candidates of one attack, as decoded pictures; none of sentences and rows.
 
     Whenever there are more, every second one goes and from then on half as many are taken.
     """
@@ -19,13 +19,14 @@ class Frames:
     def __init__(self, modality: Modality) -> None:
         self.steps: list[int] = []
         self._modality = modality
+        self._none = modality.describe().get("kind") in ("text", "tabular")
         self._pictures: list[Tensor] = []
         self._seen = 0
         self._stride = 1
 
     def add(self, progress: Progress) -> None:
         """Take a candidate, if it is its turn."""
-        if progress.inputs is None:
+        if progress.inputs is None or self._none:
             return
         if self._pictures and self._pictures[0].shape != progress.inputs.shape:  # another route guesses another number
             self.steps, self._pictures, self._seen, self._stride = [], [], 0, 1

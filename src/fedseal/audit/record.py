@@ -1,9 +1,10 @@
 """The record: what an audit was asked, what it resolved that to, on which machine, and what every cell gave.
 
 A run folder holds `record.json` (the header, written first), and for every finished cell `cells/ID.json` with its
-numbers and `cells/ID.safetensors` with its pictures: `truth` and `reconstruction`, decoded `(N, C, H, W)` in [0, 1],
-and `frames` `(F, N, C, H, W)` in 0..255, the iterations. A cell exists once its JSON does, which is moved there last.
-A reconstruction, its labels and its frames stand in the order of the true examples they were matched to.
+numbers, its sentences or its rows. Pictures lie beside it in `cells/ID.safetensors`: `truth` and `reconstruction`,
+decoded `(N, C, H, W)` in [0, 1], and `frames` `(F, N, C, H, W)` in 0..255, the iterations. A cell exists once its JSON
+does, which is moved there last. A reconstruction, its labels and its frames stand in the order of the true examples
+that they were matched to.
 Numbers that are not finite stand in the JSON as "Infinity" and "NaN".
 """
 
@@ -11,15 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedseal.metric.scores import LabelScore, Scores
 from fedseal.types import RouteNote
 
-VERSION: Final = 2
-READABLE = (1, 2)  # 1 is 2 without what is said of labels in whatever order
+VERSION: Final = 3
+# 1 is 2 without what is said of labels in whatever order; 2 is 3 with pictures only, whose three scores had fields
+READABLE = (1, 2, 3)
 
 
 class _Frozen(BaseModel):
@@ -42,6 +44,52 @@ class CellKey(_Frozen):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
+class Sentence(_Frozen):
+    """A sentence, true or reconstructed.
+
+    Args:
+        tokens: by position, padding at the end left out; an empty string where an attack found none.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    confidence: tuple[float, ...] | None = Field(default=None, description="the attack's own, 0 to 1, of each token")
+
+
+class Texts(_Frozen):
+    """The sentences of a cell, in the order of the true ones."""
+
+    kind: Literal["text"] = "text"
+    special: tuple[str, ...] = Field(description="the tokens among them that stand for no text, such as '[CLS]'")
+    truth: tuple[Sentence, ...]
+    found: tuple[Sentence | None, ...] | None = Field(
+        description="None for an example that nothing was matched to, and as a whole if the attack gave no inputs"
+    )
+
+
+class Row(_Frozen):
+    """A row of a table, true or reconstructed, by the columns' names."""
+
+    values: dict[str, str | int | float | bool | None]
+    right: dict[str, bool] | None = Field(
+        default=None, description="of a reconstruction: whether the cell agrees with the true one, within its tolerance"
+    )
+    confidence: dict[str, float] | None = Field(default=None, description="the attack's own, 0 to 1, of each cell")
+
+
+class Rows(_Frozen):
+    """The rows of a cell, in the order of the true ones."""
+
+    kind: Literal["table"] = "table"
+    truth: tuple[Row, ...]
+    found: tuple[Row | None, ...] | None = Field(
+        description="None for an example that nothing was matched to, and as a whole if the attack gave no inputs"
+    )
+
+
+Content = Annotated[Texts | Rows, Field(discriminator="kind")]
+
+
 class Cell(_Frozen):
     """One attack on one update: how it ended and what it scored."""
 
@@ -56,7 +104,7 @@ class Cell(_Frozen):
     note: str
     explanation: tuple[RouteNote, ...]
     knows: tuple[str, ...] = Field(description="the facts that the threat model granted")
-    true_labels: tuple[int, ...] | None = Field(description="class indices; None for soft labels")
+    true_labels: tuple[int, ...] | None = Field(description="class indices; None for soft labels, and for positions'")
     labels: tuple[int, ...] | None = Field(
         description="what the attack says the labels are, in the order of the true examples where inputs were matched"
     )
@@ -66,6 +114,30 @@ class Cell(_Frozen):
         description="true labels that the attack named, in whatever order; None if it gave none, or in version 1",
     )
     frame_steps: tuple[int, ...] = Field(description="the optimization step of every stored frame")
+    content: Content | None = Field(
+        default=None, description="sentences or rows; None for pictures, which have a file of their own"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_versions_before(cls, content: Any) -> Any:
+        """Cells of versions 1 and 2, whose samples had a field for each of the three scores of a picture."""
+        scores = content.get("scores") if isinstance(content, dict) else None
+        samples = scores.get("samples") if isinstance(scores, dict) else None
+        if not isinstance(samples, list | tuple) or not all(isinstance(sample, dict) for sample in samples):
+            return content
+        newer = [_with_named_scores(sample) for sample in samples]
+        return {**content, "scores": {**scores, "samples": newer}}  # type: ignore[dict-item]
+
+
+def _with_named_scores(sample: dict[str, Any]) -> dict[str, Any]:
+    old = [sample[name] for name in _PICTURE_SCORES if name in sample]
+    if "scores" in sample or len(old) < len(_PICTURE_SCORES):
+        return sample
+    return {**{k: v for k, v in sample.items() if k not in _PICTURE_SCORES}, "scores": old}
+
+
+_PICTURE_SCORES = ("psnr", "ssim", "mse")
 
 
 class Environment(_Frozen):
@@ -103,7 +175,7 @@ class Config(_Frozen):
 class Header(_Frozen):
     """The content of `record.json`."""
 
-    version: Literal[1, 2] = VERSION
+    version: Literal[1, 2, 3] = VERSION
     created: str = Field(description="UTC, ISO 8601")
     given: dict[str, object] = Field(description="the arguments as given")
     config: Config = Field(description="the arguments as resolved")
@@ -116,7 +188,7 @@ class Record(_Frozen):
 
     header: Header
     cells: tuple[Cell, ...]
-    folder: str = Field(description="where the pictures are: FOLDER/cells/ID.safetensors")
+    folder: str = Field(description="where pictures are: FOLDER/cells/ID.safetensors")
 
     @property
     def complete(self) -> bool:

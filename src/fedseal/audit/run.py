@@ -134,12 +134,11 @@ def _plan(
     by_threat = _named("threat model", [(threat.name, threat) for threat in adversaries])
     by_seed = _named("seed", [(str(seed), seed) for seed in seeds])
     samples = _samples(case, samples, batch_size)
-    modality = case.pictures_as
     config = Config(
         case=case.title,
         model=f"{type(case.model).__name__} ({sum(p.numel() for p in case.model.parameters()):,} parameters)",
         training=case.training.describe(),
-        modality=modality.describe(),
+        modality=case.inputs_as.describe(),
         attacks=tuple(by_attack),
         defenses=tuple(by_defense),
         threats=tuple(by_threat),

@@ -105,14 +105,15 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def write_cell(folder: Path, cell: Cell, images: Mapping[str, Tensor]) -> None:
-    """Add a finished cell: its pictures first, then its numbers, which make it count.
+    """Add a finished cell: its pictures first, if it has any, then its numbers, which make it count.
 
     Raises:
         StorageFailure: a file cannot be written; the cells before it are whole.
     """
     cells = folder / "cells"
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in images.items()}
-    write_whole(cells / f"{cell.key.id}.safetensors", safetensors.torch.save(plain))
+    if images:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in images.items()}
+        write_whole(cells / f"{cell.key.id}.safetensors", safetensors.torch.save(plain))
     write_whole(cells / f"{cell.key.id}.json", cell.model_dump_json(indent=2).encode())
 
 
@@ -193,7 +194,7 @@ def _parsed(path: Path, model: type[Model]) -> Model:
     if model is Header and isinstance(content, dict) and content.get("version") not in READABLE:
         raise BadConfig(
             f"'{path}' is of version {content.get('version')!r} of the record, and this fedseal reads "
-            f"{' and '.join(map(str, READABLE))}",
+            f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}",
             "read it with the fedseal that wrote it, or run the audit anew with another --out",
         )
     try:

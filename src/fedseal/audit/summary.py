@@ -59,9 +59,10 @@ class Group:
         cells: finished cells, those that the attack refused included.
         certified: cells whose residual certifies the result.
         samples: attacked examples in cells that the attack did not refuse.
-        psnr_mean, psnr_median, psnr_worst: in dB over the examples that were measured; the worst for the client is the
-            highest. None if none was measured.
-        baselines: for every blind guess its mean PSNR in dB over the same examples.
+        headline: the score that counts for this kind of input, such as "psnr"; None if none was measured.
+        mean, median, worst: of that score over the examples that were measured; the worst for the client is the
+            highest.
+        baselines: for every blind guess its mean score over the same examples.
         identification: examples picked out of the gallery; an attack that gave nothing picked out nothing.
         labels: examples with the right label, of those for which the attack named one.
         label_multiset: true labels that the attack named, in whatever order, of the examples in cells where it named
@@ -77,14 +78,30 @@ class Group:
     certified: int
     samples: int
     measured: int
-    psnr_mean: float | None
-    psnr_median: float | None
-    psnr_worst: float | None
+    headline: str | None
+    mean: float | None
+    median: float | None
+    worst: float | None
     baselines: tuple[tuple[str, float], ...]
     identification: Rate
     labels: Rate
     label_multiset: Rate
     seconds: float | None
+
+    @property
+    def psnr_mean(self) -> float | None:
+        """The mean in dB; None for what is no picture."""
+        return self.mean if self.headline == "psnr" else None
+
+    @property
+    def psnr_median(self) -> float | None:
+        """The median in dB; None for what is no picture."""
+        return self.median if self.headline == "psnr" else None
+
+    @property
+    def psnr_worst(self) -> float | None:
+        """The highest in dB; None for what is no picture."""
+        return self.worst if self.headline == "psnr" else None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -103,7 +120,7 @@ def summarize(record: Record) -> tuple[Group, ...]:
 def _group(attack: str, threat: str, defense: str, cells: list[Cell]) -> Group:
     ran = [cell for cell in cells if cell.status != "refused"]
     scored = [sample for cell in ran if cell.scores is not None for sample in cell.scores.samples]
-    psnr = [value for sample in scored if (value := sample.psnr.value) is not None and not math.isnan(value)]
+    values = [value for sample in scored if (value := sample.headline.value) is not None and not math.isnan(value)]
     return Group(
         attack=attack,
         threat=threat,
@@ -112,10 +129,11 @@ def _group(attack: str, threat: str, defense: str, cells: list[Cell]) -> Group:
         refused=len(cells) - len(ran),
         certified=sum(cell.status in ("exact", "converged") for cell in ran),
         samples=sum(cell.key.batch_size for cell in ran),
-        measured=len(psnr),
-        psnr_mean=fmean(psnr) if psnr else None,
-        psnr_median=median(psnr) if psnr else None,
-        psnr_worst=max(psnr, default=None),
+        measured=len(values),
+        headline=scored[0].headline.name if values else None,
+        mean=fmean(values) if values else None,
+        median=median(values) if values else None,
+        worst=max(values, default=None),
         baselines=_baselines(scored),
         identification=_identification(ran, scored),
         labels=_labels(scored),
@@ -126,7 +144,7 @@ def _group(attack: str, threat: str, defense: str, cells: list[Cell]) -> Group:
 
 def _baselines(scored: Iterable[SampleScores]) -> tuple[tuple[str, float], ...]:
     values: dict[str, list[float]] = {}
-    for baseline in (baseline for sample in scored for baseline in sample.psnr.baselines):
+    for baseline in (baseline for sample in scored for baseline in sample.headline.baselines):
         if baseline.value is not None:
             values.setdefault(baseline.name, []).append(baseline.value)
     return tuple((name, fmean(known)) for name, known in values.items())
@@ -162,7 +180,7 @@ class Change:
     """One measure of one group in two records.
 
     Args:
-        measure: "identification", "psnr_median" or "labels".
+        measure: "identification", "labels", or the median of a score, such as "psnr_median" and "rouge1_median".
         verdict: seen from the client: "worse" if more leaks than before; "appeared" and "gone" for groups and measures
             that only one record has.
         certain: for rates, whether their 95 % intervals are apart; None for what has none.
@@ -179,7 +197,8 @@ class Change:
     certain: bool | None
 
 
-DECIBELS = 0.1  # changes of PSNR below this are the arithmetic's, not the attack's
+# Changes below this are the arithmetic's, not the attack's: decibels of PSNR; shares change by whole words or cells.
+TOLERANCE = {"psnr": 0.1}
 
 
 def compare(old: Record, new: Record) -> tuple[Change, ...]:
@@ -197,14 +216,19 @@ def compare(old: Record, new: Record) -> tuple[Change, ...]:
 
 
 def _changes(key: tuple[str, str, str], old: Group | None, new: Group | None) -> list[Change]:
-    was = None if old is None else old.psnr_median
-    now = None if new is None else new.psnr_median
+    names = dict.fromkeys(g.headline for g in (old, new) if g is not None and g.headline is not None)
     changes = [
         _rate_change(key, "identification", *(None if g is None else g.identification for g in (old, new))),
-        Change(*key, "psnr_median", "dB", was, now, _verdict(was, now, DECIBELS), None),
+        *(_median_change(key, name, old, new) for name in names),
         _rate_change(key, "labels", *(None if g is None else g.labels for g in (old, new))),
     ]
     return [change for change in changes if change.old is not None or change.new is not None]
+
+
+def _median_change(key: tuple[str, str, str], name: str, old: Group | None, new: Group | None) -> Change:
+    was, now = (g.median if g is not None and g.headline == name else None for g in (old, new))
+    unit = "dB" if name == "psnr" else ""
+    return Change(*key, f"{name}_median", unit, was, now, _verdict(was, now, TOLERANCE.get(name, 0.0)), None)
 
 
 def _rate_change(key: tuple[str, str, str], measure: str, old: Rate | None, new: Rate | None) -> Change:

@@ -23,19 +23,36 @@ def attack(
     image: Annotated[
         Path | None, typer.Option(help="The client's data: your own picture, of any size.", show_default=False)
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="The client's data: a sentence; give it again for more in one batch.", show_default=False),
+    ] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(help="The client's data: a file with a sentence on each line.", show_default=False)
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="The client's data: rows of a CSV or parquet file; --label COLUMN.", show_default=False),
+    ] = None,
     index: Annotated[
-        int | None, typer.Option(min=0, help="The client's data: a bundled picture.", show_default="0")
+        int | None,
+        typer.Option(min=0, help="Which: a bundled picture, or a line of the file or table.", show_default="0"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Pictures in the client's batch, from --index on.", show_default="1")
+        int | None, typer.Option(min=1, help="Examples in the client's batch, from --index on.", show_default="1")
     ] = None,
     update: Annotated[
         Path | None, typer.Option(help="An update that was captured, as safetensors.", show_default=False)
     ] = None,
     data: Annotated[str, typer.Option(help="Bundled pictures: photos or fashion_mnist.")] = "photos",
     model: Annotated[
-        str, typer.Option(help="zoo:NAME, zoo:NAME:option=value, or package.module:function that returns an nn.Module.")
-    ] = "zoo:lenet",
+        str | None,
+        typer.Option(
+            help="zoo:NAME, zoo:NAME:option=value, or package.module:function that returns an nn.Module; for text a "
+            "name such as minilm.",
+            show_default="zoo:lenet; minilm for text, zoo:mlp for a table",
+        ),
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(min=1, help="Pixels a side.", show_default="32, or 28 for fashion_mnist"),
@@ -50,8 +67,15 @@ def attack(
         str | None, typer.Option(help="The model's normalization, one number a channel.", show_default=False)
     ] = None,
     label: Annotated[
-        int | None, typer.Option(min=0, help="The class of the picture, or of all in the batch.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The class of the example, or of all in the batch; of a table the column that holds it.",
+            show_default=False,
+        ),
     ] = None,
+    missing: Annotated[
+        Literal["refuse", "drop", "fill"], typer.Option(help="What to do about missing values of a table.")
+    ] = "refuse",
     examples: Annotated[
         int | None, typer.Option(min=1, help="Examples behind a captured update, where known.", show_default=False)
     ] = None,
@@ -83,23 +107,29 @@ def attack(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
 ) -> None:
-    """Attack one update and show what it gives away: original, reconstruction, strip and GIF of the iterations.
+    """Attack one update and show what it gives away: original beside reconstruction, of pictures the iterations too.
 
     Example:  fedseal attack --recipe dlg --image cat.jpg --out runs/cat
+
+    Example:  fedseal attack --text "See you at noon." --model minilm
     """
     chosen = build(recipe, steps=steps, restarts=restarts)
     request = sources.Request(
         image=image,
+        text=tuple(text or ()),
+        text_file=text_file,
+        table=table,
         index=index,
         batch=batch,
         update=update,
-        model=model,
+        model=model or _usual_model(written=bool(text) or text_file is not None, table=table is not None),
         data=data,
         size=size,
         shape=None if shape is None else options.whole_numbers(shape, "--shape"),
         mean=None if mean is None else options.numbers(mean, "--mean"),
         std=None if std is None else options.numbers(std, "--std"),
-        label=label,
+        label=label if label is None or table is not None else options.whole_number(label, "--label"),
+        missing=missing,
         examples=examples,
         training=training,
         mode=mode,
@@ -115,12 +145,16 @@ def attack(
             terminal.note(line)
     with options.threads(threads, target.observation.model):
         found, frames = _run(chosen, target, seed, quiet=quiet)
-    result = outcome.Result(recipe, request, target, found, outcome.grade(found, target))
+    result = outcome.grade(recipe, request, target, found)
     outcome.write(folder, result, frames)
     if as_json:
         terminal.machine(result.plain())
     else:
         outcome.tell(result, folder, explain=explain)
+
+
+def _usual_model(*, written: bool, table: bool) -> str:
+    return "minilm" if written else "zoo:mlp" if table else "zoo:lenet"
 
 
 def build(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:

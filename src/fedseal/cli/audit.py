@@ -47,7 +47,9 @@ def audit(
     fail_above: Annotated[
         list[str] | None,
         typer.Option(
-            help="Exit with code 1 above it: identification=SHARE, psnr=DECIBELS or labels=SHARE.", show_default=False
+            help="Exit with code 1 above it: identification=SHARE, labels=SHARE, psnr=DECIBELS, rouge1=SHARE of "
+            "a sentence or columns=SHARE of a row.",
+            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")] = False,
@@ -72,6 +74,8 @@ def audit(
     }
     setup = _with(_setup(target), {name: value for name, value in given.items() if value is not None})
     folder = options.folder(Path(setup.out))
+    for line in () if quiet else setup.notes:
+        terminal.note(line)
     if not resume:
         _delete_run(folder)
     elif not quiet:

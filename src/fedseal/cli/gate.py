@@ -11,13 +11,19 @@ from fedseal.errors import BadConfig, UnknownName
 MEASURES: dict[str, Callable[[Group], float | None]] = {
     "identification": lambda group: group.identification.value,
     "psnr": lambda group: group.psnr_worst,
+    "rouge1": lambda group: group.worst if group.headline == "rouge1" else None,
+    "columns": lambda group: group.worst if group.headline == "columns" else None,
     "labels": lambda group: group.labels.value,
 }
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The largest value of a measure that passes: a share, or for "psnr" decibels of the best recovered picture."""
+    """The largest value of a measure that passes: a share, or of the best recovered example its score.
+
+    These scores are "psnr" of pictures in decibels, "rouge1" of sentences, and "columns" of rows, the share that is
+    right.
+    """
 
     measure: str
     limit: float

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fedseal.audit import Cell, CellKey, CellProgress
 from fedseal.cli import terminal
 from fedseal.report import words
+from fedseal.report.kind import MEASURES, kind_of_cell
 from fedseal.types import Progress as Step
 from fedseal.types import ProgressCallback
 
@@ -89,8 +90,12 @@ def _finished(event: CellProgress) -> None:
 
 
 def _line(event: CellProgress, cell: Cell) -> str:
-    psnr = words.decibel(cell.scores.psnr if cell.scores else None)
-    return f"[{event.done}/{event.total}] {_title(cell.key)}: {cell.status}, {psnr}, {words.seconds(cell.seconds)}"
+    name = kind_of_cell(cell).headline
+    score = MEASURES[name].written(cell.scores.mean(name) if cell.scores else None)
+    named = "" if name == "psnr" else f"{MEASURES[name].phrase} "
+    return (
+        f"[{event.done}/{event.total}] {_title(cell.key)}: {cell.status}, {named}{score}, {words.seconds(cell.seconds)}"
+    )
 
 
 def _title(key: CellKey) -> str:

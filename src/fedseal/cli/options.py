@@ -81,6 +81,20 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def whole_number(text: str, option: str) -> int:
+    """A whole number that is not negative.
+
+    >>> whole_number("7", "--label")
+    7
+
+    Raises:
+        BadConfig: it is none.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise BadConfig(f"{option} is '{text}'", "give a whole number that is not negative")
+    return int(text)
+
+
 def folder(path: Path) -> Path:
     """A folder that can be written to, made where missing.
 

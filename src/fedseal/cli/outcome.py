@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fedseal import metric, zoo
+from fedseal import metric
+from fedseal.audit.cell import unrelated
+from fedseal.audit.content import content, kind
 from fedseal.audit.frames import Frames, decoded
+from fedseal.audit.record import Content
 from fedseal.cli import terminal
 from fedseal.cli.sources import Aim, Request
 from fedseal.errors import StorageFailure
 from fedseal.metric.scores import SampleScores, Scores
 from fedseal.modality import picture
 from fedseal.report import words
-from fedseal.types import Reconstruction
+from fedseal.report.kind import KINDS, MEASURES
+from fedseal.report.said import laid_out
+from fedseal.report.terminal import beside, indented
+from fedseal.types import Batch, Reconstruction
 
 GALLERY = 200
 SHOWN = 10  # iterations on the strip
@@ -44,6 +50,12 @@ class Result:
     target: Aim
     found: Reconstruction
     scores: Scores | None
+    content: Content | None = None
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the examples are shown as pictures."""
+        return kind(self.target.modality) not in ("text", "tabular")
 
     def plain(self) -> dict[str, object]:
         """Everything but the pictures as plain values, the content of `result.json`."""
@@ -58,7 +70,8 @@ class Result:
             "note": end.note,
             "labels": None if labels is None else labels.tolist(),
             "true_labels": None if truth is None else truth.labels.tolist(),
-            "scores": None if self.scores is None else [asdict(sample) for sample in self.scores.samples],
+            "scores": None if self.scores is None else [_by_name(sample) for sample in self.scores.samples],
+            "examples": None if self.content is None else self.content.model_dump(mode="json"),
             "explanation": [asdict(note) for note in self.found.explanation],
             "notes": list(self.target.notes),
             "modality": self.target.modality.describe(),
@@ -68,12 +81,32 @@ class Result:
         }
 
 
-def grade(found: Reconstruction, target: Aim) -> Scores | None:
-    """Scores with their baselines; None where nobody knows the truth, or nothing was found."""
-    if target.truth is None or found.inputs is None:
+def _by_name(sample: SampleScores) -> dict[str, object]:
+    """A sample's scores under their names."""
+    plain = asdict(sample)
+    scores = plain.pop("scores")
+    return {**plain, **{score["name"]: score for score in scores}}
+
+
+def grade(recipe: str, request: Request, target: Aim, found: Reconstruction) -> Result:
+    """The result with scores and their baselines, which are None where nobody knows the truth, or nothing was found."""
+    found = _on_cpu(found)
+    if target.truth is None:
+        return Result(recipe, request, target, found, None, _guesses(target, found))
+    others = unrelated(target.modality, target.truth, others=target.others, count=GALLERY)
+    grader = metric.Grader(target.truth, modality=target.modality, gallery=others)
+    scores = None if found.inputs is None else grader.score(found)
+    order = None if scores is None else [sample.matched for sample in scores.samples]
+    shown = content(target.modality, target.truth, found, order, grader.judge)
+    return Result(recipe, request, target, found, scores, shown)
+
+
+def _guesses(target: Aim, found: Reconstruction) -> Content | None:
+    """What was read out of an update whose truth nobody knows, shown in the place of the truth."""
+    if found.inputs is None:
         return None
-    gallery = zoo.gallery(target.modality.shape, exclude=decoded(target.modality, target.truth.inputs), count=GALLERY)
-    return metric.score(_on_cpu(found), target.truth, modality=target.modality, gallery=gallery)
+    labels = torch.zeros(len(found.inputs), dtype=torch.long)
+    return content(target.modality, Batch(found.inputs, labels), None, None)
 
 
 def write(folder: Path, result: Result, frames: Frames) -> None:
@@ -88,10 +121,10 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
-    if truth is not None:
+    if result.pictured and truth is not None:
         picture.save(_side_by_side(decoded(modality, truth.inputs)), folder / "original.png")
     stages = [] if frames.pictures is None else [frame.float() / 255 for frame in frames.pictures]
-    if inputs is not None:
+    if result.pictured and inputs is not None:
         ended = decoded(modality, inputs)
         stages = [stage for stage in stages if stage.shape == ended.shape]  # a route may guess another number of them
         stages = [stage[_shown(result)] for stage in [*stages, ended]]
@@ -111,7 +144,7 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
 
 def tell(result: Result, folder: Path, *, explain: bool) -> None:
     """Print the result in words."""
-    end, truth = result.found.outcome, result.target.truth
+    end = result.found.outcome
     if explain:
         for note in result.found.explanation:
             terminal.say(f"route {note.route}: {'taken' if note.taken else 'refused'}: {note.reason}")
@@ -127,12 +160,42 @@ def tell(result: Result, folder: Path, *, explain: bool) -> None:
     ):
         if value:
             terminal.say(f"{key + ':':<10}{value}")
-    for sample in result.scores.samples if result.scores is not None else ():
-        which = f"picture {sample.index + 1}: " if truth is not None and len(truth) > 1 else ""
-        terminal.say(f"{'PSNR:':<10}{which}{_psnr(sample)}")
-    if truth is None:
-        terminal.say(f"{'PSNR:':<10}not measured: the truth behind a captured update is not known")
+    _tell_scores(result)
     terminal.say(f"{'files:':<10}{folder}/")
+
+
+def _tell_scores(result: Result) -> None:
+    """Every example's scores, and below them what it was and what was read, unless those are pictures."""
+    truth, known = result.target.truth, KINDS.get(kind(result.target.modality), KINDS["image"])
+    title = MEASURES[known.headline].title
+    for sample in result.scores.samples if result.scores is not None else ():
+        which = f"{known.noun} {sample.index + 1}: " if truth is not None and len(truth) > 1 else ""
+        if result.pictured:
+            terminal.say(f"{'PSNR:':<10}{which}{_psnr(sample)}")
+        else:
+            terminal.say(f"{f'{title}: ':<10}{which}{_shares(sample, known.shown)}")
+            _tell_example(result, sample.index)
+    if truth is None:
+        terminal.say(f"{f'{title}: ':<10}not measured: the truth behind a captured update is not known")
+    if result.scores is None and result.content is not None:
+        for index in range(len(result.content.truth)):
+            _tell_example(result, index)
+
+
+def _tell_example(result: Result, index: int) -> None:
+    if result.content is not None:
+        for line in beside(laid_out(result.content, index), told=result.target.truth is not None):
+            terminal.line(indented(line))
+
+
+def _shares(sample: SampleScores, names: tuple[str, ...]) -> str:
+    """The headline beside its blind guesses, then the other scores."""
+    first = sample.headline
+    write = MEASURES[first.name].written
+    blind = ", ".join(f"{b.name} {write(b.value)}" for b in first.baselines if b.value is not None)
+    more = [(name, sample.score(name)) for name in names if name != first.name]
+    rest = "".join(f", {MEASURES[name].phrase} {MEASURES[name].written(s.value)}" for name, s in more if s is not None)
+    return f"{write(first.value)}{f' (blind guesses: {blind})' if blind else ''}{rest}"
 
 
 def _residual(result: Result) -> str:
@@ -143,6 +206,8 @@ def _residual(result: Result) -> str:
 
 
 def _labels(result: Result) -> str:
+    if result.target.truth is not None and result.target.truth.labels.ndim > 1:
+        return ""  # of positions, which the tokens show
     if result.found.labels is None:
         return "not recovered"
     named = result.found.labels.tolist()
@@ -169,9 +234,10 @@ def _psnr(sample: SampleScores) -> str:
 
 
 def _on_cpu(found: Reconstruction) -> Reconstruction:
-    inputs = None if found.inputs is None else found.inputs.detach().cpu()
-    labels = None if found.labels is None else found.labels.detach().cpu()
-    return Reconstruction(inputs, labels, found.outcome, found.explanation)
+    inputs, labels, surely = (
+        None if tensor is None else tensor.detach().cpu() for tensor in (found.inputs, found.labels, found.confidence)
+    )
+    return replace(found, inputs=inputs, labels=labels, confidence=surely)
 
 
 def _shown(result: Result) -> list[int]:

@@ -1,4 +1,4 @@
-"""`fedseal report`: a run's report, from its record alone."""
+"""`fedseal report`: the report of a run, or of several on one page, from their records alone."""
 
 from __future__ import annotations
 
@@ -14,24 +14,37 @@ from fedseal.cli import options, terminal
 
 
 def report(
-    run: Annotated[Path, typer.Argument(show_default=False)],
-    html: Annotated[Path | None, typer.Option(help="File to write.", show_default="RUN/report.html")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write.", show_default="RUN/report.html; of several runs mixed.html beside the first"
+        ),
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the record as JSON; write a page with --html only.")
+        bool,
+        typer.Option("--json", help="Print the record as JSON, of several runs a list; write a page with --html only."),
     ] = False,
 ) -> None:
     """Write and print the report of a run, without running anything again.
 
-    RUN is the folder of an audit, finished or not.
+    RUN is the folder of an audit, finished or not. Several runs, such as of pictures, text and a table, share one page.
 
     Example:  fedseal report runs/default
+
+    Example:  fedseal report runs/pictures runs/text runs/table --html mixed.html
     """
-    record = load(run)
-    target = html if html is not None or as_json else run / "report.html"
+    records = [load(run) for run in runs]
+    usual = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "mixed.html"
+    target = html if html is not None or as_json else usual
     if target is not None:
-        reports.html(record, options.file_to_write(target))
+        reports.html(records, options.file_to_write(target))
     if as_json:
-        terminal.machine(json.loads(record.to_json()))
+        plain = [json.loads(record.to_json()) for record in records]
+        terminal.machine(plain[0] if len(plain) == 1 else plain)
         return
-    terminal.show(reports.terminal(record))
+    for record in records:
+        if len(records) > 1:
+            terminal.say(f"{record.header.config.case}:")
+        terminal.show(reports.terminal(record))
     terminal.say(f"Report: {target}")

@@ -8,6 +8,7 @@ import sys
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.text import Text
 
 WIDE = 120  # columns of a table where nobody watches
 
@@ -30,6 +31,11 @@ def show(result: RenderableType) -> None:
 def say(line: str) -> None:
     """A line of the result, never wrapped and never read as markup."""
     Console(file=sys.stdout, highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def line(text: Text) -> None:
+    """A line of the result in colors where standard output is a terminal, never wrapped."""
+    Console(file=sys.stdout, highlight=False).print(text, soft_wrap=True)
 
 
 def note(line: str) -> None:

@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from fedseal.errors import BadConfig, UnfitBatch
-from fedseal.metric.baseline import baselines
-from fedseal.metric.identify import GALLERY, identify
-from fedseal.metric.image import METRICS
+from fedseal.errors import UnfitBatch
 from fedseal.metric.labels import score_labels
-from fedseal.metric.match import match
-from fedseal.metric.scores import Baseline, LabelScore, SampleScores, Score, Scores
+from fedseal.metric.picture import Pictures
+from fedseal.metric.rows import Rows
+from fedseal.metric.scores import Baseline, Identification, LabelScore, SampleScores, Score, Scores
+from fedseal.metric.text import Sentences
 from fedseal.types import Batch, Modality, Reconstruction
+
+
+class Judge(Protocol):
+    """Compares examples of one kind; what an example is after reading is the judge's own affair."""
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """Shape of one reconstructed example; None where any size will do."""
+
+    def read(self, inputs: Tensor) -> tuple[list[int], Sequence[Any]]:
+        """The examples of model inputs `(N, ...)` that can be compared, and their places."""
+
+    def match(self, truths: Sequence[Any], guesses: Sequence[Any]) -> tuple[int | None, ...]:
+        """For each truth the index of its guess, None for those left over."""
+
+    def blind(self, truth: Any) -> Mapping[str, tuple[Baseline, ...]]:
+        """For every score what blind guesses reach."""
+
+    def scores(self, truth: Any, guess: Any, blind: Mapping[str, tuple[Baseline, ...]]) -> tuple[Score, ...]:
+        """All scores, the headline first; without values if the guess is None."""
+
+    def identify(self, truth: Any, guess: Any) -> Identification | None:
+        """Whether the guess picks the truth out of a gallery; None where none is looked at."""
+
+
+# kind of a modality, as it describes itself -> its judge, made of the modality and the gallery
+JUDGES: Mapping[str, Callable[[Any, Tensor | None], Judge]] = {
+    "image": Pictures,
+    "text": Sentences,
+    "tabular": Rows,
+}
 
 
 def score(reconstruction: Reconstruction, batch: Batch, *, modality: Modality, gallery: Tensor | None = None) -> Scores:
     """Score every true example against the reconstruction matched to it, beside what blind guesses score.
 
-    Both sides are decoded by the modality, in float64. A reconstruction without inputs scores None throughout; an
-    input of it that is not finite is matched to nothing.
+    A reconstruction without inputs scores None throughout; an input of it that is not finite, or that holds no text, is
+    matched to nothing. Pictures score by "psnr", "ssim" and "mse"; sentences by "rouge1", "rouge2", "rougeL", "tokens"
+    (the share at the right place) and "sentence" (1 for the very same); rows of a table by "columns" (the share that
+    agrees) and "row" (1 if all do).
 
     Args:
-        reconstruction: inputs `(M, C, H, W)` as the model is fed them, or None.
-        batch: the truth, inputs `(N, C, H, W)`.
+        reconstruction: inputs `(M, ...)` as the model is fed them, or None.
+        batch: the truth, inputs `(N, ...)`.
         modality: what an input is.
-        gallery: pictures `(G, C, H, W)` in [0, 1] unrelated to the batch, such as `zoo.gallery` gives. All serve the
-            baselines, the first 99 identification; None leaves both without a value, the grey baseline aside.
+        gallery: inputs unrelated to the batch: pictures `(G, C, H, W)` in [0, 1], such as `zoo.gallery` gives, token
+            ids `(G, L)`, or encoded rows `(G, width)`. Blind guesses are made of it; None leaves those without a value
+            that need it. The first 99 pictures serve identification too.
 
     Raises:
         UnfitBatch: the batch or the reconstruction is not of the modality's shape.
@@ -51,7 +85,7 @@ class Grader:
     """One truth, ready to grade many reconstructions of it; what blind guesses score is computed once.
 
     Args:
-        batch: the truth, inputs `(N, C, H, W)`.
+        batch: the truth, inputs `(N, ...)`.
         modality: what an input is.
         gallery: as for `score`.
         classes: number of classes, for blind guesses of labels; None if unknown.
@@ -68,18 +102,18 @@ class Grader:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        shape = tuple(self.modality.shape)
-        _check("batch", self.batch.inputs, self.modality)
-        if self.gallery is not None and (tuple(self.gallery.shape[1:]) != shape or len(self.gallery) == 0):
-            raise BadConfig(
-                f"the gallery has shape {tuple(self.gallery.shape)}", f"give (G, {', '.join(map(str, shape))})"
-            )
+        _check("batch", self.batch.inputs, self.modality.shape)
+        _ = self.judge
 
     @cached_property
-    def baselines(self) -> tuple[dict[str, tuple[Baseline, ...]], ...]:
+    def judge(self) -> Judge:
+        """What compares the examples; a modality of an unknown kind is judged as pictures are."""
+        return JUDGES.get(str(self.modality.describe().get("kind")), Pictures)(self.modality, self.gallery)
+
+    @cached_property
+    def baselines(self) -> tuple[Mapping[str, tuple[Baseline, ...]], ...]:
         """For every true example what blind guesses score, by metric."""
-        truths, unrelated = _decoded(self.batch.inputs, self.modality), self._unrelated()
-        return tuple({name: baselines(name, truth, unrelated) for name in METRICS} for truth in truths)
+        return tuple(self.judge.blind(truth) for truth in self._truths)
 
     def score(self, reconstruction: Reconstruction) -> Scores:
         """The scores of a reconstruction; see `fedseal.metric.score`.
@@ -87,61 +121,48 @@ class Grader:
         Raises:
             UnfitBatch: the reconstruction is not of the modality's shape.
         """
-        _check("reconstruction", reconstruction.inputs, self.modality)
-        truths, unrelated = _decoded(self.batch.inputs, self.modality), self._unrelated()
-        places, guesses = _guesses(reconstruction, self.modality)
-        labels = _indices(self.batch.labels)
-        said = None if reconstruction.labels is None else _indices(reconstruction.labels)
+        _check("reconstruction", reconstruction.inputs, self.judge.shape)
+        judge, truths = self.judge, self._truths
+        places, guesses = ([], []) if reconstruction.inputs is None else judge.read(reconstruction.inputs)
+        labels, said = _indices(self.batch.labels), _indices(reconstruction.labels)
         samples = []
-        for index, (truth, column) in enumerate(zip(truths, match(truths, guesses), strict=True)):
+        for index, (truth, column) in enumerate(zip(truths, judge.match(truths, guesses), strict=True)):
             guess = None if column is None else guesses[column]
             place = None if column is None else places[column]
-            scores = {name: _score(name, guess, truth, self.baselines[index][name]) for name in METRICS}
-            label = None if said is None or place is None or place >= len(said) else said[place] == labels[index]
-            found = None
-            if guess is not None and unrelated is not None:
-                found = identify(guess, truth, unrelated[: GALLERY - 1])
-            samples.append(SampleScores(index, place, **scores, identification=found, label_correct=label))
+            known = labels is not None and said is not None and place is not None and place < len(said)
+            label = said[place] == labels[index] if known else None  # type: ignore[index]
+            found = None if guess is None else judge.identify(truth, guess)
+            scores = judge.scores(truth, guess, self.baselines[index])
+            samples.append(SampleScores(index, place, scores, found, label))
         return Scores(tuple(samples))
 
     def score_labels(self, reconstruction: Reconstruction) -> LabelScore | None:
         """How many of the batch's labels a reconstruction names, in whatever order; None if it names none.
 
-        Of soft labels the likeliest class counts.
+        Of soft labels the likeliest class counts. Labels of positions are not counted.
         """
-        named = None if reconstruction.labels is None else _indices(reconstruction.labels)
-        return score_labels(_indices(self.batch.labels), named, self.classes)
+        true = _indices(self.batch.labels)
+        return None if true is None else score_labels(true, _indices(reconstruction.labels), self.classes)
 
-    def _unrelated(self) -> Tensor | None:
-        return None if self.gallery is None else self.gallery.detach().cpu().double()
-
-
-def _score(name: str, guess: Tensor | None, truth: Tensor, blind: tuple[Baseline, ...]) -> Score:
-    function, unit, higher = METRICS[name]
-    values = None if guess is None else function(guess[None], truth)
-    return Score(name, unit, None if values is None else values[0], higher, blind)
-
-
-def _decoded(inputs: Tensor, modality: Modality) -> Tensor:
-    return modality.decode(inputs.detach().cpu().double())
+    @cached_property
+    def _truths(self) -> Sequence[Any]:
+        places, truths = self.judge.read(self.batch.inputs)
+        if len(places) < len(self.batch):
+            lost = next(place for place in range(len(self.batch)) if place not in places)
+            raise UnfitBatch(f"example {lost} of the batch holds nothing to compare", "leave it out")
+        return truths
 
 
-def _guesses(reconstruction: Reconstruction, modality: Modality) -> tuple[list[int], Tensor]:
-    """The finite reconstructed examples, decoded, and their places in the reconstruction."""
-    if reconstruction.inputs is None:
-        return [], torch.empty(0, *modality.shape, dtype=torch.float64)
-    finite = torch.isfinite(reconstruction.inputs).flatten(1).all(1)
-    return finite.nonzero().flatten().tolist(), _decoded(reconstruction.inputs[finite], modality)
-
-
-def _indices(labels: Tensor) -> list[int]:
-    """Class indices; of soft labels the likeliest class."""
+def _indices(labels: Tensor | None) -> list[int] | None:
+    """Class indices, of soft labels the likeliest class; None where there are none, or one for each position."""
+    if labels is None or (labels.ndim == 2 and not labels.is_floating_point()):
+        return None
     return [int(label) for label in (labels.argmax(-1) if labels.ndim == 2 else labels)]
 
 
-def _check(what: str, inputs: Tensor | None, modality: Modality) -> None:
-    shape = tuple(modality.shape)
-    if inputs is not None and tuple(inputs.shape[1:]) != shape:
-        raise UnfitBatch(
-            f"the {what}'s inputs have shape {tuple(inputs.shape)}", f"give (N, {', '.join(map(str, shape))})"
-        )
+def _check(what: str, inputs: Tensor | None, wanted: Sequence[int | None]) -> None:
+    given = None if inputs is None else tuple(inputs.shape[1:])
+    if given is None or (len(given) == len(wanted) and all(w in (None, g) for w, g in zip(wanted, given, strict=True))):
+        return
+    sizes = ", ".join("any" if size is None else str(size) for size in wanted)
+    raise UnfitBatch(f"the {what}'s inputs have shape {tuple(inputs.shape)}", f"give (N, {sizes})")  # type: ignore[union-attr]

@@ -18,8 +18,8 @@ class Score:
     """One measured value, its unit, and what blind guesses score on the same sample.
 
     Args:
-        name: "psnr", "ssim" or "mse".
-        unit: "dB" or "".
+        name: such as "psnr"; `grade.JUDGES` says which a kind of input has.
+        unit: "dB", or "" for shares and indices.
         value: None where nothing could be measured.
         higher_is_leakier: how to compare it with its baselines.
     """
@@ -90,16 +90,46 @@ class SampleScores:
     Args:
         index: its place in the batch.
         matched: the place of the reconstruction that was matched to it, None if there is none.
-        label_correct: None where the attack gave no label.
+        scores: every measure of its kind of input; the first is the one that findings and rankings go by.
+        identification: None where no gallery was looked at.
+        label_correct: None where the attack gave no label, or where labels belong to positions.
     """
 
     index: int
     matched: int | None
-    psnr: Score
-    ssim: Score
-    mse: Score
+    scores: tuple[Score, ...]
     identification: Identification | None
     label_correct: bool | None
+
+    @property
+    def headline(self) -> Score:
+        """The score that findings and rankings go by."""
+        return self.scores[0]
+
+    def score(self, name: str) -> Score | None:
+        """The score of that name, None if this kind of input has none."""
+        return next((score for score in self.scores if score.name == name), None)
+
+    @property
+    def psnr(self) -> Score:
+        """Of a picture, in dB."""
+        return self._named("psnr")
+
+    @property
+    def ssim(self) -> Score:
+        """Of a picture."""
+        return self._named("ssim")
+
+    @property
+    def mse(self) -> Score:
+        """Of a picture."""
+        return self._named("mse")
+
+    def _named(self, name: str) -> Score:
+        found = self.score(name)
+        if found is None:
+            raise AttributeError(f"there is no score '{name}' among {', '.join(score.name for score in self.scores)}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -109,11 +139,20 @@ class Scores:
     samples: tuple[SampleScores, ...]
 
     @property
-    def psnr(self) -> float | None:
-        """Mean peak signal-to-noise ratio over the batch in dB; None if any sample has none."""
-        values = [sample.psnr.value for sample in self.samples]
+    def headline(self) -> str:
+        """The name of the score that findings and rankings go by."""
+        return self.samples[0].headline.name
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a score over the batch; None if any sample has none."""
+        values = [None if (score := sample.score(name)) is None else score.value for sample in self.samples]
         known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+    @property
+    def psnr(self) -> float | None:
+        """Mean peak signal-to-noise ratio over the batch in dB; None if any sample has none, or is no picture."""
+        return self.mean("psnr")
 
     @property
     def identified(self) -> float | None:

@@ -156,16 +156,16 @@ def score_table(
     truths = _decoded(modality, batch.inputs)
     others = None if unrelated is None else _decoded(modality, unrelated)
     tolerance = tolerances(modality, others)
-    blind = None if others is None else [_within(truths, guess, tolerance) for guess in _blind(modality, others)]
+    blind = None if others is None else [within(truths, guess, tolerance) for guess in blind_guesses(modality, others)]
     places, guesses = _guesses(modality, reconstruction)
-    matched = _matched(truths, guesses, tolerance)
+    matched = matched_rows(truths, guesses, tolerance)
     labels = batch.labels.argmax(-1) if batch.labels.ndim == 2 else batch.labels
     rows = []
     for index, column in enumerate(matched):
         place = None if column is None else places[column]
         right = [False] * len(tolerance)
         if column is not None:
-            right = _within(truths[index], guesses[column], tolerance).tolist()
+            right = within(truths[index], guesses[column], tolerance).tolist()
         named = reconstruction.labels
         said = None if named is None or place is None or place >= len(named) else int(named[place])
         rows.append(
@@ -224,7 +224,7 @@ def share_interval(right: float, of: int) -> tuple[float, float]:
     return low, high
 
 
-def _blind(modality: Tabular, others: Tensor) -> tuple[Tensor, Tensor]:
+def blind_guesses(modality: Tabular, others: Tensor) -> tuple[Tensor, Tensor]:
     """Decoded rows `(columns,)` that somebody names without the update: mode and mean, and the value that is right for
     most of the unrelated rows.
     """
@@ -240,11 +240,13 @@ def _blind(modality: Tabular, others: Tensor) -> tuple[Tensor, Tensor]:
     return usual, best
 
 
-def _within(truth: Tensor, guess: Tensor, tolerance: Tensor) -> Tensor:
+def within(truth: Tensor, guess: Tensor, tolerance: Tensor) -> Tensor:
+    """Which cells of decoded rows `(..., columns)` are right."""
     return (truth - guess).abs() <= tolerance
 
 
-def _matched(truths: Tensor, guesses: Tensor, tolerance: Tensor) -> list[int | None]:
+def matched_rows(truths: Tensor, guesses: Tensor, tolerance: Tensor) -> list[int | None]:
+    """For each true row the place of its guess, so that together the most cells are right."""
     from scipy.optimize import linear_sum_assignment  # imported late, as above
 
     matched: list[int | None] = [None] * len(truths)

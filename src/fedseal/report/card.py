@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from fedseal.audit.record import Cell
 from fedseal.metric.scores import Score
 from fedseal.report import words
+from fedseal.report.kind import MEASURES, Finding, kind_of_cell
 from fedseal.report.picture import Budget, Pictures, png, thinned
-from fedseal.report.tally import Finding, Sample, leakage, samples
-
-FULL_SCALE = 60.0  # decibels at the right end of a bar
+from fedseal.report.said import Said, said
+from fedseal.report.tally import Sample, leakage, samples
 
 FINDINGS: dict[Finding, str] = {
     "recovered": "Recovered",
@@ -41,12 +41,18 @@ class Measure:
 
 @dataclass(frozen=True)
 class Panel:
-    """One private example: original, reconstruction and scores; pictures as base64 PNG, empty where there is none."""
+    """One private example: original, reconstruction and scores.
+
+    Args:
+        truth, guess: pictures as base64 PNG, empty where there is none.
+        said: sentences or rows in their place.
+    """
 
     index: int
     title: str
     truth: str
     guess: str
+    said: Said | None
     finding: Finding
     finding_text: str
     measures: tuple[Measure, ...]
@@ -62,7 +68,7 @@ class Card:
 
     Args:
         panels: the leakiest of its examples, these first.
-        illustrated: whether they come with pictures; False where the page cannot afford them.
+        illustrated: whether they come with pictures, sentences or rows; False where the page cannot afford them.
         labels: how many labels the attack named, in whatever order; None where it named none.
         recovered: of all its examples.
     """
@@ -109,25 +115,26 @@ class Share:
     animated: bool
 
 
-def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, share: Share) -> Card:
+def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, share: Share, at: str = "") -> Card:
     """Lay out a cell.
 
     Args:
         cell: with or without scores.
         pictures: None where there are none to show.
         afford: how large pictures may be, and how many iterations.
-        noun: what an example is called at the start of a title, "Picture" or "Example".
+        noun: what an example is called at the start of a title, such as "Picture".
         share: how much of the cell is shown.
+        at: what its place on the page begins with, where the page shows several records.
     """
     found = samples(cell)
     pictures = pictures if share.illustrated else None
     leakiest = sorted(found, key=leakage, reverse=True)[: share.panels]
-    panels = tuple(_panel(cell, sample, pictures, afford, noun) for sample in leakiest)
+    panels = tuple(_panel(cell, sample, pictures, afford, noun, share.illustrated) for sample in leakiest)
     status, status_help = words.STATUS[cell.status]
     steps, frames = _frames(cell, panels, pictures, afford) if share.animated else ((), ())
     last = cell.key.first + cell.key.batch_size - 1
     return Card(
-        id=cell.key.id,
+        id=at + cell.key.id,
         title=f"{noun} {cell.key.first}" if last == cell.key.first else f"{noun}s {cell.key.first} to {last}",
         cell=cell,
         status=status,
@@ -144,7 +151,9 @@ def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, 
     )
 
 
-def _panel(cell: Cell, sample: Sample, pictures: Pictures | None, afford: Budget, noun: str) -> Panel:
+def _panel(
+    cell: Cell, sample: Sample, pictures: Pictures | None, afford: Budget, noun: str, illustrated: bool
+) -> Panel:
     scores = sample.scores
     truth = png(pictures.truth[sample.index], afford.still_side) if pictures else ""
     guess = ""
@@ -157,11 +166,12 @@ def _panel(cell: Cell, sample: Sample, pictures: Pictures | None, afford: Budget
         title=f"{noun} {cell.key.first + sample.index}",
         truth=truth,
         guess=guess,
+        said=said(cell, sample.index) if illustrated else None,
         finding=sample.finding,
         finding_text=FINDINGS[sample.finding],
         measures=()
         if scores is None
-        else (_measure("PSNR", scores.psnr, FULL_SCALE), _measure("SSIM", scores.ssim, 1.0)),
+        else tuple(_measure(s) for name in kind_of_cell(cell).shown if (s := scores.score(name)) is not None),
         identification=""
         if identification is None
         else f"{'Found' if identification.hit else f'Place {identification.rank}'} among {identification.gallery}",
@@ -171,19 +181,16 @@ def _panel(cell: Cell, sample: Sample, pictures: Pictures | None, afford: Budget
     )
 
 
-def _measure(name: str, score: Score, scale: float) -> Measure:
-    best = score.best_baseline
-
-    def text(value: float | None) -> str:
-        return words.decibel(value) if score.unit == "dB" else words.number(value)
+def _measure(score: Score) -> Measure:
+    best, named = score.best_baseline, MEASURES[score.name]
 
     def share(value: float | None) -> float | None:
-        return None if value is None or math.isnan(value) else round(100 * min(max(value / scale, 0.0), 1.0), 1)
+        return None if value is None or math.isnan(value) else round(100 * min(max(value / named.full, 0.0), 1.0), 1)
 
     return Measure(
-        name=name,
-        value=text(score.value),
-        blind=text(best.value) if best else "–",
+        name=named.title,
+        value=named.written(score.value),
+        blind=named.written(best.value) if best else "–",
         blind_name=best.name if best else "no blind guess measured",
         share=share(score.value),
         blind_share=share(best.value) if best else None,
@@ -210,7 +217,9 @@ def _labels(cell: Cell) -> Measure | None:
 
 
 def _label(cell: Cell, index: int) -> tuple[str, bool]:
-    """The true label and the recovered one in words, and whether they differ."""
+    """The true label and the recovered one in words, and whether they differ; "" where labels belong to positions."""
+    if cell.true_labels is None and cell.content is not None:
+        return "", False
     true = None if cell.true_labels is None else cell.true_labels[index]
     guess = None if cell.labels is None or index >= len(cell.labels) else cell.labels[index]
     shown = "soft" if true is None else str(true)

@@ -10,8 +10,11 @@ from rich.text import Text
 
 from fedseal.audit.summary import Change
 from fedseal.report import words
+from fedseal.report.kind import MEASURES
 
-_MEASURES = {"identification": "identified", "psnr_median": "median PSNR", "labels": "labels right"}
+_MEASURES = {"identification": "identified", "labels": "labels right"} | {
+    f"{name}_median": f"median {measure.phrase}" for name, measure in MEASURES.items()
+}
 _STYLES = {"worse": "red", "better": "blue", "appeared": "yellow", "gone": "yellow", "same": "dim"}
 
 
@@ -46,7 +49,8 @@ def _headline(moved: Sequence[Change]) -> str:
 
 def _row(change: Change) -> tuple[Text, ...]:
     def value(number: float | None) -> str:
-        return words.decibel(number) if change.unit == "dB" else words.percent(number)
+        measure = MEASURES.get(change.measure.removesuffix("_median"))
+        return measure.written(number) if measure is not None else words.percent(number)
 
     certainty = {True: "beyond chance (95 %)", False: "within chance (95 %)", None: ""}[change.certain]
     return (

@@ -1,4 +1,4 @@
-"""A record as one HTML file that needs nothing else: no network, no second file, no consent.
+"""A record, or several, as one HTML file that needs nothing else: no network, no second file, no consent.
 
 All text of users reaches the page through Jinja's autoescape, or as JSON whose `<` is escaped. The page's own policy
 forbids every connection.
@@ -7,6 +7,8 @@ forbids every connection.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import compress
 from pathlib import Path
@@ -17,22 +19,43 @@ from markupsafe import Markup
 from fedseal.audit import pictures
 from fedseal.audit.record import Record
 from fedseal.audit.store import write_whole
-from fedseal.errors import StorageFailure
+from fedseal.errors import BadConfig, StorageFailure
 from fedseal.report import words
 from fedseal.report.card import Card
-from fedseal.report.reproduce import reproduction
-from fedseal.report.table import COLUMNS, row, telling
-from fedseal.report.view import Loader, view
+from fedseal.report.kind import Kind
+from fedseal.report.reproduce import Reproduction, reproduction
+from fedseal.report.said import MARKS
+from fedseal.report.table import Column, Entry, columns, row, telling
+from fedseal.report.verdict import mixed
+from fedseal.report.view import Loader, ThreatGroup, View, view
 
 
-def html(record: Record, path: str | Path) -> Path:
-    """Write the report of a record, finished or not, as one self-contained file, and return its path.
+@dataclass(frozen=True)
+class Run:
+    """One record laid out, as the templates take it."""
+
+    record: Record
+    view: View
+    columns: tuple[Column, ...]
+    bodies: tuple[tuple[ThreatGroup, tuple[tuple[Card, tuple[Entry, ...]], ...]], ...]
+    again: Reproduction
+
+
+def html(record: Record | Sequence[Record], path: str | Path) -> Path:
+    """Write the report of a record, or of several on one page, as one self-contained file, and return its path.
+
+    Args:
+        record: finished or not; of several, such as audits of pictures, text and a table, each has its own part.
+        path: the file.
 
     Raises:
         StorageFailure: a cell's pictures cannot be read, or the file cannot be written.
+        BadConfig: no record.
     """
-    path = Path(path)
-    text = page(record, lambda cell: pictures(record, cell))
+    path, records = Path(path), [record] if isinstance(record, Record) else list(record)
+    if not records:
+        raise BadConfig("there is no record to report", "give at least one")
+    text = pages(*((one, _loader(one)) for one in records))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -42,24 +65,42 @@ def html(record: Record, path: str | Path) -> Path:
     return path
 
 
+def _loader(record: Record) -> Loader:
+    return lambda cell: pictures(record, cell)
+
+
 def page(record: Record, load: Loader) -> str:
     """The report's text; pure but for `load`, which gives a cell's pictures or None."""
-    shown = view(record, load)
-    keep = telling(record)
+    return pages((record, load))
+
+
+def pages(*records: tuple[Record, Loader]) -> str:
+    """The same of one or several records, each with what loads its pictures."""
+    several = len(records) > 1
+    runs = [_run(record, load, f"r{place}-" if several else "") for place, (record, load) in enumerate(records, 1)]
+    kinds: dict[str, Kind] = {run.view.kind.headline: run.view.kind for run in runs}
     return _ENVIRONMENT.get_template("report.html").render(
+        runs=runs,
+        title=", ".join(record.header.config.case for record, _ in records),
+        whole=mixed([record for record, _ in records]) if several else None,
+        kinds=list(kinds.values()),
+        island=island(tuple(card for run in runs for card in run.view.cards)),
+    )
+
+
+def _run(record: Record, load: Loader, at: str) -> Run:
+    shown, keep = view(record, load, at), telling(record)
+    return Run(
         record=record,
-        header=record.header,
-        config=record.header.config,
         view=shown,
-        columns=list(compress(COLUMNS, keep)),
-        bodies=[
+        columns=tuple(compress(columns(shown.kind), keep)),
+        bodies=tuple(
             (
                 threat,
-                [(c, list(compress(row(c), keep))) for c in shown.cards if c.cell.key.threat == threat.name],
+                tuple((c, tuple(compress(row(c), keep))) for c in shown.cards if c.cell.key.threat == threat.name),
             )
             for threat in shown.threats
-        ],
-        island=island(shown.cards),
+        ),
         again=reproduction(record),
     )
 
@@ -86,7 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(own=_own, nothing=words.NOTHING)
+    environment.globals.update(own=_own, nothing=words.NOTHING, marks=MARKS)
     environment.filters.update(
         attacker=words.attacker_title,
         count=words.count,

@@ -10,7 +10,18 @@ import yaml
 
 from fedseal.audit.record import Config, Record
 
-_OWN = ("case", "model", "data", "size", "training", "normalization")  # what only the user's arguments know of the case
+_OWN = (
+    "case",
+    "model",
+    "data",
+    "text",
+    "table",
+    "label",
+    "missing",
+    "size",
+    "training",
+    "normalization",
+)  # what only the user's arguments know of the case
 
 
 @dataclass(frozen=True)

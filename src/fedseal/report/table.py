@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fedseal.audit.record import Cell, Record
 from fedseal.report import words
 from fedseal.report.card import FINDINGS, Card
+from fedseal.report.kind import MEASURES, Kind, kind_of, kind_of_cell
 
 
 @dataclass(frozen=True)
@@ -26,36 +27,25 @@ class Entry:
     key: str
 
 
-COLUMNS = (
-    Column("Cell", True),
-    Column("Defense", False),
-    Column("Attack", False),
-    Column("Seed", True),
-    Column("Finding", False),
-    Column("Status", False),
-    Column("PSNR", True),
-    Column("Blind guess", True),
-    Column("SSIM", True),
-    Column("Identified", True),
-    Column("Labels", True),
-    Column("Blind labels", True),
-    Column("Residual", True),
-    Column("Steps", True),
-    Column("Time", True),
-)
+def columns(kind: Kind) -> tuple[Column, ...]:
+    """The headings, by the kind of input."""
+    names = ("Cell", "Defense", "Attack", "Seed", "Finding", "Status")
+    scores = (kind.measure.title, "Blind guess", *(MEASURES[name].title for name in kind.listed))
+    ends = (*(("Identified",) if kind.gallery else ()), "Labels", "Blind labels", "Residual", "Steps", "Time")
+    words = ("Defense", "Attack", "Finding", "Status")
+    return tuple(Column(name, name not in words) for name in (*names, *scores, *ends))
 
 
 def telling(record: Record) -> tuple[bool, ...]:
     """For each column whether it says something: one seed for all cells needs no column."""
-    return tuple(column.name != "Seed" or len(record.header.config.seeds) > 1 for column in COLUMNS)
+    return tuple(c.name != "Seed" or len(record.header.config.seeds) > 1 for c in columns(kind_of(record)))
 
 
 def row(card: Card) -> tuple[Entry, ...]:
     """A card as one row, its scores averaged over the batch."""
     cell = card.cell
-    examples = cell.scores.samples if cell.scores else ()
-    psnr, blind = _mean(cell, "psnr", blind=False), _mean(cell, "psnr", blind=True)
-    ssim = _mean(cell, "ssim", blind=False)
+    examples, kind = cell.scores.samples if cell.scores else (), kind_of_cell(cell)
+    identified = _share([None if s.identification is None else s.identification.hit for s in examples])
     status = f"{card.status}, certified" if card.certified else card.status
     return (
         Entry(card.title, str(cell.key.first)),
@@ -64,10 +54,10 @@ def row(card: Card) -> tuple[Entry, ...]:
         Entry(str(cell.key.seed), str(cell.key.seed)),
         Entry(FINDINGS[card.finding], FINDINGS[card.finding]),
         Entry(status, status),
-        Entry(words.decibel(psnr), _key(psnr)),
-        Entry(words.decibel(blind), _key(blind)),
-        Entry(words.number(ssim), _key(ssim)),
-        _share([None if s.identification is None else s.identification.hit for s in examples]),
+        _mean(cell, kind.headline, blind=False),
+        _mean(cell, kind.headline, blind=True),
+        *(_mean(cell, name, blind=False) for name in kind.listed),
+        *((identified,) if kind.gallery else ()),
         *_labels(cell),
         Entry(words.residual(cell.residual), _key(cell.residual)),
         Entry(f"{cell.steps:,}", str(cell.steps)),
@@ -75,14 +65,13 @@ def row(card: Card) -> tuple[Entry, ...]:
     )
 
 
-def _mean(cell: Cell, name: str, *, blind: bool) -> float | None:
-    """Mean of a score or of its best blind guess; None if any example has none."""
-    scores = [getattr(sample, name) for sample in cell.scores.samples] if cell.scores else []
-    if blind:
-        scores = [score.best_baseline for score in scores]
-    values = [None if score is None else score.value for score in scores]
-    measured = [value for value in values if value is not None]
-    return sum(measured) / len(measured) if measured and len(measured) == len(values) else None
+def _mean(cell: Cell, name: str, *, blind: bool) -> Entry:
+    """Mean of a score or of its best blind guess; a dash if any example has none."""
+    scores = [sample.score(name) for sample in cell.scores.samples] if cell.scores else []
+    found = [score if score is None or not blind else score.best_baseline for score in scores]
+    measured = [one.value for one in found if one is not None and one.value is not None]
+    mean = sum(measured) / len(measured) if measured and len(measured) == len(found) else None
+    return Entry(MEASURES[name].written(mean), _key(mean))
 
 
 def _labels(cell: Cell) -> tuple[Entry, Entry]:

@@ -1,8 +1,4 @@
-"""What the attacks did, counted: a finding for every private example, a tally for every attacker and defense.
-
-An example counts as recovered when the reconstruction picks it out of the gallery *and* its squared error is at most
-half of what the best blind guess has; as traces when only one of the two holds.
-"""
+"""What the attacks did, counted: a finding for every private example, a tally for every attacker and defense."""
 
 from __future__ import annotations
 
@@ -10,16 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Literal
 
 from fedseal.audit.record import Cell
 from fedseal.audit.summary import Rate, label_rate
 from fedseal.metric.scores import SampleScores
 from fedseal.report import words
-
-Finding = Literal["recovered", "traces", "none", "unmeasured"]
-
-MARGIN = 3.0  # decibels above the best blind guess: half its squared error
+from fedseal.report.kind import Finding, judge
 
 
 @dataclass(frozen=True)
@@ -38,12 +30,12 @@ class Sample:
 
     @property
     def gain(self) -> float:
-        """Decibels above the best blind guess; minus infinity where that is not known."""
-        psnr = None if self.scores is None else self.scores.psnr
-        best = None if psnr is None else psnr.best_baseline
-        if psnr is None or psnr.value is None or best is None or best.value is None or math.isnan(psnr.value):
+        """How far the headline score lies above the best blind guess; minus infinity where that is not known."""
+        score = None if self.scores is None else self.scores.headline
+        best = None if score is None else score.best_baseline
+        if score is None or score.value is None or best is None or best.value is None or math.isnan(score.value):
             return -math.inf
-        return psnr.value - best.value
+        return score.value - best.value
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Tally:
         refused: examples that every attack refused.
         certified: recovered examples that the attacker can be sure of.
         seconds: median time over the recovered examples, of the attack that got each; over all if none was recovered.
-        psnr, blind: median of the same examples in dB, and of their best blind guesses.
+        value, blind: median headline score of the same examples, and of their best blind guesses.
         identification: of the same attacks: originals picked out of the gallery; one that gave nothing picked out none.
         labels: true labels named in whatever order, of each batch by the attack that named most; see
             `audit.summary.label_rate`.
@@ -72,7 +64,7 @@ class Tally:
     traces: int
     certified: int
     seconds: float | None
-    psnr: float | None
+    value: float | None
     blind: float | None
     identification: Rate
     labels: Rate
@@ -88,21 +80,8 @@ class Tally:
     def rank(self) -> tuple[float, ...]:
         """Sorts the leakiest setting last."""
         share = 1 / max(self.attacked, 1)
-        gain = -math.inf if self.psnr is None or self.blind is None else self.psnr - self.blind
+        gain = -math.inf if self.value is None or self.blind is None else self.value - self.blind
         return (self.attacked > 0, self.recovered * share, self.traces * share, self.certified * share, gain)
-
-
-def judge(scores: SampleScores) -> Finding:
-    """What one reconstruction says of one private example."""
-    identification = scores.identification
-    best = scores.psnr.best_baseline
-    measured = words.known(scores.psnr.value) and best is not None
-    if not measured and identification is None:
-        return "unmeasured"
-    closer = measured and (scores.psnr.value or 0.0) - (best.value if best and best.value else 0.0) >= MARGIN
-    if closer and (identification is None or identification.hit):
-        return "recovered"
-    return "traces" if closer or (identification is not None and identification.hit) else "none"
 
 
 def samples(cell: Cell) -> tuple[Sample, ...]:
@@ -134,8 +113,8 @@ def leading(tallies: Sequence[Tally]) -> Tally | None:
 
 
 def blind_guess(examples: Iterable[Sample]) -> float | None:
-    """Median over the examples of the PSNR of their best blind guess, in dB."""
-    best = [sample.scores.psnr.best_baseline for sample in examples if sample.scores is not None]
+    """Median over the examples of the headline score of their best blind guess."""
+    best = [sample.scores.headline.best_baseline for sample in examples if sample.scores is not None]
     return _median(baseline.value for baseline in best if baseline is not None)
 
 
@@ -159,7 +138,7 @@ def _tally(cells: Sequence[Cell]) -> Tally:
         traces=sum(s.finding == "traces" for s in best),
         certified=sum(s.certified for s in recovered),
         seconds=_median(s.cell.seconds for s in counted),
-        psnr=_median(s.scores.psnr.value for s in counted if s.scores is not None),
+        value=_median(s.scores.headline.value for s in counted if s.scores is not None),
         blind=blind_guess(counted),
         identification=_identification(best),
         labels=_labels(cells),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -13,11 +14,12 @@ from fedseal.audit.record import Record
 from fedseal.audit.summary import Group as CellGroup
 from fedseal.audit.summary import summarize
 from fedseal.report import words
+from fedseal.report.kind import Kind, kind_of
+from fedseal.report.said import Mark, Said, said
 from fedseal.report.tally import blind_guess, leading, samples, tally
 from fedseal.report.verdict import Level, verdict
 
 WORST = 3
-_COLUMNS = ("Defense", "Attack", "Recovered", "Certain", "PSNR", "Blind", "Identified", "Labels", "Time")
 _NAMES = 2  # of these columns hold names, which may be long
 _WIDEST = 20
 
@@ -37,14 +39,15 @@ def terminal(record: Record) -> RenderableType:
 
 def _settings(record: Record) -> list[RenderableType]:
     """For each attacker, from the one that knows least to the one that knows most, who it is and a table."""
+    columns = _columns(kind_of(record))
     order = {(t.threat, t.defense): place for place, t in enumerate(tally(record.cells))}
     groups = sorted(summarize(record), key=lambda group: order[group.threat, group.defense])
     rows = {group.key: _row(record, group) for group in groups}
-    widths = [max(map(len, texts)) for texts in zip(_COLUMNS, *rows.values(), strict=True)]
+    widths = [max(map(len, texts)) for texts in zip(columns, *rows.values(), strict=True)]
     parts: list[RenderableType] = []
     for threat, knows in _attackers(record):
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for place, (name, width) in enumerate(zip(_COLUMNS, widths, strict=True)):
+        for place, (name, width) in enumerate(zip(columns, widths, strict=True)):
             if place < _NAMES:
                 table.add_column(name, overflow="fold", min_width=min(width, _WIDEST))
             else:
@@ -60,28 +63,32 @@ def _settings(record: Record) -> list[RenderableType]:
     return parts
 
 
+def _columns(kind: Kind) -> tuple[str, ...]:
+    seen = ("Identified",) if kind.gallery else ()
+    return ("Defense", "Attack", "Recovered", "Certain", kind.measure.title, "Blind", *seen, "Labels", "Time")
+
+
 def _attackers(record: Record) -> list[tuple[str, tuple[str, ...]]]:
     knows = {cell.key.threat: cell.knows for cell in record.cells}
     return [(name, knows[name]) for name in words.by_knowledge(knows)]
 
 
 def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
-    names = (group.defense, group.attack)
+    names, kind = (group.defense, group.attack), kind_of(record)
     if group.refused == group.cells:
-        return (*names, "refused", *(("–",) * (len(_COLUMNS) - _NAMES - 1)))
+        return (*names, "refused", *(("–",) * (len(_columns(kind)) - _NAMES - 1)))
     cells = [cell for cell in record.cells if (cell.key.attack, cell.key.threat, cell.key.defense) == group.key]
     examples = [sample for cell in cells for sample in samples(cell)]
     recovered = sum(sample.finding == "recovered" for sample in examples)
     seen = group.identification
+    chance = f" ({words.percent(seen.chance)})" if seen.chance is not None else ""
     return (
         *names,
         f"{recovered}/{group.samples}",
         f"{group.certified}/{group.cells - group.refused}",
-        words.decibel(group.psnr_median),
-        words.decibel(blind_guess(examples)),
-        f"{seen.hits}/{seen.trials}" + (f" ({words.percent(seen.chance)})" if seen.chance is not None else "")
-        if seen.trials
-        else "–",
+        kind.measure.written(group.median),
+        kind.measure.written(blind_guess(examples)),
+        *((f"{seen.hits}/{seen.trials}{chance}" if seen.trials else "–",) if kind.gallery else ()),
         _labels(group, given="labels" in cells[0].knows),
         words.seconds(group.seconds),
     )
@@ -99,10 +106,61 @@ def _worst(record: Record) -> list[RenderableType]:
     leaks = [sample for sample in (worst.best if worst else ()) if sample.finding in ("recovered", "traces")][:WORST]
     if not leaks:
         return []
-    lines: list[RenderableType] = [Text("\nThe pictures that leak most:", style="dim")]
+    kind = kind_of(record)
+    lines: list[RenderableType] = [Text(f"\nThe {kind.noun}s that leak most:", style="dim")]
     for sample in leaks:
-        path = Path(record.folder) / "cells" / f"{sample.cell.key.id}.safetensors"
-        psnr = sample.scores.psnr.value if sample.scores else None
+        ending = "safetensors" if sample.cell.content is None else "json"
+        path = Path(record.folder) / "cells" / f"{sample.cell.key.id}.{ending}"
+        value = sample.scores.headline.value if sample.scores else None
         place = sample.cell.key.first + sample.index
-        lines.append(Text(f"  {path}  example {place}, {sample.cell.key.attack}, {words.decibel(psnr)}"))
+        lines.append(Text(f"  {path}  example {place}, {sample.cell.key.attack}, {kind.measure.written(value)}"))
+        shown = said(sample.cell, sample.index)
+        lines += [] if shown is None else [indented(line) for line in beside(shown)]
     return lines
+
+
+def indented(line: Text) -> Text:
+    """The same line a little further right."""
+    return Text("    ").append_text(line)
+
+
+def beside(shown: Said, *, told: bool = True) -> list[Text]:
+    """An original and its reconstruction on lines of their own, in colors and marks.
+
+    Args:
+        told: False where the original is not known, and what is shown in its place is what the attack read.
+    """
+    if not told:
+        read = replace(shown, guess=(), found=False)
+        return [Text(str(line).replace("original      ", "reconstruction", 1)) for line in beside(read)[:1]]
+    if shown.entries:
+        head = (
+            Text()
+            .append("original        ", style="dim")
+            .append(", ".join(f"{e.column} {e.truth}" for e in shown.entries))
+        )
+        line = Text().append("reconstruction  ", style="dim")
+        for place, entry in enumerate(shown.entries):
+            line.append(", " if place else "").append(f"{entry.column} ", style="dim")
+            line.append(
+                entry.guess or "–", style="" if entry.right is None else STYLES["right" if entry.right else "wrong"]
+            )
+            line.append("" if entry.right is not False else " ≠", style=STYLES["wrong"])
+            line.append(f" ({entry.confidence})" if entry.confidence else "", style="dim")
+        return [head, line if shown.found else Text("reconstruction  nothing recovered", style="dim")]
+    lines = []
+    for name, spoken in (("original", shown.truth), ("reconstruction", shown.guess)):
+        text = Text().append(f"{name:<16}", style="dim")
+        for place, token in enumerate(spoken):
+            text.append("" if token.joined or not place else " ").append(token.text, style=STYLES[token.mark])
+        lines.append(text if spoken else text.append("nothing recovered"))
+    return lines
+
+
+STYLES: dict[Mark, str] = {
+    "right": "underline red",
+    "moved": "italic yellow",
+    "wrong": "strike blue",
+    "special": "dim",
+    "plain": "",
+}

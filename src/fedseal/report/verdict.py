@@ -8,6 +8,7 @@ from typing import Literal
 
 from fedseal.audit.record import Record
 from fedseal.report import words
+from fedseal.report.kind import Kind, kind_of
 from fedseal.report.tally import Tally, leading, tally
 
 Level = Literal["recovered", "partial", "traces", "none", "empty"]
@@ -35,7 +36,8 @@ def verdict(record: Record) -> Verdict:
 
     The headline speaks of the leakiest setting that a real attacker was measured in.
     """
-    noun = "picture" if record.header.config.modality.get("kind") == "image" else "example"
+    kind = kind_of(record)
+    noun = kind.noun
     progress = _progress(record)
     tallies = tally(record.cells)
     if not record.cells:
@@ -49,19 +51,20 @@ def verdict(record: Record) -> Verdict:
     rest = _rest([t for t in tallies if t is not worst and t.attacked], worst, noun)
     if worst.recovered:
         level: Level = "recovered" if worst.recovered == worst.attacked else "partial"
-        return Verdict(level, _found(worst, noun), (*progress, *_labels(worst), *rest, *_refusals(tallies, noun)))
+        return Verdict(level, _found(worst, kind), (*progress, *_labels(worst), *rest, *_refusals(tallies, noun)))
     level = "traces" if worst.traces else "none"
     return Verdict(
-        level, _not_found(worst, noun), (*progress, *_labels(worst), *rest, *_refusals(tallies, noun), CAVEAT)
+        level, _not_found(worst, kind), (*progress, *_labels(worst), *rest, *_refusals(tallies, noun), CAVEAT)
     )
 
 
-def _found(tally: Tally, noun: str) -> str:
+def _found(tally: Tally, kind: Kind) -> str:
+    noun = kind.noun
     what = f"{tally.recovered} of {tally.attacked} private {noun}s"
     if tally.recovered == tally.attacked:
         what = f"all {tally.attacked} private {noun}s" if tally.attacked > 1 else f"the private {noun}"
     speed = f"in {'a median of ' if tally.recovered > 1 else ''}{words.seconds(tally.seconds)} per update"
-    closeness = f", at {_closeness(tally, tally.recovered)}" if tally.psnr is not None else ""
+    closeness = f", at {_closeness(tally, tally.recovered, kind)}" if tally.value is not None else ""
     return _sentence(
         f"{_who(tally)} recovered {what} from {words.defended(tally.defense)}; "
         f"{_certainty(tally)} without seeing the originals, {speed}{closeness}"
@@ -86,11 +89,12 @@ def _certainty(tally: Tally) -> str:
     return f"it was certain of {tally.certified} of {tally.recovered}"
 
 
-def _not_found(tally: Tally, noun: str) -> str:
+def _not_found(tally: Tally, kind: Kind) -> str:
+    noun = kind.noun
     whole = f"any of the {tally.attacked} private {noun}s" if tally.attacked > 1 else f"the private {noun}"
     parts = [f"for {_who(tally)} these attacks did not recover {whole} from {words.defended(tally.defense)}"]
-    if tally.psnr is not None:
-        parts.append(f"their best reconstructions have {_closeness(tally, tally.attacked)}")
+    if tally.value is not None:
+        parts.append(f"their best reconstructions have {_closeness(tally, tally.attacked, kind)}")
     found = tally.identification
     if found.chance is not None:
         guessed = words.expected(found)
@@ -102,10 +106,11 @@ def _not_found(tally: Tally, noun: str) -> str:
     return _sentence("; ".join(parts))
 
 
-def _closeness(tally: Tally, examples: int) -> str:
-    """PSNR beside the blind guess's."""
-    value = f"a {'median ' if examples > 1 else ''}PSNR of {words.decibel(tally.psnr)}"
-    return value if tally.blind is None else f"{value} where the best blind guess has {words.decibel(tally.blind)}"
+def _closeness(tally: Tally, examples: int, kind: Kind) -> str:
+    """The headline score beside the blind guess's."""
+    measure = kind.measure
+    value = f"a {'median ' if examples > 1 else ''}{measure.phrase} of {measure.written(tally.value)}"
+    return value if tally.blind is None else f"{value} where the best blind guess has {measure.written(tally.blind)}"
 
 
 def _rest(others: Sequence[Tally], worst: Tally, noun: str) -> tuple[str, ...]:
@@ -150,3 +155,16 @@ def _progress(record: Record) -> tuple[str, ...]:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
+
+
+def mixed(records: Sequence[Record]) -> Verdict:
+    """One verdict on several audits: in how many something was recovered, and from what."""
+    found = [verdict(record) for record in records]
+    leaking = [kind_of(r).noun for r, v in zip(records, found, strict=True) if v.level in ("recovered", "partial")]
+    order: tuple[Level, ...] = ("recovered", "partial", "traces", "none", "empty")
+    level: Level = min((v.level for v in found), key=order.index, default="empty")
+    if not leaking:
+        return Verdict(level, f"In none of these {len(records)} audits private examples were recovered.", (CAVEAT,))
+    what = words.listing(f"{noun}s" for noun in dict.fromkeys(leaking))
+    rest = (CAVEAT,) if len(leaking) < len(records) else ()
+    return Verdict(level, f"In {len(leaking)} of {len(records)} audits private {what} were recovered.", rest)

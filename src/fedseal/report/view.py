@@ -9,7 +9,9 @@ from fedseal.audit.record import Cell, Record
 from fedseal.audit.summary import label_rate
 from fedseal.report import words
 from fedseal.report.card import Card, Panel, Share, make_card
+from fedseal.report.kind import Kind, kind_of
 from fedseal.report.picture import TWICE, Budget, Pictures, budget
+from fedseal.report.said import text_budget
 from fedseal.report.tally import Sample, Tally, leading, leakage, samples, tally
 from fedseal.report.verdict import Verdict, verdict
 
@@ -65,10 +67,14 @@ class View:
     """Everything a page shows of the cells.
 
     Args:
+        kind: of input, which names examples and measures.
+        at: what every place of this record on the page begins with; empty where it is the only one.
         threats: from the attacker that knows least to the one that knows most.
         pictured: examples shown with pictures, and `examples` all that were attacked, each once for every cell.
     """
 
+    kind: Kind
+    at: str
     verdict: Verdict
     tallies: tuple[Tally, ...]
     leading: Tally | None
@@ -82,34 +88,45 @@ class View:
     examples: int
 
 
-def view(record: Record, pictures: Loader) -> View:
+def view(record: Record, pictures: Loader, at: str = "") -> View:
     """Lay out a record.
 
     Args:
         record: finished or not.
         pictures: gives a cell's pictures, or None where it has none.
+        at: what every place of this record on the page begins with.
     """
-    noun = "Picture" if record.header.config.modality.get("kind") == "image" else "Example"
-    shape = record.header.config.modality.get("shape")
-    channels, side = (int(shape[0]), max(int(n) for n in shape[1:])) if isinstance(shape, list | tuple) else (1, 0)
+    kind = kind_of(record)
     cells = sorted(record.cells, key=lambda cell: max(map(leakage, samples(cell))), reverse=True)
-    afford = budget([(cell.key.batch_size, channels, len(cell.frame_steps)) for cell in cells], side or 256)
+    side, afford = _afford(record, cells)
     shares = map(Share, afford.panels, afford.illustrated, afford.animated)
     cards = {
-        cell.key.id: make_card(cell, pictures(cell) if share.illustrated else None, afford, noun, share)
+        cell.key.id: make_card(
+            cell,
+            pictures(cell) if share.illustrated and cell.content is None else None,
+            afford,
+            kind.noun.capitalize(),
+            share,
+            at,
+        )
         for cell, share in zip(cells, shares, strict=True)
     }
     tallies = tally(record.cells)
     worst = leading(tallies)
     knows = {cell.key.threat: cell.knows for cell in cells}
     exhibits = [found for sample in (worst.best if worst else ()) for found in _exhibit(sample, cards)]
+    shown = [
+        (card, panel) for card, panel in exhibits if (panel.truth and panel.guess) or (panel.said and panel.said.found)
+    ]
     return View(
+        kind=kind,
+        at=at,
         verdict=verdict(record),
         tallies=tallies,
         leading=worst,
         threats=tuple(_threat(name, tallies, cards.values()) for name in words.by_knowledge(knows)),
         cards=tuple(cards.values()),
-        exhibits=tuple((card, panel) for card, panel in exhibits if panel.truth and panel.guess)[:TWICE],
+        exhibits=tuple(shown)[: TWICE if kind.gallery else TWICE // 2],
         budget=afford,
         frames_left_out=any(
             len(cell.frame_steps) > (afford.frames if moves else 1)
@@ -119,6 +136,15 @@ def view(record: Record, pictures: Loader) -> View:
         pictured=sum(len(card.panels) for card in cards.values() if card.illustrated),
         examples=sum(card.examples for card in cards.values()),
     )
+
+
+def _afford(record: Record, cells: Sequence[Cell]) -> tuple[int, Budget]:
+    """Longest side of the stored pictures, 0 where there are none, and what the page can show."""
+    if any(cell.content is not None for cell in cells):
+        return 0, text_budget(cells)
+    shape = record.header.config.modality.get("shape")
+    channels, side = (int(shape[0]), max(int(n) for n in shape[1:])) if isinstance(shape, list | tuple) else (1, 0)
+    return side, budget([(cell.key.batch_size, channels, len(cell.frame_steps)) for cell in cells], side or 256)
 
 
 def _exhibit(sample: Sample, cards: dict[str, Card]) -> list[tuple[Card, Panel]]:

@@ -143,7 +143,7 @@ def certificate(cell: Cell) -> str:
         return f"Not certified: replayed update still differs by {residual(cell.residual)}."
     if cell.status == "diverged" and cell.scores is not None:
         return f"Not certified: diverged, replayed update differs by {residual(cell.residual)}."
-    what = {"diverged": "Diverged; no picture came out", "not_applicable": "No route applies", "refused": "Refused"}
+    what = {"diverged": "Diverged; nothing came out", "not_applicable": "No route applies", "refused": "Refused"}
     return f"{what[cell.status]}{': ' + reason if reason else ''}".rstrip(".") + "."
 
 

@@ -159,9 +159,21 @@ def bpe(tokens: int = TOKENS) -> Any:
     )
 
 
-def text_batch(text: Text, lines: list[str], *, task: Task = "sequence", num_classes: int = 2, seed: int = 0) -> Batch:
-    """Sentences as a batch for a task; classes of sentences and tokens are drawn from the seed."""
-    ids, generator = text.encode(lines), torch.Generator().manual_seed(seed)
+def text_batch(
+    text: Text,
+    lines: list[str],
+    *,
+    task: Task = "sequence",
+    num_classes: int = 2,
+    seed: int = 0,
+    truncate: bool = False,
+) -> Batch:
+    """Sentences as a batch for a task; classes of sentences and tokens are drawn from the seed.
+
+    Args:
+        truncate: cut sentences that are too long instead of refusing them.
+    """
+    ids, generator = text.encode(lines, truncate=truncate), torch.Generator().manual_seed(seed)
     if task == "causal":
         return Batch(ids, next_tokens(ids, text.pad))
     if task == "masked":

@@ -57,45 +57,48 @@
     for (const card of players.keys()) watcher.observe(card);
   }
 
-  const table = document.getElementById("table");
-  // Every attacker has a body of its own, which begins with who it is and stays where it is.
-  const bodies = [...table.tBodies].map((body) => ({ body, who: body.rows[0], rows: [...body.rows].slice(1) }));
+  function sortable(table) {
+    // Every attacker has a body of its own, which begins with who it is and stays where it is.
+    const bodies = [...table.tBodies].map((body) => ({ body, who: body.rows[0], rows: [...body.rows].slice(1) }));
 
-  function sortBy(header) {
-    const column = header.cellIndex;
-    const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    const numeric = header.dataset.numeric === "yes";
-    const key = (row) => row.cells[column].dataset.key;
-    const order = (a, b) => {
-      const [x, y] = [key(a), key(b)];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      return sign * (numeric ? Number(x) - Number(y) || 0 : x.localeCompare(y, "en", { numeric: true }));
-    };
-    for (const { body, rows } of bodies) body.append(...rows.sort(order));
-    for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
-    header.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-  }
-  for (const header of table.tHead.rows[0].cells) {
-    header.querySelector("button").addEventListener("click", () => sortBy(header));
-  }
-
-  const filter = document.getElementById("filter");
-  const shown = document.getElementById("shown");
-  const plain = shown.textContent;
-  filter.addEventListener("input", () => {
-    const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let left = 0;
-    for (const { who, rows } of bodies) {
-      const attacker = who ? who.querySelector("bdi").textContent : "";
-      for (const row of rows) {
-        const text = [attacker, ...[...row.cells].map((cell) => cell.textContent)].join(" ").toLowerCase();
-        row.hidden = !wanted.every((word) => text.includes(word));
-        if (!row.hidden) left += 1;
-      }
-      if (who) who.hidden = rows.every((row) => row.hidden);
+    function sortBy(header) {
+      const column = header.cellIndex;
+      const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      const numeric = header.dataset.numeric === "yes";
+      const key = (row) => row.cells[column].dataset.key;
+      const order = (a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (x === "" || y === "") return (x === "") - (y === "");
+        return sign * (numeric ? Number(x) - Number(y) || 0 : x.localeCompare(y, "en", { numeric: true }));
+      };
+      for (const { body, rows } of bodies) body.append(...rows.sort(order));
+      for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+      header.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
     }
-    shown.textContent = wanted.length ? `${left} of ${plain}` : plain;
-  });
+    for (const header of table.tHead.rows[0].cells) {
+      header.querySelector("button").addEventListener("click", () => sortBy(header));
+    }
+
+    const section = table.closest("section");
+    const filter = section.querySelector("input[type=search]");
+    const shown = section.querySelector(".filter output");
+    const plain = shown.textContent;
+    filter.addEventListener("input", () => {
+      const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let left = 0;
+      for (const { who, rows } of bodies) {
+        const attacker = who ? who.querySelector("bdi").textContent : "";
+        for (const row of rows) {
+          const text = [attacker, ...[...row.cells].map((cell) => cell.textContent)].join(" ").toLowerCase();
+          row.hidden = !wanted.every((word) => text.includes(word));
+          if (!row.hidden) left += 1;
+        }
+        if (who) who.hidden = rows.every((row) => row.hidden);
+      }
+      shown.textContent = wanted.length ? `${left} of ${plain}` : plain;
+    });
+  }
+  for (const table of document.querySelectorAll("table.sortable")) sortable(table);
 
   function reveal() {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
