@@ -22,10 +22,13 @@ from benchmarks import (
     fedavg,
     labels,
     overhead,
+    property,
     relu,
     separation,
     spear,
     tables,
+    text,
+    text_search,
     variations,
 )
 
@@ -42,6 +45,9 @@ SECTIONS = {
     "fedavg": fedavg,
     "batch": batch,
     "tables": tables,
+    "text": text,
+    "text_search": text_search,
+    "property": property,
 }
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "benchmarks.md"

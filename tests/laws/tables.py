@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attack.cases import initialized
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, attack, defense, local_update, zoo
 from fedseal.modality.tabular import Categorical, Continuous, Tabular
+from fedseal.modality.text import Text
 from fedseal.types import Attack, Defense, Modality
 
 # Cheap options of every recipe; a recipe without a row fails a test.
@@ -30,6 +31,12 @@ CHEAP = {
     "dimitrov": "dimitrov:steps=3",
     "coarse": "coarse:steps=3",
     "sme": "sme:steps=4",
+    "dager": "dager",
+    "tokens": "tokens",
+    "dlg_text": "dlg_text:steps=1",
+    "tag": "tag:steps=2",
+    "mixture": "mixture:steps=2",
+    "lamp": "lamp:steps=2,starts=2,proposals=2",
     "tableak": "tableak:members=2,steps=4,polish=1",
 }
 RECIPES = {name: attack.parse(specification) for name, specification in CHEAP.items()}
@@ -54,7 +61,7 @@ DEFENSES: dict[str, Defense] = {
 class Setting:
     """A model and how many pictures of 3x8x8 its client trains on; `label`: of all of them, None for their own.
 
-    `rows`: of a table, with its `modality`, in place of the pictures.
+    `rows`: of a table or sentences, with their `modality`, in place of the pictures.
     """
 
     model: nn.Module
@@ -84,7 +91,10 @@ ROWS = Batch(
     torch.arange(20) % 5,
 )
 NARROW = initialized(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 5)), dtype=torch.float32)
+TEXT = Text(zoo.bpe(), length=10)
+SENTENCES = zoo.text_batch(TEXT, zoo.sentences(20), num_classes=3, truncate=True)
 SETTINGS = {
+    "a sentence": Setting(zoo.tiny_bert(num_classes=3), rows=SENTENCES, modality=TEXT),
     "table, two rows": Setting(NARROW, 2, rows=ROWS, modality=TABLE),
     "perceptron": Setting(MLP),
     "lenet": Setting(zoo.lenet(size=8, width=6, num_classes=5)),

@@ -10,6 +10,7 @@ import inspect
 from fedseal.attack import labels
 from fedseal.attack.auto import auto
 from fedseal.attack.base import best_of, cascade, restarts
+from fedseal.attack.lamp import Lamp, lamp
 from fedseal.attack.presets import (
     coarse,
     cocktail_party,
@@ -22,13 +23,20 @@ from fedseal.attack.presets import (
     inverting_gradients,
     sme,
 )
+from fedseal.attack.property import PropertyFinding, PropertyInference
 from fedseal.attack.recipes import CHOICES, RECIPES, Recipe
+from fedseal.attack.tableak import TabLeak
+from fedseal.attack.text import dlg_text, mixture, tag
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.types import Attack
 
 __all__ = [
     "RECIPES",
+    "Lamp",
+    "PropertyFinding",
+    "PropertyInference",
     "Recipe",
+    "TabLeak",
     "auto",
     "best_of",
     "cascade",
@@ -37,14 +45,18 @@ __all__ = [
     "dimitrov",
     "dlg",
     "dlg_batch",
+    "dlg_text",
     "geng",
     "gradinversion",
     "idlg",
     "inverting_gradients",
     "labels",
+    "lamp",
+    "mixture",
     "parse",
     "restarts",
     "sme",
+    "tag",
 ]
 
 

@@ -16,9 +16,11 @@ import torch
 from fedseal.attack.base import better, order_is_secret
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.dager import Dager
 from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.exact.spear import Spear
+from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import grey
 from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.objective import CosineWithLayers
@@ -28,9 +30,11 @@ from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
 from fedseal.attack.tableak import TabLeak
+from fedseal.attack.text import mixture
 from fedseal.errors import BadConfig, UnknownToAdversary
 from fedseal.modality.tabular import Tabular
-from fedseal.types import Attack, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
+from fedseal.modality.text import Text
+from fedseal.types import Attack, Modality, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
 COARSE = 10  # steps that stand for a client's many
@@ -72,8 +76,12 @@ class Auto:
     steps: int = 2400
     name: str = "auto"
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self, modality: Modality) -> tuple[Route, ...]:
         """What is tried before any search for the update itself, cheapest first."""
+        if isinstance(modality, Text):
+            return (Dager(),)
+        if isinstance(modality, Tabular):
+            return LinearFirstLayer(), Spear()
         return (
             LinearFirstLayer(),
             Spear(),
@@ -90,7 +98,7 @@ class Auto:
         evidence = Evidence(observation)
         notes: list[RouteNote] = []
         best: Reconstruction | None = None
-        for route in self.routes():
+        for route in self.routes(observation.modality):
             obstacle = route.obstacle(evidence) or _outdone(evidence, route)
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
@@ -134,7 +142,15 @@ class Auto:
             notes.append(RouteNote(attack.name, True, why))
         if start is not None or found:
             return reduce(better, [*([] if start is None else [start]), *found])
+        if isinstance(observation.modality, Text):
+            return self._words(evidence, notes, generator)
         return Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
+
+    def _words(self, evidence: Evidence, notes: list[RouteNote], generator: torch.Generator) -> Reconstruction:
+        """Where no sentence can be read, the tokens that occur."""
+        found = Tokens().read(evidence, generator=generator)
+        notes.append(RouteNote("tokens", found.inputs is not None, found.outcome.note))
+        return found
 
 
 def auto(*, steps: int = 2400) -> Attack:
@@ -145,6 +161,11 @@ def auto(*, steps: int = 2400) -> Attack:
 def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Iterator[Plan]:
     """The optimizations for this evidence, in the order in which to try them."""
     training = evidence.observation.training
+    if isinstance(evidence.observation.modality, Text):
+        if training is not None and training.fresh_optimizer and _classifies(evidence.observation):
+            search = mixture(steps=max(1, steps // 8), labels=_labels(evidence))
+            yield Plan(search, "no span tells the sentences; mixtures of the tokens that the update leaks are searched")
+        return
     if isinstance(evidence.observation.modality, Tabular):
         if training is not None and training.fresh_optimizer:
             tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
@@ -200,6 +221,11 @@ def _labels(evidence: Evidence) -> str:
     return "best" if summed else "joint"
 
 
+def _classifies(observation: Observation) -> bool:
+    """Whether the model gives sentences as a whole a class, which is what searches for sentences can use."""
+    return getattr(observation.model, "task", None) == "sequence"
+
+
 def _linear_layers(evidence: Evidence) -> tuple[int, ...]:
     """Where the update's matrices are, if one example made it; convolutions' and token layers' gradients are sums."""
     if evidence.batch_size != 1:
@@ -210,8 +236,6 @@ def _linear_layers(evidence: Evidence) -> tuple[int, ...]:
 
 def _outdone(evidence: Evidence, route: Route) -> str | None:
     """Why a route that applies is not worth its time, None if it is."""
-    if isinstance(route, (Separation, CocktailParty)) and isinstance(evidence.observation.modality, Tabular):
-        return "it looks for pictures, and the inputs are rows of a table"
     if isinstance(route, Separation) and evidence.batch_size == 1:
         return "one example needs no taking apart, and matching its gradient shows more than matching its activations"
     return None

@@ -106,7 +106,7 @@ class Search:
         if not observation.modality.forward(torch.zeros(1, *observation.modality.shape)).is_floating_point():
             raise UnfitBatch(
                 f"the inputs are whole numbers, such as token ids, so {attack.name} cannot move them by small steps",
-                "use 'dager' or 'tokens', or a search over embeddings: 'dlg_text', 'tag' or 'lamp'",
+                "use 'dager' or 'tokens', or a search for sentences: 'mixture', 'dlg_text', 'tag' or 'lamp'",
             )
         self.prediction = attack.update_model.bind(observation, attack.name, count, to, generator)
         self.copies = self.prediction.copies

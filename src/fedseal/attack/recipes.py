@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from fedseal.attack import presets
+from fedseal.attack import presets, text
 from fedseal.attack.auto import auto
+from fedseal.attack.exact.dager import Dager
 from fedseal.attack.exact.layerwise import Layerwise
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.exact.spear import Spear
+from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import INITS
+from fedseal.attack.lamp import lamp
 from fedseal.attack.matching import label_ways
 from fedseal.attack.separating import Separation
 from fedseal.attack.statistics import Source
@@ -146,6 +149,48 @@ RECIPES = {
             _SERVER,
             "fedseal",
             presets.coarse,
+        ),
+        Recipe(
+            "dager",
+            "exact: batches of sentences from the spans of a transformer's first block; needs no labels or batch size",
+            ("state",),
+            "after Petrov et al., NeurIPS 2024, arXiv:2405.15586; how sentences are put together is ours",
+            Dager,
+        ),
+        Recipe(
+            "tokens",
+            "exact: which tokens occur, also in a sum over clients; needs no weights",
+            (),
+            "Melis et al., IEEE S&P 2019, arXiv:1805.04049; shared embeddings and noise are ours",
+            Tokens,
+        ),
+        Recipe(
+            "dlg_text",
+            "searches embeddings of sentences: squared distance, L-BFGS, then the nearest leaked tokens",
+            _SERVER,
+            "Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935, section 4.2",
+            text.dlg_text,
+        ),
+        Recipe(
+            "tag",
+            "searches embeddings of sentences: squared and weighted absolute distance, Adam",
+            _SERVER,
+            "Deng et al., Findings of EMNLP 2021, arXiv:2103.06819",
+            text.tag,
+        ),
+        Recipe(
+            "lamp",
+            "searches embeddings of sentences in turns with moves of tokens; takes a language model as prior",
+            _SERVER,
+            "Balunovic et al., NeurIPS 2022, arXiv:2202.08827",
+            lamp,
+        ),
+        Recipe(
+            "mixture",
+            "the order of one sentence in closed form where places are embedded, else mixtures of the leaked tokens",
+            _SERVER,
+            "fedseal",
+            text.mixture,
         ),
         Recipe(
             "tableak",
