@@ -58,7 +58,7 @@ def token_set(observation: Observation) -> TokenSet:
     name, tied = embedding_of(observation)
     rows = observation.update.tensors[name].double()
     pad = cast(Text, observation.modality).pad
-    used = rows.norm(dim=1) > rows.norm(dim=1).mean() * 30
+    used = rows.any(1)
     note = ""
     if tied:
         used, note = _more_than_the_head(rows), "the output layer shares the embedding; its part was projected out"
