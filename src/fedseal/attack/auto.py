@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +26,7 @@ from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
+from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
@@ -40,22 +41,6 @@ CERTAIN = ("exact", "converged")
 COARSE = 10  # steps that stand for a client's many
 MATCHED = 0.1  # residual from which on a second way to simulate local steps was the better one, as measured
 NEAR = 0.2  # residual up to which joint matching made a batch that was taken apart worse, as measured
-
-
-class Route(Protocol):
-    """An attack that says beforehand why it does not apply."""
-
-    @property
-    def name(self) -> str:
-        """The name as tables and records give it."""
-
-    def obstacle(self, evidence: Evidence) -> str | None:
-        """Why it does not apply, None if it does."""
-
-    def read(
-        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
-    ) -> Reconstruction:
-        """Attack."""
 
 
 class Plan(NamedTuple):

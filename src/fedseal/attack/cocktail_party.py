@@ -22,7 +22,8 @@ from fedseal.attack.base import precision, refused, residual
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.spear import labels_by_signal
 from fedseal.attack.prior import total_variation
-from fedseal.types import Candidate, Observation, Outcome, Progress, ProgressCallback, Reconstruction
+from fedseal.attack.route import Route
+from fedseal.types import Candidate, Outcome, Progress, ProgressCallback, Reconstruction
 
 GAUSSIAN = 0.37456720749  # mean of log cosh of a standard normal number
 REPORTS, BULK = 50, 50  # progress reports; values from which on a few are outliers
@@ -147,7 +148,7 @@ def fitted(inputs: Tensor, low: float, high: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CocktailParty:
+class CocktailParty(Route):
     """Unmix the pictures of a batch from the gradient of a linear first layer.
 
     Kariyappa et al., ICML 2023, arXiv:2209.05578. Needs neither weights nor ReLU nor the local training; the batch
@@ -177,16 +178,10 @@ class CocktailParty:
             return "the batch size is withheld, and the first layer's gradient has full rank"
         return None
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
-    ) -> Reconstruction:
-        """Unmix; labels and certificate where the weights are known."""
-        return self.read(Evidence(observation), generator=generator, progress=progress)
-
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
+        """Unmix; labels and certificate where the weights are known."""
         started = time.perf_counter()
         observation, reason = evidence.observation, self.obstacle(evidence)
         layer, count = evidence.first_linear, _count(evidence)

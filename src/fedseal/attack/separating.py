@@ -24,9 +24,10 @@ from fedseal.attack.init import grey
 from fedseal.attack.labels.best import Best
 from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.prior import color_variation, total_variation
+from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Nothing
-from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
+from fedseal.types import Candidate, ProgressCallback, Reconstruction
 
 # Weights of total variation beside the relative distance of activations, and the descent. Through kinks the gradient's
 # size says little: its sign leads, under one weight.
@@ -35,7 +36,7 @@ KINKED = ((0.01,), Adam(lr=0.1, signed=True, schedule=cosine_decay))
 
 
 @dataclass(frozen=True)
-class Separation:
+class Separation(Route):
     """Separate the batch at the head, then read every example from its own signal.
 
     Args:
@@ -51,16 +52,10 @@ class Separation:
             return f"it needs the local training, which the threat model '{evidence.observation.threat}' withholds"
         return separation.obstacle(evidence)
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
-    ) -> Reconstruction:
-        """Labels, features, then inputs. The status is "exact" only for a closed form whose replay certifies it."""
-        return self.read(Evidence(observation), generator=generator, progress=progress)
-
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
+        """Labels, features, then inputs. The status is "exact" only for a closed form whose replay certifies it."""
         started = time.perf_counter()
         obstacle = self.obstacle(evidence)
         if obstacle is not None:

@@ -22,6 +22,7 @@ from fedseal.attack.base import better, conclude, refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.matching import LBFGS, Adam, GradientMatching, Search
 from fedseal.attack.objective import balanced_distance, cosine_distance
+from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Prediction, Simulate, assign, cast
 from fedseal.client import forward, local_steps, loss_function, train
@@ -36,7 +37,7 @@ PROVED = 0.1  # share of the residual below which a polish is believed: a smalle
 
 
 @dataclass(frozen=True)
-class TabLeak:
+class TabLeak(Route):
     """Search with many members at once, pool what they agree on, then polish the numbers.
 
     Vero et al., ICML 2023, arXiv:2210.01785. Ours: the temperature's course (the paper's, from 1000 by .98 a step, as
@@ -76,20 +77,14 @@ class TabLeak:
             return "the inputs are no rows of a table whose columns are known"
         return None
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Attack.
 
         Raises:
             UnknownToAdversary: weights, local training, batch size or labels are withheld and needed.
         """
-        return self.read(Evidence(observation), generator=generator, progress=progress)
-
-    def read(
-        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
-    ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
         started = time.perf_counter()
         observation = evidence.observation
         observation.require_state(self.name)

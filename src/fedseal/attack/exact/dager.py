@@ -25,6 +25,7 @@ from fedseal.attack.exact.sentences import Frame, Sentence, assemble, grow
 from fedseal.attack.exact.span import CLEAN, Span, span_of
 from fedseal.attack.exact.tokens import beside_the_head, embedding_of, token_set
 from fedseal.attack.exact.transformer import Transformer, Wiring, wiring
+from fedseal.attack.route import Route
 from fedseal.errors import UnfitModel, UnfitUpdate
 from fedseal.modality.language import next_tokens
 from fedseal.modality.text import Text
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dager:
+class Dager(Route):
     """Read the sentences off the spans before and behind the first attention."""
 
     name: str = "dager"
@@ -56,20 +57,10 @@ class Dager:
             return error.fact
         return None
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Closed form and a search among finitely many sentences; draws nothing."""
-        return self.read(Evidence(observation))
-
-    def read(
-        self,
-        evidence: Evidence,
-        *,
-        generator: torch.Generator | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
         started = time.perf_counter()
         observation = evidence.observation
         try:

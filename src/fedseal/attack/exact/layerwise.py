@@ -24,6 +24,7 @@ from fedseal.attack.exact.recursion import ClosedForm, closed_form, head_signal
 from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
+from fedseal.attack.route import Route
 from fedseal.attack.structure import Activation, Conv, Layer, Linear
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
@@ -82,7 +83,7 @@ def _taps(layer: Conv) -> int:
 
 
 @dataclass(frozen=True)
-class Layerwise:
+class Layerwise(Route):
     """Read one example off the gradient of a network whose layers stand in a row and can be inverted."""
 
     matching_steps: int = 45
@@ -111,16 +112,10 @@ class Layerwise:
         """Whether every layer has at least as many equations as unknowns."""
         return all(count.determined for count in rank_analysis(evidence.structure.layers))
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
-    ) -> Reconstruction:
-        """Closed form, then matching where that falls short of the update's precision; see `Outcome` for the status."""
-        return self.read(Evidence(observation), generator=generator, progress=progress)
-
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
+        """Closed form, then matching where that falls short of the update's precision; see `Outcome` for the status."""
         started = time.perf_counter()
         observation = evidence.observation
         obstacle = self.obstacle(evidence)

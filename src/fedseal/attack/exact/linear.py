@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fedseal.attack.base import precision, refused, residual
 from fedseal.attack.evidence import Evidence
-from fedseal.types import Candidate, Observation, Outcome, ProgressCallback, Reconstruction
+from fedseal.attack.route import Route
+from fedseal.types import Candidate, Outcome, ProgressCallback, Reconstruction
 
 
 @dataclass(frozen=True)
-class LinearFirstLayer:
+class LinearFirstLayer(Route):
     """Read the input off the gradient of a fully connected first layer with bias."""
 
     name: str = "linear"
@@ -39,20 +40,10 @@ class LinearFirstLayer:
             return f"the first layer's gradient is no outer product (second part {ratio:.0e}): more than one example"
         return None
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Closed form; draws nothing. The certificate is the replay, or the outer product itself without weights."""
-        return self.read(Evidence(observation))
-
-    def read(
-        self,
-        evidence: Evidence,
-        *,
-        generator: torch.Generator | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
         started = time.perf_counter()
         observation = evidence.observation
         obstacle = self.obstacle(evidence)

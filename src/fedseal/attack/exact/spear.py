@@ -15,15 +15,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedseal.attack.base import better, precision, refused, residual
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
+from fedseal.attack.route import Route
 from fedseal.attack.structure import Activation, Reshape
 from fedseal.client import forward, train
-from fedseal.types import Candidate, LocalTraining, Observation, Outcome, ProgressCallback, Reconstruction
+from fedseal.types import Candidate, LocalTraining, Outcome, ProgressCallback, Reconstruction
 
 __all__ = ["Diagnostics", "Disaggregated", "Spear", "disaggregate"]
 
 
 @dataclass(frozen=True)
-class Spear:
+class Spear(Route):
     """Read a whole batch off the gradient of a linear first layer with bias and ReLU, with or without the weights.
 
     SPEAR (Dimitrov et al., NeurIPS 2024, arXiv:2403.03945), with directions found by descent.
@@ -55,16 +56,10 @@ class Spear:
         assert gradient is not None
         return obstacle(gradient, noise=evidence.noise(layer.weight), count=update.num_examples)
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
-    ) -> Reconstruction:
-        """Search the directions, then read inputs and labels; the certificate is the replay."""
-        return self.read(Evidence(observation), generator=generator, progress=progress)
-
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
+        """Search the directions, then read inputs and labels; the certificate is the replay."""
         started = time.perf_counter()
         observation, reason = evidence.observation, _unfit(evidence)
         best: Reconstruction | None = None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedseal.attack.base import refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.span import Span, span_of
+from fedseal.attack.route import Route
 from fedseal.errors import UnfitUpdate
 from fedseal.modality.text import Text
 from fedseal.types import Observation, Outcome, ProgressCallback, Reconstruction
@@ -142,7 +143,7 @@ def _labels(observation: Observation) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Route):
     """Name the tokens used, as one row of ids; `token_set` gives the same as a plain value."""
 
     name: str = "tokens"
@@ -155,20 +156,10 @@ class Tokens:
             return error.fact
         return None
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Closed form; draws nothing."""
-        return self.read(Evidence(observation))
-
-    def read(
-        self,
-        evidence: Evidence,
-        *,
-        generator: torch.Generator | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Reconstruction:
-        """The same, from evidence that somebody has gathered already."""
         started = time.perf_counter()
         try:
             found = token_set(evidence.observation)
