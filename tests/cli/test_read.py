@@ -48,6 +48,11 @@ def build():
 
 def half():
     return build()[:1]
+
+def narrow():
+    model, words = build()
+    model.net.table = nn.Embedding(3, 8)
+    return model, words
 """
 TABLE = "age,sex,sick\n" + "".join(f"{20 + 7 * i % 50}.5,{'fm'[i % 2]},{'no' if i % 3 else 'yes'}\n" for i in range(30))
 
@@ -185,6 +190,7 @@ def test_bad_language_models_are_one_line(fedseal: Command, reader: str) -> None
         ("minilmm", "did you mean 'minilm'?"),
         ("zoo:gpt3", "there is no language model 'gpt3'"),
         (reader.replace("build", "half"), "returned no language model with its text"),
+        (reader.replace("build", "narrow"), "tokens and the model's embedding 3 rows"),
     ):
         assert fact in fedseal("attack", "--text", "hello", "--model", model, "-q").complaint
     assert "give --text or --text-file" in fedseal("attack", "--model", "bert_small", "-q").complaint

@@ -111,6 +111,14 @@ def test_what_is_no_transformers_model_is_refused() -> None:
         fs.LanguageModel(fs.zoo.tiny_bert().net, task="translation", pad=0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("ids", "fact"), [([[1, 1600, 2]], "the token 1600"), ([[5] * 70], "longer than")])
+def test_tokens_and_places_that_the_model_does_not_have_are_named(ids: list[list[int]], fact: str) -> None:
+    model = fs.zoo.gpt2(width=32, layers=1, tokens=500, positions=64)
+    batch = fs.Batch(torch.tensor(ids), next_tokens(torch.tensor(ids), pad=0))
+    with pytest.raises(UnfitBatch, match=fact):
+        fs.local_update(model, batch, training=fs.LocalTraining.fedsgd())
+
+
 def test_a_picture_search_says_what_reads_text_instead() -> None:
     model = fs.zoo.tiny_bert()
     batch = fs.Batch(TEXT.encode(["liberty"]), torch.tensor([0]))

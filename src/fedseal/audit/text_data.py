@@ -33,7 +33,14 @@ def language_model(name: str) -> tuple[LanguageModel, Text]:
     built = build_object(name, tuple)
     if len(built) != 2 or not isinstance(built[0], LanguageModel) or not isinstance(built[1], Text):
         raise BadConfig(f"'{name}' returned no language model with its text", "return (fs.LanguageModel, fs.Text)")
-    return built[0], built[1]
+    model, text = built
+    rows = model.state_dict()[model.embedding_name].shape[0]
+    if text.size > rows:
+        raise BadConfig(
+            f"the tokenizer of '{name}' has {text.size} tokens and the model's embedding {rows} rows",
+            "return the tokenizer that the model was trained with",
+        )
+    return model, text
 
 
 def read_sentences(path: str | Path) -> list[str]:

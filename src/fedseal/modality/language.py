@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fedseal.errors import BadConfig, UnfitModel
+from fedseal.errors import BadConfig, UnfitBatch, UnfitModel
 
 Task = Literal["sequence", "token", "masked", "causal"]
 IGNORED = -100  # the label of a position without a loss, as torch's cross-entropy knows it
@@ -44,16 +44,35 @@ class LanguageModel(nn.Module):
         self.net, self.task, self.pad = net, task, pad
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits."""
+        """Logits.
+
+        Raises:
+            UnfitBatch: a token that the embedding does not have, or more tokens than the model has places.
+        """
         given: dict[str, Any]
         if inputs.is_floating_point():
             given = {"inputs_embeds": inputs, "attention_mask": (inputs.detach() != 0).any(-1).long()}
         else:
             given = {"input_ids": inputs, "attention_mask": (inputs != self.pad).long()}
-        logits: Tensor = self.net(**given, **({"use_cache": False} if self.task == "causal" else {})).logits
+        try:
+            logits: Tensor = self.net(**given, **({"use_cache": False} if self.task == "causal" else {})).logits
+        except IndexError as error:
+            raise self._misfit(inputs) from error
         if self.task == "sequence":
             return logits
         return (logits[:, :-1] if self.task == "causal" else logits).transpose(1, 2)
+
+    def _misfit(self, inputs: Tensor) -> UnfitBatch:
+        """Why a table has no row for what it was asked."""
+        rows = len(self._embedding().weight)  # type: ignore[arg-type]
+        if not inputs.is_floating_point() and int(inputs.max()) >= rows:
+            return UnfitBatch(
+                f"the inputs hold the token {int(inputs.max())}, and the model's embedding has {rows} rows",
+                "use the tokenizer that the model was trained with",
+            )
+        return UnfitBatch(
+            f"rows of {inputs.shape[1]} tokens are longer than the model has places", "give Text a smaller length"
+        )
 
     @property
     def width(self) -> int:
