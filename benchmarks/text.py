@@ -6,6 +6,7 @@ ROUGE is taken sentence by sentence, after matching, and its mean over a batch i
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -125,10 +126,10 @@ def run(scale: float = 1.0) -> dict[str, object]:
     for sigma in NOISE:
         noisy = [read(model, text, 4, seed=s, defense=f"gaussian:{sigma:g}") for s in seeds]
         results |= figures(f"MiniLM classification, noise {sigma:g}, 4 sentences", noisy)
-    server = {"method": fs.attack.auto(), "threat": fs.ThreatModel.honest_but_curious()}
-    alone = [read(model, text, 1, seed=s, training=FEDAVG, **server) for s in seeds]  # type: ignore[arg-type]
+    planned = partial(read, model, text, 1, method=fs.attack.auto(), threat=fs.ThreatModel.honest_but_curious())
+    alone = [planned(seed=s, training=FEDAVG) for s in seeds]
     results |= figures("MiniLM classification, 4 local steps, 1 sentence, auto that knows the number", alone)
     for sigma in NOISE:
-        noisy = [read(model, text, 1, seed=s, defense=f"gaussian:{sigma:g}", **server) for s in seeds]  # type: ignore[arg-type]
+        noisy = [planned(seed=s, defense=f"gaussian:{sigma:g}") for s in seeds]
         results |= figures(f"MiniLM classification, noise {sigma:g}, 1 sentence, auto that knows the number", noisy)
     return results | token_figures(max(1, draws // 2))

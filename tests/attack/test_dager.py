@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,6 @@ from fedseal import Batch, LocalTraining, Observation, Reconstruction, Text, Thr
 from fedseal.attack.exact.dager import Dager
 from fedseal.modality.language import LanguageModel, Task
 
-transformers = pytest.importorskip("transformers")
 CURIOUS = ThreatModel("curious", frozenset({"state", "training", "single_updates"}))
 
 
@@ -63,6 +64,7 @@ def test_a_decoder_s_sentences_grow_word_by_word(count: int, seed: int) -> None:
 
 
 def test_rotary_places_are_read_by_the_model_s_own_forward() -> None:
+    transformers: Any = import_module("transformers")  # most of it is untyped
     config = transformers.LlamaConfig(
         vocab_size=2000,
         hidden_size=64,
@@ -73,8 +75,9 @@ def test_rotary_places_are_read_by_the_model_s_own_forward() -> None:
         attn_implementation="eager",
         pad_token_id=0,
     )
-    torch.manual_seed(0)
-    model = LanguageModel(transformers.LlamaForCausalLM(config).eval(), task="causal", pad=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LanguageModel(transformers.LlamaForCausalLM(config).eval(), task="causal", pad=0)
     observation, batch, _ = _observed(model, 2)
     assert _exact(Dager()(observation, generator=seeded()), batch)
 

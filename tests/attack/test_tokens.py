@@ -12,7 +12,6 @@ from fedseal.attack.exact.tokens import Tokens, token_set
 from fedseal.errors import UnfitUpdate
 from fedseal.modality.language import LanguageModel
 
-pytest.importorskip("transformers")
 EAVESDROPPER = ThreatModel.eavesdropper()
 
 

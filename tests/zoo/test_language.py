@@ -15,7 +15,7 @@ def test_the_trained_encoder_knows_what_sentences_mean() -> None:
     model, text = fs.zoo.minilm()
     ids = text.encode(["the senate votes on a law", "congress passes a bill", "my cat sleeps in the sun"])
     with torch.no_grad():
-        hidden = model.net.bert(input_ids=ids, attention_mask=(ids != text.pad).long()).last_hidden_state  # type: ignore[operator]
+        hidden = model.net.bert(input_ids=ids, attention_mask=(ids != text.pad).long()).last_hidden_state
     mask = (ids != text.pad)[..., None]
     mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
     assert mean[0] @ mean[1] > mean[0] @ mean[2] + 0.2
@@ -25,8 +25,8 @@ def test_heads_come_from_the_seed_and_leave_torchs_generator_alone() -> None:
     before = torch.get_rng_state()
     one, other, third = (fs.zoo.tiny_bert(seed=seed) for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(one.net.classifier.weight, other.net.classifier.weight)  # type: ignore[union-attr, arg-type]
-    assert not torch.equal(one.net.classifier.weight, third.net.classifier.weight)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(one.net.classifier.weight, other.net.classifier.weight)
+    assert not torch.equal(one.net.classifier.weight, third.net.classifier.weight)
 
 
 def test_sentences_are_distinct_and_drawn_from_the_seed() -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import replay
-from fedseal.attack.embedding import Relaxed, relaxed
+from fedseal.attack.embedding import Relaxed
 from fedseal.attack.matching import Adam, GradientMatching, Search
 from fedseal.attack.schedule import cosine_decay
-from fedseal.attack.text import TellingCosine, finished, in_tokens, informed, labeled, placed
+from fedseal.attack.text import TellingCosine, finished, in_tokens, placed, posed
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
 Fluency = Callable[[Tensor], Tensor]  # token ids (N, L) -> mean negative log-likelihood of a token, (N,)
@@ -60,17 +60,9 @@ class Lamp:
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """Attack.
-
-        Raises:
-            UnfitBatch: the inputs are no text.
-            UnfitModel: the model does not classify sentences.
-            UnknownToAdversary: weights, local training, batch size or labels are withheld and needed.
-        """
+        """Attack; refuses as `text.posed` does."""
         started = time.perf_counter()
-        problem = relaxed(observation, self.name)
-        observation.require_training(self.name)
-        attack = labeled(informed(self.search, problem), self.labels, observation, generator)
+        problem, attack = posed(self.search, self.labels, observation, generator)
         attack = replace(attack, priors=(*attack.priors, (self.length, MeanLength.of(problem))))
         search = Search(placed(attack, problem, problem.random(generator)), problem.observation, generator)
         put(search, problem, self._best_start(search, problem, generator))

@@ -48,17 +48,9 @@ class TextSearch:
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """Attack.
-
-        Raises:
-            UnfitBatch: the inputs are no text.
-            UnfitModel: the model does not classify sentences.
-            UnknownToAdversary: weights, local training, batch size or labels are withheld and needed.
-        """
+        """Attack; refuses as `posed` does."""
         started = time.perf_counter()
-        problem = relaxed(observation, self.name)
-        observation.require_training(self.name)
-        attack = labeled(informed(self.search, problem), self.labels, observation, generator)
+        problem, attack = posed(self.search, self.labels, observation, generator)
         if self.mixtures:
             return self._mix(problem, attack, generator, progress, started)
         search = Search(placed(attack, problem, problem.random(generator)), problem.observation, generator)
@@ -89,6 +81,21 @@ class TextSearch:
 def placed(search: GradientMatching, problem: Relaxed, start: Tensor) -> GradientMatching:
     """The search from embeddings `(N, P, d)`, with the known tokens held in their places."""
     return replace(search, coordinates=problem.coordinates, start=start)
+
+
+def posed(
+    search: GradientMatching, labels: str, observation: Observation, generator: torch.Generator
+) -> tuple[Relaxed, GradientMatching]:
+    """The continuous problem behind an observation of sentences, and the search that knows its labels and its noise.
+
+    Raises:
+        UnfitBatch: the inputs are no text.
+        UnfitModel: the model does not classify sentences.
+        UnknownToAdversary: weights, local training, batch size or labels are withheld and needed.
+    """
+    problem = relaxed(observation, search.name)
+    observation.require_training(search.name)
+    return problem, labeled(informed(search, problem), labels, observation, generator)
 
 
 def informed(search: GradientMatching, problem: Relaxed) -> GradientMatching:

@@ -35,6 +35,8 @@ class LanguageModel(nn.Module):
     (1, 3)
     """
 
+    net: Any  # a module whose attributes its own transformers class names
+
     def __init__(self, net: nn.Module, *, task: Task, pad: int) -> None:
         super().__init__()
         if task not in get_args(Task):
@@ -64,7 +66,7 @@ class LanguageModel(nn.Module):
 
     def _misfit(self, inputs: Tensor) -> UnfitBatch:
         """Why a table has no row for what it was asked."""
-        rows = len(self._embedding().weight)  # type: ignore[arg-type]
+        rows = len(self._embedding().weight)
         if not inputs.is_floating_point() and int(inputs.max()) >= rows:
             return UnfitBatch(
                 f"the inputs hold the token {int(inputs.max())}, and the model's embedding has {rows} rows",
@@ -77,7 +79,7 @@ class LanguageModel(nn.Module):
     @property
     def width(self) -> int:
         """Numbers in one embedding, d."""
-        return int(self._embedding().weight.shape[1])  # type: ignore[index]
+        return int(self._embedding().weight.shape[1])
 
     @property
     def embedding_name(self) -> str:
@@ -85,8 +87,8 @@ class LanguageModel(nn.Module):
         weight = self._embedding().weight
         return next(name for name, parameter in self.named_parameters() if parameter is weight)
 
-    def _embedding(self) -> nn.Module:
-        embedding: nn.Module = self.net.get_input_embeddings()  # type: ignore[operator]
+    def _embedding(self) -> nn.Embedding:
+        embedding: nn.Embedding = self.net.get_input_embeddings()
         return embedding
 
 
