@@ -44,6 +44,7 @@ KNOWN = {
     "eavesdropper": {"num_examples", "buffers"},
     "aggregate_only": {"state", "training", "num_examples", "buffers", "defense"},
     "unknown_training": {"state", "num_examples", "buffers", "defense"},
+    "unaware": {"state", "training", "num_examples", "buffers"},
     "malicious_server": {"state", "training", "num_examples", "buffers", "defense"},
     "oracle": {"state", "training", "num_examples", "buffers", "defense", "labels"},
 }

@@ -76,6 +76,14 @@ class ThreatModel:
         return cls("unknown_training", cls.honest_but_curious().grants - {"training"})
 
     @classmethod
+    def unaware(cls) -> ThreatModel:
+        """The server of published attacks: all that an honest-but-curious one knows, but not that there is a defense.
+
+        Beside an attacker who knows the defense it shows what mere obscurity buys.
+        """
+        return cls("unaware", cls.honest_but_curious().grants - {"defense"})
+
+    @classmethod
     def malicious_server(cls) -> ThreatModel:
         """A server that chooses the weights to make them leak; the labels stay the client's."""
         return cls("malicious_server", frozenset(GRANTS) - {"labels"})
@@ -151,7 +159,7 @@ class ThreatModel:
             threat=self.name,
             training=training if "training" in granted else None,
             labels=labels.clone() if labels is not None and "labels" in granted else None,
-            defense=defense.name if defense is not None and "defense" in granted else None,
+            defense=(() if defense is None else defense.public) if "defense" in granted else None,
         )
 
     def _redact(self, update: Update) -> Update:
@@ -169,6 +177,7 @@ PRESETS = {
     "eavesdropper": ThreatModel.eavesdropper,
     "aggregate_only": ThreatModel.aggregate_only,
     "unknown_training": ThreatModel.unknown_training,
+    "unaware": ThreatModel.unaware,
     "malicious_server": ThreatModel.malicious_server,
     "oracle": ThreatModel.oracle,
 }

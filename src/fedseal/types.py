@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownToAdversary
+from fedseal.mechanism import Mechanism
 
 Tensors = Mapping[str, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -337,7 +338,7 @@ class Observation:
         threat: the name of the threat model.
         training: the client's local training.
         labels: the true labels `(N,)`; only an oracle has them.
-        defense: the public part of the client's defense, as `describe()` gives it.
+        defense: the public part of the client's defense, step by step; empty if the client is known to run none.
     """
 
     model: nn.Module
@@ -347,7 +348,7 @@ class Observation:
     threat: str
     training: LocalTraining | None = None
     labels: Tensor | None = None
-    defense: str | None = None
+    defense: tuple[Mechanism, ...] | None = None
 
     @property
     def update(self) -> Update:
@@ -499,11 +500,22 @@ class Attack(Protocol):
 
 
 class Defense(Protocol):
-    """Three pure hooks on the client's way from batch to update; the identity by default."""
+    """Three pure hooks on the client's way from batch to update, and one on the model; the identity by default."""
 
     @property
     def name(self) -> str:
         """The specification that `defense.parse` reads back."""
+
+    @property
+    def public(self) -> tuple[Mechanism, ...]:
+        """What an attacker who knows the defense knows of it."""
+
+    @property
+    def feedback(self) -> bool:
+        """Whether a client adds to its next update what the defense took from this one."""
+
+    def on_model(self, model: nn.Module) -> nn.Module:
+        """The model that clients train in place of the given one, which is not changed."""
 
     @property
     def per_example(self) -> bool:

@@ -82,7 +82,15 @@ def label_score(shot: Shot) -> LabelScore:
     return found
 
 
-KNOWN = ("honest_but_curious", "eavesdropper", "aggregate_only", "unknown_training", "malicious_server", "oracle")
+KNOWN = (
+    "honest_but_curious",
+    "eavesdropper",
+    "aggregate_only",
+    "unknown_training",
+    "unaware",
+    "malicious_server",
+    "oracle",
+)
 
 
 def scores(index: int, psnr: float | None, hit: bool | None = None, blind: float | None = BLIND) -> SampleScores:

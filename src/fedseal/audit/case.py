@@ -119,12 +119,13 @@ class Case:
         truth = self.part(first, batch_size)
         generator = stream("client", first, batch_size, seed)
         clients = [truth] if "single_updates" in threat.grants else self._cohort(first, batch_size)
+        model = defense.on_model(self.model)
         updates = [
-            local_update(self.model, batch, training=self.training, defense=defense, generator=generator)
+            local_update(model, batch, training=self.training, defense=defense, generator=generator)
             for batch in clients
         ]
         observation = threat.observe(
-            self.model,
+            model,
             updates[0] if len(updates) == 1 else aggregate(updates),
             modality=self.inputs_as,
             labels=truth.labels,

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
+from fedseal.mechanism import Mechanism
 from fedseal.types import Batch, Defense, Tensors, Update
 
 
@@ -15,17 +17,29 @@ class Hooks:
     """A named defense; every hook left out is the identity.
 
     Hooks take the value and the client's generator, and return a new value.
+
+    Args:
+        name: the specification that `parse` reads back.
+        public: its steps as an attacker who has read the source knows them; what it draws is not among them.
+        feedback: what it takes from one update is added to the client's next, by whoever runs several rounds.
     """
 
     name: str
+    public: tuple[Mechanism, ...] = ()
     batch: Callable[[Batch, torch.Generator], Batch] = field(default=lambda batch, _: batch, repr=False)
     example_grads: Callable[[Tensors, torch.Generator], Tensors] | None = field(default=None, repr=False)
     update: Callable[[Update, torch.Generator], Update] = field(default=lambda update, _: update, repr=False)
+    model: Callable[[nn.Module], nn.Module] = field(default=lambda model: model, repr=False)
+    feedback: bool = False
 
     @property
     def per_example(self) -> bool:
         """Whether single examples' gradients are changed."""
         return self.example_grads is not None
+
+    def on_model(self, model: nn.Module) -> nn.Module:
+        """The model that clients train in place of the given one."""
+        return self.model(model)
 
     def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change the examples before training."""
@@ -68,5 +82,17 @@ def chain(*defenses: Defense) -> Defense:
             value = defense.on_update(value, generator)
         return value
 
-    name = "+".join(defense.name for defense in defenses)
-    return Hooks(name, batch, example_grads if any(d.per_example for d in defenses) else None, update)
+    def model(value: nn.Module) -> nn.Module:
+        for defense in defenses:
+            value = defense.on_model(value)
+        return value
+
+    return Hooks(
+        "+".join(defense.name for defense in defenses),
+        tuple(step for defense in defenses for step in defense.public),
+        batch,
+        example_grads if any(d.per_example for d in defenses) else None,
+        update,
+        model,
+        any(d.feedback for d in defenses),
+    )

@@ -8,6 +8,7 @@ import torch
 
 from fedseal.defense.base import Hooks
 from fedseal.errors import BadConfig
+from fedseal.mechanism import Mechanism
 from fedseal.types import Defense, Update
 
 
@@ -33,4 +34,4 @@ def gaussian(sigma: float) -> Defense:
         }
         return replace(update, tensors=noisy)
 
-    return Hooks(f"gaussian:{sigma:g}", update=on_update)
+    return Hooks(f"gaussian:{sigma:g}", (Mechanism("gaussian", {"sigma": sigma}),), update=on_update)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedseal.defense.base import Hooks
 from fedseal.errors import BadConfig
+from fedseal.mechanism import Mechanism
 from fedseal.types import Defense, Update
 
 
@@ -35,4 +36,4 @@ def prune(fraction: float) -> Defense:
     def on_update(update: Update, generator: torch.Generator) -> Update:
         return replace(update, tensors={name: pruned(tensor) for name, tensor in update.tensors.items()})
 
-    return Hooks(f"prune:{fraction:g}", update=on_update)
+    return Hooks(f"prune:{fraction:g}", (Mechanism("prune", {"fraction": fraction}),), update=on_update)

@@ -26,6 +26,10 @@ _ATTACKERS = {
         "Server without the training settings",
         "a server that does not know the training settings",
     ),
+    "unaware": (
+        "Server that does not know the defense",
+        "a server that does not know of the defense",
+    ),
     "aggregate_only": ("Server behind secure aggregation", "the server behind secure aggregation"),
     "malicious_server": ("Malicious server", "a malicious server"),
     "oracle": ("Oracle (no real attacker)", "an oracle (no real attacker, but an upper bound)"),

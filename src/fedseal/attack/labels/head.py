@@ -134,7 +134,7 @@ def _check_rank(head: Head, evidence: Evidence, who: str) -> None:
 
 def undefended(observation: Observation) -> bool:
     """Whether no defense is known to have changed the update."""
-    return observation.defense in (None, "none")
+    return not observation.defense
 
 
 def bias_residual(head: Head, softmax_sum: Tensor, counts: Tensor) -> float | None:

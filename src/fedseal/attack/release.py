@@ -1,0 +1,118 @@
+"""What a known defense leaves of every entry of an update: which were sent, and how far off they are.
+
+Attacks ask this and nothing else about defenses, so that an exact route weights its equations and a search its
+differences by the same account. An attacker who does not know the defense, or faces none, finds every entry sent and
+true to the arithmetic's precision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedseal.mechanism import Mechanism
+from fedseal.types import Observation, Round
+
+Family = Literal["exact", "gaussian", "laplace", "interval", "sign"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """The public part of the defense, read beside one round's update.
+
+    The mechanisms are taken in the client's order; what a later step does to an earlier one's zeros is minded: noise
+    after pruning hides which entries were pruned.
+    """
+
+    observation: Observation
+    number: int = 0
+
+    @property
+    def round(self) -> Round:
+        """The round that is read."""
+        return self.observation.rounds[self.number]
+
+    @property
+    def steps(self) -> tuple[Mechanism, ...]:
+        """The known steps of the defense; none where there is none, or where it is withheld."""
+        return self.observation.defense or ()
+
+    def of_kind(self, *kinds: str) -> tuple[Mechanism, ...]:
+        """The steps of these kinds."""
+        return tuple(step for step in self.steps if step.kind in kinds)
+
+    @cached_property
+    def family(self) -> Family:
+        """The form of the largest error that the defense adds to an entry that was sent."""
+        if self.of_kind("sign"):
+            return "sign"
+        if self.of_kind("gaussian"):
+            return "gaussian"
+        if self.of_kind("laplace"):
+            return "laplace"
+        return "interval" if self.of_kind("float", "levels") else "exact"
+
+    @property
+    def only_direction(self) -> bool:
+        """Whether the update was shrunk by an unknown factor."""
+        norms = [step.figures["norm"] for step in self.of_kind("clip")]
+        if not norms:
+            return False
+        length = math.sqrt(sum(float(t.double().square().sum()) for t in self.round.update.tensors.values()))
+        return length >= 0.999 * min(norms)
+
+    def sent(self, name: str) -> Tensor | None:
+        """Which entries of a parameter's tensor carry a value, bool like the tensor; None where all do."""
+        tensor = self.round.update.tensors[name]
+        if any(step.touches(name) for step in self.of_kind("masked_layer")):
+            return torch.zeros_like(tensor, dtype=torch.bool)
+        steps = list(self.steps)
+        sparse = [k for k, step in enumerate(steps) if step.kind in ("prune", "random_mask") and step.touches(name)]
+        if not sparse or any(step.kind in ("gaussian", "laplace", "unknown_noise") for step in steps[sparse[-1] :]):
+            return None
+        return tensor != 0
+
+    def bound(self, name: str) -> float | None:
+        """How large an entry that was not sent can have been at most; None where nothing is known.
+
+        Pruning drops the smallest, so that none of them was larger than the smallest that was kept. That is so of each
+        tensor, and of the whole update too where the threshold is one for all.
+        """
+        mask = self.sent(name)
+        if mask is None or not self.of_kind("prune") or self.of_kind("random_mask", "masked_layer") or not mask.any():
+            return None
+        return float(self.round.update.tensors[name][mask].abs().min())
+
+    def spread(self, name: str) -> Tensor:
+        """Standard deviation of the error that the defense added to entries that were sent, float64.
+
+        A scalar, or like the tensor where it depends on the entry. Rounding is taken as uniform over its interval.
+        """
+        tensor = self.round.update.tensors[name].double()
+        square = tensor.new_zeros(())
+        for step in self.steps:
+            if not step.touches(name):
+                continue
+            if step.kind == "gaussian":
+                square = square + step.figures["sigma"] ** 2
+            elif step.kind == "laplace":
+                square = square + 2 * step.figures["scale"] ** 2
+            elif step.kind in ("float", "levels"):
+                square = square + self.half_width(name).square() / 3
+        return square.sqrt()
+
+    def half_width(self, name: str) -> Tensor:
+        """How far rounding moved an entry at most, float64: a scalar, or like the tensor; 0 without rounding."""
+        tensor = self.round.update.tensors[name].double()
+        width = tensor.new_zeros(())
+        for step in self.steps:
+            if step.kind == "float" and step.touches(name):
+                width = width + step.figures["eps"] * tensor.abs() + step.figures["tiny"]
+            elif step.kind == "levels" and step.touches(name):  # at random, up or down: a whole step off at most
+                width = width + tensor.abs().max() / step.figures["levels"]
+        return width

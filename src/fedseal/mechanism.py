@@ -1,0 +1,60 @@
+"""What the public knows of a defense: which steps it takes and their figures, not the randomness it draws.
+
+Kerckhoffs' principle, for defenses: who designs one must reckon with an attacker who has read its source. A defense
+lists its steps as mechanisms, a threat model grants or withholds the list, and attacks model what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+# kind -> its figures, as public facts
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "gaussian": ("sigma",),  # independent normal noise of this standard deviation on every entry
+    "laplace": ("scale",),  # independent Laplacian noise of this scale: its standard deviation is sqrt(2) times that
+    "prune": ("fraction",),  # entries smallest in magnitude are zero: by tensor, or over the whole update
+    "random_mask": ("fraction",),  # entries drawn at random are zero, the others as they were
+    "float": ("eps", "tiny"),  # rounded to nearest: off by eps of its size at most, and by tiny near zero
+    "levels": ("levels",),  # rounded at random to one of 2 * levels + 1 multiples of each tensor's largest / levels
+    "sign": (),  # every entry is its sign times one number a tensor
+    "clip": ("norm",),  # shrunk to this Euclidean norm if longer
+    "clip_examples": ("norm",),  # every example's gradient shrunk to this norm if longer, before the mean
+    "mixed": ("examples",),  # inputs and labels are convex combinations of this many examples
+    "flipped": (),  # mixed inputs times a secret sign for every pixel
+    "transformed": (),  # inputs went through random transformations of a public policy
+    "masked_layer": (),  # the gradient of the parameters in `where` is tampered with: do not trust it
+    "bottleneck": (),  # the model holds a random bottleneck, whose draw is the client's secret
+    "unknown_noise": (),  # noise whose strength differs by layer and is the client's secret
+}
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """One step of a defense, as its public description tells it.
+
+    Args:
+        kind: a key of `KINDS`.
+        figures: the kind's figures.
+        where: parameters it touches, by name; empty for all.
+
+    Raises:
+        ValueError: an unknown kind, or other figures than the kind has.
+
+    >>> Mechanism("gaussian", {"sigma": 1e-3}).figures["sigma"]
+    0.001
+    """
+
+    kind: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or set(self.figures) != set(KINDS[self.kind]):
+            raise ValueError(f"no mechanism is '{self.kind}' with the figures {sorted(self.figures)}")
+        object.__setattr__(self, "figures", MappingProxyType(dict(self.figures)))
+
+    def touches(self, parameter: str) -> bool:
+        """Whether it does anything to this parameter's tensor."""
+        return not self.where or parameter in self.where
