@@ -10,7 +10,7 @@ from torch import nn
 import fedseal as fs
 from benchmarks.measure import attacked, picture_psnr, share, spread
 
-CLIENTS, FEW = 3, 2
+MOST, CLIENTS, FEW = 5, 3, 2
 FRESH = 2  # seeds below served to choose learning rates and weights
 PICTURES, CLASSES = 50, 62
 
@@ -50,12 +50,12 @@ def clothes(seed: int, count: int) -> fs.Batch:
 def femnist(scale: float) -> dict[str, object]:
     """10 epochs of 10 shuffled batches of 5 pictures, learning rate .004; labels inferred."""
     training = fs.LocalTraining.fedavg(lr=0.004, epochs=10, batch_size=5, shuffle=True)
-    steps, clients = max(3, round(200 * scale)), max(1, round(CLIENTS * scale))
+    steps, clients = max(8, round(800 * scale)), max(1, round(CLIENTS * scale))
     attacks = {
-        "coarse": (fs.attack.coarse(steps=steps, labels="dimitrov"), clients),
-        "sme": (fs.attack.sme(steps=2 * steps, labels="dimitrov"), clients),
-        "mean gradient (geng)": (fs.attack.geng(steps=2 * steps, labels="dimitrov"), clients),
-        "dimitrov": (fs.attack.dimitrov(steps=steps // 2, labels="dimitrov"), 1),
+        "coarse": (fs.attack.coarse(steps=steps, labels="dimitrov"), max(1, round(MOST * scale))),
+        "sme": (fs.attack.sme(steps=steps, labels="dimitrov"), clients),
+        "mean gradient (geng)": (fs.attack.geng(steps=steps, labels="dimitrov"), clients),
+        "dimitrov": (fs.attack.dimitrov(steps=steps // 8, labels="dimitrov"), 1),  # 100 local steps in each of its own
     }
     figures: dict[str, object] = {}
     for name, (attack, count) in attacks.items():

@@ -19,7 +19,7 @@ from torch import Tensor
 
 MARGINS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04, 0.025, 0.015, 0.005, 0.0)  # of the outputs' spread
 LOST = (0.1, 1e4)  # below this margin a start whose misfit is still so large is given up
-PATIENCE = 20  # steps after which the best start must have improved
+PATIENCE = 20  # steps after which the best start must have improved, or any by half
 
 
 class Behind(NamedTuple):
@@ -78,7 +78,7 @@ def refine(mixture: Mixture, codes: Tensor, labels: Tensor, steps: int) -> tuple
     one_hot = one_hot_of(mixture, labels)
     state = evaluate(mixture, codes, one_hot)
     damping = torch.full((len(codes),), 1e-2, dtype=torch.float64)
-    best = state.chi.min()
+    before = state.chi
     for step in range(steps):
         move, trusted = _step(mixture, state, one_hot, damping)
         tried = evaluate(mixture, state.codes + move, one_hot)
@@ -86,9 +86,9 @@ def refine(mixture: Mixture, codes: Tensor, labels: Tensor, steps: int) -> tuple
         damping = torch.where(ok, 0.2 * damping, 4 * damping).clamp(1e-15, 1e8)
         state = State(*(torch.where(ok.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(tried, state, strict=True)))
         if step % PATIENCE == PATIENCE - 1:
-            if not bool(state.chi.min() < 0.99 * best):
+            if not bool((state.chi.min() < 0.99 * before.min()) | (state.chi < 0.5 * before).any()):
                 break
-            best = state.chi.min()
+            before = state.chi
     return state.codes, (state.chi / mixture.target.numel()).sqrt()
 
 
