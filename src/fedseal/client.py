@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate, UnknownName
-from fedseal.types import Batch, Defense, LocalTraining, LossFunction, Tensors, Update
+from fedseal.types import Batch, Defense, LocalStep, LocalTraining, LossFunction, Tensors, Update
 
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
 
@@ -31,6 +34,15 @@ class Trained(NamedTuple):
 
     tensors: dict[str, Tensor]
     buffers: dict[str, Tensor]
+
+
+class RandomLayer(nn.Module):
+    """A layer that draws from torch's global generator in whatever mode; the draw is the client's secret.
+
+    `local_update` alone turns `draws` on, in its own copy: who evaluates or attacks the model gets its mean.
+    """
+
+    draws: bool = False
 
 
 class _Slot(NamedTuple):
@@ -134,6 +146,7 @@ def train(
     *,
     rows: Sequence[Tensor] | None = None,
     differentiable: bool = False,
+    on_gradient: Callable[[Tensors, LocalStep], Tensors] | None = None,
 ) -> Trained:
     """Run the local training, as a function of everything it depends on. Its optimizer starts without state.
 
@@ -146,6 +159,7 @@ def train(
             training, and may use more inputs than the client has, such as one copy an epoch. None for the batch's
             order, also where the client shuffles: its order is its secret.
         differentiable: keep the graph, so that the result can be differentiated by inputs, labels and state.
+        on_gradient: what a defense makes of each step's gradient; only the client itself knows it.
 
     Returns:
         The mean gradient (FedSGD) or the weight difference (FedAvg), and the buffers.
@@ -173,19 +187,24 @@ def train(
     }
     frozen = {name: state[name] for name in names.frozen}
 
-    def gradient(weights: Tensors, part: slice | Tensor) -> dict[str, Tensor | None]:
+    def gradient(weights: Tensors, part: slice | Tensor, number: int) -> dict[str, Tensor | None]:
         outputs = forward(model, {**weights, **frozen, **buffers}, inputs[part])
         loss = loss_function(training.loss)(outputs, labels[part])
         grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, allow_unused=True)
-        return dict(zip(weights, grads, strict=True))
+        found: dict[str, Tensor | None] = dict(zip(weights, grads, strict=True))
+        if on_gradient is None:
+            return found
+        step = LocalStep(number, model, {**weights, **frozen, **buffers}, inputs[part], labels[part])
+        return {**found, **on_gradient({name: grad for name, grad in found.items() if grad is not None}, step)}
 
     if training.kind == "gradient":
-        grads = gradient(weights, slice(None) if rows is None else rows[0])
+        grads = gradient(weights, slice(None) if rows is None else rows[0], 0)
         sent = {name: torch.zeros_like(weights[name]) if grad is None else grad for name, grad in grads.items()}
         return Trained(sent, buffers)
     descend, moved = _Descent(training), weights
-    for part in _in_order(training, len(inputs)) if rows is None else rows:
-        grads = gradient(moved, part)
+    parts: Sequence[slice | Tensor] = _in_order(training, len(inputs)) if rows is None else rows
+    for number, part in enumerate(parts):
+        grads = gradient(moved, part, number)
         with torch.set_grad_enabled(differentiable):
             moved = {name: descend(name, weight, grads[name]) for name, weight in moved.items()}
         if not differentiable:
@@ -344,16 +363,27 @@ def local_update(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UnfitModel("the model has no trainable parameters", "unfreeze some, or attack another model")
     bare = architecture(model, training)
+    layers = [module for module in bare.modules() if isinstance(module, RandomLayer)]
+    for layer in layers:
+        layer.draws = True
     dropout = any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in bare.modules())
-    if (dropout or training.shuffle or defense is not None) and generator is None:
-        what = "dropout" if dropout else "a shuffled order" if defense is None else f"the defense '{defense.name}'"
+    if (dropout or layers or training.shuffle or defense is not None) and generator is None:
+        chance = "a random layer" if layers else "a shuffled order"
+        what = "dropout" if dropout else chance if defense is None else f"the defense '{defense.name}'"
         raise BadConfig(f"{what} draws random numbers", "pass generator=torch.Generator().manual_seed(0)")
+    hook = None
     if defense is not None and generator is not None:
+        if defense.per_example:
+            _check_examples_apart(bare, training, defense)
+        defense = defense.fit(model)
         batch = defense.on_batch(batch, generator)
+        if defense.per_step and not defense.per_example:  # else after the single examples' gradients
+            hook = partial(_on_gradient, defense, generator)
     rows = local_steps(training, len(batch), generator=generator) if training.shuffle else None
-    with _random_numbers_of(generator if dropout else None), explained(model, batch.inputs, batch.labels):
-        trained = train(bare, state_of(model), batch.inputs, batch.labels, training, rows=rows)
+    with _random_numbers_of(generator if dropout or layers else None), explained(model, batch.inputs, batch.labels):
+        trained = train(bare, state_of(model), batch.inputs, batch.labels, training, rows=rows, on_gradient=hook)
         if defense is not None and generator is not None and defense.per_example:
+            _check_buffers_kept(state_of(model), trained.buffers, defense)
             trained = Trained(_defended_gradient(bare, model, batch, training, defense, generator), trained.buffers)
     update = Update(
         kind=training.kind,
@@ -365,6 +395,73 @@ def local_update(
     return update if defense is None or generator is None else defense.on_update(update, generator)
 
 
+def _check_examples_apart(bare: nn.Module, training: LocalTraining, defense: Defense) -> None:
+    """Refuse to change single examples' gradients where there are none."""
+    if training.kind != "gradient":
+        raise BadConfig(
+            f"the defense '{defense.name}' changes single examples' gradients, and the training takes local steps",
+            "use LocalTraining.fedsgd()",
+        )
+    for name, module in bare.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise UnfitModel(
+                f"the defense '{defense.name}' changes single examples' gradients, and '{name}' is a BatchNorm that "
+                "normalizes by the batch, so that no example has a gradient of its own",
+                "train with mode='eval', or with GroupNorm in its place",
+            )
+
+
+def _check_buffers_kept(before: Tensors, after: Tensors, defense: Defense) -> None:
+    """Refuse to send beside defended gradients what the examples left in the buffers, undefended."""
+    for name, buffer in after.items():
+        if not torch.equal(buffer, before[name]):
+            raise UnfitModel(
+                f"training changes the buffer '{name}', which would be sent beside single gradients under "
+                f"'{defense.name}' without any defense",
+                "train with mode='eval', or take the statistics out of the model",
+            )
+
+
+def example_gradients(
+    model: nn.Module, state: Tensors, inputs: Tensor, labels: Tensor, training: LocalTraining
+) -> dict[str, Tensor]:
+    """The gradient of each example alone, `(N, *parameter.shape)` by name.
+
+    All at once where the model's operators can be vectorized over examples, else one after the other.
+
+    Args:
+        model: an `architecture` in the training's mode.
+        state: parameters and buffers by name; not written to.
+        inputs: `(N, ...)`.
+        labels: class indices `(N,)`, probabilities `(N, C)`, or indices of positions `(N, P)`.
+        training: of which the loss counts, evaluated on batches of one.
+
+    >>> import fedseal as fs
+    >>> model, batch = fs.zoo.lenet(), fs.zoo.photos(size=32)[:3]
+    >>> grads = example_gradients(model, state_of(model), batch.inputs, batch.labels, LocalTraining.fedsgd())
+    >>> grads["0.weight"].shape
+    torch.Size([3, 12, 3, 5, 5])
+    """
+    names = _slots(model)
+    weights = {name: state[name].detach() for name in names.trainable}
+    rest = {name: state[name].detach() for name in names.frozen}
+
+    def loss(weights: Tensors, one: Tensor, label: Tensor) -> Tensor:
+        buffers = {name: state[name].clone() for name in names.buffers}
+        outputs = forward(model, {**weights, **rest, **buffers}, one[None])
+        return loss_function(training.loss)(outputs, label[None])
+
+    all_at_once = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            found = all_at_once(weights, inputs, labels)
+        return {name: found[name].detach() for name in weights}
+    except RuntimeError:  # an operator without a batching rule, or one that looks at values
+        singles = [train(model, state, inputs[[i]], labels[[i]], training).tensors for i in range(len(inputs))]
+        return {name: torch.stack([single[name].detach() for single in singles]) for name in weights}
+
+
 def _defended_gradient(
     bare: nn.Module,
     model: nn.Module,
@@ -374,17 +471,16 @@ def _defended_gradient(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The mean of single examples' gradients after the defense's hook."""
-    if training.kind != "gradient":
-        raise BadConfig(
-            f"the defense '{defense.name}' changes single examples' gradients, and the training takes local steps",
-            "use LocalTraining.fedsgd()",
-        )
     state = state_of(model)
-    singles = [
-        train(bare, state, batch[i : i + 1].inputs, batch[i : i + 1].labels, training) for i in range(len(batch))
-    ]
-    stacked = {name: torch.stack([single.tensors[name] for single in singles]) for name in singles[0].tensors}
-    return {name: grads.mean(0) for name, grads in defense.on_example_grads(stacked, generator).items()}
+    stacked = example_gradients(bare, state, batch.inputs, batch.labels, training)
+    mean = {name: grads.mean(0) for name, grads in defense.on_example_grads(stacked, generator).items()}
+    if not defense.per_step:
+        return mean
+    return dict(defense.on_gradient(mean, LocalStep(0, bare, state, batch.inputs, batch.labels), generator))
+
+
+def _on_gradient(defense: Defense, generator: torch.Generator, grads: Tensors, step: LocalStep) -> Tensors:
+    return defense.on_gradient(grads, step, generator)
 
 
 @contextmanager

@@ -26,6 +26,16 @@ class FedsealError(Exception):
         self.remedy = remedy
         super().__init__(f"{fact}; {remedy}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # as every exception, but for subclasses that take other arguments: workers send errors to other processes
+        return _again, (type(self), self.fact, self.remedy)
+
+
+def _again(kind: type[FedsealError], fact: str, remedy: str) -> FedsealError:
+    error = kind.__new__(kind)
+    FedsealError.__init__(error, fact, remedy)
+    return error
+
 
 class UnfitBatch(FedsealError):
     """Inputs and labels that do not belong together, or not to the model."""
@@ -61,6 +71,10 @@ class MissingExtra(FedsealError):
 
 class StorageFailure(FedsealError):
     """A file or folder that cannot be read or written."""
+
+
+class EngineFailure(FedsealError):
+    """Workers that cannot be reached, or that die."""
 
 
 class UnknownName(FedsealError):

@@ -13,12 +13,13 @@ from types import MappingProxyType
 # kind -> its figures, as public facts
 KINDS: Mapping[str, tuple[str, ...]] = {
     "gaussian": ("sigma",),  # independent normal noise of this standard deviation on every entry
+    "gaussian_sum": ("sigma",),  # normal noise of this deviation on the sum over the examples, then divided by them
     "laplace": ("scale",),  # independent Laplacian noise of this scale: its standard deviation is sqrt(2) times that
     "prune": ("fraction",),  # entries smallest in magnitude are zero: by tensor, or over the whole update
     "random_mask": ("fraction",),  # entries drawn at random are zero, the others as they were
     "float": ("eps", "tiny"),  # rounded to nearest: off by eps of its size at most, and by tiny near zero
     "levels": ("levels",),  # rounded at random to one of 2 * levels + 1 multiples of each tensor's largest / levels
-    "sign": (),  # every entry is its sign times one number a tensor
+    "sign": (),  # every entry is its sign, plus for 0, times one number a tensor
     "clip": ("norm",),  # shrunk to this Euclidean norm if longer
     "clip_examples": ("norm",),  # every example's gradient shrunk to this norm if longer, before the mean
     "mixed": ("examples",),  # inputs and labels are convex combinations of this many examples

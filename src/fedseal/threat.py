@@ -159,7 +159,7 @@ class ThreatModel:
             threat=self.name,
             training=training if "training" in granted else None,
             labels=labels.clone() if labels is not None and "labels" in granted else None,
-            defense=(() if defense is None else defense.public) if "defense" in granted else None,
+            defense=(() if defense is None else defense.fit(model).public) if "defense" in granted else None,
         )
 
     def _redact(self, update: Update) -> Update:

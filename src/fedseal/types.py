@@ -499,8 +499,27 @@ class Attack(Protocol):
         """Attack. Raises a `FedsealError` before work starts if the observation lacks what the attack needs."""
 
 
+@dataclass(frozen=True)
+class LocalStep:
+    """Where a client stands when it has the gradient of a local step.
+
+    Args:
+        number: of the step, from 0.
+        model: the architecture, in the training's mode.
+        state: parameters and buffers by name, as they are before the step; not to be written to.
+        inputs: the step's examples `(B, ...)`.
+        labels: theirs.
+    """
+
+    number: int
+    model: nn.Module
+    state: Tensors
+    inputs: Tensor
+    labels: Tensor
+
+
 class Defense(Protocol):
-    """Three pure hooks on the client's way from batch to update, and one on the model; the identity by default."""
+    """Four pure hooks on the client's way from batch to update, and one on the model; the identity by default."""
 
     @property
     def name(self) -> str:
@@ -517,6 +536,9 @@ class Defense(Protocol):
     def on_model(self, model: nn.Module) -> nn.Module:
         """The model that clients train in place of the given one, which is not changed."""
 
+    def fit(self, model: nn.Module) -> Defense:
+        """The same defense, knowing the model that is trained: how many classes it has, what its layers are called."""
+
     @property
     def per_example(self) -> bool:
         """Whether `on_example_grads` does anything, so that single examples' gradients are worth computing."""
@@ -526,6 +548,13 @@ class Defense(Protocol):
 
     def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
         """Change the gradients of single examples, `(N, *parameter.shape)` each, before they are averaged."""
+
+    @property
+    def per_step(self) -> bool:
+        """Whether `on_gradient` does anything."""
+
+    def on_gradient(self, grads: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
+        """Change the mean gradient of each local step before it is used; FedSGD has one, which is then sent."""
 
     def on_update(self, update: Update, generator: torch.Generator) -> Update:
         """Change the finished update."""

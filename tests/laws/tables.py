@@ -25,6 +25,7 @@ CHEAP = {
     "dlg": "dlg:steps=2",
     "idlg": "idlg:steps=2",
     "inverting_gradients": "inverting_gradients:steps=4",
+    "bayes": "bayes:steps=1",
     "dlg_batch": "dlg_batch:steps=3",
     "gradinversion": "gradinversion:steps=4,seeds=1",
     "geng": "geng:steps=4",
@@ -48,10 +49,33 @@ COMBINED: dict[str, Attack] = {
 }
 ATTACKS: dict[str, Attack] = {**RECIPES, **COMBINED}
 
-STRENGTHS = {"gaussian": 0.01, "prune": 0.3}
+# A specification of every defense, strong enough to show on the laws' model; a defense without a row fails a test.
+STRENGTHS = {
+    "gaussian": "gaussian:0.01",
+    "laplace": "laplace:0.01",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "int8": "int8",
+    "sign": "sign",
+    "prune": "prune:0.3",
+    "random_mask": "random_mask:0.3",
+    "topk": "topk:0.1",
+    "clip": "clip:0.01",
+    "dpsgd": "dpsgd:1.1,clip=0.5",
+    "mixup": "mixup:1",
+    "instahide": "instahide:2",
+    "soteria": "soteria:0.5",
+    "precode": "precode:8",
+    "ats": "ats:3-1-7/43-18-18",
+    "outpost": "outpost:0.4",
+}
 DEFENSES: dict[str, Defense] = {
     "none": defense.none(),
-    **{name: defense.DEFENSES[name](strength) for name, strength in STRENGTHS.items()},
+    **{name: defense.parse(specification) for name, specification in STRENGTHS.items()},
+    "global pruning": defense.prune(0.3, scope="global"),
+    "ternary": defense.int8(levels=1),
+    "private, then sparse": defense.chain(defense.dpsgd(0.7, clip=0.1, sample_rate=0.25), defense.prune(0.5)),
+    "private client": defense.chain(defense.clip(0.1), defense.gaussian(0.05)),
     "chain": defense.chain(defense.prune(0.5), defense.gaussian(1e-3)),
     "noise first": defense.chain(defense.gaussian(1e-3), defense.prune(0.5)),
 }

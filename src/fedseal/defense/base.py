@@ -1,4 +1,4 @@
-"""A defense is three pure hooks on the client's way from batch to update; `chain` composes them."""
+"""A defense is four pure hooks on the client's way from batch to update, and one on the model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fedseal.defense.accounting import Guarantee, Privacy
+from fedseal.errors import BadConfig
 from fedseal.mechanism import Mechanism
-from fedseal.types import Batch, Defense, Tensors, Update
+from fedseal.types import Batch, Defense, LocalStep, Tensors, Update
+
+
+def unchanged(batch: Batch, generator: torch.Generator) -> Batch:
+    """The examples as they are; the default of `Hooks.batch`."""
+    return batch
+
+
+def untouched(update: Update, generator: torch.Generator) -> Update:
+    """The update as it is; the default of `Hooks.update`."""
+    return update
+
+
+def _same_model(model: nn.Module) -> nn.Module:
+    return model
 
 
 @dataclass(frozen=True)
@@ -22,24 +38,57 @@ class Hooks:
         name: the specification that `parse` reads back.
         public: its steps as an attacker who has read the source knows them; what it draws is not among them.
         feedback: what it takes from one update is added to the client's next, by whoever runs several rounds.
+        guarantee: the differential privacy that it gives in one round; None where it promises none.
+        gradient: changes each local step's mean gradient; None where it is left alone.
+        fitted: makes the defense anew for the model that is trained; None where it is the same for all.
     """
 
     name: str
     public: tuple[Mechanism, ...] = ()
-    batch: Callable[[Batch, torch.Generator], Batch] = field(default=lambda batch, _: batch, repr=False)
+    batch: Callable[[Batch, torch.Generator], Batch] = field(default=unchanged, repr=False)
     example_grads: Callable[[Tensors, torch.Generator], Tensors] | None = field(default=None, repr=False)
-    update: Callable[[Update, torch.Generator], Update] = field(default=lambda update, _: update, repr=False)
-    model: Callable[[nn.Module], nn.Module] = field(default=lambda model: model, repr=False)
+    update: Callable[[Update, torch.Generator], Update] = field(default=untouched, repr=False)
+    model: Callable[[nn.Module], nn.Module] = field(default=_same_model, repr=False)
     feedback: bool = False
+    guarantee: Guarantee | None = None
+    gradient: Callable[[Tensors, LocalStep, torch.Generator], Tensors] | None = field(default=None, repr=False)
+    fitted: Callable[[nn.Module], Defense] | None = field(default=None, repr=False)
 
     @property
     def per_example(self) -> bool:
         """Whether single examples' gradients are changed."""
         return self.example_grads is not None
 
+    @property
+    def per_batch(self) -> bool:
+        """Whether the examples, or their gradients, are changed before there is an update."""
+        return self.per_example or self.per_step or self.changes_batch
+
+    @property
+    def changes_batch(self) -> bool:
+        """Whether the examples are changed before training."""
+        return self.batch is not unchanged
+
+    @property
+    def changes_update(self) -> bool:
+        """Whether the finished update is changed."""
+        return self.update is not untouched
+
+    def privacy(self, steps: int = 1) -> Privacy | None:
+        """The (epsilon, delta) that so many updates of one client keep; None where the defense guarantees none.
+
+        Raises:
+            MissingExtra: dp-accounting is not installed.
+        """
+        return None if self.guarantee is None else self.guarantee.after(steps)
+
     def on_model(self, model: nn.Module) -> nn.Module:
         """The model that clients train in place of the given one."""
         return self.model(model)
+
+    def fit(self, model: nn.Module) -> Defense:
+        """The same defense, knowing the model that is trained."""
+        return self if self.fitted is None else self.fitted(model)
 
     def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Change the examples before training."""
@@ -48,6 +97,15 @@ class Hooks:
     def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
         """Change single examples' gradients, `(N, *parameter.shape)` each, before they are averaged."""
         return grads if self.example_grads is None else self.example_grads(grads, generator)
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the gradients of local steps are changed."""
+        return self.gradient is not None
+
+    def on_gradient(self, grads: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
+        """Change the mean gradient of one local step before it is used."""
+        return grads if self.gradient is None else self.gradient(grads, step, generator)
 
     def on_update(self, update: Update, generator: torch.Generator) -> Update:
         """Change the finished update."""
@@ -59,40 +117,48 @@ def none() -> Defense:
     return Hooks("none")
 
 
-def chain(*defenses: Defense) -> Defense:
-    """Run defenses one after the other, each hook in the order given.
+def needs_batch(defense: Defense) -> bool:
+    """Whether it acts on examples or on their single gradients, so that a finished update comes too late for it.
 
     >>> from fedseal import defense
-    >>> defense.chain(defense.prune(0.5), defense.gaussian(1e-3)).name
-    'prune:0.5+gaussian:0.001'
+    >>> [needs_batch(defense.parse(name)) for name in ("prune:0.5", "dpsgd:1", "dpsgd:1+prune:0.5")]
+    [False, True, True]
     """
+    if isinstance(defense, Hooks):
+        return defense.per_batch
+    early = {"mixed", "flipped", "transformed", "clip_examples"}
+    return defense.per_example or defense.per_step or any(step.kind in early for step in defense.public)
 
-    def batch(value: Batch, generator: torch.Generator) -> Batch:
-        for defense in defenses:
-            value = defense.on_batch(value, generator)
-        return value
 
-    def example_grads(value: Tensors, generator: torch.Generator) -> Tensors:
-        for defense in defenses:
-            value = defense.on_example_grads(value, generator)
-        return value
+def figure(value: float) -> str:
+    """A number as names of defenses hold it: the shortest that reads back as the same, and without a "+".
 
-    def update(value: Update, generator: torch.Generator) -> Update:
-        for defense in defenses:
-            value = defense.on_update(value, generator)
-        return value
+    >>> figure(0.5), figure(1.0), figure(1e-5), figure(1e20)
+    ('0.5', '1', '1e-05', '1e20')
+    """
+    return repr(float(value)).removesuffix(".0").replace("e+", "e")
 
-    def model(value: nn.Module) -> nn.Module:
-        for defense in defenses:
-            value = defense.on_model(value)
-        return value
 
-    return Hooks(
-        "+".join(defense.name for defense in defenses),
-        tuple(step for defense in defenses for step in defense.public),
-        batch,
-        example_grads if any(d.per_example for d in defenses) else None,
-        update,
-        model,
-        any(d.feedback for d in defenses),
-    )
+def positive(what: str, value: float, *, most: float = 1e10) -> None:
+    """Check a strength.
+
+    Raises:
+        BadConfig: not a number above 0, or beyond all sense.
+
+    >>> positive("a clip to the norm", -1)
+    Traceback (most recent call last):
+        ...
+    fedseal.errors.BadConfig: a clip to the norm -1; give a positive number, 1e+10 at most
+    """
+    if not 0 < value <= most:
+        raise BadConfig(f"{what} {value}", f"give a positive number, {most:g} at most")
+
+
+def fraction(what: str, value: float) -> None:
+    """Check a share of entries.
+
+    Raises:
+        BadConfig: not above 0 and below 1.
+    """
+    if not 0 < value < 1:
+        raise BadConfig(f"{what} {value}", "give a number above 0 and below 1")
