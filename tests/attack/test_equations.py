@@ -198,3 +198,29 @@ def test_a_misfit_of_one_is_what_errors_of_the_stated_size_leave() -> None:
     wild = solve(_equations(layer, scale=scale), generator=seeded(), probes=0).misfit
     assert 0.3 < calm < 1.2
     assert wild > 10 * calm
+
+
+@pytest.mark.parametrize("route", ROUTES[:2], ids=["primal", "dual"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_weights_by_the_entry_enter_every_route_and_missing_entries_drop_out(
+    groups: int, route: Callable[[ConvEquations], Factored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = _layer(groups=groups, stride=2)
+    generator = seeded(0)
+    output_error = 1e-2 * torch.rand(layer.output.shape, generator=generator, dtype=torch.float64).add(0.5)
+    error = 1e-2 * torch.rand(layer.gradient.shape, generator=generator, dtype=torch.float64).add(0.5)
+    error[torch.rand(error.shape, generator=generator) < 0.4] = torch.inf
+    conv, mean = _equations(layer).conv, torch.full(layer.value.shape[1:], 0.5, dtype=torch.float64)
+    system = conv_equations(
+        conv, layer.conv.weight.detach(), layer.output, output_error, layer.delta, layer.gradient, error, (mean, 0.5)
+    )
+    unknowns = layer.value.numel()
+    weights = 1 / torch.cat([output_error.flatten(), error.flatten()])
+    rows = torch.cat([layer.matrix() * weights[:, None], torch.eye(unknowns, dtype=torch.float64) / 0.5])
+    right = torch.cat([layer.output.flatten(), layer.gradient.flatten()]) * weights
+    expected, *_ = np.linalg.lstsq(rows.numpy(), torch.cat([right, torch.ones(unknowns).double()]).numpy(), rcond=None)
+    monkeypatch.setattr(module, "_preconditioner", lambda system, *_: route(system))
+    found = solve(system, generator=seeded(), probes=0, iterations=2000).mean
+    torch.testing.assert_close(found.flatten(), torch.from_numpy(expected), rtol=1e-3, atol=1e-3)
+    diagonal = module._gradient_normal(system).diagonal(dim1=1, dim2=2) - system.prior_precision
+    torch.testing.assert_close(module._gradient_diagonal(system), diagonal, rtol=1e-9, atol=1e-9)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.cases import FEDSGD, initialized, observed, pictures
+from attack.releases import clipped, pruned
 from fedseal import Batch, LocalTraining, ThreatModel
 from fedseal.attack.evidence import Evidence
 
@@ -117,3 +118,25 @@ def test_a_missing_bias_gradient_falls_back_to_the_weights() -> None:
     tensors = {name: tensor for name, tensor in first.update.tensors.items() if name != "3.bias"}
     cut = replace(observation, rounds=(replace(first, update=replace(first.update, tensors=tensors)),))
     assert Evidence(cut).label == Evidence(observation).label
+
+
+@pytest.mark.parametrize("training", [FEDSGD, LocalTraining.fedavg(lr=0.1)], ids=["gradient", "step"])
+def test_the_factor_of_clipping_is_read_off_the_head(training: LocalTraining) -> None:
+    plain = observed(_net(5, True, nn.Tanh(), 0), pictures(shape=(1, 6, 6)), training=training)
+    evidence = Evidence(clipped(plain, 0.25))
+    assert evidence.shrink == pytest.approx(0.25, rel=1e-6)
+    ours, truth = evidence.gradient("1.weight"), Evidence(plain).gradient("1.weight")
+    assert ours is not None
+    assert truth is not None
+    torch.testing.assert_close(ours, truth, rtol=1e-6, atol=1e-9)
+
+
+def test_an_entry_that_was_dropped_has_the_error_its_bound_leaves() -> None:
+    plain = observed(_net(5, True, nn.Tanh(), 0), pictures(shape=(1, 6, 6)))
+    defended = pruned(plain, 0.5)
+    evidence, seen = Evidence(defended), defended.update.tensors["1.weight"]
+    error = evidence.error("1.weight")
+    bound = float(seen[seen != 0].abs().min())
+    torch.testing.assert_close(error[seen == 0], torch.full_like(error[seen == 0], bound / 3**0.5), rtol=1e-6, atol=0)
+    assert float(error[seen != 0].max()) < 1e-9
+    assert evidence.label == Evidence(plain).label

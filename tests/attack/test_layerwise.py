@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
@@ -10,11 +13,13 @@ from torch import nn
 
 from attack.cases import initialized, observed, pictures, psnr, seeded
 from attack.nets import ACTIVATIONS, layers_of, rows_of_layers
+from attack.releases import clipped, halved, noisy, pruned, released
 from fedseal import Batch, LocalTraining, Observation, ThreatModel, zoo
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.layerwise import Count, Layerwise, rank_analysis
 from fedseal.attack.structure import structure_of
 from fedseal.client import architecture
+from fedseal.mechanism import Mechanism
 
 FAST = Layerwise(matching_steps=1)  # the closed form does the work here
 DRAWN = settings(
@@ -185,3 +190,43 @@ def _assert_refused(observation: Observation, words: str) -> None:
         None,
     )
     assert words in found.outcome.note
+
+
+# The least PSNR in dB, and the status. A 16x16 picture has so few unknowns that 70 % pruning leaves it determined.
+DEFENDED: dict[str, tuple[Callable[[Observation], Observation], float, str]] = {
+    "70 % pruned": (lambda seen: pruned(seen, 0.7), 60, "exact"),
+    "95 % pruned": (lambda seen: pruned(seen, 0.95), 20, "budget"),
+    "half precision": (halved, 35, "converged"),
+    "noise": (lambda seen: noisy(seen, 1e-3), 25, "budget"),
+    "clipped": (lambda seen: clipped(seen, 0.1), 60, "exact"),
+}
+
+
+@pytest.mark.parametrize("case", DEFENDED)
+def test_a_known_defense_degrades_the_picture_and_does_not_hide_it(case: str) -> None:
+    change, least, status = DEFENDED[case]
+    batch = zoo.photos(size=16)[1:2]
+    defended = change(observed(zoo.lenet(size=16, seed=2), batch))
+    found = Layerwise()(defended, generator=seeded())
+    assert psnr(found, batch) > least
+    assert found.outcome.status == status
+    assert found.labels is not None
+    assert found.labels.tolist() == batch.labels.tolist()
+
+
+def test_an_attacker_who_does_not_know_of_the_pruning_falls_far_behind() -> None:
+    batch = zoo.photos(size=16)[1:2]
+    defended = pruned(observed(zoo.lenet(size=16, seed=2), batch), 0.2)
+    unaware = Layerwise(matching_steps=2)(replace(defended, defense=None), generator=seeded())
+    assert psnr(unaware, batch) < 30
+    assert unaware.outcome.status not in ("exact", "converged")
+
+
+def test_signs_noise_of_untold_strength_and_a_tampered_head_are_refused() -> None:
+    seen = observed(_lazy(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh()), pictures())
+    for step, words in (
+        (Mechanism("sign"), "only signs"),
+        (Mechanism("unknown_noise"), "nobody told"),
+        (Mechanism("masked_layer", where=("3.weight",)), "tampered"),
+    ):
+        _assert_refused(released(seen, lambda tensor: tensor, step), words)

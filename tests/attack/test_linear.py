@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attack.cases import initialized, observed, pictures, psnr, seeded
+from attack.releases import halved, noisy, pruned
 from fedseal import LocalTraining, Observation, ThreatModel, zoo
 from fedseal.attack.exact.linear import LinearFirstLayer
 
@@ -134,3 +135,26 @@ def test_noise_on_the_update_is_no_outer_product() -> None:
     noisy = weight + 1e-3 * torch.randn(weight.shape, generator=seeded(), dtype=weight.dtype)
     found = ATTACK(_without(observation, **{"1_weight": noisy}), generator=seeded())
     assert found.outcome.status == "not_applicable"
+
+
+@pytest.mark.parametrize("threat", [ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()])
+def test_a_known_defense_is_weighted_out_of_the_outer_product(threat: ThreatModel) -> None:
+    batch = pictures(shape=(1, 6, 6))
+    model = initialized(nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 5)))
+    seen = observed(model, batch, threat=threat)
+    part = ATTACK(pruned(seen, 0.3), generator=seeded())
+    assert psnr(part, batch) > 150
+    assert part.outcome.status == "exact"
+    rough = ATTACK(halved(seen), generator=seeded())
+    assert psnr(rough, batch) > 60
+    assert rough.outcome.status == "budget"
+    assert psnr(ATTACK(noisy(seen, 1e-4), generator=seeded()), batch) > 40
+
+
+def test_two_examples_under_a_known_defense_are_refused() -> None:
+    assert "2 examples" in ATTACK(noisy(observed(_perceptron(), TWO), 1e-1), generator=seeded()).outcome.note
+    uncounted = replace(
+        ThreatModel.honest_but_curious(), grants=ThreatModel.honest_but_curious().grants - {"num_examples"}
+    )
+    found = ATTACK(noisy(observed(_perceptron(), TWO, threat=uncounted), 1e-5), generator=seeded())
+    assert "no outer product" in found.outcome.note

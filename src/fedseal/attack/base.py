@@ -5,6 +5,7 @@ Choices are made by the residual of the replayed update, which the adversary see
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedseal.attack.release import Release
 from fedseal.client import train
 from fedseal.types import (
     Attack,
@@ -45,6 +47,20 @@ def precision(observation: Observation) -> float:
     return 100 * torch.finfo(observation.like.dtype).eps
 
 
+def agreement(observation: Observation) -> float:
+    """The residual up to which a replay agrees with the update: `precision`, or what a coarser format leaves.
+
+    Agreement to a coarser format determines no input to the arithmetic's precision: only `precision` says "exact".
+    """
+    release = Release(observation)
+    if release.family != "interval" or release.of_kind("levels"):
+        return precision(observation)
+    tensors = observation.update.tensors
+    error = sum(float(release.spread(name).square().expand(t.shape).sum()) for name, t in tensors.items())
+    norm = sum(float(tensor.double().square().sum()) for tensor in tensors.values())
+    return max(precision(observation), 1.5 * math.sqrt(error / max(norm, 1e-300)))
+
+
 def replay(observation: Observation, round: Round, candidate: Candidate, training: LocalTraining) -> dict[str, Tensor]:
     """The update that the client would have sent for this candidate, by the client's own arithmetic.
 
@@ -60,6 +76,9 @@ def replay(observation: Observation, round: Round, candidate: Candidate, trainin
 def residual(observation: Observation, candidate: Candidate) -> float | None:
     """The certificate: relative distance between observed and replayed updates, the largest over the rounds.
 
+    What a known defense does without chance, such as clipping, is done to the replay; of a known mask only the entries
+    that were sent are compared.
+
     Args:
         candidate: inputs `(N, ...)` in any float dtype; replayed in the update's own.
 
@@ -73,7 +92,8 @@ def residual(observation: Observation, candidate: Candidate) -> float | None:
     inputs = _in_dtype(candidate.inputs.detach(), observation)
     finite = Candidate(observation.modality.forward(inputs), candidate.labels.detach())
     return max(
-        distance(round.update.tensors, replay(observation, round, finite, training)) for round in observation.rounds
+        distance(round.update.tensors, Release(observation, k).imitate(replay(observation, round, finite, training)))
+        for k, round in enumerate(observation.rounds)
     )
 
 
@@ -110,7 +130,7 @@ def conclude(
     if status is None and value is not None and value > 1:
         status = "diverged"  # further from the update than sending nothing at all
     if status is None:
-        status = "converged" if value is not None and value <= precision(observation) else "budget"
+        status = "converged" if value is not None and value <= agreement(observation) else "budget"
     training = observation.training
     if value is not None and training is not None and order_is_secret(training, len(candidate.inputs)):
         note = "; ".join(filter(None, [note, SECRET_ORDER]))

@@ -5,15 +5,32 @@ Every reading is a function of the observation alone, and says None where the th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from fedseal.attack.release import Release
 from fedseal.attack.structure import Linear, Structure, structure_of
 from fedseal.types import Observation
 
+# steps of a defense that change the finished update, entry by entry
+ALTERING = (
+    "gaussian",
+    "gaussian_sum",
+    "laplace",
+    "unknown_noise",
+    "prune",
+    "random_mask",
+    "float",
+    "levels",
+    "sign",
+    "clip",
+    "clip_examples",
+    "masked_layer",
+)
 ROUNDING = 2.5  # units in the last place by which a sum of products in the client's dtype is off, as measured
 
 
@@ -37,16 +54,24 @@ class Evidence:
 
     @cached_property
     def gradient_scale(self) -> float | None:
-        """The factor from the update to a mean gradient; None where the update is not a multiple of one gradient."""
+        """The factor from the update to a mean gradient; None where the update is not a multiple of one gradient.
+
+        Where clipping shortened it, `shrink` undoes that.
+        """
+        if self.observation.update.kind == "gradient":
+            return 1.0 / self.shrink
+        return None if self._rate is None else -1.0 / (self._rate * self.shrink)
+
+    @property
+    def _rate(self) -> float | None:
+        """The learning rate, where the update is one plain step."""
         training, update = self.observation.training, self.observation.update
-        if update.kind == "gradient":
-            return 1.0
         if training is None or training.lr is None or training.epochs != 1:
             return None
         if training.optimizer != "sgd" or training.weight_decay or not training.fresh_optimizer:
             return None
         whole = update.num_examples is not None and update.num_examples <= (training.batch_size or update.num_examples)
-        return -1.0 / training.lr if whole else None
+        return training.lr if whole else None
 
     def gradient(self, name: str) -> Tensor | None:
         """The mean gradient of one parameter in float64, None where the update is not a multiple of one gradient."""
@@ -66,6 +91,52 @@ class Evidence:
         return (self.eps * abs(self.gradient_scale or 1.0) * size).clamp_min(1e-300)
 
     @cached_property
+    def release(self) -> Release:
+        """What a known defense leaves of the entries."""
+        return Release(self.observation)
+
+    @property
+    def altered(self) -> bool:
+        """Whether a known defense took or moved entries of the update."""
+        return bool(self.release.of_kind(*ALTERING))
+
+    @cached_property
+    def shrink(self) -> float:
+        """The factor by which clipping shortened one example's gradient, read off the head; 1 where nothing says.
+
+        The head's input is a ratio of gradients, which no factor changes; with the weights it gives the gradient by the
+        logits in its true length.
+        """
+        head, state, tensors = self.structure.head, self.observation.state, self.observation.update.tensors
+        if not self.release.only_direction or head is None or state is None or self.label is None:
+            return 1.0
+        if head.bias is None or head.bias not in tensors or head.weight not in tensors:
+            return 1.0
+        sign = -1.0 if self.observation.update.kind == "difference" else 1.0
+        by_bias, by_weight = sign * tensors[head.bias].double(), sign * tensors[head.weight].double()
+        noise = self.release.spread(head.bias).square().expand(by_bias.shape).sum()
+        features = by_weight.T @ by_bias / (by_bias.square().sum() - noise).clamp_min(1e-300)
+        d = torch.softmax(state[head.weight].double() @ features + state[head.bias].double(), 0)
+        d[self.label] -= 1.0
+        rate = 1.0 if self.observation.update.kind == "gradient" else self._rate or 1.0
+        return float((by_bias @ d) / (d @ d) / rate) or 1.0
+
+    def error(self, name: str) -> Tensor:
+        """Standard errors of `gradient(name)`, entry by entry, in float64, from the arithmetic and a known defense.
+
+        An entry that was not sent is 0 in the gradient; it has the error that its known bound leaves, infinite without
+        one.
+        """
+        tensor, scale = self.observation.update.tensors[name], abs(self.gradient_scale or 1.0)
+        arithmetic = self.noise(name).reshape(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim else self.noise(name)
+        errors = (arithmetic.square() + (scale * self.release.spread(name)).square()).sqrt().expand(tensor.shape)
+        sent, bound = self.release.sent(name), self.release.bound(name)
+        if sent is None:
+            return errors
+        missing = math.inf if bound is None else scale * bound / math.sqrt(3)  # uniform over what the bound allows
+        return torch.where(sent, errors, (errors.square() + missing**2).sqrt())
+
+    @cached_property
     def head_factors(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Singular value decomposition of the head's gradient `(classes, features)`."""
         head = self.structure.head
@@ -83,6 +154,8 @@ class Evidence:
             return update.num_examples
         if self.head_factors is None or update.kind != "gradient":
             return None
+        if self.altered and self.release.of_kind("clip", "clip_examples") != self.release.steps:
+            return None  # noise and gaps fill the rank
         values = self.head_factors[1]
         rank = int((values > values[0] * 30 * self.eps).sum())
         most = min(self.structure.num_classes - 1, len(values))  # the rows of a softmax head's gradient sum to zero

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from fedseal.mechanism import Mechanism
-from fedseal.types import Observation, Round
+from fedseal.types import Observation, Round, Tensors
+
+_NOISES = ("gaussian", "gaussian_sum", "laplace", "unknown_noise")
 
 Family = Literal["exact", "gaussian", "laplace", "interval", "sign"]
 
@@ -51,7 +53,7 @@ class Release:
         """The form of the largest error that the defense adds to an entry that was sent."""
         if self.of_kind("sign"):
             return "sign"
-        if self.of_kind("gaussian"):
+        if self.of_kind("gaussian", "gaussian_sum"):
             return "gaussian"
         if self.of_kind("laplace"):
             return "laplace"
@@ -60,11 +62,33 @@ class Release:
     @property
     def only_direction(self) -> bool:
         """Whether the update was shrunk by an unknown factor."""
-        norms = [step.figures["norm"] for step in self.of_kind("clip")]
+        norms = [step.figures["norm"] for step in self._clips()]
         if not norms:
             return False
-        length = math.sqrt(sum(float(t.double().square().sum()) for t in self.round.update.tensors.values()))
-        return length >= 0.999 * min(norms)
+        length = sum(
+            float(t.double().square().sum() - self.spread(name).square().expand(t.shape).sum())
+            for name, t in self.round.update.tensors.items()
+        )
+        return length >= (0.99 * min(norms)) ** 2
+
+    def _clips(self) -> tuple[Mechanism, ...]:
+        """Steps that shorten the whole update by one factor: for a single example, clipping it is clipping the mean."""
+        return self.of_kind("clip", "clip_examples") if self.round.update.num_examples == 1 else self.of_kind("clip")
+
+    def imitate(self, replayed: Tensors) -> dict[str, Tensor]:
+        """What the known steps that draw nothing make of a replayed update, and what the observed mask lets pass."""
+        made = dict(replayed)
+        clips = self._clips()
+        for step in self.steps:
+            if step in clips:
+                length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in made.values()))
+                made = {
+                    name: tensor * min(1.0, step.figures["norm"] / max(length, 1e-300)) for name, tensor in made.items()
+                }
+            elif step.kind in ("prune", "random_mask", "masked_layer"):
+                masks = {name: self.sent(name) if step.touches(name) else None for name in made}
+                made = {name: t if (mask := masks[name]) is None else t * mask for name, t in made.items()}
+        return made
 
     def sent(self, name: str) -> Tensor | None:
         """Which entries of a parameter's tensor carry a value, bool like the tensor; None where all do."""
@@ -73,7 +97,7 @@ class Release:
             return torch.zeros_like(tensor, dtype=torch.bool)
         steps = list(self.steps)
         sparse = [k for k, step in enumerate(steps) if step.kind in ("prune", "random_mask") and step.touches(name)]
-        if not sparse or any(step.kind in ("gaussian", "laplace", "unknown_noise") for step in steps[sparse[-1] :]):
+        if not sparse or any(step.kind in _NOISES for step in steps[sparse[-1] :]):
             return None
         return tensor != 0
 
@@ -100,10 +124,16 @@ class Release:
                 continue
             if step.kind == "gaussian":
                 square = square + step.figures["sigma"] ** 2
+            elif step.kind == "gaussian_sum":  # the least number where it is withheld
+                square = square + (step.figures["sigma"] / (self.round.update.num_examples or 1)) ** 2
             elif step.kind == "laplace":
                 square = square + 2 * step.figures["scale"] ** 2
-            elif step.kind in ("float", "levels"):
+            elif step.kind == "float":
                 square = square + self.half_width(name).square() / 3
+            elif step.kind == "levels":  # up or down at random, by how far off: a sixth of the step squared, on average
+                square = square + self.half_width(name).square() / 6
+            elif step.kind == "sign":
+                square = square + tensor.square()
         return square.sqrt()
 
     def half_width(self, name: str) -> Tensor:

@@ -70,6 +70,8 @@ class ConvEquations:
         target: right-hand side of the forward equations, scaled, `(outputs,)`.
         gradient: `(groups, O / groups * kH * kW, P)`, rows scaled; the same for all input channels of a group.
         gradient_target: `(C, O / groups * kH * kW)`, scaled.
+        emphasis: `(C, O / groups * kH * kW)`, how much more or less than its row an equation weighs, where weights
+            differ by the entry; None where the row tells them.
         prior_mean, prior_precision: of every entry of x; the precision is one over the squared prior spread.
     """
 
@@ -81,6 +83,7 @@ class ConvEquations:
     gradient_target: Tensor
     prior_mean: Tensor
     prior_precision: float
+    emphasis: Tensor | None = None
 
     @property
     def unknowns(self) -> int:
@@ -125,10 +128,12 @@ class ConvEquations:
     def _gradient(self, x: Tensor) -> Tensor:
         groups, _, size = self.gradient.shape
         blocks = x.reshape(groups, -1, size, x.shape[-1])
-        return (self.gradient[:, None] @ blocks).flatten(0, 1)
+        sums = (self.gradient[:, None] @ blocks).flatten(0, 1)
+        return sums if self.emphasis is None else self.emphasis[..., None] * sums
 
     def _gradient_transposed(self, y: Tensor) -> Tensor:
         groups = len(self.gradient)
+        y = y if self.emphasis is None else self.emphasis[..., None] * y
         blocks = y.reshape(groups, -1, *y.shape[1:])
         return (self.gradient.mT[:, None] @ blocks).reshape(self.unknowns, y.shape[-1])
 
@@ -149,7 +154,8 @@ def conv_equations(
         weight: `(O, C / groups, kH, kW)`.
         output: z - b, `(N, O, H', W')`, with its standard error `output_error`.
         delta: gradient of the mean loss by z, `(N, O, H', W')`.
-        gradient: dL/dW, like `weight`; its standard error by output channel, `(O,)`.
+        gradient: dL/dW, like `weight`; its standard error by output channel, `(O,)`, or by entry, like `weight`, and
+            infinite for what was not sent.
         prior: mean `(C, H, W)` and spread of the entries of x.
     """
     channels, height, width = conv.in_shape
@@ -164,18 +170,30 @@ def conv_equations(
     rows = torch.zeros(outputs, taps.shape[0], pixels + 1, dtype=torch.float64)
     for tap in range(taps.shape[0]):
         rows[:, tap].index_add_(1, taps[tap], delta)
-    scaled = rows[..., 1:] / gradient_error.reshape(-1, 1, 1)
-    target = gradient.flatten(2) / gradient_error.reshape(-1, 1, 1)  # (O, C / groups, taps)
     groups = conv.groups
+
+    def by_channel(values: Tensor) -> Tensor:
+        """From `(O, C / groups, taps)`."""
+        return values.reshape(groups, outputs // groups, per_group, -1).transpose(1, 2).reshape(channels, -1)
+
+    by_row = gradient_error if gradient_error.ndim == 1 else gradient_error.flatten(1).amin(1)
+    by_row = torch.where(by_row.isfinite(), by_row, 1.0).reshape(-1, 1, 1)
+    scaled = rows[..., 1:] / by_row
+    target = gradient.flatten(2) / by_row  # (O, C / groups, taps)
+    emphasis = None
+    if gradient_error.ndim > 1:
+        emphasis = by_row / gradient_error.flatten(2)
+        target, emphasis = target * emphasis, by_channel(emphasis)
     return ConvEquations(
         conv=conv,
         count=count,
         forward=forward,
         target=output.reshape(-1) * scale,
         gradient=scaled.reshape(groups, -1, pixels),
-        gradient_target=target.reshape(groups, outputs // groups, per_group, -1).transpose(1, 2).reshape(channels, -1),
+        gradient_target=by_channel(target),
         prior_mean=prior[0].reshape(channels, 1, -1).expand(-1, count, -1).reshape(-1),
         prior_precision=prior[1] ** -2,
+        emphasis=emphasis,
     )
 
 
@@ -238,8 +256,18 @@ def _preconditioner(equations: ConvEquations, quick: bool) -> Factored:
 
 
 def _gradient_normal(equations: ConvEquations) -> Tensor:
-    """`(groups, H * W, H * W)`: the gradient equations' normal matrix of one channel, with the prior."""
-    normal = equations.gradient.transpose(1, 2) @ equations.gradient
+    """The gradient equations' normal matrix of one channel, with the prior: `(groups, P, P)`, or `(C, P, P)`."""
+    if equations.emphasis is None:
+        normal = equations.gradient.transpose(1, 2) @ equations.gradient
+    else:
+        channels, groups = len(equations.emphasis), len(equations.gradient)
+        normal = torch.stack(
+            [
+                rows.T @ rows
+                for channel, emphasis in enumerate(equations.emphasis)
+                for rows in [equations.gradient[channel * groups // channels] * emphasis[:, None]]
+            ]
+        )
     normal.diagonal(dim1=1, dim2=2).add_(equations.prior_precision)
     return normal
 
@@ -300,8 +328,8 @@ def _substitute(factor: npt.NDArray[np.floating], sides: Tensor) -> Tensor:
 def _dual(equations: ConvEquations) -> Factored:
     """Woodbury: the gradient equations alone give each channel, the few forward equations correct them together."""
     channels = equations.conv.in_shape[0]
-    groups, _, size = equations.gradient.shape
     values, vectors = torch.linalg.eigh(_gradient_normal(equations))
+    groups, size = values.shape
     values = values.clamp_min(equations.prior_precision).repeat_interleave(channels // groups, 0).reshape(-1, 1)
 
     def rotate(x: Tensor, basis: Tensor) -> Tensor:
@@ -323,18 +351,29 @@ def _dual(equations: ConvEquations) -> Factored:
     return Factored(solve_sides, lambda unit: rotate(unit / values.sqrt().to(unit), backward.to(unit)))
 
 
+def _gradient_diagonal(equations: ConvEquations) -> Tensor:
+    """`(C, P)`: the diagonal of the gradient equations' normal matrix, without the prior."""
+    channels, groups = equations.conv.in_shape[0], len(equations.gradient)
+    squares = equations.gradient.square()
+    if equations.emphasis is None:
+        return squares.sum(1).repeat_interleave(channels // groups, 0)
+    weights = equations.emphasis.square().reshape(groups, channels // groups, -1)
+    return (weights @ squares).reshape(channels, -1)
+
+
 def _blocks(equations: ConvEquations) -> Factored:
     channels = equations.conv.in_shape[0]
-    groups, _, size = equations.gradient.shape
+    size = equations.gradient.shape[2]
     diagonal = torch.from_numpy(np.asarray(equations.forward.multiply(equations.forward).sum(0))).reshape(
         channels, size
     )
     if size > DENSE_LIMIT // 2:
         whole = diagonal + equations.prior_precision
-        whole += equations.gradient.square().sum(1).repeat_interleave(channels // groups, 0)
+        whole += _gradient_diagonal(equations)
         deviation = whole.reshape(-1, 1).rsqrt()
         return Factored(lambda sides: sides * deviation**2, lambda unit: unit * deviation.to(unit))
     normal = _gradient_normal(equations)
+    groups = len(normal)
     normal.diagonal(dim1=1, dim2=2).add_(diagonal.reshape(groups, -1, size).mean(1))
     factor, failed = torch.linalg.cholesky_ex(normal)
     while bool(failed.any()):

@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedseal.attack.base import better, conclude, precision, refused
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.joint import FLOORS, belief, joint_equations, solve_jointly
 from fedseal.attack.exact.recursion import ClosedForm, closed_form, head_signal
 from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.route import Route
 from fedseal.attack.structure import Activation, Conv, Layer, Linear
-from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
+from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction, Status
 
 INVERTIBLE = ("sigmoid", "tanh", "leaky_relu")
 
@@ -44,18 +47,22 @@ class Count(NamedTuple):
         return self.equations >= self.unknowns
 
 
-def rank_analysis(layers: tuple[Layer, ...], count: int = 1) -> tuple[Count, ...]:
+def rank_analysis(
+    layers: tuple[Layer, ...], count: int = 1, sent: Mapping[str, int] | None = None
+) -> tuple[Count, ...]:
     """Equations against unknowns, convolution by convolution, from the input on (R-GAP's count).
 
-    Over a batch of `count`, every example has forward equations of its own; all share the gradient equations.
+    Over a batch of `count`, every example has forward equations of its own; all share the gradient equations, of which
+    a defense may have left only so many as `sent` says by the weight's name.
     """
     counts = []
     for layer in layers:
         if isinstance(layer, Conv):
             inputs, outputs = math.prod(layer.in_shape), math.prod(layer.out_shape)
-            kernel = layer.out_shape[0] * layer.in_shape[0] // layer.groups
+            weights = layer.out_shape[0] * layer.in_shape[0] // layer.groups * _taps(layer)
+            weights = weights if sent is None else sent.get(layer.weight, weights)
             name = layer.weight.removesuffix(".weight")
-            counts.append(Count(name, count * outputs + kernel * _taps(layer), count * inputs))
+            counts.append(Count(name, count * outputs + weights, count * inputs))
     return tuple(counts)
 
 
@@ -72,6 +79,20 @@ def invertible(evidence: Evidence) -> str | None:
     sent = evidence.observation.update.tensors
     missing = [name for layer in structure.layers for name in _parameters(layer) if name not in sent]
     return f"the update has no gradient of '{missing[0]}' (frozen)" if missing else None
+
+
+def _unfit_defense(evidence: Evidence) -> str | None:
+    """Why what a known defense did to the update leaves no equations to weigh, None if it leaves some."""
+    release, head = evidence.release, evidence.structure.head
+    if release.of_kind("sign"):
+        return "only signs were sent, which are no equations"
+    if release.of_kind("unknown_noise"):
+        return "the noise on the update has a strength that nobody told"
+    if evidence.altered and release.of_kind("mixed"):
+        return "the label is mixed of several, and the update was changed as well"
+    if head is not None and any(step.touches(head.weight) for step in release.of_kind("masked_layer")):
+        return "the head's gradient is tampered with"
+    return None
 
 
 def _parameters(layer: Layer) -> list[str]:
@@ -106,11 +127,11 @@ class Layerwise(Route):
             return reason
         if evidence.label is None:
             return "the label cannot be read off the head: it needs cross-entropy and a linear head"
-        return None
+        return _unfit_defense(evidence)
 
     def determined(self, evidence: Evidence) -> bool:
         """Whether every layer has at least as many equations as unknowns."""
-        return all(count.determined for count in rank_analysis(evidence.structure.layers))
+        return all(count.determined for count in rank_analysis(evidence.structure.layers, sent=_sent(evidence)))
 
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
@@ -121,12 +142,10 @@ class Layerwise(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
+        if evidence.altered:
+            return self._read_altered(evidence, generator, progress, started)
         closed = closed_form(evidence, head_signal(evidence), generator, progress)
-        candidate = Candidate(
-            closed.inputs.reshape(1, *observation.modality.shape).to(observation.like),
-            torch.tensor([evidence.label], device=observation.like.device),
-        )
-        found = conclude(observation, candidate, route=self.name, steps=0, started=started, status="budget")
+        found = self._conclude(evidence, closed.inputs, started)
         certain = found.outcome.residual is not None and found.outcome.residual <= precision(observation)
         short = _undetermined(evidence, closed)
         if certain and not short:
@@ -139,6 +158,42 @@ class Layerwise(Route):
             found.outcome, route=self.name, status=status, seconds=time.perf_counter() - started, note=note
         )
         return replace(found, outcome=outcome)
+
+    def _conclude(self, evidence: Evidence, inputs: Tensor, started: float, steps: int = 0) -> Reconstruction:
+        observation = evidence.observation
+        candidate = Candidate(
+            inputs.reshape(1, *observation.modality.shape).to(observation.like),
+            torch.tensor([evidence.label], device=observation.like.device),
+        )
+        status: Status | None = "budget" if steps == 0 else None
+        return conclude(observation, candidate, route=self.name, steps=steps, started=started, status=status)
+
+    def _read_altered(
+        self, evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None, started: float
+    ) -> Reconstruction:
+        """Where a known defense took or moved entries: layer by layer if that determines the input, and jointly.
+
+        The update itself says which of the two is nearer: the joint one has seen the prior, the other every digit.
+        """
+        observation, signal = evidence.observation, head_signal(evidence)
+        closed = closed_form(evidence, signal, generator, progress) if self.determined(evidence) else None
+        short = _undetermined(evidence, closed)
+        if closed is not None:
+            found = self._conclude(evidence, closed.inputs, started)
+            value = found.outcome.residual
+            if value is not None and value <= precision(observation) and not short:
+                return replace(found, outcome=replace(found.outcome, status="exact"))
+        equations, prior = joint_equations(evidence, signal), belief(observation.modality)
+        inputs, steps = solve_jointly(equations, prior, prior.mean, progress=progress), len(FLOORS)
+        if closed is not None and equations.energy(closed.inputs.flatten()) < equations.energy(inputs):
+            inputs = solve_jointly(equations, prior, closed.inputs.flatten(), floors=FLOORS[-1:], progress=progress)
+        shaped = observation.modality.project(inputs.reshape(1, *observation.modality.shape))
+        found = self._conclude(evidence, shaped, started, steps)
+        if not short:
+            return found
+        status: Status = "diverged" if found.outcome.status == "diverged" else "budget"
+        note = f"not determined: {short}; a prior chose among the inputs that agree"
+        return replace(found, outcome=replace(found.outcome, status=status, note=note))
 
     def _match(
         self,
@@ -176,9 +231,17 @@ class Layerwise(Route):
         return found
 
 
-def _undetermined(evidence: Evidence, closed: ClosedForm) -> str:
+def _sent(evidence: Evidence) -> dict[str, int] | None:
+    """How many entries of each tensor carry a value; None where all do."""
+    masks = {name: evidence.release.sent(name) for name in evidence.observation.update.tensors}
+    return {name: int(mask.sum()) for name, mask in masks.items() if mask is not None} or None
+
+
+def _undetermined(evidence: Evidence, closed: ClosedForm | None) -> str:
     """Why the equations leave the input open, empty if they do not."""
-    short = [count for count in rank_analysis(evidence.structure.layers) if not count.determined]
+    short = [count for count in rank_analysis(evidence.structure.layers, sent=_sent(evidence)) if not count.determined]
     if short:
         return f"layer '{short[0].layer}' alone has {short[0].equations} equations for {short[0].unknowns} unknowns"
-    return f"the equations leave {closed.open} of {closed.inputs.numel()} input values open" if closed.open else ""
+    if closed is None or not closed.open:
+        return ""
+    return f"the equations leave {closed.open} of {closed.inputs.numel()} input values open"

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedseal.attack.base import precision, refused, residual
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.joint import belief, settled
 from fedseal.attack.route import Route
 from fedseal.types import Candidate, Outcome, ProgressCallback, Reconstruction
+
+FITS = 3.0  # standard errors per equation up to which a single outer product explains a gradient
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,18 @@ class LinearFirstLayer(Route):
             return "the first layer has no bias, so its gradient gives the input only up to a factor"
         if not bool(evidence.observation.update.tensors[layer.bias].any()):
             return "the gradient of the first layer's bias is zero: no neuron of that layer was active"
+        if evidence.release.of_kind("sign", "unknown_noise"):
+            return "signs alone, or noise of untold strength, leave no outer product to fit"
+        if evidence.altered and evidence.batch_size not in (1, None):
+            return f"the update is of {evidence.batch_size} examples, and noise or gaps may hide that"
+        if evidence.altered:
+            misfit = _weighted_rank_one(evidence).misfit
+            if misfit > FITS:
+                return (
+                    f"the first layer's gradient is no outer product ({misfit:.0e} times what the known defense "
+                    "explains): more than one example"
+                )
+            return None
         ratio = _rank_one(evidence)[1]
         # local steps on one example add multiples of one outer product; their difference inherits the weights' rounding
         if ratio > (1e-2 if evidence.observation.update.kind == "difference" else 30 * evidence.eps):
@@ -49,15 +65,22 @@ class LinearFirstLayer(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
-        row, ratio = _rank_one(evidence)
+        if evidence.altered:
+            fit = _weighted_rank_one(evidence)
+            row, ratio, determined = _with_prior(evidence, fit), fit.ratio, fit.determined
+        else:
+            (row, ratio), determined = _rank_one(evidence), True
         inputs = row.reshape(1, *observation.modality.shape).to(observation.like.dtype)
         labels = None if evidence.label is None else torch.tensor([evidence.label], device=inputs.device)
         value = None if labels is None else residual(observation, Candidate(inputs, labels))
-        certain = (ratio if value is None else value) <= precision(observation)
+        certain = determined and (ratio if value is None else value) <= precision(observation)
         if value is None:
-            note = "certified by the layer's own equations: its gradient is an outer product; the weights are withheld"
+            proof = "certified by the layer's own equations: its gradient is an outer product; the weights are withheld"
+            note = proof if certain else "the weights are withheld, so that nothing can be replayed"
         else:
             note = "" if certain else "the replayed update differs: the layer's input is right, the label may not be"
+            if evidence.altered and not certain:
+                note = "as near as the known defense lets the layer's equations come"
         outcome = Outcome(
             status="exact" if certain else "budget",
             route=self.name,
@@ -79,3 +102,59 @@ def _rank_one(evidence: Evidence) -> tuple[Tensor, float]:
     row = weight.T @ bias / (bias @ bias)
     ratio = (weight - torch.outer(bias, row)).norm() / weight.norm().clamp_min(1e-300)
     return row, float(ratio)
+
+
+class Fit(NamedTuple):
+    """A weighted outer product.
+
+    Args:
+        row: the input `(features,)` in float64, with its standard error.
+        misfit: root mean square of the differences in standard errors.
+        ratio: that of the entries that were sent, relative to their size.
+    """
+
+    row: Tensor
+    error: Tensor
+    misfit: float
+    ratio: float
+
+    @property
+    def determined(self) -> bool:
+        """Whether every value of the input follows from the equations."""
+        return bool((self.error < 1e-3 * self.row.abs().max()).all())
+
+
+def _weighted_rank_one(evidence: Evidence, iterations: int = 30) -> Fit:
+    """Fit d x^T to the weight's gradient, each entry by its error, and d to the bias's, by turns."""
+    layer = evidence.first_linear
+    assert layer is not None
+    assert layer.bias is not None
+    tensors, scale = evidence.observation.update.tensors, abs(evidence.gradient_scale or 1.0)
+    weight, bias = tensors[layer.weight].double(), tensors[layer.bias].double()
+    error, bias_error = evidence.error(layer.weight) / scale, evidence.error(layer.bias) / scale
+    if evidence.observation.update.kind == "difference":  # local steps add multiples of one outer product
+        error = error.hypot(1e-2 * weight.abs())
+    weights, bias_weights = error**-2, bias_error**-2
+    left = bias.clone()
+    for _ in range(iterations):
+        row = (weights * weight).T @ left / (weights.T @ left.square()).clamp_min(1e-300)
+        left = (weights * weight) @ row / (weights @ row.square()).clamp_min(1e-300)
+    length = (bias_weights * left * bias).sum() / (bias_weights * left.square()).sum().clamp_min(1e-300)
+    left, row = left * length, row / length
+    rest = weight - torch.outer(left, row)
+    sent = evidence.release.sent(layer.weight)
+    sent = torch.ones_like(weight, dtype=torch.bool) if sent is None else sent
+    misfit = (weights * rest.square()).mean().sqrt()
+    ratio = (rest * sent).norm() / (weight * sent).norm().clamp_min(1e-300)
+    own = (weights.T @ left.square()).clamp_min(1e-300).rsqrt()
+    drawn = ((bias_weights * left.square()).sum().rsqrt() * row.abs()).square()
+    return Fit(row, (own.square() + drawn).sqrt(), float(misfit), float(ratio))
+
+
+def _with_prior(evidence: Evidence, fit: Fit) -> Tensor:
+    """The input, by what is known of inputs where noise or rounding left it open."""
+    if evidence.release.family == "exact" and fit.determined:
+        return fit.row
+    prior = belief(evidence.observation.modality)
+    found = settled(prior, fit.row.cpu(), fit.error.cpu()).to(fit.row)
+    return evidence.observation.modality.project(found.reshape(1, *evidence.observation.modality.shape)).flatten()

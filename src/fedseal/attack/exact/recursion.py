@@ -19,10 +19,13 @@ from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.equations import conv_equations, solve
+from fedseal.attack.exact.noisy import Head, read_head, through_squashing
 from fedseal.attack.exact.separation import Separated
 from fedseal.attack.features import Side
 from fedseal.attack.structure import Activation, Conv, Layer, Linear, Reshape
 from fedseal.types import Progress, ProgressCallback
+
+FEATURES_LIMIT = 4096  # up to which the head's equations are solved together under a defense
 
 
 class Signal(NamedTuple):
@@ -153,6 +156,8 @@ def head_signal(evidence: Evidence) -> Signal:
     head = evidence.structure.head
     assert head is not None
     weight, gradient = _weight(evidence, head.weight), _gradient(evidence, head.weight)
+    if evidence.altered and evidence.label is not None and weight.shape[1] <= FEATURES_LIMIT:
+        return _noisy_head_signal(evidence, head, weight, gradient)
     if head.bias is not None and head.bias in evidence.observation.update.tensors:
         error = _gradient(evidence, head.bias)
         noise = evidence.noise(head.bias).cpu()
@@ -160,6 +165,33 @@ def head_signal(evidence: Evidence) -> Signal:
         error = _logit_gradient(evidence, weight, gradient)
         noise = evidence.noise(head.weight).cpu() * error.norm() / gradient.norm()
     return _through_linear(evidence, head.weight, weight, gradient, error, noise)
+
+
+def _noisy_head_signal(evidence: Evidence, head: Linear, weight: Tensor, gradient: Tensor) -> Signal:
+    """As `head_signal`, from all equations of the head together, each with the error that a known defense left."""
+    assert evidence.label is not None
+    bias = _weight(evidence, head.bias).expand(len(weight))
+    if head.bias is not None and head.bias in evidence.observation.update.tensors:
+        by_bias, bias_error = _gradient(evidence, head.bias), evidence.error(head.bias).cpu()
+    else:
+        by_bias = _logit_gradient(evidence, weight, gradient)
+        bias_error = torch.full_like(by_bias, math.inf)
+    layers = evidence.structure.tail
+    mean, spread = _range_of(layers, len(layers)) or (0.0, 3.0 * float(gradient.norm() / by_bias.norm()))
+    reading = read_head(
+        Head(
+            weight,
+            bias,
+            gradient,
+            evidence.error(head.weight).cpu(),
+            by_bias,
+            bias_error,
+            evidence.label,
+            (mean, spread),
+        ),
+        eps=evidence.eps,
+    )
+    return Signal(*(part[None] for part in reading))
 
 
 def _through_linear(
@@ -256,6 +288,8 @@ def _through_activation(
     evidence: Evidence, layers: tuple[Layer, ...], index: int, layer: Activation, signal: Signal
 ) -> Signal:
     a, error, delta, delta_error = signal
+    if evidence.altered and layer.kind in ("sigmoid", "tanh"):
+        return _through_doubtful(evidence, layers, index, layer, signal)
     tiny = torch.finfo(evidence.observation.like.dtype).eps
     if layer.kind == "leaky_relu":
         slope, doubtful = _slopes(evidence, layers[index - 1], layer.slope, signal)
@@ -268,6 +302,28 @@ def _through_activation(
         a = a.clamp(tiny - 1, 1 - tiny)
         value, slope, curvature = torch.atanh(a), 1 - a * a, 2 * a.abs()
     return Signal(value, error / slope, delta * slope, delta_error * slope + delta.abs() * curvature * error)
+
+
+def _through_doubtful(
+    evidence: Evidence, layers: tuple[Layer, ...], index: int, layer: Activation, signal: Signal
+) -> Signal:
+    """An activation whose value is too uncertain to be inverted: two moments of its argument in place of the inverse.
+
+    The prior of the argument is what the layer before can make of its inputs.
+    """
+    a, error, delta, delta_error = signal
+    before = layers[index - 1]
+    assert isinstance(before, (Conv, Linear))
+    weight = _weight(evidence, before.weight)
+    bias = _weight(evidence, before.bias)
+    mean, spread = _inputs_of(evidence, layers, index - 1)
+    rows = weight.flatten(1)
+    shape = (-1, *[1] * (a.ndim - 2))
+    middle = (rows.sum(1) * mean + bias).reshape(shape).expand(a.shape)
+    width = (rows.norm(dim=1) * spread).reshape(shape).expand(a.shape)
+    z = through_squashing(layer.kind, a, error.clamp_min(1e-300), middle, width)
+    below = delta * z.slope
+    return Signal(z.value, z.error, below, (delta_error * z.slope).hypot(delta * z.slope_error))
 
 
 def _slopes(evidence: Evidence, before: Layer, leak: float, signal: Signal) -> tuple[Tensor, Tensor]:
@@ -319,6 +375,9 @@ def _through_conv(
     output_error = signal.value_error + evidence.eps * (signal.value.abs() + bias.abs() + 1e-30)
     mean, spread = _prior(evidence, layers, index, layer, weight, output)
     rows = signal.delta_error.square().sum((0, 2, 3)).sqrt() * float((mean.square().mean() + spread**2).sqrt())
+    errors = evidence.error(layer.weight).cpu() if evidence.altered else evidence.noise(layer.weight).cpu()
+    if errors.ndim > 1 and bool((errors == errors[:, :1, :1, :1]).all()):
+        errors = errors[:, 0, 0, 0]
     equations = conv_equations(
         layer,
         weight,
@@ -326,7 +385,7 @@ def _through_conv(
         output_error,
         signal.delta,
         _gradient(evidence, layer.weight),
-        (rows.square() + evidence.noise(layer.weight).cpu() ** 2).sqrt(),
+        (rows.reshape(-1, *[1] * (errors.ndim - 1)).square() + errors.square()).sqrt(),
         (mean, spread),
     )
     solution = solve(equations, generator=generator, probes=4 if index == 0 else 8)
@@ -361,15 +420,33 @@ def _prior(
     shape = torch.zeros(layer.in_shape, dtype=torch.float64)
     before = [earlier for earlier in layers[:index] if not isinstance(earlier, Reshape)]
     if not before:
-        modality = evidence.observation.modality
-        wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
-        low, high = modality.project(-wide)[0], modality.project(wide)[0]
+        low, high = _box(evidence)
         middle = 0.5 * (low + high).reshape(layer.in_shape)
         return middle, float((high - low).mean()) / 3
-    last = before[-1]
-    if isinstance(last, Activation) and last.kind == "sigmoid":
-        return shape + 0.5, 0.3
-    if isinstance(last, Activation) and last.kind == "tanh":
-        return shape, 0.6
+    known = _range_of(layers, index)
+    if known is not None:
+        return shape + known[0], known[1]
     row = float(weight.flatten(1).square().sum(1).mean().sqrt())
     return shape, max(3.0 * float(output.square().mean().sqrt()) / row, 1e-6)
+
+
+def _box(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """The smallest and largest input."""
+    modality = evidence.observation.modality
+    wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
+    return modality.project(-wide)[0], modality.project(wide)[0]
+
+
+def _range_of(layers: tuple[Layer, ...], index: int) -> tuple[float, float] | None:
+    """Mean and spread of what the layer at this place takes in, None where the activation before does not bound it."""
+    before = [earlier for earlier in layers[:index] if not isinstance(earlier, Reshape)]
+    kind = before[-1].kind if before and isinstance(before[-1], Activation) else None
+    return {"sigmoid": (0.5, 0.3), "tanh": (0.0, 0.6)}.get(kind or "")
+
+
+def _inputs_of(evidence: Evidence, layers: tuple[Layer, ...], index: int) -> tuple[float, float]:
+    """As `_range_of`; at the model's input the modality's range, and a wide guess elsewhere."""
+    if all(isinstance(earlier, Reshape) for earlier in layers[:index]) and layers == evidence.structure.layers:
+        low, high = _box(evidence)
+        return float((low + high).mean()) / 2, float((high - low).mean()) / 3
+    return _range_of(layers, index) or (0.0, 3.0)

@@ -1,0 +1,56 @@
+"""The picture of bound and measurement: well-formed, to scale, readable without colors, and safe in a page."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from fedseal.errors import BadConfig
+from fedseal.metric.bound import Cell, Estimate, gaussian
+from fedseal.report.bound_plot import bound_plot
+
+SPACE = "{http://www.w3.org/2000/svg}"
+
+
+def _cell(noise: float, hits: int, game: str = "labels", steps: int = 1, rate: float = 1.0) -> Cell:
+    bound = gaussian(0.1, noise, steps)
+    return Cell(game, noise, steps, rate, 0.1, hits, 1000, Estimate(bound, bound, bound))
+
+
+def _parsed(cells: list[Cell]) -> ElementTree.Element:
+    return ElementTree.fromstring(str(bound_plot(cells)).replace("<svg ", f'<svg xmlns="{SPACE[1:-1]}" ', 1))
+
+
+def test_the_marks_lie_where_the_numbers_say() -> None:
+    root = _parsed([_cell(1.0, 350), _cell(4.0, 150)])
+    marks = [c for c in root.iter(f"{SPACE}circle") if c.get("r") == "3"]
+    grid = {t.text: float(t.get("y", 0)) - 4 for t in root.iter(f"{SPACE}text") if t.get("text-anchor") == "end"}
+    for mark, success in zip(marks, (0.35, 0.15), strict=True):
+        height = grid["0 %"] + success * (grid["100 %"] - grid["0 %"])
+        assert float(mark.get("cy", 0)) == pytest.approx(height, abs=0.1)
+    ticks = {t.text: float(t.get("x", 0)) for t in root.iter(f"{SPACE}text") if t.text in ("1", "4")}
+    assert [float(m.get("cx", 0)) for m in marks] == pytest.approx([ticks["1"], ticks["4"]], abs=0.1)
+
+
+def test_the_bound_is_drawn_through_its_values_and_said_in_words() -> None:
+    root = _parsed([_cell(1.0, 350, steps=10, rate=0.1), _cell(2.0, 300, steps=10, rate=0.1)])
+    (line,) = root.iter(f"{SPACE}polyline")
+    assert len(line.get("points", "").split()) == 2
+    (smooth,) = _parsed([_cell(1.0, 350), _cell(2.0, 300)]).iter(f"{SPACE}polyline")
+    assert len(smooth.get("points", "").split()) > 20
+    said = root.findtext(f"{SPACE}desc") or ""
+    assert "noise 1: 0.350 measured, bound" in said
+    assert root.findtext(f"{SPACE}title") == "10 steps, sampling rate 0.1, blind guess 0.1"
+
+
+def test_words_of_users_stay_words() -> None:
+    picture = str(bound_plot([_cell(1.0, 350, game="<script>alert(1)</script>")]))
+    assert "<script>" not in picture
+    assert "&lt;script&gt;" in picture
+
+
+def test_cells_that_do_not_belong_together_are_refused() -> None:
+    for cells in ([], [_cell(1.0, 1), _cell(1.0, 1, steps=2)], [_cell(1.0, 1, game=name) for name in "abcd"]):
+        with pytest.raises(BadConfig):
+            bound_plot(cells)
