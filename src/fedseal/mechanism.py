@@ -25,7 +25,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "mixed": ("examples",),  # inputs and labels are convex combinations of this many examples
     "flipped": (),  # mixed inputs times a secret sign for every pixel
     "transformed": (),  # inputs went through random transformations of a public policy
-    "masked_layer": (),  # the gradient of the parameters in `where` is tampered with: do not trust it
+    "masked_layer": (),  # parts of the gradient of the parameters in `where` are zero, at each local step anew
     "bottleneck": (),  # the model holds a random bottleneck, whose draw is the client's secret
     "unknown_noise": (),  # noise whose strength differs by layer and is the client's secret
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedseal.mechanism import Mechanism
 from fedseal.types import Observation, Round, Tensors
 
+_SPARSE = ("prune", "random_mask", "masked_layer")
 _NOISES = ("gaussian", "gaussian_sum", "laplace", "unknown_noise")
 
 Family = Literal["exact", "gaussian", "laplace", "interval", "sign"]
@@ -85,7 +86,7 @@ class Release:
                 made = {
                     name: tensor * min(1.0, step.figures["norm"] / max(length, 1e-300)) for name, tensor in made.items()
                 }
-            elif step.kind in ("prune", "random_mask", "masked_layer"):
+            elif step.kind in _SPARSE:
                 masks = {name: self.sent(name) if step.touches(name) else None for name in made}
                 made = {name: t if (mask := masks[name]) is None else t * mask for name, t in made.items()}
         return made
@@ -93,10 +94,11 @@ class Release:
     def sent(self, name: str) -> Tensor | None:
         """Which entries of a parameter's tensor carry a value, bool like the tensor; None where all do."""
         tensor = self.round.update.tensors[name]
-        if any(step.touches(name) for step in self.of_kind("masked_layer")):
-            return torch.zeros_like(tensor, dtype=torch.bool)
         steps = list(self.steps)
-        sparse = [k for k, step in enumerate(steps) if step.kind in ("prune", "random_mask") and step.touches(name)]
+        masked = any(step.touches(name) for step in self.of_kind("masked_layer"))
+        if masked and self.round.update.kind == "difference":  # another mask at each local step: none shows in the sum
+            return torch.zeros_like(tensor, dtype=torch.bool)
+        sparse = [k for k, step in enumerate(steps) if step.kind in _SPARSE and step.touches(name)]
         if not sparse or any(step.kind in _NOISES for step in steps[sparse[-1] :]):
             return None
         return tensor != 0

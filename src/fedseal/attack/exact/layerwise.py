@@ -90,8 +90,9 @@ def _unfit_defense(evidence: Evidence) -> str | None:
         return "the noise on the update has a strength that nobody told"
     if evidence.altered and release.of_kind("mixed"):
         return "the label is mixed of several, and the update was changed as well"
-    if head is not None and any(step.touches(head.weight) for step in release.of_kind("masked_layer")):
-        return "the head's gradient is tampered with"
+    mask = None if head is None else release.sent(head.weight)
+    if mask is not None and not mask.any():
+        return "nothing of the head's gradient was sent as it was"
     return None
 
 
