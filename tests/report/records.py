@@ -141,7 +141,7 @@ def record(
         defenses=tuple(dict.fromkeys(shot.defense for shot in shots)),
         threats=tuple(dict.fromkeys(shot.threat for shot in shots)),
         samples=len({shot.first for shot in shots}),
-        batch_size=len(shots[0].psnr) if shots else 1,
+        batch_sizes=tuple(sorted({len(shot.psnr) for shot in shots} or {1})),
         seeds=tuple(dict.fromkeys(shot.seed for shot in shots)),
         cohort=2,
         recipes={shot.attack: f"recipe of {shot.attack}" for shot in shots},

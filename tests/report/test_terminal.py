@@ -4,6 +4,7 @@ from rich.console import Console, RenderableType
 
 from fedseal.audit import compare
 from fedseal.report import comparison, terminal
+from report.costs import cost
 from report.records import Shot, record
 
 
@@ -69,3 +70,13 @@ def test_attackers_are_groups_that_say_what_they_know_with_labels_beside_picture
     assert "Lacks any say in the model's weights and the true labels." in " ".join(server.split())
     assert "3/4 (40 %)" in server
     assert " given " in text[text.index(heads[2]) :]
+
+
+def test_the_terminal_says_from_where_a_defense_protects_and_at_what_cost() -> None:
+    shots = [Shot((90.0,), defense="prune:0.2"), Shot((9.0,), defense="prune:0.9", status="budget")]
+    free = printed(terminal(record(shots)))
+    assert "prune protects from 0.9 on, at a cost in accuracy that was not measured." in free
+    priced = printed(terminal(record(shots), [cost("none"), cost("prune:0.9", 4.2)]))
+    assert "prune protects from 0.9 on, at 4.2 points of accuracy (95 % interval 3.2 to 5.2)." in priced
+    assert "Of the 2 strengths of 1 defense tried, prune:0.9 is the only one" in priced
+    assert "What protects" not in printed(terminal(record([Shot()])))

@@ -134,3 +134,14 @@ def test_no_cells_at_all_claim_nothing() -> None:
 def test_examples_of_a_batch_count_one_by_one() -> None:
     found = verdict(record([Shot((90.0, 10.0, None, 40.0))]))
     assert "recovered 2 of 4 private pictures" in found.headline
+
+
+def test_batch_sizes_and_local_trainings_count_apart() -> None:
+    shots = [Shot((90.0,)), weak(9.0, 9.0, first=2)]
+    one, two = tally(record(shots).cells)
+    assert [(t.batch_size, t.where, t.recovered, t.attacked) for t in (one, two)] == [
+        (1, "batches of 1", 1, 1),
+        (2, "batches of 2", 0, 2),
+    ]
+    details = " ".join(verdict(record(shots)).details)
+    assert "did not recover any picture from updates without a defense (batches of 2)" in details

@@ -56,7 +56,7 @@ def _row(change: Change) -> tuple[Text, ...]:
     return (
         Text(change.verdict, style=_STYLES[change.verdict]),
         Text(words.attacker_title(change.threat)),
-        Text(change.defense),
+        Text(change.setting),
         Text(change.attack),
         Text(_MEASURES.get(change.measure, change.measure)),
         Text(value(change.old)),

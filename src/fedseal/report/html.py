@@ -7,7 +7,7 @@ forbids every connection.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import compress
@@ -17,12 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedseal.audit import pictures
+from fedseal.audit.cost import Cost, costs_of
 from fedseal.audit.record import Record
 from fedseal.audit.store import write_whole
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.report import words
 from fedseal.report.card import Card
+from fedseal.report.frontier import PROTECTS
 from fedseal.report.kind import Kind
+from fedseal.report.plane import finding
 from fedseal.report.reproduce import Reproduction, reproduction
 from fedseal.report.said import MARKS
 from fedseal.report.table import Column, Entry, columns, row, telling
@@ -55,7 +58,7 @@ def html(record: Record | Sequence[Record], path: str | Path) -> Path:
     path, records = Path(path), [record] if isinstance(record, Record) else list(record)
     if not records:
         raise BadConfig("there is no record to report", "give at least one")
-    text = pages(*((one, _loader(one)) for one in records))
+    text = pages(*((one, _loader(one)) for one in records), costs=lambda one: costs_of(one.folder))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,10 +77,13 @@ def page(record: Record, load: Loader) -> str:
     return pages((record, load))
 
 
-def pages(*records: tuple[Record, Loader]) -> str:
-    """The same of one or several records, each with what loads its pictures."""
+def pages(*records: tuple[Record, Loader], costs: Callable[[Record], Sequence[Cost]] = lambda _: ()) -> str:
+    """The same of one or several records, each with what loads its pictures; `costs` gives those of its defenses."""
     several = len(records) > 1
-    runs = [_run(record, load, f"r{place}-" if several else "") for place, (record, load) in enumerate(records, 1)]
+    runs = [
+        _run(record, load, f"r{place}-" if several else "", costs(record))
+        for place, (record, load) in enumerate(records, 1)
+    ]
     kinds: dict[str, Kind] = {run.view.kind.headline: run.view.kind for run in runs}
     return _ENVIRONMENT.get_template("report.html").render(
         runs=runs,
@@ -88,8 +94,8 @@ def pages(*records: tuple[Record, Loader]) -> str:
     )
 
 
-def _run(record: Record, load: Loader, at: str) -> Run:
-    shown, keep = view(record, load, at), telling(record)
+def _run(record: Record, load: Loader, at: str, costs: Sequence[Cost]) -> Run:
+    shown, keep = view(record, load, at, costs), telling(record)
     return Run(
         record=record,
         view=shown,
@@ -127,7 +133,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(own=_own, nothing=words.NOTHING, marks=MARKS)
+    environment.globals.update(own=_own, nothing=words.NOTHING, marks=MARKS, protects=PROTECTS, tone=finding)
     environment.filters.update(
         attacker=words.attacker_title,
         count=words.count,
@@ -136,6 +142,10 @@ def _environment() -> Environment:
         percent=words.percent,
         interval=words.interval,
         seconds=words.seconds,
+        points=words.points,
+        size=words.size,
+        span=lambda bounds: words.span(*bounds),
+        factor=words.factor,
     )
     return environment
 

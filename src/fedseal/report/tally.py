@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from fedseal.audit.record import Cell
@@ -43,6 +43,7 @@ class Tally:
     """What the attacks together did to the examples of one threat model and defense; each example counts once.
 
     Args:
+        batch_size, epochs: of these cells; None where the record has one only.
         attacked: examples that at least one attack could work on.
         refused: examples that every attack refused.
         certified: recovered examples that the attacker can be sure of.
@@ -70,6 +71,22 @@ class Tally:
     labels: Rate
     refusal: str
     best: tuple[Sample, ...]
+    batch_size: int | None = None
+    epochs: int | None = None
+
+    @property
+    def where(self) -> str:
+        """Batch size and local training in words, where the record has several; else empty."""
+        return words.setting(self.batch_size, self.epochs)
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether the cell is one of these."""
+        key = cell.key
+        return (
+            (key.threat, key.defense) == (self.threat, self.defense)
+            and self.batch_size in (None, key.batch_size)
+            and self.epochs in (None, key.epochs)
+        )
 
     @property
     def rate(self) -> Rate:
@@ -99,11 +116,19 @@ def leakage(sample: Sample) -> tuple[float, ...]:
 
 
 def tally(cells: Iterable[Cell]) -> tuple[Tally, ...]:
-    """One tally for each threat model and defense, the leakiest first; an oracle, being no real attacker, last."""
-    settings: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        settings.setdefault((cell.key.threat, cell.key.defense), []).append(cell)
-    tallies = sorted((_tally(group) for group in settings.values()), key=lambda t: t.rank, reverse=True)
+    """One tally for each threat model and defense, the leakiest first; an oracle, being no real attacker, last.
+
+    Batch sizes and local trainings count apart, where there are several.
+    """
+    known = list(cells)
+    sizes, courses = ({cell.key.batch_size for cell in known}, {cell.key.epochs for cell in known})
+    settings: dict[tuple[str, str, int | None, int | None], list[Cell]] = {}
+    for cell in known:
+        size = cell.key.batch_size if len(sizes) > 1 else None
+        course = cell.key.epochs if len(courses) > 1 else None
+        settings.setdefault((cell.key.threat, cell.key.defense, size, course), []).append(cell)
+    found = (replace(_tally(group), batch_size=size, epochs=course) for (_, _, size, course), group in settings.items())
+    tallies = sorted(found, key=lambda t: t.rank, reverse=True)
     return tuple(sorted(tallies, key=lambda t: t.threat == "oracle"))
 
 
@@ -118,13 +143,25 @@ def blind_guess(examples: Iterable[Sample]) -> float | None:
     return _median(baseline.value for baseline in best if baseline is not None)
 
 
-def _tally(cells: Sequence[Cell]) -> Tally:
-    targets: dict[tuple[int, int, int, int], list[Sample]] = {}
+def strongest(cells: Iterable[Cell]) -> tuple[tuple[Sample, ...], int]:
+    """For every attacked example what leaks most of it, the leakiest first; and how many every attack refused."""
+    tried = _tried(cells)
+    best = [max(group, key=leakage) for group in tried if group]
+    return tuple(sorted(best, key=leakage, reverse=True)), len(tried) - len(best)
+
+
+def _tried(cells: Iterable[Cell]) -> list[list[Sample]]:
+    """For each private example what every attack that did not refuse made of it."""
+    targets: dict[tuple[int | None, ...], list[Sample]] = {}
     for cell in cells:
         for sample in samples(cell):
-            key = (cell.key.first, cell.key.batch_size, cell.key.seed, sample.index)
+            key = (cell.key.first, cell.key.batch_size, cell.key.epochs, cell.key.seed, sample.index)
             targets.setdefault(key, []).append(sample)
-    tried = [[s for s in group if s.cell.status != "refused"] for group in targets.values()]
+    return [[s for s in group if s.cell.status != "refused"] for group in targets.values()]
+
+
+def _tally(cells: Sequence[Cell]) -> Tally:
+    tried = _tried(cells)
     best = [_best(group) for group in tried if group]
     recovered = [s for s in best if s.finding == "recovered"]
     counted = recovered or best

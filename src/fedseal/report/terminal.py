@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from fedseal.audit.cost import Cost
 from fedseal.audit.record import Record
 from fedseal.audit.summary import Group as CellGroup
 from fedseal.audit.summary import summarize
-from fedseal.report import words
+from fedseal.report import advice, words
+from fedseal.report.frontier import panels
 from fedseal.report.kind import Kind, kind_of
 from fedseal.report.said import Mark, Said, said
 from fedseal.report.tally import blind_guess, leading, samples, tally
@@ -26,15 +29,30 @@ _WIDEST = 20
 _COLORS: dict[Level, str] = {"recovered": "red", "partial": "red", "traces": "yellow", "none": "blue", "empty": "dim"}
 
 
-def terminal(record: Record) -> RenderableType:
-    """What rich prints of a record; users' text is placed as it is, never as markup."""
+def terminal(record: Record, costs: Sequence[Cost] = ()) -> RenderableType:
+    """What rich prints of a record; users' text is placed as it is, never as markup.
+
+    Args:
+        costs: of its defenses, where they were measured.
+    """
     found = verdict(record)
     color = _COLORS[found.level]
     body = [Text(found.headline, style="bold"), *(Text(sentence) for sentence in found.details)]
     parts: list[RenderableType] = [Panel(Group(*body), title="Verdict", title_align="left", border_style=color)]
     if record.cells:
-        parts += [*_settings(record), *_worst(record)]
+        parts += [*_settings(record), *_defenses(record, costs), *_worst(record)]
     return Group(*parts)
+
+
+def _defenses(record: Record, costs: Sequence[Cost]) -> list[RenderableType]:
+    """Where each defense starts to protect, and a recommendation; for every batch size and local training."""
+    parts: list[RenderableType] = []
+    for panel in panels(record, costs):
+        where = f", {panel.setting}" if panel.setting else ""
+        parts.append(Text(f"\nWhat protects, and what it costs{where}", style="bold"))
+        parts += [Text(f"  {advice.said(frontier)}") for frontier in panel.frontiers]
+        parts.append(Text(advice.recommendation(panel, record), style="dim"))
+    return parts
 
 
 def _settings(record: Record) -> list[RenderableType]:
@@ -74,10 +92,10 @@ def _attackers(record: Record) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
-    names, kind = (group.defense, group.attack), kind_of(record)
+    names, kind = (group.key.setting, group.attack), kind_of(record)
     if group.refused == group.cells:
         return (*names, "refused", *(("–",) * (len(_columns(kind)) - _NAMES - 1)))
-    cells = [cell for cell in record.cells if (cell.key.attack, cell.key.threat, cell.key.defense) == group.key]
+    cells = [cell for cell in record.cells if group.holds(cell)]
     examples = [sample for cell in cells for sample in samples(cell)]
     recovered = sum(sample.finding == "recovered" for sample in examples)
     seen = group.identification

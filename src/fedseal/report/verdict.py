@@ -66,7 +66,7 @@ def _found(tally: Tally, kind: Kind) -> str:
     speed = f"in {'a median of ' if tally.recovered > 1 else ''}{words.seconds(tally.seconds)} per update"
     closeness = f", at {_closeness(tally, tally.recovered, kind)}" if tally.value is not None else ""
     return _sentence(
-        f"{_who(tally)} recovered {what} from {words.defended(tally.defense)}; "
+        f"{_who(tally)} recovered {what} from {words.defended(tally.defense, tally.where)}; "
         f"{_certainty(tally)} without seeing the originals, {speed}{closeness}"
     )
 
@@ -77,7 +77,7 @@ def _labels(tally: Tally) -> tuple[str, ...]:
     if not found.trials or max((s.cell.key.batch_size for s in tally.best), default=1) == 1:
         return ()
     blind = "" if found.chance is None else f", where a blind guess would name {words.expected(found)}"
-    whose = f"of the {found.trials} labels in {words.defended(tally.defense)}"
+    whose = f"of the {found.trials} labels in {words.defended(tally.defense, tally.where)}"
     return (_sentence(f"{words.attacker(tally.threat)} named {found.hits} {whose}, in whatever order{blind}"),)
 
 
@@ -92,7 +92,9 @@ def _certainty(tally: Tally) -> str:
 def _not_found(tally: Tally, kind: Kind) -> str:
     noun = kind.noun
     whole = f"any of the {tally.attacked} private {noun}s" if tally.attacked > 1 else f"the private {noun}"
-    parts = [f"for {_who(tally)} these attacks did not recover {whole} from {words.defended(tally.defense)}"]
+    parts = [
+        f"for {_who(tally)} these attacks did not recover {whole} from {words.defended(tally.defense, tally.where)}"
+    ]
     if tally.value is not None:
         parts.append(f"their best reconstructions have {_closeness(tally, tally.attacked, kind)}")
     found = tally.identification
@@ -120,9 +122,11 @@ def _rest(others: Sequence[Tally], worst: Tally, noun: str) -> tuple[str, ...]:
         shown = [t for t in others if t.threat == threat]
         who = "the same attacker" if threat == worst.threat else _who(shown[0])
         found = [
-            f"{t.recovered} of {t.attacked} {noun}s from {words.defended(t.defense)}" for t in shown if t.recovered
+            f"{t.recovered} of {t.attacked} {noun}s from {words.defended(t.defense, t.where)}"
+            for t in shown
+            if t.recovered
         ]
-        nothing = [f"{words.defended(t.defense)}{_traces(t)}" for t in shown if not t.recovered]
+        nothing = [f"{words.defended(t.defense, t.where)}{_traces(t)}" for t in shown if not t.recovered]
         if found:
             sentences.append(_sentence(f"{who} recovered {words.listing(found)}"))
         if nothing:
@@ -140,7 +144,7 @@ def _who(tally: Tally) -> str:
 
 
 def _refusals(tallies: Sequence[Tally], noun: str) -> tuple[str, ...]:
-    none = [f"{words.attacker(t.threat)} from {words.defended(t.defense)}" for t in tallies if t.attacked == 0]
+    none = [f"{words.attacker(t.threat)} from {words.defended(t.defense, t.where)}" for t in tallies if t.attacked == 0]
     return (_sentence(f"None of these attacks could start for {words.listing(none)}"),) if none else ()
 
 

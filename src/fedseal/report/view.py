@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from fedseal.audit.cost import Cost
 from fedseal.audit.record import Cell, Record
 from fedseal.audit.summary import label_rate
-from fedseal.report import words
+from fedseal.report import advice, words
 from fedseal.report.card import Card, Panel, Share, make_card
+from fedseal.report.frontier import ENOUGH, Frontier
+from fedseal.report.frontier import Panel as Measured
+from fedseal.report.frontier import panels as measured
 from fedseal.report.kind import Kind, kind_of
 from fedseal.report.picture import TWICE, Budget, Pictures, budget
+from fedseal.report.plane import plane
 from fedseal.report.said import text_budget
 from fedseal.report.tally import Sample, Tally, leading, leakage, samples, tally
 from fedseal.report.verdict import Verdict, verdict
@@ -63,6 +70,32 @@ class ThreatGroup:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """What protects and at what cost, for one batch size and local training: a picture, sentences, and a table.
+
+    Args:
+        name: its place on the page.
+        told: the attackers, who know the defense; `untold` those who do not.
+        unaware: whether any of these could be compared with the ones who know.
+        unpriced: defenses without a known cost, where others have one.
+        nothing_to_lose: whether costs were measured on a model that learned nothing.
+        narrow: whether some bar is the range of a few examples.
+    """
+
+    name: str
+    panel: Measured
+    picture: Markup
+    recommendation: str
+    families: tuple[tuple[Frontier, str], ...]
+    told: str
+    untold: str
+    unaware: bool
+    unpriced: str
+    nothing_to_lose: bool
+    narrow: bool
+
+
+@dataclass(frozen=True)
 class View:
     """Everything a page shows of the cells.
 
@@ -78,6 +111,7 @@ class View:
     verdict: Verdict
     tallies: tuple[Tally, ...]
     leading: Tally | None
+    planes: tuple[Plane, ...]
     threats: tuple[ThreatGroup, ...]
     cards: tuple[Card, ...]
     exhibits: tuple[tuple[Card, Panel], ...]
@@ -88,13 +122,14 @@ class View:
     examples: int
 
 
-def view(record: Record, pictures: Loader, at: str = "") -> View:
+def view(record: Record, pictures: Loader, at: str = "", costs: Sequence[Cost] = ()) -> View:
     """Lay out a record.
 
     Args:
         record: finished or not.
         pictures: gives a cell's pictures, or None where it has none.
         at: what every place of this record on the page begins with.
+        costs: of its defenses, where they were measured.
     """
     kind = kind_of(record)
     cells = sorted(record.cells, key=lambda cell: max(map(leakage, samples(cell))), reverse=True)
@@ -124,6 +159,9 @@ def view(record: Record, pictures: Loader, at: str = "") -> View:
         verdict=verdict(record),
         tallies=tallies,
         leading=worst,
+        planes=tuple(
+            _plane(panel, record, f"{at}plane-{place}") for place, panel in enumerate(measured(record, costs), 1)
+        ),
         threats=tuple(_threat(name, tallies, cards.values()) for name in words.by_knowledge(knows)),
         cards=tuple(cards.values()),
         exhibits=tuple(shown)[: TWICE if kind.gallery else TWICE // 2],
@@ -135,6 +173,22 @@ def view(record: Record, pictures: Loader, at: str = "") -> View:
         stills_reduced=side > afford.still_side,
         pictured=sum(len(card.panels) for card in cards.values() if card.illustrated),
         examples=sum(card.examples for card in cards.values()),
+    )
+
+
+def _plane(panel: Measured, record: Record, name: str) -> Plane:
+    return Plane(
+        name=name,
+        panel=panel,
+        picture=plane(panel, kind_of(record), name),
+        recommendation=advice.recommendation(panel, record),
+        families=tuple((one, advice.said(one)) for one in panel.frontiers),
+        told=words.listing(words.attacker(threat) for threat in panel.attackers),
+        untold=words.listing(words.attacker(threat) for threat in panel.left_out),
+        unaware=any(point.unaware is not None for point in panel.points),
+        unpriced=words.listing(p.defense for one in panel.frontiers for p in one.points if p.lost is None),
+        nothing_to_lose=any(point.cost is not None and not point.cost.learned for point in panel.points),
+        narrow=any(0 < len(point.samples) < ENOUGH for point in panel.points),
     )
 
 
@@ -161,7 +215,7 @@ def _threat(name: str, tallies: Sequence[Tally], cards: Iterable[Card]) -> Threa
         facts=tuple(words.facts(mine[0].cell.knows)),
         lacks=tuple(words.lacking(mine[0].cell.knows)),
         aggregates="single_updates" not in mine[0].cell.knows,
-        defenses=tuple(_defense(t, [c for c in mine if c.cell.key.defense == t.defense]) for t in settings),
+        defenses=tuple(_defense(t, [c for c in mine if t.holds(c.cell)]) for t in settings),
     )
 
 
@@ -170,6 +224,7 @@ def _defense(tally: Tally, cards: Sequence[Card]) -> DefenseGroup:
     for card in cards:
         groups.setdefault(card.cell.key.attack, []).append(card)
     title = "No defense" if tally.defense == "none" else f"Defense {tally.defense}"
+    title += f", {tally.where}" if tally.where else ""
     return DefenseGroup(title, tally, tuple(_attack(name, group) for name, group in groups.items()))
 
 

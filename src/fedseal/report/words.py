@@ -123,13 +123,25 @@ def by_knowledge(threats: Mapping[str, Iterable[str]]) -> list[str]:
     return sorted(threats, key=rank)
 
 
-def defended(defense: str) -> str:
+def defended(defense: str, where: str = "") -> str:
     """Which updates a sentence speaks of.
 
-    >>> defended("none"), defended("prune:0.2")
-    ('updates without a defense', 'updates under the defense prune:0.2')
+    >>> defended("none"), defended("prune:0.2", "batches of 4")
+    ('updates without a defense', 'updates under the defense prune:0.2 (batches of 4)')
     """
-    return "updates without a defense" if defense == "none" else f"updates under the defense {defense}"
+    updates = "updates without a defense" if defense == "none" else f"updates under the defense {defense}"
+    return f"{updates} ({where})" if where else updates
+
+
+def setting(batch_size: int | None, epochs: int | None) -> str:
+    """Batch size and local training; what is None is left out.
+
+    >>> setting(4, 0), setting(None, 5), setting(None, None)
+    ('batches of 4, one gradient', '5 local epochs', '')
+    """
+    size = [] if batch_size is None else [f"batches of {batch_size}"]
+    course = [] if epochs is None else ["one gradient" if epochs == 0 else count(epochs, "local epoch")]
+    return ", ".join([*size, *course])
 
 
 def certificate(cell: Cell) -> str:
@@ -252,6 +264,51 @@ def interval(bounds: tuple[float, float] | None) -> str:
     ('0 to 28 %', '–')
     """
     return "–" if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f} %"
+
+
+def points(value: float | None) -> str:
+    """Percentage points lost; a dash where nothing was measured.
+
+    >>> points(4.23), points(-1.0), points(0.04), points(None)
+    ('4.2 points', '−1.0 points', '0.0 points', '–')
+    """
+    return "–" if value is None or math.isnan(value) else f"{signed(value)} points"
+
+
+def span(low: float, high: float) -> str:
+    """A range of plain numbers.
+
+    >>> span(-0.52, 3.0)
+    '−0.5 to 3.0'
+    """
+    return f"{signed(low)} to {signed(high)}"
+
+
+def signed(value: float) -> str:
+    """A number with one digit and a proper minus, none before a zero."""
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def factor(value: float | None) -> str:
+    """A ratio.
+
+    >>> factor(1.04), factor(12.3), factor(None)
+    ('×1.0', '×12', '–')
+    """
+    return "–" if value is None else f"×{value:.1f}" if value < 9.95 else f"×{value:.0f}"
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> size(712.0), size(71240.0), size(2.5e6)
+    ('712 B', '71.2 kB', '2.5 MB')
+    """
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:.3g} {unit}"
+    return f"{count:.0f} B"
 
 
 def known(value: float | None) -> bool:

@@ -1,0 +1,94 @@
+"""What a defense costs, as a record keeps it: `costs/ID.json` beside the cells of a run, each a whole file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedseal.audit.store import write_whole
+from fedseal.errors import StorageFailure
+
+Interval = tuple[float, float]
+FOLDER = "costs"
+
+
+class Cost(BaseModel):
+    """What one defense costs; intervals are of 95 %, over the seeds (Student's t), and None for a single seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    defense: str
+    accuracy: float = Field(description="share of right test predictions after training, mean over the seeds")
+    accuracy_interval: Interval | None
+    accuracy_without: float = Field(description="the same of the model trained without a defense")
+    accuracy_without_interval: Interval | None
+    chance: float = Field(description="the share of the commonest label among the test examples, mean over the seeds")
+    points_lost: float = Field(description="percentage points of accuracy lost, mean of the seeds' differences")
+    points_lost_interval: Interval | None
+    accuracies: tuple[float, ...] = Field(description="of each seed, in order; 0 for a training that diverged")
+    diverged: tuple[int, ...] = Field(description="seeds whose training ended in numbers that are not finite")
+    bytes_per_update: float = Field(description="as encoded, mean over all updates; see `encoded_bytes`")
+    bytes_without: float
+    seconds_per_update: float = Field(description="at the client, median over all updates")
+    seconds_without: float
+    rounds: int
+    clients: int
+    examples: int = Field(description="that the clients trained on together")
+    tested: int = Field(description="examples that accuracy was measured on, for each seed")
+    seeds: tuple[int, ...]
+    setting: str = Field(description="hash of model, data, training and plan: equal ones can be compared")
+
+    @property
+    def id(self) -> str:
+        """A short name for files."""
+        return hashlib.sha256(self.defense.encode()).hexdigest()[:16]
+
+    @property
+    def learned(self) -> bool:
+        """Whether the undefended model beats the guess of the commonest label; else no loss says anything."""
+        low = self.accuracy_without if self.accuracy_without_interval is None else self.accuracy_without_interval[0]
+        return low > self.chance
+
+    @property
+    def times(self) -> float | None:
+        """How many times as long an update takes as without the defense; None where that took no time at all."""
+        return self.seconds_per_update / self.seconds_without if self.seconds_without > 0 else None
+
+    @property
+    def kept(self) -> float | None:
+        """What is left of the accuracy above chance, as a share; None where there was none."""
+        gain = self.accuracy_without - self.chance
+        return (self.accuracy - self.chance) / gain if self.learned else None
+
+
+def write_cost(folder: str | Path, cost: Cost) -> None:
+    """Add a cost to a run folder, in place of an older one of the same defense.
+
+    Raises:
+        StorageFailure: it cannot be written.
+    """
+    place = Path(folder) / FOLDER
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailure(f"cannot make '{place}' ({error.strerror})", "choose another folder") from None
+    write_whole(place / f"{cost.id}.json", cost.model_dump_json(indent=2).encode())
+
+
+def costs_of(folder: str | Path) -> tuple[Cost, ...]:
+    """The costs in a run folder, "none" first, then by name; empty if none were measured.
+
+    Raises:
+        StorageFailure: a file is damaged.
+    """
+    found = []
+    for path in sorted((Path(folder) / FOLDER).glob("*.json")):
+        try:
+            found.append(Cost.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as error:
+            raise StorageFailure(
+                f"cannot read the cost '{path}' ({str(error).splitlines()[0]})", "delete it and run the audit again"
+            ) from None
+    return tuple(sorted(found, key=lambda cost: (cost.defense != "none", cost.defense)))

@@ -1,0 +1,188 @@
+"""Federated training in this process with a plain mean: the reference that every other engine is held against.
+
+A round: the server hands its weights to every client, each answers with what `client.local_update` makes of its
+examples under its defense, and the server takes the mean of the answers as its step.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from fedseal.client import local_update
+from fedseal.errors import BadConfig
+from fedseal.mechanism import Mechanism
+from fedseal.types import Batch, Defense, LocalStep, LocalTraining, Tensors, Update
+
+Meter = Callable[[Update, float], None]
+
+
+def train(
+    model: nn.Module,
+    clients: Sequence[Batch],
+    *,
+    training: LocalTraining,
+    rounds: int,
+    generator: torch.Generator,
+    defense: Defense | None = None,
+    lr: float = 1.0,
+    batch_size: int | None = None,
+    meter: Meter | None = None,
+) -> Iterator[nn.Module]:
+    """The server's model after every round, the same object each time; the given model is not changed.
+
+    Every client draws from a generator of its own, anew each round and seeded by `generator` alone: what one client
+    or its defense draws moves nobody else's draws.
+
+    Args:
+        model: the first round's; clients train what `defense.on_model` makes of it.
+        clients: the examples of each, `(N, ...)`; all answer every round, and count alike.
+        training: of each client. FedSGD's mean gradient is one step of plain gradient descent (McMahan et al., AISTATS
+            2017, arXiv:1602.05629).
+        defense: run by every client, each with a memory of its own where it has `feedback`.
+        lr: of the server: how far it goes along the mean; 1 for FedAvg.
+        batch_size: how many of its examples a client draws for a round; None for all.
+        meter: called at the client with every update that it sends, and the seconds it took.
+
+    Raises:
+        BadConfig: no client, no round, a rate or a size that is not positive, or what `local_update` refuses.
+        UnfitBatch: the model does not take the examples.
+
+    >>> import fedseal as fs
+    >>> data, model = fs.zoo.fashion_mnist()[:40], fs.zoo.mlp(widths=(20,))
+    >>> rounds = train(model, split(data, 4), training=LocalTraining.fedavg(lr=0.1), rounds=3,
+    ...                generator=torch.Generator().manual_seed(0))
+    >>> len(list(rounds))
+    3
+    """
+    if not clients or rounds < 1 or not lr > 0 or (batch_size is not None and batch_size < 1):
+        raise BadConfig(
+            f"{rounds} rounds of {len(clients)} clients, a server's rate of {lr} and batches of {batch_size}",
+            "give at least one client, one round and one example, and a positive rate",
+        )
+    model = copy.deepcopy(model if defense is None else defense.on_model(model))
+    shields = [_Remembering(defense) if defense is not None and defense.feedback else defense for _ in clients]
+    for _ in range(rounds):
+        seeds = torch.randint(2**62, (len(clients),), generator=generator).tolist()
+        updates = []
+        for batch, shield, seed in zip(clients, shields, seeds, strict=True):
+            own, started = torch.Generator().manual_seed(seed), time.perf_counter()
+            drawn = _drawn(batch, batch_size, own)
+            updates.append(local_update(model, drawn, training=training, defense=shield, generator=own))
+            if meter is not None:
+                meter(updates[-1], time.perf_counter() - started)
+        _step(model, mean(updates), lr)
+        yield model
+
+
+def mean(updates: Sequence[Update]) -> Update:
+    """The mean of updates of one kind, each counting alike; statistics that are no fractions are the first client's.
+
+    Raises:
+        BadConfig: none, or of different kinds.
+    """
+    if not updates or len({update.kind for update in updates}) > 1:
+        raise BadConfig(f"{len(updates)} updates have no mean", "give one or more of one kind")
+    counts = [update.num_examples for update in updates]
+    known = [count for count in counts if count is not None]
+    buffers = [update.buffers for update in updates if update.buffers is not None]
+    return Update(
+        kind=updates[0].kind,
+        tensors=_mean([update.tensors for update in updates]),
+        buffers=_mean(buffers) if len(buffers) == len(updates) else None,
+        num_examples=sum(known) if len(known) == len(counts) else None,
+        num_clients=sum(update.num_clients for update in updates),
+        training=updates[0].training,
+    )
+
+
+def split(batch: Batch, clients: int) -> list[Batch]:
+    """The examples dealt out in turn, as to players of a card game.
+
+    Raises:
+        BadConfig: fewer examples than clients, or no client.
+
+    >>> [part.labels.tolist() for part in split(Batch(torch.zeros(5, 1), torch.arange(5)), 2)]
+    [[0, 2, 4], [1, 3]]
+    """
+    if not 1 <= clients <= len(batch):
+        raise BadConfig(f"{len(batch)} examples for {clients} clients", "give every client at least one")
+    return [batch[slice(first, None, clients)] for first in range(clients)]
+
+
+def _drawn(batch: Batch, size: int | None, generator: torch.Generator) -> Batch:
+    if size is None or size >= len(batch):
+        return batch
+    rows = torch.randperm(len(batch), generator=generator)[:size].to(batch.inputs.device)
+    return Batch(batch.inputs[rows], batch.labels[rows])
+
+
+@dataclass(frozen=True)
+class _Remembering:
+    """One client's defense: what it takes from an update is added to the client's next."""
+
+    own: Defense
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.own.name
+
+    @property
+    def public(self) -> tuple[Mechanism, ...]:
+        return self.own.public
+
+    @property
+    def feedback(self) -> bool:
+        return self.own.feedback
+
+    @property
+    def per_example(self) -> bool:
+        return self.own.per_example
+
+    @property
+    def per_step(self) -> bool:
+        return self.own.per_step
+
+    def fit(self, model: nn.Module) -> Defense:
+        return replace(self, own=self.own.fit(model))
+
+    def on_model(self, model: nn.Module) -> nn.Module:
+        return self.own.on_model(model)
+
+    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        return self.own.on_batch(batch, generator)
+
+    def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
+        return self.own.on_example_grads(grads, generator)
+
+    def on_gradient(self, grads: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
+        return self.own.on_gradient(grads, step, generator)
+
+    def on_update(self, update: Update, generator: torch.Generator) -> Update:
+        whole = {name: tensor + self.held.get(name, 0.0) for name, tensor in update.tensors.items()}
+        sent = self.own.on_update(replace(update, tensors=whole), generator)
+        self.held.update({name: whole[name] - sent.tensors[name] for name in whole})
+        return sent
+
+
+def _mean(values: Sequence[Tensors]) -> dict[str, Tensor]:
+    return {
+        name: torch.stack([value[name] for value in values]).mean(0) if first.is_floating_point() else first
+        for name, first in values[0].items()
+    }
+
+
+def _step(model: nn.Module, update: Update, lr: float) -> None:
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    sign = -lr if update.kind == "gradient" else lr
+    with torch.no_grad():
+        for name, tensor in update.tensors.items():
+            parameters[name].add_(tensor, alpha=sign)
+        for name, tensor in (update.buffers or {}).items():
+            buffers[name].copy_(tensor)

@@ -1,0 +1,120 @@
+"""What the frontier says, in sentences: where each defense starts to protect, and one recommendation.
+
+A recommendation names what it rests on: the attackers, attacks, model, examples and strengths tried, and what was not
+measured. It is never a proof, and says so where the report ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedseal.audit.record import Record
+from fedseal.report import words
+from fedseal.report.frontier import Frontier, Panel, Point
+from fedseal.report.kind import Kind, kind_of
+
+
+def said(frontier: Frontier) -> str:
+    """One sentence on one family."""
+    known = [point for point in frontier.points if point.samples]
+    name = frontier.family
+    if not known:
+        return f"{name}: nothing could be attacked, so whether it protects was not measured."
+    start = frontier.start
+    if start is None:
+        tried = f"at the only strength tried, {known[0].strength.text}"
+        if len(known) > 1:
+            tried = f"at any of the {len(known)} strengths tried, up to {known[-1].strength.text}"
+        return f"{name} does not protect {tried}." if known[-1].strength.text != name else f"{name} does not protect."
+    place = "protects" if start.strength.text == name else f"protects from {start.strength.text} on"
+    ruins = ", which ruins the training" if start.ruins else ""
+    return f"{name} {place}, {price(start)}{ruins}."
+
+
+def price(point: Point) -> str:
+    """What a point costs, as a clause."""
+    lost = point.lost
+    if lost is None:
+        why = "was not measured" if point.cost is None else "cannot be said, as the undefended model learned nothing"
+        return f"at a cost in accuracy that {why}"
+    return f"at {words.points(lost)} of accuracy{_within(point)}"
+
+
+def recommendation(panel: Panel, record: Record) -> str:
+    """One sentence on which defense to take at which strength, or why none, and what that rests on."""
+    best, protecting = panel.cheapest, panel.protecting
+    basis = _basis(panel, record)
+    if best is not None:
+        rivals = [p for p in protecting if p.lost is not None]
+        among = "the cheapest that protects" if len(rivals) > 1 else "the only one that protects at a known cost"
+        return (
+            f"Of the {_tried(panel)} tried, {best.defense} is {among}: {_nothing(best, kind_of(record))}, "
+            f"at {words.points(best.lost)} of accuracy ({_trained(best)}){_unpriced(protecting)}; {basis}."
+        )
+    if not protecting:
+        open_ones = [one.family for one in panel.frontiers if one.start is not None and not one.modelled]
+        but = f", beside {words.listing(open_ones)}, whose steps no attack here reckons with" if open_ones else ""
+        return f"None of the {_tried(panel)} tried protects{but}, so none can be recommended; {basis}."
+    names, do = words.listing(p.defense for p in protecting), _verb(protecting, "protect", "protects")
+    if all(p.ruins for p in protecting):
+        return (
+            f"None of the {_tried(panel)} tried can be recommended: {names} {do}, but "
+            f"{_verb(protecting, 'leave', 'leaves')} next to nothing of what the model learns; {basis}."
+        )
+    return (
+        f"Of the {_tried(panel)} tried, {names} {do}, and what "
+        f"{_verb(protecting, 'they cost', 'it costs')} in accuracy is not known, so none is preferred; {basis}."
+    )
+
+
+def _basis(panel: Panel, record: Record) -> str:
+    """What the sentence rests on, and what it leaves open."""
+    config, kind = record.header.config, kind_of(record)
+    who = words.listing(words.attacker(name) for name in panel.attackers)
+    attacked = max((len(point.samples) for point in panel.points), default=0)
+    where = f", {panel.setting}" if panel.setting else ""
+    unfinished = "" if record.complete else ", in a run that is not finished"
+    return (
+        f"this rests on {words.listing(panel.attacks)} by {who}, {words.count(attacked, kind.noun)} a defense, "
+        f"the model {config.model} as it stood{where}{unfinished}, and says nothing of other attacks, data or weights"
+    )
+
+
+def _nothing(point: Point, kind: Kind) -> str:
+    found = f"0 of {words.count(len(point.samples), kind.noun)} recovered and no traces"
+    return f"{found} (95 % interval of the rate {words.interval(point.rate.interval)})"
+
+
+def _tried(panel: Panel) -> str:
+    strengths = sum(len(one.points) for one in panel.frontiers)
+    if len(panel.frontiers) == strengths:
+        return words.count(strengths, "defense")
+    return f"{strengths} strengths of {words.count(len(panel.frontiers), 'defense')}"
+
+
+def _trained(point: Point) -> str:
+    cost, bounds = point.cost, point.lost_interval
+    assert cost is not None
+    interval = "" if bounds is None else f"95 % interval {words.span(*bounds)}; "
+    return (
+        f"{interval}{words.percent(cost.accuracy_without)} without a defense; {words.count(cost.rounds, 'round')} with "
+        f"{words.count(cost.clients, 'client')}, {words.count(len(cost.seeds), 'seed')}, {cost.examples} examples"
+    )
+
+
+def _unpriced(protecting: Sequence[Point]) -> str:
+    rest = [point for point in protecting if point.lost is None]
+    if not rest:
+        return ""
+    names = words.listing(point.defense for point in rest)
+    protect, cost = _verb(rest, "protect", "protects"), _verb(rest, "cost", "costs")
+    return f"; what {names}, which {protect} too, {cost} was not measured"
+
+
+def _within(point: Point) -> str:
+    bounds = point.lost_interval
+    return "" if bounds is None else f" (95 % interval {words.span(*bounds)})"
+
+
+def _verb(points: Sequence[Point], several: str, one: str) -> str:
+    return one if len(points) == 1 else several

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fedseal as fs
+from fedseal import defense as defenses
+from fedseal.audit.case import Case
+from fedseal.audit.cost import Cost, Plan, accuracy, costs_of, measure, measure_case, write_cost
+from fedseal.audit.encoding import encoded_bytes
+from fedseal.client import local_update
+from fedseal.defense import Hooks
+from fedseal.errors import BadConfig, StorageFailure, UnfitUpdate
+from fedseal.mechanism import Mechanism
+from fedseal.types import Batch, LocalTraining, Update
+
+SGD = LocalTraining.fedsgd()
+
+
+def blobs(count: int = 60, seed: int = 0) -> Batch:
+    """Three well separated classes in the plane."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    centers = torch.tensor([[3.0, 0.0], [-3.0, 3.0], [-3.0, -3.0]])
+    return Batch(centers[labels] + torch.randn(count, 2, generator=generator), labels)
+
+
+def net(seed: int) -> nn.Module:
+    return fs.zoo.mlp(inputs=2, widths=(8,), num_classes=3, activation="tanh", seed=seed)
+
+
+PLAN = Plan(rounds=8, clients=2, lr=1.0, seeds=(0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def costs() -> dict[str, Cost]:
+    names = ["gaussian:0.0001", "gaussian:30", "prune:0.5", "float16"]
+    found = measure(net, blobs(), blobs(90, 1), defenses=names, training=SGD, plan=PLAN)
+    return {cost.defense: cost for cost in found}
+
+
+def test_the_undefended_model_learns_and_comes_first(costs: dict[str, Cost]) -> None:
+    none = costs["none"]
+    assert next(iter(costs)) == "none"
+    assert none.accuracy > 0.9
+    assert none.learned
+    assert (none.points_lost, none.points_lost_interval) == (0.0, (0.0, 0.0))
+    assert none.chance == pytest.approx(1 / 3)
+    assert (none.examples, none.tested, none.seeds, none.times) == (60, 90, (0, 1, 2), 1.0)
+
+
+def test_weak_noise_costs_nothing_and_strong_noise_all(costs: dict[str, Cost]) -> None:
+    assert abs(costs["gaussian:0.0001"].points_lost) < 1
+    ruined = costs["gaussian:30"]
+    assert ruined.points_lost > 25
+    assert ruined.points_lost == pytest.approx(100 * (ruined.accuracy_without - ruined.accuracy))
+    assert costs["float16"].kept is not None
+    assert ruined.kept is not None
+    assert ruined.kept < 0.7 < costs["float16"].kept
+
+
+def test_bytes_are_those_of_the_encoding(costs: dict[str, Cost]) -> None:
+    entries = sum(p.numel() for p in net(0).parameters())
+    assert costs["none"].bytes_per_update == 4 * entries
+    assert costs["gaussian:30"].bytes_per_update == 4 * entries
+    assert costs["float16"].bytes_per_update == 2 * entries
+    assert 2 * entries < costs["prune:0.5"].bytes_per_update < 2.6 * entries
+
+
+def test_the_interval_is_students_of_paired_differences(costs: dict[str, Cost]) -> None:
+    noisy, none = costs["gaussian:30"], costs["none"]
+    lost = [100 * (a - b) for a, b in zip(none.accuracies, noisy.accuracies, strict=True)]
+    half = 4.302653 * np.std(lost, ddof=1) / math.sqrt(3)
+    assert noisy.points_lost_interval is not None
+    assert noisy.points_lost_interval == pytest.approx(
+        (max(-100, np.mean(lost) - half), min(100, np.mean(lost) + half)), abs=1e-4
+    )
+
+
+def test_one_seed_has_no_interval_and_the_same_call_the_same_answer() -> None:
+    plan = replace(PLAN, seeds=(3,), rounds=2)
+    first, again = (measure(net, blobs(), defenses=["gaussian:1"], training=SGD, plan=plan)[1] for _ in range(2))
+    assert first.accuracy_interval is None
+    assert first.points_lost_interval is None
+    assert (first.tested, first.examples) == (12, 48)
+    assert first.accuracies == again.accuracies
+    assert first.setting == again.setting
+
+
+def test_a_training_that_diverges_is_right_about_nothing() -> None:
+    def growing(update: Update, generator: torch.Generator) -> Update:
+        return replace(update, tensors={name: 1e30 * (tensor + 1) for name, tensor in update.tensors.items()})
+
+    plan = replace(PLAN, seeds=(0,), lr=1e10)
+    none, wild = measure(net, blobs(), defenses=[Hooks("growing", update=growing)], training=SGD, plan=replace(plan))
+    assert (wild.accuracy, wild.diverged) == (0.0, (0,))
+    assert none.diverged == ()
+
+
+def test_an_update_that_outgrows_its_format_has_diverged_and_one_that_never_fit_is_refused() -> None:
+    def swelling(update: Update, generator: torch.Generator) -> Update:
+        sizes.append(1)
+        scaled = {name: 10.0 ** len(sizes) * (tensor + 1) for name, tensor in update.tensors.items()}
+        return defenses.float16().on_update(replace(update, tensors=scaled), generator)
+
+    sizes: list[int] = []
+    plan = replace(PLAN, seeds=(0,))
+    _, swollen = measure(net, blobs(), defenses=[Hooks("swelling", update=swelling)], training=SGD, plan=plan)
+    assert swollen.diverged == (0,)
+    sizes = [1] * 9
+    with pytest.raises(UnfitUpdate, match="float16"):
+        measure(net, blobs(), defenses=[Hooks("swelling", update=swelling)], training=SGD, plan=plan)
+
+
+def test_a_model_that_learns_nothing_has_nothing_to_lose() -> None:
+    batch = Batch(torch.zeros(40, 2), torch.arange(40) % 3)
+    none, noisy = measure(net, batch, defenses=["gaussian:1"], training=SGD, plan=replace(PLAN, rounds=2))
+    assert not none.learned
+    assert noisy.kept is None
+
+
+def test_accuracy_counts_positions_with_labels_and_soft_labels() -> None:
+    class Fixed(nn.Module):
+        def __init__(self, outputs: Tensor) -> None:
+            super().__init__()
+            self.outputs = outputs
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.outputs
+
+    one_hot = torch.eye(3)[torch.tensor([0, 1, 2, 2])]
+    assert accuracy(Fixed(one_hot), Batch(torch.zeros(4, 1), torch.tensor([0, 1, 2, 0]))) == 0.75
+    assert accuracy(Fixed(one_hot), Batch(torch.zeros(4, 1), one_hot)) == 1.0
+    positions = torch.eye(3)[torch.tensor([[0, 1], [2, 2]])].transpose(1, 2)
+    assert accuracy(Fixed(positions), Batch(torch.zeros(2, 2), torch.tensor([[0, -100], [1, 2]]))) == pytest.approx(
+        2 / 3
+    )
+    broken = torch.full((2, 3), float("nan"))
+    assert accuracy(Fixed(broken), Batch(torch.zeros(2, 1), torch.tensor([0, 0]))) == 0.0
+    with pytest.raises(BadConfig):
+        accuracy(Fixed(torch.zeros(2)), Batch(torch.zeros(2, 1), torch.tensor([0, 0])))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"rounds": 0},
+        {"clients": 0},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"seeds": ()},
+        {"seeds": (1, 1)},
+        {"test_share": 1.0},
+    ],
+)
+def test_a_plan_that_means_nothing_is_refused(facts: dict[str, object]) -> None:
+    with pytest.raises(BadConfig):
+        Plan(**facts)  # type: ignore[arg-type]
+
+
+def test_more_clients_than_training_examples_are_refused() -> None:
+    with pytest.raises(BadConfig, match="48 training examples for 49 clients"):
+        measure(net, blobs(), defenses=[], training=SGD, plan=replace(PLAN, clients=49))
+
+
+# The encoding, against bytes that are really written and read back.
+
+
+def plain(tensor: Tensor) -> tuple[bytes, Tensor]:
+    written = tensor.numpy().astype("<f4").tobytes()
+    return written, torch.from_numpy(np.frombuffer(written, "<f4").copy()).view_as(tensor)
+
+
+def half(tensor: Tensor) -> tuple[bytes, Tensor]:
+    written = tensor.numpy().astype("<f2").tobytes()
+    return written, torch.from_numpy(np.frombuffer(written, "<f2").astype("<f4")).view_as(tensor)
+
+
+def bitmap(tensor: Tensor) -> tuple[bytes, Tensor]:
+    flat = tensor.flatten().numpy()
+    written = np.packbits(flat != 0).tobytes() + flat[flat != 0].astype("<f4").tobytes()
+    cut = -(-flat.size // 8)
+    places = np.unpackbits(np.frombuffer(written[:cut], np.uint8))[: flat.size].astype(bool)
+    read = np.zeros(flat.size, "f4")
+    read[places] = np.frombuffer(written[cut:], "<f4")
+    return written, torch.from_numpy(read).view_as(tensor)
+
+
+def listed(tensor: Tensor) -> tuple[bytes, Tensor]:
+    """Number, then place and value of each, bit by bit."""
+    flat = tensor.flatten()
+    wide, many = math.ceil(math.log2(len(flat))), math.ceil(math.log2(len(flat) + 1))
+    kept = flat.nonzero().flatten().tolist()
+    bits = format(len(kept), f"0{many}b")
+    for place in kept:
+        (value,) = np.frombuffer(np.float32(flat[place].item()).tobytes(), "<u4")
+        bits += format(place, f"0{wide}b") + format(int(value), "032b")
+    read, rest = torch.zeros_like(flat), bits[many:]
+    for start in range(0, int(bits[:many], 2) * (wide + 32), wide + 32):
+        raw = np.uint32(int(rest[start + wide : start + wide + 32], 2))
+        read[int(rest[start : start + wide], 2)] = float(np.frombuffer(raw.tobytes(), "<f4")[0])
+    return bytes(-(-len(bits) // 8)), read.view_as(tensor)
+
+
+def signs(tensor: Tensor) -> tuple[bytes, Tensor]:
+    size = tensor.abs().max()
+    written = np.float32(size.item()).tobytes() + np.packbits(tensor.flatten().numpy() < 0).tobytes()
+    minus = np.unpackbits(np.frombuffer(written[4:], np.uint8))[: tensor.numel()].astype(bool)
+    return written, torch.where(torch.from_numpy(minus), -size, size).view_as(tensor)
+
+
+def bytes8(tensor: Tensor) -> tuple[bytes, Tensor]:
+    size = tensor.abs().max()
+    whole = (tensor / size * 127).round()
+    written = np.float32(size.item()).tobytes() + whole.numpy().astype(np.int8).tobytes()
+    read = torch.from_numpy(np.frombuffer(written[4:], np.int8).astype("f4")).view_as(tensor)
+    return written, read * size / 127
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("none", plain),
+        ("gaussian:0.1", plain),
+        ("float16+gaussian:0.1", plain),
+        ("prune:0.5+gaussian:0.1", plain),
+        ("float16", half),
+        ("prune:0.6", bitmap),
+        ("prune:0.99", listed),
+        ("topk:0.01", listed),
+        ("sign", signs),
+        ("int8", bytes8),
+    ],
+)
+def test_an_update_can_be_written_in_so_many_bytes_and_read_back(
+    name: str, writer: Callable[[Tensor], tuple[bytes, Tensor]]
+) -> None:
+    shield = defenses.parse(name)
+    generator = torch.Generator().manual_seed(0)
+    raw = Update("gradient", {"w": torch.randn(37, 53, generator=generator)})
+    sent = shield.on_update(raw, generator)
+    written, read = writer(sent.tensors["w"])
+    assert encoded_bytes(sent, shield.public) == len(written)
+    assert torch.allclose(read, sent.tensors["w"], rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_that_nobody_knows_and_one_that_touches_another_tensor_change_nothing() -> None:
+    update = Update("gradient", {"w": torch.zeros(10), "b": torch.ones(10)}, buffers={"n": torch.tensor(3)})
+    assert encoded_bytes(update) == 88
+    pruned = Mechanism("prune", {"fraction": 0.9}, where=("w",))
+    assert encoded_bytes(update, [pruned]) == 1 + 40 + 8
+    assert encoded_bytes(update, [pruned, Mechanism("unknown_noise")]) == 88
+
+
+def test_zeros_of_an_undefended_update_are_sent() -> None:
+    update = local_update(net(0), Batch(torch.zeros(2, 2), torch.tensor([0, 1])), training=SGD)
+    assert not bool(update.tensors["1.weight"].any())
+    assert encoded_bytes(update) == 4 * sum(t.numel() for t in update.tensors.values())
+
+
+# Costs beside the cells of a run.
+
+
+def case() -> Case:
+    batch = blobs()
+    pictures = Batch(batch.inputs.sigmoid().view(60, 1, 1, 2), batch.labels)
+    return Case(nn.Sequential(nn.Flatten(), net(0)[1:]), pictures, SGD)  # type: ignore[index]
+
+
+def test_costs_are_kept_and_only_what_is_missing_is_measured(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    plan = replace(PLAN, rounds=2, seeds=(0, 1))
+
+    def ask(*names: str, plan: Plan = plan) -> tuple[Cost, ...]:
+        seen.clear()
+        return measure_case(case(), tmp_path, defenses=names, plan=plan, on_progress=lambda *now: seen.append(now))
+
+    assert costs_of(tmp_path) == ()
+    first = ask("none", "prune:0.5")
+    assert seen == [("none", 0), ("none", 1), ("prune:0.5", 0), ("prune:0.5", 1)]
+    assert costs_of(tmp_path) == first
+    assert ask("prune:0.5") == first
+    assert seen == []
+    more = ask("prune:0.5", "sign")
+    assert seen == [("sign", 0), ("sign", 1)]
+    assert more[:2] == first
+    assert [cost.defense for cost in costs_of(tmp_path)] == ["none", "prune:0.5", "sign"]
+    ask("prune:0.5", plan=replace(plan, rounds=3))
+    assert ("prune:0.5", 0) in seen
+
+
+def test_a_damaged_cost_is_named(tmp_path: Path) -> None:
+    (one, *_) = measure(net, blobs(), defenses=[], training=SGD, plan=replace(PLAN, rounds=1, seeds=(0,)))
+    write_cost(tmp_path, one)
+    path = tmp_path / "costs" / f"{one.id}.json"
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(StorageFailure, match="cannot read the cost"):
+        costs_of(tmp_path)
