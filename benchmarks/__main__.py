@@ -17,14 +17,19 @@ import torch
 from benchmarks import (
     batch,
     cocktail,
+    cost,
+    defenses,
     dlg_setting,
+    dp_bound,
     eavesdropper,
     fedavg,
+    grid,
     labels,
     overhead,
     property,
     published,
     relu,
+    secagg,
     separation,
     spear,
     tables,
@@ -49,6 +54,11 @@ SECTIONS = {
     "text": text,
     "text_search": text_search,
     "property": property,
+    "defenses": defenses,
+    "dp_bound": dp_bound,
+    "cost": cost,
+    "grid": grid,
+    "secagg": secagg,
     "published": published,  # reads what the sections before it wrote
 }
 HERE = Path(__file__).parent

@@ -1,0 +1,36 @@
+"""Sums of many clients' updates of which nobody can read one: two protocols as roles that only exchange bytes.
+
+`sharing` needs two or more aggregators who do not all collude, `masking` one server. What they protect from and what
+not is in docs/secagg.md. This package imports nothing of fedseal but its errors, so that it can be reviewed alone;
+`hazmat` holds the primitives. The roles are in `fedseal.secagg.sharing` and `fedseal.secagg.masking`.
+"""
+
+try:
+    import cryptography as _cryptography
+except ModuleNotFoundError:
+    from fedseal.errors import MissingExtra
+
+    raise MissingExtra("cryptography is not installed", "pip install 'fedseal[federation]'") from None
+
+from fedseal.secagg import masking, sharing
+from fedseal.secagg.hazmat.keys import Identity, Public
+from fedseal.secagg.ledger import Ledger
+from fedseal.secagg.terms import OWNER, SERVER, Roster, Terms, aggregator
+from fedseal.secagg.vector import Opened
+from fedseal.secagg.wire import Outgoing
+
+del _cryptography
+__all__ = [
+    "OWNER",
+    "SERVER",
+    "Identity",
+    "Ledger",
+    "Opened",
+    "Outgoing",
+    "Public",
+    "Roster",
+    "Terms",
+    "aggregator",
+    "masking",
+    "sharing",
+]

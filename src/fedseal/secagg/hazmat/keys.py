@@ -1,0 +1,163 @@
+"""Who a party is (Ed25519), and what only one party can read (X25519, HKDF-SHA-256, AES-256-GCM).
+
+A sealed stream is HPKE's construction in its base mode, with a context that both sides must know alike: a fresh
+ephemeral key, one AEAD key derived from it, nonces that count. Whoever sealed it is not proven by it; a signature over
+the ephemeral key does that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedseal.secagg.refused import BadMessage
+
+KEY, SIGNATURE, TAG, NONCE = 32, 64, 16, 12
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A secret X25519 key: agrees on 32 bytes with the holder of another."""
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def fresh(cls) -> Agreement:
+        """From the operating system's randomness."""
+        return cls(secrets.token_bytes(KEY))
+
+    @cached_property
+    def _key(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self.secret)
+
+    @cached_property
+    def public(self) -> bytes:
+        """32 bytes to hand out."""
+        return self._key.public_key().public_bytes_raw()
+
+    def derive(self, peer: bytes, context: bytes) -> bytes:
+        """32 bytes that only both sides can compute, for one purpose that the context names.
+
+        Raises:
+            BadMessage: the peer's key is of low order, which would make the secret known to everyone.
+        """
+        try:
+            shared = self._key.exchange(X25519PublicKey.from_public_bytes(peer))
+        except ValueError:
+            raise BadMessage("a public key is of low order", "ask its owner for another") from None
+        return hkdf(shared, context)
+
+
+def hkdf(secret: bytes, context: bytes) -> bytes:
+    """32 bytes by HKDF-SHA-256 without salt (RFC 5869)."""
+    return HKDF(SHA256(), KEY, salt=None, info=context).derive(secret)
+
+
+@dataclass(frozen=True)
+class Public:
+    """What the others know of a party: an Ed25519 key that checks its signatures, an X25519 key to seal for it."""
+
+    verifying: bytes
+    sealing: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.verifying) != KEY or len(self.sealing) != KEY:
+            raise BadMessage("a public key is not 32 bytes", "hand in the identity's `public`")
+
+    @cached_property
+    def _key(self) -> Ed25519PublicKey:
+        return Ed25519PublicKey.from_public_bytes(self.verifying)
+
+    def verify(self, signature: Buffer, data: Buffer) -> None:
+        """Raises BadMessage unless this party signed the data."""
+        try:
+            self._key.verify(bytes(signature), bytes(data))
+        except InvalidSignature:
+            raise BadMessage("a signature does not belong to its sender and message", "send the original") from None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A party's long-term secrets: an Ed25519 key to sign, an X25519 key to open what is sealed for it."""
+
+    signing: bytes = field(repr=False)
+    opening: Agreement = field(repr=False)
+
+    @classmethod
+    def fresh(cls) -> Identity:
+        """From the operating system's randomness."""
+        return cls(Ed25519PrivateKey.generate().private_bytes_raw(), Agreement.fresh())
+
+    @cached_property
+    def _key(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.signing)
+
+    @cached_property
+    def public(self) -> Public:
+        """What the roster says of this party."""
+        return Public(self._key.public_key().public_bytes_raw(), self.opening.public)
+
+    def sign(self, data: Buffer) -> bytes:
+        """64 bytes."""
+        return self._key.sign(bytes(data))
+
+
+def seal_once(key: bytes, message: bytes) -> bytes:
+    """The message and a tag of 16 bytes, under a key that seals nothing else."""
+    return AESGCM(key).encrypt(bytes(NONCE), message, None)
+
+
+def open_once(key: bytes, sealed: bytes) -> bytes:
+    """What `seal_once` was given; raises BadMessage if it was changed."""
+    try:
+        return AESGCM(key).decrypt(bytes(NONCE), sealed, None)
+    except InvalidTag:
+        raise BadMessage("a sealed message does not open", "send the original") from None
+
+
+class Sealer:
+    """Seals messages one after the other for one recipient, under a key that is used for nothing else."""
+
+    def __init__(self, recipient: bytes, context: bytes, ephemeral: Agreement | None = None) -> None:
+        ephemeral = ephemeral or Agreement.fresh()
+        self.ephemeral = ephemeral.public
+        self._key = AESGCM(ephemeral.derive(recipient, context + self.ephemeral + recipient))
+        self._next = 0
+
+    def seal(self, message: Buffer, associated: bytes, into: Buffer | None = None) -> Buffer:
+        """The message and a tag of 16 bytes, written into a buffer of that size; the first call has number 0."""
+        into = bytearray(len(message) + TAG) if into is None else into
+        nonce = self._next.to_bytes(NONCE, "little")
+        self._next += 1
+        self._key.encrypt_into(nonce, message, associated, into)
+        return into
+
+
+class Opener:
+    """The recipient's side of a `Sealer`."""
+
+    def __init__(self, recipient: Agreement, context: bytes, ephemeral: bytes) -> None:
+        self._key = AESGCM(recipient.derive(ephemeral, context + ephemeral + recipient.public))
+
+    def open(self, number: int, sealed: Buffer, associated: bytes, into: Buffer | None = None) -> Buffer:
+        """The message of this number, written into a buffer of its size.
+
+        Raises:
+            BadMessage: it was changed, is another number's, or was sealed for other eyes.
+        """
+        into = bytearray(max(len(sealed) - TAG, 0)) if into is None else into
+        try:
+            self._key.decrypt_into(number.to_bytes(NONCE, "little"), sealed, associated, into)
+        except InvalidTag:
+            raise BadMessage("a sealed message does not open", "send the original") from None
+        return into

@@ -1,0 +1,116 @@
+"""Vectors on their way in: sealed chunks of several senders in any order, added as they come.
+
+Whose vectors belong in the sum is known only later. Until then the chunks are kept as sealed as they came, and those of
+senders who do not belong are opened once more and subtracted. So what everybody costs is one pass.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Container
+from typing import IO
+
+from fedseal.secagg import wire
+from fedseal.secagg.hazmat.keys import Agreement, Buffer
+from fedseal.secagg.hazmat.ring import Elements
+from fedseal.secagg.refused import BadMessage
+from fedseal.secagg.terms import Terms, name
+from fedseal.secagg.vector import Layout
+from fedseal.secagg.wire import ChunkReader, Message
+
+IN_MEMORY = 1 << 26  # bytes of all that waits; the rest waits in a file without a name
+
+
+class Intake:
+    """The sum of some senders' vectors.
+
+    Args:
+        number: the recipient's.
+        opening: its key.
+        final: every sender belongs in the sum, so that nothing is kept.
+    """
+
+    def __init__(self, terms: Terms, number: int, opening: Agreement, *, final: bool = False) -> None:
+        self._terms, self._number, self._opening, self._final = terms, number, opening, final
+        self._layout, self._room = Layout(terms), IN_MEMORY
+        self._scratch = terms.codec.ring.zeros(terms.chunk)
+        self._readers: dict[int, ChunkReader] = {}
+        self._kept: dict[
+            int, dict[int, Buffer | int]
+        ] = {}  # by sender and chunk: the message, or its place in the file
+        self._file: IO[bytes] | None = None
+        self.elements = terms.codec.ring.zeros(self._layout.elements)
+
+    def announce(self, sender: int, key: bytes) -> bytes:
+        """Expect a sender's vector; gives what is sealed beside its key."""
+        self._readers[sender] = ChunkReader(self._terms.digest, sender, self._number, key, self._opening)
+        self._kept[sender] = {}
+        return self._readers[sender].secret
+
+    def take(self, message: Message) -> None:
+        """Add a chunk; the same one again changes nothing.
+
+        Raises:
+            BadMessage: nobody announced it, it was changed, or it is none of this vector's.
+        """
+        chunk, kept = wire.number_of(message), self._kept.get(message.sender)
+        if kept is None:
+            raise BadMessage(f"a chunk of {name(message.sender)}, who announced none", "send the announcement first")
+        if chunk >= self._layout.chunks:
+            raise BadMessage(f"chunk {chunk} of {self._layout.chunks}", "send the vector that the terms describe")
+        start, end = self._layout.span(chunk)
+        part = self._scratch[: end - start]
+        self._readers[message.sender].open(message, part)
+        if chunk not in kept:
+            kept[chunk] = b"" if self._final else self._keep(message.raw)
+            self.elements[start:end] += part
+
+    @property
+    def announced(self) -> frozenset[int]:
+        """Senders whose vectors are expected."""
+        return frozenset(self._readers)
+
+    @property
+    def complete(self) -> tuple[int, ...]:
+        """Senders of whom nothing is missing."""
+        return tuple(sorted(sender for sender, kept in self._kept.items() if len(kept) == self._layout.chunks))
+
+    def settle(self, senders: Container[int]) -> Elements:
+        """The sum of these senders' vectors: what came of others is taken out again. It is handed over, not kept."""
+        for sender, kept in self._kept.items():
+            if sender not in senders:
+                for chunk, waiting in kept.items():
+                    self._take_out(sender, chunk, waiting)
+        settled, self.elements = self.elements, self.elements[:0].copy()
+        self.close()
+        return settled
+
+    def close(self) -> None:
+        """Take no more, and forget what was kept."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._readers, self._kept = None, {}, {}
+
+    def _take_out(self, sender: int, chunk: int, waiting: Buffer | int) -> None:
+        start, end = self._layout.span(chunk)
+        part = self._scratch[: end - start]
+        size = wire.HEADER.size + wire.BESIDE + part.nbytes
+        self._readers[sender].open(wire.read(self._fetched(waiting, size), size), part)
+        self.elements[start:end] -= part
+
+    def _keep(self, raw: Buffer) -> Buffer | int:
+        if len(raw) <= self._room:
+            self._room -= len(raw)
+            return raw
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        place = self._file.seek(0, 2)
+        self._file.write(raw)
+        return place
+
+    def _fetched(self, waiting: Buffer | int, size: int) -> Buffer:
+        if not isinstance(waiting, int):
+            return waiting
+        assert self._file is not None
+        self._file.seek(waiting)
+        return self._file.read(size)

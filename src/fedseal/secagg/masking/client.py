@@ -1,0 +1,194 @@
+"""The data owner of the masking protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from fedseal.secagg import wire
+from fedseal.secagg.hazmat import shamir
+from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Identity, Sealer, open_once, seal_once
+from fedseal.secagg.hazmat.prg import Masks, fresh_seed
+from fedseal.secagg.hazmat.ring import Reals
+from fedseal.secagg.ledger import Ledger
+from fedseal.secagg.masking.told import Directory, Keys
+from fedseal.secagg.refused import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
+from fedseal.secagg.role import Role, ascending
+from fedseal.secagg.terms import SERVER, Terms
+from fedseal.secagg.vector import Contribution
+from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
+
+SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
+
+
+class Client(Role):
+    """`advertise`, `receive` KEYS and RELAY, `contribute`, `receive` SURVIVORS and CONFIRMED.
+
+    It answers each once. A second, different question ends the round here: the answers to two could unmask its update.
+    """
+
+    def __init__(self, terms: Terms, number: int, identity: Identity, ledger: Ledger) -> None:
+        super().__init__(terms, number, identity)
+        self._ledger = ledger
+        self._channel, self._masking, self._seed = Agreement.fresh(), Agreement.fresh(), fresh_seed()
+        self._steps = {
+            Kind.KEYS: self._back_up,
+            Kind.RELAY: self._relayed,
+            Kind.SURVIVORS: self._confirm,
+            Kind.CONFIRMED: self._unmask,
+        }
+        self._on = dict.fromkeys(self._steps, self._in_turn)
+        self._due: list[Kind | str] = ["advertise", Kind.KEYS, Kind.RELAY, "contribute", Kind.SURVIVORS, Kind.CONFIRMED]
+        self._shares: dict[int, bytes] = {}  # of others' secrets, and its own
+
+    def advertise(self) -> list[Outgoing]:
+        """The first message of the round."""
+        self._turn("advertise")
+        return [self._signed(Kind.ADVERTISE, SERVER, self._channel.public + self._masking.public)]
+
+    def contribute(
+        self, values: Reals, weight: int = 1, metrics: Mapping[str, float] | None = None
+    ) -> Iterator[Outgoing]:
+        """The masked vector, a chunk at a time, once RELAY was received.
+
+        Raises:
+            UnfitUpdate: before anything is sent; see `Contribution`.
+            OutOfPhase: out of turn, or this client took part in this round or a later one.
+        """
+        if self._due[:1] != ["contribute"]:
+            raise OutOfPhase("a client contributes once a round, after the others' shares", "receive RELAY before")
+        contribution = Contribution(self.terms, values, weight, metrics or {})
+        self._ledger.enter(self.terms)
+        self._turn("contribute")
+        return self._masked(contribution)
+
+    def _turn(self, step: Kind | str) -> None:
+        self._going()
+        if self._due[:1] != [step]:
+            raise OutOfPhase(f"{step} is not what this client does now", "go through the phases in order")
+        self._due.pop(0)
+
+    def _in_turn(self, message: Message) -> list[Outgoing]:
+        if message.sender != SERVER:
+            raise BadMessage(f"a {message.kind.name} message that is not the server's", "only the server sends it")
+        if message.kind not in self._due:
+            raise Misbehavior(f"the server sends a second {message.kind.name}", "nothing more is answered this round")
+        if self._due[0] is not message.kind:
+            raise OutOfPhase(f"a {message.kind.name} message before its turn", "send it again in its turn")
+        answer = self._steps[message.kind](message)
+        self._due.pop(0)
+        return answer
+
+    def _back_up(self, message: Message) -> list[Outgoing]:
+        told = Directory.read(self.terms, message)
+        if told.keys.get(self.number) != Keys(self._channel.public, self._masking.public):
+            raise Misbehavior("the server lists other keys for this client than it advertised", "change the server")
+        if len(told.keys) < self.terms.minimum:
+            raise CohortTooSmall(f"{len(told.keys)} clients, and the minimum is {self.terms.minimum}", "invite more")
+        holders = told.graph.holders(self.number)
+        threshold = self.terms.threshold(len(holders))
+        pairs = zip(
+            shamir.split(self._seed, threshold, len(holders)),
+            shamir.split(self._masking.secret, threshold, len(holders)),
+            strict=True,
+        )
+        shares = dict(zip(holders, (a + b for a, b in pairs), strict=True))
+        self._told, self._shares[self.number] = told, shares.pop(self.number)
+        body = told.digest + told.commitment(self.number, self._seed) + wire.number(len(shares))
+        for holder, share in shares.items():
+            key = told.share_key(self._channel, self.number, holder, holder)
+            body += wire.party(holder) + seal_once(key, share)
+        return [self._signed(Kind.BACKUP, SERVER, body)]
+
+    def _relayed(self, message: Message) -> list[Outgoing]:
+        reader, told = Reader(message.body), self._told
+        sharing = ascending(reader.party() for _ in reader.count(len(told.keys)))
+        sealed = {reader.party(): reader.take(SHARE + TAG) for _ in reader.count(len(told.keys))}
+        reader.end()
+        mine = [who for who in told.graph.neighbors(self.number) if who in sharing]
+        if not set(sharing) <= set(told.keys) or self.number not in sharing or sorted(sealed) != mine:
+            raise Misbehavior("the shares that the server relays are not those of this client's neighbors", "change it")
+        self._enough(len(sharing), "share")
+        if len(mine) + 1 < self.terms.threshold(len(told.graph.holders(self.number))):
+            raise CohortTooSmall(
+                f"{len(mine)} neighbors hold this client's shares, too few to recover it", "invite more"
+            )
+        for who, share in sealed.items():
+            try:
+                self._shares[who] = open_once(told.share_key(self._channel, who, self.number, who), share)
+            except BadMessage:
+                continue  # others may hold theirs: nobody can shut this client out by one bad share
+        self._sharing, self._neighbors = sharing, mine
+        return []
+
+    def _masked(self, contribution: Contribution) -> Iterator[Outgoing]:
+        writer = ChunkWriter(self.terms.digest, self.number, SERVER, self.terms.roster.opener.sealing)
+        yield self._signed(Kind.MASKED, SERVER, writer.key)
+        seeds = {who: self._told.mask_seed(self._masking, self.number, who) for who in self._neighbors}
+        added = [seed for who, seed in seeds.items() if self.number < who]
+        masks = Masks([self._seed, *added], [seed for who, seed in seeds.items() if who < self.number])
+        offset = 0
+        for elements in contribution.chunks():
+            masks.add_to(elements, offset=offset)
+            offset += elements.size
+            yield writer.chunk(elements)
+
+    def _confirm(self, message: Message) -> list[Outgoing]:
+        reader = Reader(message.body)
+        survivors = ascending(reader.party() for _ in reader.count(len(self._sharing)))
+        reader.end()
+        if not set(survivors) <= set(self._sharing):
+            raise Misbehavior("the server says that a client survived who did not share", "change the server")
+        if self.number not in survivors:
+            raise Misbehavior("the server says that this client dropped", "it may try again in the next round")
+        self._enough(len(survivors), "survived")
+        self._survivors = survivors
+        statement = self._told.statement(self._sharing, survivors)
+        return [self._signed(Kind.CONFIRM, SERVER, self._identity.sign(statement))]
+
+    def _unmask(self, message: Message) -> list[Outgoing]:
+        reader = Reader(message.body)
+        statement = self._told.statement(self._sharing, self._survivors)
+        entries = [(reader.party(), reader.take(SIGNATURE)) for _ in reader.count(len(self._survivors))]
+        reader.end()
+        signers = ascending(who for who, _ in entries)
+        if not set(signers) <= set(self._survivors):
+            raise Misbehavior("a client confirms who did not survive", "change the server")
+        needed = self.terms.threshold(len(self._told.keys))
+        if len(signers) < needed:
+            raise CohortTooSmall(f"{len(signers)} clients confirm, and {needed} must", "start another round")
+        for who, signature in entries:
+            try:
+                self.terms.roster.clients[who].verify(signature, statement)
+            except BadMessage:
+                raise Misbehavior(
+                    f"client {who} did not sign what this client was told: the server told them different things",
+                    "nothing is unmasked; change the server",
+                ) from None
+        answer = self._answer()
+        self._forget()
+        return [answer]
+
+    def _answer(self) -> Outgoing:
+        """Seeds of survivors, keys of the others: a client is one or the other, as all who confirmed see it."""
+        survived = {who: share[: SHARE // 2] for who, share in self._shares.items() if who in self._survivors}
+        dropped = {who: share[SHARE // 2 :] for who, share in self._shares.items() if who not in self._survivors}
+        body = self._seed
+        for shares in (survived, dropped):
+            body += wire.number(len(shares)) + b"".join(
+                wire.party(who) + share for who, share in sorted(shares.items())
+            )
+        sealer = Sealer(self.terms.roster.opener.sealing, unmask_context(self.terms, self.number))
+        return self._signed(Kind.UNMASK, SERVER, sealer.ephemeral + bytes(sealer.seal(body, b"")))
+
+    def _enough(self, count: int, what: str) -> None:
+        if count < self.terms.minimum:
+            raise CohortTooSmall(f"{count} clients {what}, and the minimum is {self.terms.minimum}", "invite more")
+
+    def _forget(self) -> None:
+        self._shares.clear()
+        self._seed, self._masking, self._channel = bytes(KEY), Agreement(bytes(KEY)), Agreement(bytes(KEY))
+
+
+def unmask_context(terms: Terms, sender: int) -> bytes:
+    """What an answer is sealed for."""
+    return b"fedseal unmask 1" + terms.digest + wire.party(sender)

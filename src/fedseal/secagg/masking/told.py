@@ -1,0 +1,93 @@
+"""What both sides of the masking protocol compute alike: keys, digests, the statement that survivors sign."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from fedseal.secagg import wire
+from fedseal.secagg.hazmat.keys import KEY, Agreement
+from fedseal.secagg.masking.graph import Graph
+from fedseal.secagg.refused import BadMessage
+from fedseal.secagg.role import from_client, public_of
+from fedseal.secagg.terms import SERVER, Terms
+from fedseal.secagg.wire import Kind, Message, Reader
+
+ADVERTISEMENT = wire.HEADER.size + 2 * KEY + 64  # bytes of the whole message
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a client advertises.
+
+    Args:
+        channel: seals shares for it.
+        masking: agrees on masks with it.
+    """
+
+    channel: bytes
+    masking: bytes
+
+    @classmethod
+    def read(cls, message: Message) -> Keys:
+        """Of an ADVERTISE message."""
+        from_client(message)
+        reader = Reader(message.body)
+        keys = cls(reader.take(KEY), reader.take(KEY))
+        reader.end()
+        return keys
+
+
+@dataclass(frozen=True)
+class Directory:
+    """All that advertised, and what follows from it."""
+
+    terms: Terms
+    keys: Mapping[int, Keys]
+
+    @classmethod
+    def read(cls, terms: Terms, message: Message) -> Directory:
+        """Of a KEYS message, with every signature in it checked."""
+        reader = Reader(message.body)
+        keys: dict[int, Keys] = {}
+        for _ in reader.count(len(terms.roster.clients)):
+            inner = wire.read(reader.take(ADVERTISEMENT), ADVERTISEMENT)
+            if inner.kind is not Kind.ADVERTISE or inner.terms != terms.digest or inner.to != SERVER:
+                raise BadMessage("a list of keys with something else in it", "send the clients' messages")
+            inner.verify(public_of(terms.roster, inner.sender))
+            if inner.sender <= max(keys, default=-1):
+                raise BadMessage("a list of keys that is not in order or has one twice", "send it in order")
+            keys[inner.sender] = Keys.read(inner)
+        reader.end()
+        return cls(terms, keys)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the terms and all keys."""
+        lines = [wire.party(who) + keys.channel + keys.masking for who, keys in sorted(self.keys.items())]
+        return hashlib.sha256(b"fedseal keys 1" + self.terms.digest + b"".join(lines)).digest()
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Who shares masks with whom."""
+        return Graph(tuple(self.keys), self.terms.degree, self.digest)
+
+    def mask_seed(self, own: Agreement, me: int, other: int) -> bytes:
+        """What the pair's mask grows from; the same for both."""
+        pair = wire.party(min(me, other)) + wire.party(max(me, other))
+        return own.derive(self.keys[other].masking, b"fedseal mask 1" + self.digest + pair)
+
+    def share_key(self, own: Agreement, source: int, holder: int, other: int) -> bytes:
+        """What seals the share that `source` gives `holder`; `other` is the one of them whose key is not ours."""
+        context = b"fedseal share 1" + self.digest + wire.party(source) + wire.party(holder)
+        return own.derive(self.keys[other].channel, context)
+
+    def commitment(self, client: int, seed: bytes) -> bytes:
+        """Binds a client to its own seed and says nothing of it."""
+        return hashlib.sha256(b"fedseal seed 1" + self.digest + wire.party(client) + seed).digest()
+
+    def statement(self, sharing: tuple[int, ...], survivors: tuple[int, ...]) -> bytes:
+        """What survivors sign: the keys, who shared, who survived."""
+        return b"fedseal survivors 1" + self.digest + wire.parties(sharing) + wire.parties(survivors)

@@ -1,0 +1,193 @@
+"""An update, its weight and its metrics as one ring vector in chunks, and back from the sum.
+
+Every chunk ends with an element to which each client adds one. If the masks of a chunk do not cancel, that element is
+anything instead of the size of the cohort, and the sum is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fedseal.errors import UnfitUpdate
+from fedseal.secagg.hazmat.gaussian import DiscreteGaussian
+from fedseal.secagg.hazmat.ring import Elements, Reals
+from fedseal.secagg.refused import WrongSum
+from fedseal.secagg.terms import Terms
+
+
+class Layout:
+    """Where things stand in the vector of a round: entries, weight, metrics; a check at the end of each chunk."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.data = terms.size + 1 + len(terms.metrics)
+        self.step = terms.chunk - 1  # data elements a chunk
+        self.chunks = -(-self.data // self.step)
+        self.elements = self.data + self.chunks
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """First element of a chunk and the one after its last, the check included."""
+        start = chunk * self.terms.chunk
+        return start, min(start + self.terms.chunk, self.elements)
+
+    def entries(self, chunk: int) -> tuple[int, int]:
+        """First entry of the update in a chunk, and the one after its last."""
+        start = chunk * self.step
+        return min(start, self.terms.size), min(start + self.step, self.terms.size)
+
+
+class Contribution:
+    """What one client puts into the sum.
+
+    Args:
+        values: `(size,)` float32 or float64; it is read while the chunks are made and not copied.
+        weight: how much the update counts, such as its number of examples.
+        metrics: the numbers that the terms name; they are averaged with the same weight.
+
+    Raises:
+        UnfitUpdate: another shape, NaN, infinity, an entry, weight or metric out of the declared range.
+    """
+
+    def __init__(self, terms: Terms, values: Reals, weight: int, metrics: Mapping[str, float]) -> None:
+        self._layout, self._values, self._weight = Layout(terms), _fit(terms, values), _weight(terms, weight)
+        norm = _norm(values) if terms.clip is not None else 0.0
+        self._factor = min(1.0, terms.clip / norm) if terms.clip is not None and norm > 0 else 1.0
+        largest = max(-float(values.min()), float(values.max())) * self._factor
+        if largest > terms.bound:
+            place = int(np.abs(values).argmax())
+            raise UnfitUpdate(
+                f"entry {place} is {values[place]:g}, and the round takes magnitudes up to {terms.bound:g}",
+                "declare a larger bound for all clients, set a clip, or look why the update is so large",
+            )
+        self._metrics = _metrics(terms, metrics)
+
+    def chunks(self) -> Iterator[Elements]:
+        """Ring vectors; the memory is the caller's until the next one is asked for."""
+        layout, terms = self._layout, self._layout.terms
+        codec, size = terms.codec, terms.size
+        buffer, scratch = codec.ring.zeros(terms.chunk), np.empty(terms.chunk)
+        noise = DiscreteGaussian(terms.deviation, codec.tail) if terms.noise else None
+        tail = codec.ring.zeros(1 + len(terms.metrics))
+        tail[0] = self._weight
+        scaled = np.array([self._metrics[name] * terms.bound / most for name, most in terms.metrics.items()])
+        codec.encode(scaled, self._weight, tail[1:], np.empty(scaled.size))
+        if noise:
+            noise.add_to(tail[1:])
+        for chunk in range(layout.chunks):
+            first, last = layout.entries(chunk)
+            start, end = layout.span(chunk)
+            out = buffer[: end - start]
+            count = last - first
+            codec.encode(self._values[first:last], self._factor * self._weight, out[:count], scratch[:count])
+            if noise:
+                noise.add_to(out[:count])
+            rest = chunk * layout.step + count - size  # of the tail, what earlier chunks hold
+            out[count:-1] = tail[max(rest, 0) : max(rest, 0) + out.size - 1 - count]
+            out[-1] = 1
+            yield out
+
+
+def _fit(terms: Terms, values: Reals) -> Reals:
+    if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float64):
+        raise UnfitUpdate("the update is no float32 or float64 array", "hand in a numpy array of one of them")
+    if values.shape != (terms.size,):
+        raise UnfitUpdate(
+            f"the update has the shape {values.shape}, and the round adds ({terms.size},)",
+            "flatten the update of the model that the round trains",
+        )
+    low, high = float(values.min()), float(values.max())  # NaN passes through both
+    if not (math.isfinite(low) and math.isfinite(high)):
+        place = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise UnfitUpdate(f"entry {place} is {values[place]}", "look why the training diverged; lower the step length")
+    return values
+
+
+def _weight(terms: Terms, weight: int) -> int:
+    if isinstance(weight, bool) or not isinstance(weight, int | np.integer) or not 1 <= weight <= terms.max_weight:
+        raise UnfitUpdate(
+            f"the weight {weight} is no whole number from 1 to {terms.max_weight}", "declare a larger max_weight"
+        )
+    return int(weight)
+
+
+def _metrics(terms: Terms, metrics: Mapping[str, float]) -> dict[str, float]:
+    if set(metrics) != set(terms.metrics):
+        raise UnfitUpdate(
+            f"the metrics are {sorted(metrics)}, and the round adds {sorted(terms.metrics)}", "hand in exactly those"
+        )
+    for name, value in metrics.items():
+        if not abs(value) <= terms.metrics[name]:
+            raise UnfitUpdate(
+                f"the metric '{name}' is {value}, and the round takes up to {terms.metrics[name]:g}",
+                "declare a larger bound for it, or cap it at the client",
+            )
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _norm(values: Reals, step: int = 1 << 18) -> float:
+    """Euclidean, in float64, without a copy of all."""
+    parts = (values[start : start + step].astype(np.float64) for start in range(0, values.size, step))
+    return math.sqrt(sum(float(np.dot(part, part)) for part in parts))
+
+
+class Opened:
+    """The sum of a cohort: the only thing that anybody learns.
+
+    Args:
+        elements: the ring vector with its checks, `(Layout.elements,)`.
+        cohort: whose contributions are in it.
+
+    Raises:
+        WrongSum: the checks are not the size of the cohort, or the weight is impossible.
+    """
+
+    def __init__(self, terms: Terms, elements: Elements, cohort: tuple[int, ...]) -> None:
+        self.terms, self.cohort, self._elements, self._layout = terms, cohort, elements, Layout(terms)
+        ends = np.array([self._layout.span(chunk)[1] - 1 for chunk in range(self._layout.chunks)])
+        if not np.array_equal(elements[ends], np.full(ends.size, len(cohort), elements.dtype)):
+            raise WrongSum("the masks did not cancel", "start another round; a party sent something else than it said")
+        tail = self._tail()
+        self.weight = int(terms.codec.ring.signed(tail[:1])[0])
+        if not len(cohort) <= self.weight <= len(cohort) * terms.max_weight:
+            raise WrongSum(
+                f"the weights of {len(cohort)} clients add up to {self.weight}", "a client sent a wrong one: ask who"
+            )
+        scaled = np.empty(len(terms.metrics))
+        terms.codec.decode(tail[1:], scaled)
+        self.metrics = {
+            name: float(value) / self.weight * most / terms.bound
+            for value, (name, most) in zip(scaled, terms.metrics.items(), strict=True)
+        }
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise in every entry of the sum, in the update's unit: of all who are in it."""
+        return self.terms.codec.deviation * math.sqrt(len(self.cohort))
+
+    def total(self, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+        """`(size,)`: the sum of the updates, each times its weight."""
+        return self._decoded(1.0, dtype)
+
+    def mean(self, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+        """`(size,)`: the total divided by the weights' sum."""
+        return self._decoded(float(self.weight), dtype)
+
+    def _decoded(self, divisor: float, dtype: DTypeLike) -> NDArray[Any]:
+        out, codec = np.empty(self.terms.size, dtype), self.terms.codec
+        scratch = np.empty(self.terms.chunk)
+        for chunk in range(self._layout.chunks):
+            (first, last), (start, _) = self._layout.entries(chunk), self._layout.span(chunk)
+            part = scratch[: last - first]
+            codec.decode(self._elements[start : start + last - first], part)
+            np.divide(part, divisor, out=out[first:last], casting="same_kind")
+        return out
+
+    def _tail(self) -> Elements:
+        data = np.arange(self.terms.size, self._layout.data)
+        found: Elements = self._elements[data + data // self._layout.step]
+        return found
