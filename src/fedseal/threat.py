@@ -146,8 +146,9 @@ class ThreatModel:
         # the mode that BatchNorm runs in is a fact of the local training, and goes with it
         bare = architecture(model, training if "training" in self.grants else None)
         for module in bare.modules():
-            if isinstance(module, _DropoutNd):  # the client's mask is the client's secret
-                module.eval()
+            # the client's mask is the client's secret; attention applies its dropout layer's rate by function
+            if isinstance(module, _DropoutNd) or any(isinstance(child, _DropoutNd) for child in module.children()):
+                module.training = False
         granted = self.grants
         return Observation(
             model=bare,

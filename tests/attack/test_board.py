@@ -1,6 +1,8 @@
-"""The quick ways to a misfit give what the plain one gives."""
+"""The quick ways to a misfit give what the plain one gives, and one token's equations tell who stands beside it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from attack.cases import seeded
 from fedseal.attack.exact.board import Board
+from fedseal.attack.exact.sentences import ROUNDS, neighbors
 
 ENTRIES, HEADS, SIZE, DIRECTIONS = 12, 2, 3, 5
 
@@ -58,3 +61,32 @@ def test_a_row_at_the_end_of_a_prefix_is_the_last_of_the_longer_sentence(seed: i
 def test_what_comes_later_does_not_change_a_causal_row() -> None:
     table = _board(0, causal=True)
     torch.testing.assert_close(table.misfit([3, 1, 4])[:2], table.misfit([3, 1, 8])[:2])
+
+
+def _solvable(seed: int, *, places: int = 8, choices: int = 12, directions: int = 40) -> tuple[Board, list[int], int]:
+    """A board, a sentence on it, and the token of the sentence whose equations it fulfills."""
+    generator, count = seeded(seed), places * choices
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    token, place = torch.arange(choices).repeat(places), torch.arange(places).repeat_interleave(choices)
+    query, key = normal(count, 4, SIZE), normal(count, 4, SIZE)
+    mix, base, size = normal(count, 4, directions), normal(count, directions), torch.ones(count, dtype=torch.float64)
+    chosen = torch.randint(choices, (places,), generator=generator)
+    sentence = (torch.arange(places) * choices + chosen).tolist()
+    anchor = sentence[places // 2]
+    table = Board(token, place, query, key, base, mix, size, causal=False)
+    shares = torch.einsum("hc,jhc->jh", query[anchor], key[sentence]).softmax(0)
+    base[anchor] = -torch.einsum("jh,jhk->k", shares, mix[sentence])
+    return replace(table, base=base), sentence, anchor
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_equations_of_one_token_tell_its_neighbors_though_its_softmax_is_unknown(seed: int) -> None:
+    """With the softmax's sums put in from the round before, and not expanded, 5 of these 8 end elsewhere."""
+    table, sentence, anchor = _solvable(seed)
+    assert float(table.misfit(sentence)[len(sentence) // 2]) < 1e-12
+    shares = neighbors(table, [anchor], torch.ones(len(table), dtype=torch.bool), rounds=ROUNDS)
+    assert shares.view(8, 12).argmax(1).add(12 * torch.arange(8)).tolist() == sentence
+    assert float(shares[sentence].min()) > 0.9

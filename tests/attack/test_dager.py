@@ -12,7 +12,10 @@ import torch
 import fedseal as fs
 from attack.cases import FEDSGD, seeded
 from fedseal import Batch, LocalTraining, Observation, Reconstruction, Text, ThreatModel, zoo
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact import dager
 from fedseal.attack.exact.dager import Dager
+from fedseal.attack.exact.tokens import token_set
 from fedseal.modality.language import LanguageModel, Task
 
 CURIOUS = ThreatModel("curious", frozenset({"state", "training", "single_updates"}))
@@ -98,6 +101,29 @@ def test_local_steps_tilt_the_span_and_nothing_false_is_certified() -> None:
     observation, batch, _ = _observed(zoo.tiny_bert(width=64), 1, training=training)
     found = Dager()(observation, generator=seeded())
     assert found.outcome.status != "exact" or _exact(found, batch)
+
+
+def test_dropout_hides_the_rows_and_nothing_is_certified() -> None:
+    """The client's mask is its secret: which tokens occur is still told, and no reading is called exact."""
+    model, text = zoo.tiny_bert(width=64), Text(zoo.bpe(), length=28)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    batch = zoo.text_batch(text, zoo.sentences(1, words=(6, 9)))
+    update = fs.local_update(model, batch, training=FEDSGD, generator=seeded())
+    observation = ThreatModel.honest_but_curious().observe(model, update, modality=text)
+    assert set(token_set(observation).ids) == set(text.ids(batch.inputs[0]))
+    for attack in (Dager(), fs.attack.auto(steps=8)):
+        found = attack(observation, generator=seeded())
+        assert found.outcome.status != "exact", found.outcome
+
+
+def test_the_door_s_preparations_serve_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    observation, batch, _ = _observed(zoo.tiny_bert(width=64), 1)
+    evidence, attack = Evidence(observation), Dager()
+    assert attack.obstacle(evidence) is None
+    monkeypatch.setattr(dager, "prepare", lambda observation: pytest.fail("prepared twice"))
+    assert _exact(attack.read(evidence, generator=seeded()), batch)
 
 
 REFUSED: dict[str, tuple[Callable[[], Observation], str]] = {

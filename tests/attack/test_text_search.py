@@ -145,6 +145,21 @@ def test_gradients_of_tokens_and_places_put_one_sentence_in_order(training: Loca
     assert torch.equal(tokens[placed.argmax(1)], batch.inputs[0, : len(placed)])
 
 
+def test_dropout_does_not_hide_who_stood_where_in_one_sentence() -> None:
+    """Its mask falls on a token's and on a place's gradient alike; the search cannot reproduce the client and stays."""
+    model = copy.deepcopy(zoo.tiny_bert(width=32))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    batch = zoo.text_batch(TEXT, LINES[1:])
+    update = local_update(model, batch, training=LocalTraining.fedsgd(), generator=seeded())
+    observation = ThreatModel.honest_but_curious().observe(model, update, modality=TEXT)
+    found = mixture(steps=20, lr=1.0)(observation, generator=seeded())
+    assert found.inputs is not None
+    assert torch.equal(found.inputs, batch.inputs)
+    assert found.outcome.status != "exact"
+
+
 @pytest.mark.parametrize("attack", SEARCHES.values(), ids=SEARCHES)
 @pytest.mark.parametrize("labels", ["best", "joint", "oracle"])
 def test_every_search_gives_leaked_tokens_and_is_repeatable(attack: TextSearch, labels: str) -> None:

@@ -2,7 +2,7 @@
 
 Operations are the starts of attacks, the flushes and the moves of files. The last process's record is in FOLDER;
 FOLDER.log has a line for every attack that started and, at the start of every process, one with the cells that were
-finished by then.
+finished by then. With several workers, the audit's process is the one that dies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from audit.fakes import Guess, small_case
 from fedseal import audit
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, workers: int) -> None:
     audit.run(small_case(1), attacks=[Guess()], out=folder.with_name("warm"))  # load what every child would load anew
     deaths = 0
     while child := os.fork():
@@ -26,16 +26,17 @@ def main(folder: Path) -> None:
         assert os.WTERMSIG(status) == signal.SIGKILL, status
         deaths += 1
     else:
-        work(folder, deaths)
+        work(folder, deaths, workers)
         os._exit(0)
     print(deaths)  # noqa: T201 - read by the test
 
 
-def work(folder: Path, deaths: int) -> None:
+def work(folder: Path, deaths: int, workers: int) -> None:
     log = folder.with_suffix(".log").open("a", buffering=1)
     finished = sorted(path.stem for path in folder.glob("cells/*.json"))
     log.write(f"start {' '.join(finished)}\n")
-    left = 1 + deaths % 10  # a cell has nine operations: no place in it is spared, and now and then one is finished
+    # a cell has nine operations: no place in it is spared, and now and then one is finished
+    left = 1 + deaths % (9 + workers)
 
     def operation() -> None:
         nonlocal left
@@ -61,8 +62,9 @@ def work(folder: Path, deaths: int) -> None:
             log.write(f"attack {event.key.id}\n")
             operation()
 
-    audit.run(small_case(2), attacks=[Guess(), Guess("other")], out=folder, on_progress=note)
+    attacks = [Guess(), Guess("other")]
+    audit.run(small_case(2), attacks=attacks, out=folder, workers=workers, on_progress=note)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -32,7 +32,7 @@ def written(text: str) -> Path:
 def test_an_empty_file_is_the_default_audit() -> None:
     setup = load_config(written(""))
     assert (setup.attacks, setup.defenses, setup.threats) == (("auto",), ("none",), ("honest_but_curious",))
-    assert (setup.samples, setup.batch_size, setup.seeds, setup.device) == (None, 1, (0,), "cpu")
+    assert (setup.samples, setup.batch_size, setup.seeds, setup.device) == (None, (1,), (0,), "cpu")
     assert setup.out == "runs/night"
     assert setup.case.training == LocalTraining.fedsgd()
     assert torch.equal(setup.case.batch.inputs, zoo.photos(size=32).inputs)
@@ -61,7 +61,7 @@ def test_every_key_is_heard() -> None:
     assert setup.case.modality == Image((1, 28, 28), mean=(0.25,), std=(0.5,))
     torch.testing.assert_close(setup.case.batch.inputs, (zoo.fashion_mnist().inputs - 0.25) / 0.5)
     assert (setup.attacks, setup.defenses, setup.threats) == (("auto", "dlg:steps=2"), ("prune:0.2",), ("oracle",))
-    assert (setup.samples, setup.batch_size, setup.seeds, setup.out) == (4, 2, (1, 2), "elsewhere")
+    assert (setup.samples, setup.batch_size, setup.seeds, setup.out) == (4, (2,), (1, 2), "elsewhere")
     assert "Tanh" in repr(setup.case.model)
     assert setup.case.model(setup.case.batch.inputs[:1]).shape == (1, 10)
     assert setup.given is not None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -114,9 +115,9 @@ def _change(path: Path, **changes: object) -> None:
         (lambda f: (f / "record.json").write_text("[]"), StorageFailure, "not as fedseal wrote it"),
         (lambda f: _change(f / "record.json", keys=[{"attack": 3}]), StorageFailure, r"keys\.0\.attack"),
         (
-            lambda f: _change(f / "record.json", version=4),
+            lambda f: _change(f / "record.json", version=5),
             BadConfig,
-            r"is of version 4 of the record, and this fedseal reads 1, 2 and 3",
+            r"is of version 5 of the record, and this fedseal reads 1, 2, 3 and 4",
         ),
     ],
 )
@@ -166,7 +167,7 @@ def test_a_moved_folder_keeps_its_pictures(folder: Path) -> None:
 
 def test_numbers_that_are_not_finite_survive_in_strict_json(folder: Path, finished: Record) -> None:
     cell = finished.cells[0].model_copy(update={"residual": float("inf")})
-    store.write_cell(folder, cell, {})
+    store.write_cell(folder, cell, b"")
     text = (folder / "cells" / f"{cell.key.id}.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     again = audit.load(folder)
@@ -192,6 +193,7 @@ def as_version_1(folder: Path) -> None:
 
 def as_version_2(folder: Path) -> None:
     """The folder as an older fedseal wrote it: pictures only, and their scores by field."""
+    as_version_3(folder)
     _change(folder / "record.json", version=2)
     for path in folder.glob("cells/*.json"):
         content = json.loads(path.read_text())
@@ -199,6 +201,37 @@ def as_version_2(folder: Path) -> None:
         for sample in (content["scores"] or {"samples": []})["samples"]:
             sample |= {score["name"]: score for score in sample.pop("scores")}
         path.write_text(json.dumps(content))
+
+
+def as_version_3(folder: Path) -> None:
+    """The folder as an older fedseal wrote it: one batch size, and the case's own training."""
+    header = json.loads((folder / "record.json").read_text())
+    config = header["config"]
+    (config["batch_size"],) = config.pop("batch_sizes")
+    del config["epochs"], config["lr"]
+    for key in header["keys"]:
+        del key["epochs"]
+    _change(folder / "record.json", version=3, config=config, keys=header["keys"])
+    for path in folder.glob("cells/*.json"):
+        key = json.loads(path.read_text())["key"]
+        del key["epochs"]
+        _change(path, key=key)
+
+
+def test_the_names_of_files_are_those_of_version_3(finished: Record) -> None:
+    key = finished.header.keys[0]
+    content = json.dumps(key.model_dump(exclude={"epochs"}), separators=(",", ":"))
+    assert key.id == hashlib.sha256(content.encode()).hexdigest()[:16]
+    assert key.model_copy(update={"epochs": 0}).id != key.id
+
+
+def test_a_record_of_version_3_still_loads_and_goes_on(folder: Path, finished: Record) -> None:
+    as_version_3(folder)
+    old = audit.load(folder)
+    assert old.header.version == 3
+    assert old.header.config == finished.header.config
+    assert old.cells == finished.cells
+    assert run(folder).cells == finished.cells
 
 
 def test_a_record_of_version_2_still_loads(folder: Path, finished: Record) -> None:
@@ -217,11 +250,11 @@ def test_a_record_of_version_1_still_loads(folder: Path, finished: Record) -> No
     assert [cell.scores for cell in old.cells] == [cell.scores for cell in finished.cells]
 
 
-def test_a_run_of_version_1_goes_on_as_version_3(folder: Path, finished: Record) -> None:
+def test_a_run_of_version_1_goes_on_as_version_4(folder: Path, finished: Record) -> None:
     as_version_1(folder)
     (folder / "cells" / f"{finished.cells[-1].key.id}.json").unlink()
     resumed = run(folder)
-    assert resumed.header.version == 3
+    assert resumed.header.version == 4
     assert audit.load(folder) == resumed
     assert resumed.cells[0].label_score is None
     assert resumed.cells[-1].label_score == finished.cells[-1].label_score

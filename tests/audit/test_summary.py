@@ -125,7 +125,7 @@ def test_groups_follow_the_cells_of_a_real_run(tmp_path: Path) -> None:
         small_case(2), attacks=[Guess(), Divide(), refusing()], defenses=["none", "prune:0.9"], out=tmp_path
     )
     groups = summarize(record)
-    assert [g.key for g in groups] == [
+    assert [g.key[:3] for g in groups] == [
         (attack, "honest_but_curious", shield)
         for attack in ("guess", "divide", "raising")
         for shield in ("none", "prune:0.9")

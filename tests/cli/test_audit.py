@@ -36,7 +36,24 @@ def test_options_reach_the_audit(fedseal: Command, own: str, tmp_path: Path) -> 
     assert config.attacks == ("linear",)  # of an option given twice the last counts
     assert config.defenses == ("none", "gaussian:0.1")
     assert config.threats == ("eavesdropper", "oracle")
-    assert (config.samples, config.batch_size, config.seeds) == (1, 2, (3, 4))
+    assert (config.samples, config.batch_sizes, config.seeds) == (1, (2,), (3, 4))
+
+
+def test_axes_are_multiplied_out(fedseal: Command, own: str, tmp_path: Path) -> None:
+    arguments = ["--attacks", "linear", "--samples", "1", "--batch-size", "1,2", "--epochs", "0,2", "--lr", "0.1"]
+    arguments += ["--defenses", "none,prune:[0.2,0.5]", "--workers", "2", "--fail-above", "psnr=50"]
+    answer = fedseal("audit", f"{own}:case", "--out", "run", *arguments)
+    assert answer.code == 1
+    record = load(tmp_path / "run")
+    config = record.header.config
+    assert config.defenses == ("none", "prune:0.2", "prune:0.5")
+    assert (config.batch_sizes, config.epochs, config.lr) == ((1, 2), (0, 2), 0.1)
+    assert len(record.cells) == 12
+    assert "prune:0.2, batches of 2, 2 epochs" in answer.out
+    assert "defense 'none, batches of 1, one gradient', threat" in answer.err
+    again = fedseal("audit", f"{own}:case", "--out", "run", *arguments, "--workers", "1", "-q")
+    assert again.code == 1
+    assert load(tmp_path / "run") == record
 
 
 def test_folder_is_named_after_the_case(fedseal: Command, own: str) -> None:
@@ -120,6 +137,19 @@ def test_folder_with_another_audit_is_left_alone(fedseal: Command, own: str) -> 
         (["OWN:case", "--seeds", "one"], "--seeds is 'one'"),
         (["OWN:case", "--samples", "7"], "it holds 6 such samples"),
         (["OWN:case", "--batch-size", "7"], "6 examples"),
+        (["OWN:case", "--batch-size", "0"], "between 1 and the number of examples"),
+        (["OWN:case", "--batch-size", "1,7"], "6 examples"),
+        (["OWN:case", "--batch-size", "1,1"], "the batch size '1' is there twice"),
+        (["OWN:case", "--epochs", "-1"], "--epochs is '-1'"),
+        (["OWN:case", "--epochs", "0,2"], "no learning rate"),
+        (["OWN:case", "--epochs", "1", "--lr", "-1"], "learning rate is -1"),
+        (["OWN:case", "--lr", "0.1"], "no local epochs"),
+        (["OWN:case", "--defenses", "prune:[0.2"], "the strengths of 'prune:[0.2' cannot be read"),
+        (["OWN:case", "--workers", "0"], "--workers"),
+        (["OWN:case", "--engine", "spark"], "no engine 'spark'"),
+        (["OWN:case", "--address", "here:1"], "add --engine ray"),
+        (["OWN:case", "--engine", "ray", "--address", "here"], "write HOST:PORT"),
+        (["OWN:case", "--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster answers at '127.0.0.1:1'"),
         (["OWN:case", "--fail-above", "leak=1"], "no measure 'leak'"),
         (["OWN:case", "--device", "gpu"], "the device 'gpu' cannot be used"),
         (["OWN:case", "--out", "file"], "cannot write to the folder 'file'"),

@@ -13,6 +13,7 @@ from docs.pages import PAGES, ROOT, anchors, links, prose
 from fedseal import defense, zoo
 from fedseal.attack import RECIPES
 from fedseal.attack.labels import METHODS
+from fedseal.attack.recipes import INFERENCES
 from fedseal.cli.app import app
 from fedseal.threat import GRANTS, PRESETS
 
@@ -66,7 +67,7 @@ def test_every_verb_recipe_defense_and_grant_is_mentioned() -> None:
     assert len(verbs) >= 5
     for verb in verbs:
         assert f"fedseal {verb}" in ALL
-    for name in [*RECIPES, *METHODS, *GRANTS]:
+    for name in [*RECIPES, *INFERENCES, *METHODS, *GRANTS]:
         assert f"`{name}`" in ALL
     for name in defense.DEFENSES:
         assert f"`{name}" in ALL

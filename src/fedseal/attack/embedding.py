@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.incidence import of_one_sentence, place_rows
 from fedseal.attack.exact.tokens import token_set
 from fedseal.client import architecture
 from fedseal.errors import UnfitBatch, UnfitModel, UnfitUpdate, UnknownToAdversary
@@ -22,9 +23,8 @@ from fedseal.types import Observation, Tensors
 
 FREE = -1  # a place whose token is unknown
 TIES = 1.0  # standard deviation of a mixture's first logits
-HINT = 5.0  # logit of a token at the place where the incidence puts it
-OUTLIER = 6.0  # standard errors by which a row stands out of noise
-OFFSET = 2  # rows that some tables of positions hold before the first
+HINT, SURE = 5.0, 50.0  # logit of a token at the place where the incidence puts it; where it leaves no doubt
+CLEAR = 0.1  # distance from zero and one up to which the incidence leaves none
 CHUNK = 4096  # places compared with the vocabulary at a time
 
 
@@ -122,11 +122,16 @@ class Relaxed:
 
     def undecided(self, generator: torch.Generator) -> Tensor:
         """Logits `(N, P, K)` of normal noise, which sets sentences and places apart; a single sentence's from its
-        incidence.
+        incidence, from which a search that cannot reproduce the client, whose dropout is unknown, must not walk away.
         """
         noise = torch.randn(*self.known.shape, len(self.allowed), generator=generator).to(self.table)
         hint = incidence(self.original, self.allowed) if len(self.known) == 1 else None
-        return TIES * noise if hint is None else TIES * noise + HINT * hint.to(noise)
+        if hint is None:
+            return TIES * noise
+        found = hint[self.free[0]]
+        one = found.round()
+        clear = bool((one.sum(1) == 1).all() and (found - one).abs().le(CLEAR).all())
+        return TIES * noise + (SURE if clear else HINT) * hint.to(noise)
 
     def coordinates(self, moves: Tensor) -> Tensor:
         """Moves `(N * P * d, 1)` in units of an embedding's entries, as embeddings; known places stay."""
@@ -227,47 +232,20 @@ def leaked_tokens(observation: Observation) -> Tensor | None:
 
 
 def longest_sentence(observation: Observation) -> int | None:
-    """Tokens of the longest sentence; None where the table of positions does not tell."""
-    rows = position_rows(observation)
+    """Tokens of the longest sentence; None where the table of places does not tell."""
+    rows = place_rows(observation)
     return None if rows is None else len(rows)
-
-
-def position_rows(observation: Observation) -> Tensor | None:
-    """The gradient of the embedded positions that a sentence reaches, `(P, d)` in float64: the rows that move, or under
-    noise move more than those that no sentence reaches. None where that tells nothing.
-    """
-    length, model = observation.modality.shape[0], observation.model
-    assert isinstance(model, LanguageModel)
-    for name, module in model.named_modules():
-        weight = f"{name}.weight"
-        if not isinstance(module, nn.Embedding) or weight == model.embedding_name or module.num_embeddings < length:
-            continue
-        if weight in observation.update.tensors:
-            rows = observation.update.tensors[weight].double()
-            squares, rest = rows.square().sum(1), rows[length + OFFSET :].square().sum(1)
-            noise = float(rest.median()) if len(rest) else 0.0
-            moved = (squares > noise * (1 + OUTLIER * (2 / rows.shape[1]) ** 0.5)).nonzero().flatten()
-            if len(moved) and int(moved[-1] - moved[0]) < length:
-                return rows[int(moved[0]) : int(moved[-1]) + 1]
-    return None
 
 
 def incidence(observation: Observation, allowed: Tensor) -> Tensor | None:
     """Which of the allowed tokens stands at which place of a single sentence, `(P, K)`, between 0 and 1; None where
-    positions have no table or the embedding is not sent.
-
-    A place's embedding is the sum of its token's and its position's, so that both get the same gradient: a token's row
-    is the sum of the rows of its positions. Steps of plain SGD keep that. Noise leaves a fraction.
+    places have no table or the embedding is not sent. Steps of plain SGD keep what a gradient tells.
     """
-    rows, model = position_rows(observation), observation.model
+    rows, model = place_rows(observation), observation.model
     assert isinstance(model, LanguageModel)
-    if rows is None or model.embedding_name not in observation.update.tensors or len(rows) > rows.shape[1]:
+    if rows is None or len(rows) > rows.shape[1]:
         return None
-    tokens = observation.update.tensors[model.embedding_name][allowed].double()
-    if tokens.shape[1] != rows.shape[1]:
-        return None
-    solved: Tensor = torch.linalg.lstsq(rows.T.cpu(), tokens.T.cpu(), driver="gelsd").solution
-    return solved.nan_to_num(0.0).clamp(0, 1).to(rows.device)
+    return of_one_sentence(observation.update.tensors[model.embedding_name][allowed].double(), rows)
 
 
 def _noise(observation: Observation, model: LanguageModel) -> float:

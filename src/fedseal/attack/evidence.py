@@ -41,6 +41,11 @@ class Evidence:
     observation: Observation
 
     @cached_property
+    def kept(self) -> dict[str, object]:
+        """What routes worked out at their doors and need again, by their names."""
+        return {}
+
+    @cached_property
     def structure(self) -> Structure:
         """The model's layers."""
         modality = self.observation.modality

@@ -167,9 +167,9 @@ def distance(search: Search, problem: Relaxed, inputs: Tensor) -> float:
     observation = problem.observation
     candidate, training = Candidate(inputs, search.found().labels), observation.require_training(search.attack.name)
     total = 0.0
-    for round in observation.rounds:
+    for number, round in enumerate(observation.rounds):
         guess = replay(observation, round, candidate, training)
-        total += float(search.attack.objective(list(guess.values()), list(round.update.tensors.values())))
+        total += float(search.objectives[number](list(guess.values()), list(round.update.tensors.values())))
     return total
 
 

@@ -16,6 +16,7 @@ from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import INITS
 from fedseal.attack.lamp import lamp
 from fedseal.attack.matching import label_ways
+from fedseal.attack.property import PropertyInference
 from fedseal.attack.separating import Separation
 from fedseal.attack.statistics import Source
 from fedseal.attack.tableak import TabLeak
@@ -116,6 +117,13 @@ RECIPES = {
             presets.inverting_gradients,
         ),
         Recipe(
+            "bayes",
+            "the most probable input under the known defense: its likelihood, total variation, L-BFGS by stages",
+            _SERVER,
+            "after Balunovic et al., ICLR 2022, arXiv:2111.04706; stages, weights, other likelihoods ours",
+            presets.bayes,
+        ),
+        Recipe(
             "dlg_batch",
             "DLG on a batch, one example at a time, in turns",
             _SERVER,
@@ -205,6 +213,46 @@ RECIPES = {
             ("state",),
             "Zhu, Yao and Blaschko, ICML 2023, arXiv:2306.00127",
             presets.sme,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A question to an update whose answer is no input; it needs the attacker's own data, so it is asked from Python.
+
+    Args:
+        needs: the grants without which it refuses.
+        brings: what the attacker must have beside them.
+        call: how to ask it, in lines of Python.
+        build: makes it; its keyword arguments are the options.
+    """
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    brings: str
+    paper: str
+    call: tuple[str, ...]
+    build: Callable[..., object]
+
+
+INFERENCES = {
+    inference.name: inference
+    for inference in (
+        Inference(
+            "property",
+            "whether the batch had a property, such as a kind of object: a classifier of the attacker's own updates",
+            _SERVER,
+            "examples of the attacker's own, with the property and without it",
+            "Melis et al., IEEE S&P 2019, arXiv:1805.04049",
+            (
+                "attack = fs.attack.PropertyInference(present, absent, number=1)",
+                "finding = attack(observation, generator=torch.Generator().manual_seed(0))",
+                "print(finding.probability, finding.accuracy, finding.interval, finding.chance, finding.note)",
+            ),
+            PropertyInference,
         ),
     )
 }

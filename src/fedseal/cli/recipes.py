@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fedseal.attack import RECIPES, Recipe
 from fedseal.attack.labels import METHODS, Method
-from fedseal.attack.recipes import CHOICES
+from fedseal.attack.recipes import CHOICES, INFERENCES, Inference
 from fedseal.cli import terminal
 from fedseal.errors import UnknownName
 from fedseal.threat import GRANTS
@@ -22,27 +22,38 @@ def recipes(
     name: Annotated[str | None, typer.Argument(show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the attacks, and the ways to read labels: what each does, what it needs to know, the paper.
+    """List the attacks, the ways to read labels, and other questions: what each does, what it needs to know, the paper.
 
-    With NAME, one of the attacks in full.
+    With NAME, one of the attacks or questions in full.
 
     Example:  fedseal recipes dlg
     """
-    if name is not None and name not in RECIPES:
-        raise UnknownName("recipe", name, RECIPES)
+    if name is not None and name not in RECIPES and name not in INFERENCES:
+        raise UnknownName("recipe", name, [*RECIPES, *INFERENCES])
     if as_json:
         chosen = [recipe for recipe in RECIPES.values() if name in (None, recipe.name)]
+        asked = [inference for inference in INFERENCES.values() if name in (None, inference.name)]
         methods = METHODS.values() if name is None else ()
-        terminal.machine({"recipes": [_plain(recipe) for recipe in chosen], "labels": [_row(row) for row in methods]})
+        terminal.machine(
+            {
+                "recipes": [_plain(recipe) for recipe in chosen],
+                "labels": [_row(row) for row in methods],
+                "inferences": [_asked(inference) for inference in asked],
+            }
+        )
+    elif name in INFERENCES:
+        _how_to_ask(INFERENCES[name])
     elif name is not None:
         _in_full(RECIPES[name])
     else:
         terminal.show(_table("Recipe", RECIPES.values()))
         terminal.say("")
         terminal.show(_table("Labels", METHODS.values()))
+        terminal.say("")
+        terminal.show(_table("From Python", INFERENCES.values()))
 
 
-def options(recipe: Recipe) -> dict[str, int | float | str]:
+def options(recipe: Recipe | Inference) -> dict[str, int | float | str]:
     """A recipe's options with their defaults."""
     defaults = {key: parameter.default for key, parameter in inspect.signature(recipe.build).parameters.items()}
     return {
@@ -52,7 +63,7 @@ def options(recipe: Recipe) -> dict[str, int | float | str]:
     }
 
 
-def _row(row: Recipe | Method) -> dict[str, object]:
+def _row(row: Recipe | Method | Inference) -> dict[str, object]:
     return {"name": row.name, "summary": row.summary, "needs": list(row.needs), "paper": row.paper}
 
 
@@ -62,29 +73,53 @@ def _plain(recipe: Recipe) -> dict[str, object]:
     return {**_row(recipe), "options": given, "choices": names}
 
 
-def _table(first: str, chosen: Iterable[Recipe | Method]) -> Table:
+def _asked(inference: Inference) -> dict[str, object]:
+    return {
+        **_row(inference),
+        "brings": inference.brings,
+        "options": options(inference),
+        "call": list(inference.call),
+    }
+
+
+def _table(first: str, chosen: Iterable[Recipe | Method | Inference]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in (first, "What it does", "Needs to know", "Paper"):
         table.add_column(heading, overflow="fold")
     for row in chosen:
-        cells = (row.name, row.summary, ", ".join(row.needs), row.paper)
+        brings = [row.brings] if isinstance(row, Inference) else []
+        cells = (row.name, row.summary, ", ".join([*row.needs, *brings]), row.paper)
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
 def _in_full(recipe: Recipe) -> None:
-    given = options(recipe)
-    terminal.say(f"{recipe.name}: {recipe.summary}")
-    terminal.say(f"paper: {recipe.paper}")
-    terminal.say("needs to know:")
-    for grant in recipe.needs:
-        terminal.say(f"  {grant}: {GRANTS[grant]}")
-    terminal.say("options: " + (", ".join(f"{key}={_written(value)}" for key, value in given.items()) or "none"))
+    given = _head(recipe)
     for key, value in given.items():
         if isinstance(value, str):
             terminal.say(f"  {key} is one of: {', '.join(CHOICES[key]())}")
     first = next((f":{key}={_written(value)}" for key, value in given.items()), "")
     terminal.say(f"such as: fedseal attack --recipe {recipe.name}{first}")
+
+
+def _how_to_ask(inference: Inference) -> None:
+    _head(inference)
+    terminal.say(f"beside that: {inference.brings}")
+    terminal.say("from Python, with an observation made by a threat model:")
+    for line in inference.call:
+        terminal.say(f"  {line}")
+
+
+def _head(row: Recipe | Inference) -> dict[str, int | float | str]:
+    """Say what both kinds have; the options."""
+    given = options(row)
+    terminal.say(f"{row.name}: {row.summary}")
+    terminal.say(f"paper: {row.paper}")
+    terminal.say("needs to know:")
+    for grant in row.needs:
+        terminal.say(f"  {grant}: {GRANTS[grant]}")
+    terminal.say("options: " + (", ".join(f"{key}={_written(value)}" for key, value in given.items()) or "none"))
+    return given
 
 
 def _written(value: float | str) -> str:

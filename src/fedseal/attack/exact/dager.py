@@ -20,7 +20,7 @@ from fedseal.attack.base import conclude, precision, refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.answers import completed, labels_of
 from fedseal.attack.exact.board import Board, board
-from fedseal.attack.exact.incidence import Incidence, incidence
+from fedseal.attack.exact.incidence import Incidence, incidence, place_rows
 from fedseal.attack.exact.sentences import Frame, Sentence, assemble, grow
 from fedseal.attack.exact.span import CLEAN, Span, span_of
 from fedseal.attack.exact.tokens import beside_the_head, embedding_of, token_set
@@ -52,10 +52,17 @@ class Dager(Route):
     def obstacle(self, evidence: Evidence) -> str | None:
         """Why this route does not apply, None if it does."""
         try:
-            prepare(evidence.observation)
+            self._plan(evidence)
         except (UnfitModel, UnfitUpdate) as error:
             return error.fact
         return None
+
+    def _plan(self, evidence: Evidence) -> Plan:
+        """The preparations, made once for the door and for the reading."""
+        plan = evidence.kept.get(self.name)
+        if not isinstance(plan, Plan):
+            plan = evidence.kept[self.name] = prepare(evidence.observation)
+        return plan
 
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
@@ -64,7 +71,7 @@ class Dager(Route):
         started = time.perf_counter()
         observation = evidence.observation
         try:
-            plan = prepare(observation)
+            plan = self._plan(evidence)
             ids, note = read_sentences(observation, plan)
         except (UnfitModel, UnfitUpdate) as error:
             return refused(self.name, error.fact, started)
@@ -132,7 +139,7 @@ def read_sentences(observation: Observation, plan: Plan) -> tuple[Tensor, str]:
     """Token ids `(N, L)` of all sentences, and what limits them."""
     text = cast(Text, observation.modality)
     transformer, wired, first, second = plan
-    tokens, length = _tokens(observation, plan), _length(observation, plan)
+    tokens, length = _tokens(observation, plan), _length(observation)
     if wired.attention is None or wired.norm is None or wired.skip is None:
         found = _grow_by_forward(plan, tokens, text)
         rows = [list(sentence) for sentence in found]
@@ -167,7 +174,7 @@ def _tokens(observation: Observation, plan: Plan) -> Tensor:
         if plan.first.full or plan.first.tilt > CLEAN:
             raise
     text = cast(Text, observation.modality)
-    length = _length(observation, plan)
+    length = _length(observation)
     ids = torch.tensor([i for i in range(text.size) if i != text.pad], device=device)
     inside: list[Tensor] = []
     for part in torch.split(ids, max(1, CHUNK // length)):
@@ -176,26 +183,10 @@ def _tokens(observation: Observation, plan: Plan) -> Tensor:
     return torch.cat(inside)
 
 
-def _length(observation: Observation, plan: Plan) -> int:
+def _length(observation: Observation) -> int:
     """Tokens of the longest sentence, as far as the places' embedding tells."""
-    whole = int(observation.modality.shape[0])
-    rows = _places(observation, plan)
-    if rows is None:
-        return whole
-    squares = rows[:whole].square().sum(1)
-    rest = rows[whole:].square().sum(1)
-    floor = 4 * float(rest.max()) if len(rest) else 0.0
-    used = (squares > floor).nonzero().flatten()
-    return int(used.max()) + 1 if len(used) else whole
-
-
-def _places(observation: Observation, plan: Plan) -> Tensor | None:
-    """The gradient of the places' embedding from the first place on."""
-    if plan.wired.places is None:
-        return None
-    name = plan.transformer.weight_name(plan.wired.places)
-    tensor = None if name is None else observation.update.tensors.get(name)
-    return None if tensor is None else tensor.double()
+    rows = place_rows(observation)
+    return int(observation.modality.shape[0]) if rows is None else len(rows)
 
 
 def _encoder(observation: Observation, plan: Plan, table: Board, tokens: Tensor, length: int) -> list[Sentence]:
@@ -228,17 +219,17 @@ def _incidence(observation: Observation, plan: Plan, tokens: Tensor, length: int
     attention's.
     """
     name, tied = embedding_of(observation)
-    places = _places(observation, plan)
+    places = place_rows(observation)
     if places is None:
         return None
     rows = observation.update.tensors[name].double()
     if not tied:
-        return incidence(rows[tokens], places[:length])
+        return incidence(rows[tokens], places)
     beside = beside_the_head(rows)
     signals = _signals(observation, plan, tokens, length)
     if beside is None or signals is None:
         return None if signals is None else incidence(*signals)
-    ours = rows[tokens] @ beside.T, places[:length] @ beside.T
+    ours = rows[tokens] @ beside.T, places @ beside.T
     sizes = ours[0].norm(), signals[0].norm()
     pairs = zip(ours, signals, strict=True)
     return incidence(*(torch.cat([one / sizes[0], other / sizes[1]], 1) for one, other in pairs))

@@ -1,9 +1,10 @@
 """From tokens at places to sentences.
 
 A decoder's row depends on what stood before it alone, so that sentences grow token by token, each step certain. An
-encoder's rows depend on the whole sentence. Its equations are linear in who stands there, once the softmax's sums are
-given: from a token that stands in one sentence only, non-negative least squares over all that could stand beside it
-gives a first reading, and exchanging one token after another, whichever lowers the misfit of all rows, the sentence.
+encoder's rows depend on the whole sentence. Its equations in who stands there are linear but for the softmax's sums,
+and expanded about a reading they are linear: from a token that stands in one sentence only, non-negative least squares
+over all that could stand beside it, round after round, gives a first reading, and exchanging one token after another,
+whichever lowers the misfit of all rows, the sentence.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fedseal.attack.exact.board import Board
 
-ROUNDS = 6  # of least squares, each with the softmax's sums of the one before
+ROUNDS = 6  # of least squares, each linear about the reading of the one before
 SWEEPS = 3  # over all places of a sentence, exchanging tokens
 NARROW, WIDE = 3, 3  # readings from the equations of several tokens, among likely ones and among all
 SURE = 0.7  # share from which on a token's own equations are used
@@ -180,10 +181,13 @@ def neighbors(
     for _ in range(rounds):
         scaled = weights / torch.einsum("j,ijh->ih", guess, weights)[:, None]
         columns = mix.new_zeros(len(known), count, directions)
+        seen = mix.new_zeros(len(known), directions)
         for head in range(mix.shape[1]):  # head by head: small matrix products in a row take many times as long
-            columns.addcmul_(scaled[:, :, head, None], mix[None, :, head])
+            here = (guess * scaled[:, :, head]) @ mix[:, head]
+            columns.addcmul_(scaled[:, :, head, None], mix[None, :, head] - here[:, None])
+            seen += here
         columns = columns.transpose(1, 2) / board.size[known][:, None, None]
-        wanted = -board.base[known, :directions] / board.size[known][:, None]
+        wanted = -(board.base[known, :directions] + seen) / board.size[known][:, None]
         left, right = columns.flatten(0, 1).cpu(), wanted.flatten().cpu()
         pull = float(left.norm(dim=0).mean())
         equations = torch.cat([torch.cat([left, left.new_zeros(len(left), length)], 1), one * pull])

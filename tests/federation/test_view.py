@@ -1,0 +1,115 @@
+"""What parties could read, as a recorder keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fedseal as fs
+from federation.small import STEPS, Losing, federation, gap, net, owners, weights
+from fedseal.errors import BadConfig, StorageFailure
+from fedseal.federation.owners import gradient_step
+from fedseal.federation.view import View
+
+RULE = gradient_step()
+
+
+def recorded(protocol: str, folder: Path, rounds: int = 1, **facts: object) -> View:
+    federation(protocol, rule=RULE).fit(rounds, record=folder, **facts)  # type: ignore[arg-type]
+    return View.load(folder)
+
+
+def truth(owner: int) -> fs.Update:
+    return fs.local_update(net(), owners()[owner].build_data(), training=fs.LocalTraining.fedsgd())
+
+
+def distance(update: fs.Update, owner: int) -> float:
+    return gap(dict(update.tensors), dict(truth(owner).tensors))
+
+
+def test_a_plain_server_reads_every_owners_update(tmp_path: Path) -> None:
+    view = recorded("plain", tmp_path)
+    seen = view.of(0, "step")
+    assert [entry.sender for entry in seen] == ["0", "1", "2", "3"]
+    for entry in seen:
+        update = view.update(entry)
+        assert distance(update, int(entry.sender)) == 0
+        assert (update.kind, update.num_examples) == ("gradient", entry.weight)
+        assert update.training == RULE.training
+    assert gap(view.state(0), weights(net())) == 0
+
+
+def test_a_masking_server_reads_noise(tmp_path: Path) -> None:
+    view = recorded("masking", tmp_path)
+    assert {entry.kind for entry in view.entries} == {"masked", "sum"}
+    for entry in view.of(0, "masked"):
+        assert entry.party == "the server"
+        assert distance(view.update(entry), int(entry.sender)) > 1
+
+
+def test_a_server_that_takes_off_what_clients_hand_over_is_left_with_masks_that_cancel_in_the_sum_only(
+    tmp_path: Path,
+) -> None:
+    view = recorded("masking", tmp_path)
+    vectors = [view.update(entry).tensors for entry in view.of(0, "masked")]
+    weights = [len(owners()[owner].build_data()) for owner in range(4)]
+    ring = _span(view)
+    for name in vectors[0]:
+        off = torch.stack([vector[name] for vector in vectors]).sum(0)
+        off = off - torch.stack([weights[owner] * truth(owner).tensors[name] for owner in range(4)]).sum(0)
+        assert float(((off + ring / 2) % ring - ring / 2).abs().max()) < 1e-2
+
+
+def _span(view: View) -> float:
+    assert view.ring is not None
+    return float(2.0 ** view.ring["bits"] / view.ring["scale"])
+
+
+def test_aggregators_read_noise_unless_all_collude(tmp_path: Path) -> None:
+    view = recorded("sharing", tmp_path)
+    assert {entry.party for entry in view.of(0, "seed")} == {"aggregator 1", "aggregator 2"}
+    for entry in view.of(0, "masked"):
+        owner = int(entry.sender)
+        assert entry.party == "aggregator 0"
+        for others in ((), ("aggregator 1",), ("aggregator 2",)):
+            assert distance(view.update(entry, others), owner) > 1
+        weight = len(owners()[owner].build_data())
+        opened = view.update(entry, ("aggregator 1", "aggregator 2"))
+        assert gap({n: t / weight for n, t in opened.tensors.items()}, dict(truth(owner).tensors)) < 1e-5
+    with pytest.raises(BadConfig, match="a seed says nothing"):
+        view.update(view.of(0, "seed")[0])
+
+
+@pytest.mark.parametrize("protocol", ["plain", "sharing", "masking"])
+def test_the_opened_sum_is_the_mean_of_all(protocol: str, tmp_path: Path) -> None:
+    view = recorded(protocol, tmp_path, rounds=2)
+    for round in (0, 1):
+        (entry,) = view.of(round, "sum")
+        assert (entry.party, entry.clients, entry.weight) == ("the owner", 4, 15)
+    update = view.update(view.of(0, "sum")[0])
+    assert update.num_clients == 4
+    for name, tensor in update.tensors.items():
+        parts = [len(owners()[owner].build_data()) / 15 * truth(owner).tensors[name] for owner in range(4)]
+        assert float((tensor - torch.stack(parts).sum(0)).abs().max()) < 1e-6
+
+
+def test_differences_and_a_client_that_vanished(tmp_path: Path) -> None:
+    engine = Losing(lambda ask: ask.to == 1 and ask.step == "train")
+    federation("plain", rule=STEPS).fit(1, engine=engine, record=tmp_path)
+    view = View.load(tmp_path)
+    assert [entry.sender for entry in view.of(0, "step")] == ["0", "2", "3"]
+    assert view.update(view.of(0, "step")[0]).kind == "difference"
+
+
+def test_a_damaged_record(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailure, match="no whole record"):
+        View.load(tmp_path)
+    view = recorded("plain", tmp_path)
+    (tmp_path / view.entries[0].file).write_bytes(b"x")
+    with pytest.raises(StorageFailure, match="cannot be read"):
+        view.update(view.entries[0])
+    (tmp_path / "view.json").write_text("{}")
+    with pytest.raises(StorageFailure, match="no whole record"):
+        View.load(tmp_path)
