@@ -24,7 +24,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def test_audit_on_a_terminal_shows_cells_steps_and_objective(fedseal: Command, own: str, screen: io.StringIO) -> None:
-    answer = fedseal("audit", f"{own}:case", "--samples", 2, "--attacks", "auto,dlg:steps=20")
+    answer = fedseal("audit", f"{own}:case", "--samples", 2, "--attacks", "auto,dlg:steps=20", "--workers", 1)
     assert answer.code == 0
     shown = screen.getvalue()
     assert "[4/4] dlg:steps=20, none, honest_but_curious, example 1, seed 0" in shown
@@ -32,6 +32,14 @@ def test_audit_on_a_terminal_shows_cells_steps_and_objective(fedseal: Command, o
     assert re.search(r"4/4 +cells", shown)
     assert re.search(r"20/20 +steps, objective \d", shown)
     assert "left" in shown
+
+
+def test_several_workers_share_the_screen(fedseal: Command, own: str, screen: io.StringIO) -> None:
+    assert fedseal("audit", f"{own}:case", "--samples", 4, "--attacks", "dlg:steps=20", "--workers", 3).code == 0
+    shown = screen.getvalue()
+    assert all(f"example {first}, seed 0: " in shown for first in range(4))
+    assert "[4/4] dlg" in shown
+    assert re.search(r"20/20 +steps, objective \d", shown)
 
 
 def test_attack_on_a_terminal_shows_steps_and_objective(fedseal: Command, screen: io.StringIO) -> None:

@@ -2,6 +2,7 @@
 
 from fedseal.audit.case import Case
 from fedseal.audit.config import Setup, load_config
+from fedseal.audit.executor import Engine, InProcess, Processes
 from fedseal.audit.factory import build_object, load_object
 from fedseal.audit.record import Cell, CellKey, Record
 from fedseal.audit.run import CellProgress, run
@@ -14,8 +15,11 @@ __all__ = [
     "CellKey",
     "CellProgress",
     "Change",
+    "Engine",
     "Group",
+    "InProcess",
     "Pictures",
+    "Processes",
     "Record",
     "Setup",
     "build_object",

@@ -87,6 +87,30 @@ class Case:
             outputs = copy.deepcopy(self.model).eval()(self.batch.inputs[:1])
         return int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
 
+    def over(self, epochs: int | None, lr: float | None = None) -> Case:
+        """The same case with more or fewer local steps.
+
+        Args:
+            epochs: of local training; 0 for FedSGD, one gradient without a step; None for the case's own training.
+            lr: where the client's own training has no learning rate.
+
+        Raises:
+            BadConfig: epochs below 0, or local steps without a learning rate.
+        """
+        own = self.training
+        if epochs is None:
+            return self
+        if epochs < 0:
+            raise BadConfig(f"{epochs} local epochs", "give 0 for one gradient, or the number of epochs")
+        if epochs == 0:
+            return replace(self, training=LocalTraining.fedsgd(mode=own.mode, loss=own.loss))
+        rate = own.lr if lr is None else lr
+        if rate is None:
+            raise BadConfig(
+                f"{epochs} local epochs, and the case's training has no learning rate", "give one, such as lr: 0.01"
+            )
+        return replace(self, training=replace(own, epochs=epochs, lr=rate))
+
     def to(self, device: torch.device | str) -> Case:
         """The same case with its own copy of the model on another device."""
         return replace(self, model=copy.deepcopy(self.model).to(device), batch=self.batch.to(device))

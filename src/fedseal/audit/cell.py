@@ -15,7 +15,7 @@ from fedseal.audit.case import Case, stream
 from fedseal.audit.content import content, kind
 from fedseal.audit.frames import Frames, decoded
 from fedseal.audit.record import Cell, CellKey
-from fedseal.errors import FedsealError, UnfitUpdate
+from fedseal.errors import BadConfig, FedsealError, UnfitUpdate
 from fedseal.metric import Grader, Scores
 from fedseal.modality import Text
 from fedseal.threat import ThreatModel
@@ -33,12 +33,14 @@ class Worker:
 
     Args:
         attacks, defenses, threats: the values behind the names that keys hold.
+        lr: of local epochs, where keys name any and the case's own training has none.
     """
 
     case: Case
     attacks: Mapping[str, Attack]
     defenses: Mapping[str, Defense]
     threats: Mapping[str, ThreatModel]
+    lr: float | None = None
     _graders: dict[tuple[int, int], Grader] = field(default_factory=dict, repr=False)
 
     def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
@@ -51,11 +53,12 @@ class Worker:
             frames.add(progress)
             on_step(progress)
 
-        # An update that holds nothing to read, and an attack that does not fit, are findings about this cell. Whatever
-        # else goes wrong says nothing about leakage, and ends the audit.
+        # An update that holds nothing to read, a defense that this local training leaves no place for, and an attack
+        # that does not fit are findings about this cell. Whatever else goes wrong says nothing about leakage, and ends
+        # the audit.
         try:
             observation = self._observe(key)
-        except UnfitUpdate as error:
+        except (UnfitUpdate, BadConfig) as error:
             return self._refused(key, truth, error, started)
         try:
             found = self.attacks[key.attack](observation, generator=stream("attack", key.id), progress=watch)
@@ -64,7 +67,7 @@ class Worker:
         return self._finished(key, truth, _on_cpu(found), frames)
 
     def _observe(self, key: CellKey) -> Observation:
-        observation, _ = self.case.observe(
+        observation, _ = self.case.over(key.epochs, self.lr).observe(
             first=key.first,
             batch_size=key.batch_size,
             defense=self.defenses[key.defense],

@@ -8,10 +8,12 @@
                                       # optimizer: adam, betas, eps; momentum; weight_decay; shuffle: true
     normalization: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
     attacks: [auto, dlg]
-    defenses: [none, "prune:0.2"]
+    defenses: [none, prune: [0.2, 0.5], "clip:1+gaussian:[0.01, 0.1]"]
     threats: [honest_but_curious]
     samples: 3
-    batch_size: 1
+    batch_size: 1                     # or several to compare: [1, 4, 8]
+    epochs: [0, 1, 5]                 # of local training in place of its own; 0 for one gradient. Else left out
+    lr: 0.01                          # of these epochs, where the training has none
     seeds: [0]
     device: cpu
     out: runs/first
@@ -39,8 +41,10 @@ from torch import nn
 
 from fedseal import zoo
 from fedseal.audit.case import Case
+from fedseal.audit.executor import Engine
 from fedseal.audit.factory import build_object
 from fedseal.audit.folder_data import picture_batch
+from fedseal.audit.grid import expanded
 from fedseal.audit.record import Record
 from fedseal.audit.run import CellProgress, run
 from fedseal.audit.table_data import table_model
@@ -63,7 +67,9 @@ class Arguments:
     defenses: tuple[str, ...] = ("none",)
     threats: tuple[str, ...] = ("honest_but_curious",)
     samples: int | None = None
-    batch_size: int = 1
+    batch_size: tuple[int, ...] = (1,)
+    epochs: tuple[int, ...] | None = None
+    lr: float | None = None
     seeds: tuple[int, ...] = (0,)
     device: str = "cpu"
 
@@ -145,11 +151,28 @@ class AuditFile(_Strict, Arguments, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _single_names(cls, content: object) -> object:
-        """`attacks: auto` means `attacks: [auto]`."""
+        """`attacks: auto` means `attacks: [auto]`, and `defenses: {prune: [0.2, 0.5]}` both strengths."""
         if not isinstance(content, dict):
             return content
-        lists = ("attacks", "defenses", "threats", "seeds")
-        return {k: [v] if k in lists and isinstance(v, str | int) else v for k, v in content.items()}
+        lists = ("attacks", "defenses", "threats", "seeds", "batch_size", "epochs")
+        several = {k: [v] if k in lists and isinstance(v, str | int | dict) else v for k, v in content.items()}
+        shields = several.get("defenses")
+        if isinstance(shields, list):
+            several["defenses"] = [spec for shield in shields for spec in _specifications(shield)]
+        return several
+
+
+def _specifications(defense: object) -> list[object]:
+    """A defense in a file as specifications with one strength each; what is none is left to be complained about."""
+    if isinstance(defense, str):
+        return [*expanded([defense])]
+    if not isinstance(defense, dict):
+        return [defense]
+    return [
+        f"{name}:{strength}"
+        for name, strengths in defense.items()
+        for strength in (strengths if isinstance(strengths, list) else [strengths])
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +188,21 @@ class Setup(Arguments):
     given: dict[str, object] | None = None
     notes: tuple[str, ...] = ()
 
-    def run(self, *, resume: bool = True, on_progress: Callable[[CellProgress], None] | None = None) -> Record:
+    def run(
+        self,
+        *,
+        workers: int = 1,
+        engine: Engine | None = None,
+        resume: bool = True,
+        on_progress: Callable[[CellProgress], None] | None = None,
+    ) -> Record:
         """The audit; see `audit.run`."""
         return run(
             self.case,
             out=self.out,
             **_arguments(self),
+            workers=workers,
+            engine=engine,
             resume=resume,
             on_progress=on_progress,
             given=self.given,

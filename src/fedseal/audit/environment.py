@@ -14,15 +14,15 @@ from fedseal.errors import BadConfig
 PACKAGES = ("fedseal", "torch", "numpy", "scipy", "safetensors", "torchmetrics")
 
 
-def environment(device: str) -> Environment:
-    """What a reader needs to run the audit again."""
+def environment(device: str, threads: int) -> Environment:
+    """What a reader needs to run the audit again; `threads` are those that a cell is computed with."""
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         packages={name: version for name in PACKAGES if (version := _version(name)) is not None},
         git=_revision(),
         device=device,
-        threads=torch.get_num_threads(),
+        threads=threads,
     )
 
 

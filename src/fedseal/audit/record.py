@@ -19,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedseal.metric.scores import LabelScore, Scores
 from fedseal.types import RouteNote
 
-VERSION: Final = 3
-# 1 is 2 without what is said of labels in whatever order; 2 is 3 with pictures only, whose three scores had fields
-READABLE = (1, 2, 3)
+VERSION: Final = 4
+# 1 is 2 without what is said of labels in whatever order; 2 is 3 with pictures only, whose three scores had fields;
+# 3 is 4 with one batch size and the case's own training only
+READABLE = (1, 2, 3, 4)
 
 
 class _Frozen(BaseModel):
@@ -37,11 +38,14 @@ class CellKey(_Frozen):
     first: int = Field(description="index of the first example of the attacked batch")
     batch_size: int = Field(description="number of examples of the attacked batch")
     seed: int
+    epochs: int | None = Field(
+        default=None, description="of local training; 0 for one gradient without a step, None for the case's own"
+    )
 
     @property
     def id(self) -> str:
-        """A short name for files, the same for equal keys."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """A short name for files, the same for equal keys, and for those of earlier versions of the record."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
 
 class Sentence(_Frozen):
@@ -161,8 +165,12 @@ class Config(_Frozen):
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     threats: tuple[str, ...]
-    samples: int = Field(description="number of batches attacked")
-    batch_size: int
+    samples: int = Field(description="number of batches attacked, of each size")
+    batch_sizes: tuple[int, ...]
+    epochs: tuple[int, ...] | None = Field(
+        default=None, description="of local training, in place of the case's own; 0 for one gradient without a step"
+    )
+    lr: float | None = Field(default=None, description="of these epochs; None for the case's own")
     seeds: tuple[int, ...]
     cohort: int = Field(description="of how many clients an adversary that gets no single updates sees the mean")
     recipes: dict[str, str] = Field(description="what every attack's specification was resolved to")
@@ -171,11 +179,24 @@ class Config(_Frozen):
         description="hash of the case's model, weights and data, so that a resumed run attacks the same"
     )
 
+    @property
+    def batch_size(self) -> int:
+        """The largest of the batch sizes."""
+        return max(self.batch_sizes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_versions_before(cls, content: Any) -> Any:
+        """Versions 1 to 3 knew one batch size."""
+        if not isinstance(content, dict) or "batch_size" not in content:
+            return content
+        return {"batch_sizes": (content["batch_size"],), **{k: v for k, v in content.items() if k != "batch_size"}}
+
 
 class Header(_Frozen):
     """The content of `record.json`."""
 
-    version: Literal[1, 2, 3] = VERSION
+    version: Literal[1, 2, 3, 4] = VERSION
     created: str = Field(description="UTC, ISO 8601")
     given: dict[str, object] = Field(description="the arguments as given")
     config: Config = Field(description="the arguments as resolved")

@@ -1,31 +1,28 @@
 """The audit: every attack on every defense under every threat model, recorded as it goes.
 
 Attacks come first in the order of cells, so that the cheap exact ones give a first result within seconds. Each cell is
-seeded by its key alone: in whatever order and however often a run is interrupted, the record comes out the same.
+seeded by its key alone: in whatever order, on however many workers and however often a run is interrupted, the record
+comes out the same.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
-from fedseal import attack as attacks_module
-from fedseal import defense as defenses_module
 from fedseal.audit import store
-from fedseal.audit.case import Case, without_addresses
-from fedseal.audit.cell import Worker
+from fedseal.audit.case import Case
 from fedseal.audit.environment import environment, usable_device
+from fedseal.audit.executor import Engine
+from fedseal.audit.executor import engine as local_engine
+from fedseal.audit.grid import Job, Plan, expanded, plan
 from fedseal.audit.record import VERSION, Cell, CellKey, Config, Environment, Header, Record
 from fedseal.errors import BadConfig
-from fedseal.threat import ThreatModel, preset
+from fedseal.threat import ThreatModel
 from fedseal.types import Attack, Defense, Progress
-
-Named = TypeVar("Named")
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,9 @@ class CellProgress:
     Args:
         done: finished cells, those of earlier runs included.
         total: cells of the audit.
-        key: the cell in work.
-        progress: a step of its attack; None when the cell starts and when it is finished.
+        key: the cell in work; several workers have several.
+        progress: a step of its attack; None when the cell starts and when it is finished. Other processes report a few
+            steps only, without their inputs.
         cell: the finished cell; None before.
     """
 
@@ -55,9 +53,13 @@ def run(
     threats: Sequence[str | ThreatModel] = ("honest_but_curious",),
     out: str | Path,
     samples: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | Sequence[int] = 1,
+    epochs: int | Sequence[int] | None = None,
+    lr: float | None = None,
     seeds: Sequence[int] = (0,),
     device: str = "cpu",
+    workers: int = 1,
+    engine: Engine | None = None,
     resume: bool = True,
     on_progress: Callable[[CellProgress], None] | None = None,
     given: Mapping[str, object] | None = None,
@@ -67,15 +69,21 @@ def run(
     Args:
         case: the truth.
         attacks: specifications, or values, which go by their name.
-        defenses: likewise.
+        defenses: likewise; "prune:[0.2,0.5]" stands for both strengths.
         threats: likewise.
         out: the run folder. One that holds the same audit is continued, and its finished cells are kept.
-        samples: number of batches of `batch_size` examples to attack, from the case's first; None for all.
-        batch_size: examples of one attacked client.
+        samples: number of batches to attack of each size, from the case's first example; None for as many as fit.
+        batch_size: examples of one attacked client; several to compare.
+        epochs: of the client's local training in place of the case's own, several to compare; 0 for FedSGD, one
+            gradient without a step.
+        lr: of these epochs; None for the case's own.
         seeds: everything is repeated for each.
         device: such as "cpu", "cuda" or "mps".
-        on_progress: called when a cell starts, at every step that its attack reports, and when it is finished.
+        workers: processes that compute cells; 1 for this one. Where processes are not forked (not on Linux, or on an
+            accelerator), a script that asks for more must do so below `if __name__ == "__main__":`.
+        engine: where cells are computed, in place of these processes.
         resume: False to refuse a folder that holds a record already.
+        on_progress: called when a cell starts, at steps that its attack reports, and when it is finished.
         given: what to record as the user's arguments; None for those of this call.
 
     Raises:
@@ -83,110 +91,39 @@ def run(
         UnknownName: an attack, defense or threat model that does not exist.
         UnfitBatch: the model does not take the data, or there is too little of it.
         StorageFailure: the run folder cannot be read or written.
+        EngineFailure: workers cannot be reached, or died over some cells; all others are finished and kept.
     """
     folder, device = Path(out), usable_device(device)
-    plan = _plan(case, attacks, defenses, threats, samples, batch_size, seeds)
-    asked = dict(given) if given is not None else {**plan.config.model_dump(mode="json"), "out": str(out)}
-    header = _start(folder, plan, asked, device, resume)
+    shields = [s for d in defenses for s in (expanded([d]) if isinstance(d, str) else [d])]
+    job = Job(case, attacks, shields, threats, device, lr)
+    planned = plan(
+        job, samples=samples, batch_sizes=_several(batch_size) or (), epochs=_several(epochs), seeds=tuple(seeds)
+    )
+    place = engine or local_engine(workers)
+    asked = dict(given) if given is not None else {**planned.config.model_dump(mode="json"), "out": str(out)}
+    header = _start(folder, planned, asked, environment(device, place.threads), resume)
     done = {cell.key: cell for cell in store.read(folder, header).cells}
-    worker = Worker(case.to(device), plan.attacks, plan.defenses, plan.threats)
-    tell = on_progress or (lambda _: None)
-    for key in header.keys:
-        if key in done:
-            continue
-        now = CellProgress(len(done), len(header.keys), key)
-        tell(now)
-        cell, images = worker.compute(key, _told(tell, now))
-        store.write_cell(folder, cell, images)
-        done[key] = cell
-        tell(replace(now, done=len(done), cell=cell))
+    missing = [key for key in header.keys if key not in done]
+
+    def tell(key: CellKey, progress: Progress | None, cell: Cell | None = None) -> None:
+        if on_progress is not None:
+            on_progress(CellProgress(len(done), len(header.keys), key, progress, cell))
+
+    with closing(place.compute(job, missing, tell)) as finished:
+        for cell, pictures in finished:
+            store.write_cell(folder, cell, pictures)
+            done[cell.key] = cell
+            tell(cell.key, None, cell)
     return Record(header=header, cells=tuple(done[key] for key in header.keys), folder=str(folder))
 
 
-def _told(tell: Callable[[CellProgress], None], now: CellProgress) -> Callable[[Progress], None]:
-    return lambda step: tell(replace(now, progress=step))
+def _several(values: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    return (values,) if isinstance(values, int) else None if values is None else tuple(values)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    attacks: Mapping[str, Attack]
-    defenses: Mapping[str, Defense]
-    threats: Mapping[str, ThreatModel]
-    config: Config
-    keys: tuple[CellKey, ...]
-
-
-def _plan(
-    case: Case,
-    attacks: Sequence[str | Attack],
-    defenses: Sequence[str | Defense],
-    threats: Sequence[str | ThreatModel],
-    samples: int | None,
-    batch_size: int,
-    seeds: Sequence[int],
-) -> _Plan:
-    by_attack = _named(
-        "attack", [(a.strip(), attacks_module.parse(a)) if isinstance(a, str) else (a.name, a) for a in attacks]
-    )
-    shields = [defenses_module.parse(d) if isinstance(d, str) else d for d in defenses]
-    by_defense = _named("defense", [(defense.name, defense) for defense in shields])
-    adversaries = [preset(t) if isinstance(t, str) else t for t in threats]
-    by_threat = _named("threat model", [(threat.name, threat) for threat in adversaries])
-    by_seed = _named("seed", [(str(seed), seed) for seed in seeds])
-    samples = _samples(case, samples, batch_size)
-    config = Config(
-        case=case.title,
-        model=f"{type(case.model).__name__} ({sum(p.numel() for p in case.model.parameters()):,} parameters)",
-        training=case.training.describe(),
-        modality=case.inputs_as.describe(),
-        attacks=tuple(by_attack),
-        defenses=tuple(by_defense),
-        threats=tuple(by_threat),
-        samples=samples,
-        batch_size=batch_size,
-        seeds=tuple(by_seed.values()),
-        cohort=case.cohort,
-        recipes={name: without_addresses(repr(attack)) for name, attack in by_attack.items()},
-        knows={name: tuple(sorted(threat.grants)) for name, threat in by_threat.items()},
-        fingerprint=case.fingerprint(),
-    )
-    firsts = range(0, samples * batch_size, batch_size)
-    keys = tuple(
-        CellKey(attack=attack, defense=defense, threat=threat, first=first, batch_size=batch_size, seed=seed)
-        for attack, first, threat, defense, seed in itertools.product(
-            by_attack, firsts, by_threat, by_defense, by_seed.values()
-        )
-    )
-    return _Plan(by_attack, by_defense, by_threat, config, keys)
-
-
-def _named(kind: str, items: Sequence[tuple[str, Named]]) -> dict[str, Named]:
-    if not items:
-        raise BadConfig(f"the audit has no {kind}", "name at least one")
-    twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
-    if twice:
-        raise BadConfig(f"the {kind} '{twice[0]}' is there twice", "name it once, or give the other another name")
-    return dict(items)
-
-
-def _samples(case: Case, samples: int | None, batch_size: int) -> int:
-    fitting = len(case.batch) // batch_size if batch_size >= 1 else 0
-    wanted = fitting if samples is None else samples
-    if not 1 <= wanted <= fitting:
-        raise BadConfig(
-            f"{'samples' if samples is None else f'{samples} samples'} of {batch_size} examples each from a case of "
-            f"{len(case.batch)} examples",
-            f"it holds {fitting} such samples: lower samples or batch_size, or give more data"
-            if fitting
-            else "set batch_size between 1 and the number of examples",
-        )
-    return wanted
-
-
-def _start(folder: Path, plan: _Plan, given: dict[str, object], device: str, resume: bool) -> Header:
+def _start(folder: Path, plan: Plan, given: dict[str, object], here: Environment, resume: bool) -> Header:
     """The header of the folder's record, which is written if there is none yet."""
     old = store.read_header(folder)
-    here = environment(device)
     if old is not None:
         if not resume:
             raise BadConfig(f"'{folder}' holds an audit already", "continue it with --resume, or choose another --out")

@@ -104,16 +104,24 @@ def write_header(folder: Path, header: Header) -> None:
     write_whole(folder / "record.json", header.model_dump_json(indent=2).encode())
 
 
-def write_cell(folder: Path, cell: Cell, images: Mapping[str, Tensor]) -> None:
+def packed(images: Mapping[str, Tensor]) -> bytes:
+    """A cell's pictures as the content of their file; empty where there are none."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in images.items()}
+    return safetensors.torch.save(plain) if plain else b""
+
+
+def write_cell(folder: Path, cell: Cell, images: bytes) -> None:
     """Add a finished cell: its pictures first, if it has any, then its numbers, which make it count.
+
+    Args:
+        images: the pictures, `packed`.
 
     Raises:
         StorageFailure: a file cannot be written; the cells before it are whole.
     """
     cells = folder / "cells"
     if images:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in images.items()}
-        write_whole(cells / f"{cell.key.id}.safetensors", safetensors.torch.save(plain))
+        write_whole(cells / f"{cell.key.id}.safetensors", images)
     write_whole(cells / f"{cell.key.id}.json", cell.model_dump_json(indent=2).encode())
 
 

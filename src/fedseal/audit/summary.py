@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from fedseal.audit.record import Cell, Record
+from fedseal.audit.record import Cell, CellKey, Record
 from fedseal.metric.scores import SampleScores
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -53,9 +53,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Group:
-    """All cells of one attack on one defense under one threat model.
+    """All cells of one attack on one defense under one threat model, at one batch size and local training.
 
     Args:
+        batch_size, epochs: of these cells; None where the record, or either of two that are compared, has one only.
         cells: finished cells, those that the attack refused included.
         certified: cells whose residual certifies the result.
         samples: attacked examples in cells that the attack did not refuse.
@@ -87,6 +88,8 @@ class Group:
     labels: Rate
     label_multiset: Rate
     seconds: float | None
+    batch_size: int | None = None
+    epochs: int | None = None
 
     @property
     def psnr_mean(self) -> float | None:
@@ -104,27 +107,85 @@ class Group:
         return self.worst if self.headline == "psnr" else None
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Attack, threat model, defense."""
-        return self.attack, self.threat, self.defense
+    def key(self) -> GroupKey:
+        """Attack, threat model, defense, and batch size and epochs where they tell groups apart."""
+        return GroupKey(self.attack, self.threat, self.defense, self.batch_size, self.epochs)
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether the cell is one of the group's."""
+        own, theirs = self.key, _key(cell.key, BOTH)
+        return own == theirs._replace(
+            batch_size=None if own.batch_size is None else theirs.batch_size,
+            epochs=None if own.epochs is None else theirs.epochs,
+        )
 
 
-def summarize(record: Record) -> tuple[Group, ...]:
-    """The groups of a record, in the order of its cells."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
+class GroupKey(NamedTuple):
+    """What the cells of a group have in common."""
+
+    attack: str
+    threat: str
+    defense: str
+    batch_size: int | None = None
+    epochs: int | None = None
+
+    @property
+    def setting(self) -> str:
+        """Defense, batch size and epochs as one text.
+
+        >>> GroupKey("dlg", "oracle", "prune:0.2", 4, 0).setting, GroupKey("dlg", "oracle", "none", None, 5).setting
+        ('prune:0.2, batches of 4, one gradient', 'none, 5 epochs')
+        """
+        size = [] if self.batch_size is None else [f"batches of {self.batch_size}"]
+        course = [] if self.epochs is None else [_course(self.epochs)]
+        return ", ".join([self.defense, *size, *course])
+
+
+def _course(epochs: int) -> str:
+    return "one gradient" if epochs == 0 else f"{epochs} epoch{'s' if epochs > 1 else ''}"
+
+
+Axis = Literal["batch_size", "epochs"]
+BOTH: frozenset[Axis] = frozenset({"batch_size", "epochs"})
+
+
+def axes(*records: Record) -> frozenset[Axis]:
+    """Which of batch size and local epochs have more than one value in one of the records."""
+    configs = [record.header.config for record in records]
+    varied: list[Axis] = []
+    varied += ["batch_size"] if any(len(config.batch_sizes) > 1 for config in configs) else []
+    varied += ["epochs"] if any(len(config.epochs or ()) > 1 for config in configs) else []
+    return frozenset(varied)
+
+
+def _key(key: CellKey, by: frozenset[Axis]) -> GroupKey:
+    size, course = key.batch_size if "batch_size" in by else None, key.epochs if "epochs" in by else None
+    return GroupKey(key.attack, key.threat, key.defense, size, course)
+
+
+def summarize(record: Record, *, by: frozenset[Axis] | None = None) -> tuple[Group, ...]:
+    """The groups of a record, in the order of its cells.
+
+    Args:
+        by: what tells groups apart, beside attack, threat model and defense; None for the record's own `axes`.
+    """
+    by = axes(record) if by is None else by
+    groups: dict[GroupKey, list[Cell]] = {}
     for cell in record.cells:
-        groups.setdefault((cell.key.attack, cell.key.threat, cell.key.defense), []).append(cell)
-    return tuple(_group(*key, cells) for key, cells in groups.items())
+        groups.setdefault(_key(cell.key, by), []).append(cell)
+    return tuple(_group(key, cells) for key, cells in groups.items())
 
 
-def _group(attack: str, threat: str, defense: str, cells: list[Cell]) -> Group:
+def _group(key: GroupKey, cells: list[Cell]) -> Group:
     ran = [cell for cell in cells if cell.status != "refused"]
     scored = [sample for cell in ran if cell.scores is not None for sample in cell.scores.samples]
     values = [value for sample in scored if (value := sample.headline.value) is not None and not math.isnan(value)]
     return Group(
-        attack=attack,
-        threat=threat,
-        defense=defense,
+        attack=key.attack,
+        threat=key.threat,
+        defense=key.defense,
+        batch_size=key.batch_size,
+        epochs=key.epochs,
         cells=len(cells),
         refused=len(cells) - len(ran),
         certified=sum(cell.status in ("exact", "converged") for cell in ran),
@@ -184,6 +245,7 @@ class Change:
         verdict: seen from the client: "worse" if more leaks than before; "appeared" and "gone" for groups and measures
             that only one record has.
         certain: for rates, whether their 95 % intervals are apart; None for what has none.
+        batch_size, epochs: of the group; None where each record has one only.
     """
 
     attack: str
@@ -195,6 +257,13 @@ class Change:
     new: float | None
     verdict: Verdict
     certain: bool | None
+    batch_size: int | None = None
+    epochs: int | None = None
+
+    @property
+    def setting(self) -> str:
+        """Defense, and batch size and epochs where either record has several."""
+        return GroupKey(self.attack, self.threat, self.defense, self.batch_size, self.epochs).setting
 
 
 # Changes below this are the arithmetic's, not the attack's: decibels of PSNR; shares change by whole words or cells.
@@ -206,8 +275,9 @@ def compare(old: Record, new: Record) -> tuple[Change, ...]:
 
     Two records of the same audit compare equal: times do not count.
     """
-    before = {group.key: group for group in summarize(old)}
-    after = {group.key: group for group in summarize(new)}
+    by = axes(old, new)
+    before = {group.key: group for group in summarize(old, by=by)}
+    after = {group.key: group for group in summarize(new, by=by)}
     changes = [
         change for key in dict.fromkeys([*before, *after]) for change in _changes(key, before.get(key), after.get(key))
     ]
@@ -215,7 +285,7 @@ def compare(old: Record, new: Record) -> tuple[Change, ...]:
     return tuple(sorted(changes, key=lambda change: ranking.index(change.verdict)))
 
 
-def _changes(key: tuple[str, str, str], old: Group | None, new: Group | None) -> list[Change]:
+def _changes(key: GroupKey, old: Group | None, new: Group | None) -> list[Change]:
     names = dict.fromkeys(g.headline for g in (old, new) if g is not None and g.headline is not None)
     changes = [
         _rate_change(key, "identification", *(None if g is None else g.identification for g in (old, new))),
@@ -225,19 +295,31 @@ def _changes(key: tuple[str, str, str], old: Group | None, new: Group | None) ->
     return [change for change in changes if change.old is not None or change.new is not None]
 
 
-def _median_change(key: tuple[str, str, str], name: str, old: Group | None, new: Group | None) -> Change:
+def _median_change(key: GroupKey, name: str, old: Group | None, new: Group | None) -> Change:
     was, now = (g.median if g is not None and g.headline == name else None for g in (old, new))
     unit = "dB" if name == "psnr" else ""
-    return Change(*key, f"{name}_median", unit, was, now, _verdict(was, now, TOLERANCE.get(name, 0.0)), None)
+    return _change(key, f"{name}_median", unit, was, now, _verdict(was, now, TOLERANCE.get(name, 0.0)), None)
 
 
-def _rate_change(key: tuple[str, str, str], measure: str, old: Rate | None, new: Rate | None) -> Change:
+def _rate_change(key: GroupKey, measure: str, old: Rate | None, new: Rate | None) -> Change:
     was = None if old is None else old.value
     now = None if new is None else new.value
     certain = None
     if old is not None and new is not None and old.interval is not None and new.interval is not None:
         certain = old.interval[1] < new.interval[0] or new.interval[1] < old.interval[0]
-    return Change(*key, measure, "", was, now, _verdict(was, now, 0.0), certain)
+    return _change(key, measure, "", was, now, _verdict(was, now, 0.0), certain)
+
+
+def _change(
+    key: GroupKey,
+    measure: str,
+    unit: str,
+    was: float | None,
+    now: float | None,
+    verdict: Verdict,
+    certain: bool | None,
+) -> Change:
+    return Change(*key[:3], measure, unit, was, now, verdict, certain, key.batch_size, key.epochs)
 
 
 def _verdict(old: float | None, new: float | None, tolerance: float) -> Verdict:

@@ -14,6 +14,7 @@ import typer
 
 from fedseal import report as reports
 from fedseal.audit import Case, Record, Setup, build_object, load, load_config
+from fedseal.audit.grid import expanded
 from fedseal.cli import gate, live, options, terminal
 from fedseal.errors import BadConfig, StorageFailure
 
@@ -35,11 +36,33 @@ def audit(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Number of batches to attack.", show_default=str(FEW))
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in a batch.", show_default="1")] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Examples in a batch, or several sizes such as 1,4,8.", show_default="1")
+    ] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(help="Local epochs to compare, such as 0,1,5; 0 sends one gradient.", show_default="the case's"),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of these epochs.", show_default="the case's")] = None,
     seeds: Annotated[str | None, typer.Option(help="Repeat everything with these seeds.", show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", show_default="cpu")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that attack at the same time.", show_default="one a core")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on the CPU.", show_default="1 for a small model, else all")
+        int | None,
+        typer.Option(
+            min=1, help="Threads of each process.", show_default="1 for a small model or several processes, else all"
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Where: processes on this machine, or ray.", show_default="processes")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster: HOST:PORT, ray://HOST:PORT, auto, or local for one here.", show_default="local"
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with what the folder holds, or delete that run first.")
@@ -64,15 +87,18 @@ def audit(
     limits = gate.thresholds(fail_above or [])
     given = {
         "attacks": None if attacks is None else options.names(attacks),
-        "defenses": None if defenses is None else options.names(defenses),
+        "defenses": None if defenses is None else expanded(options.names(defenses)),
         "threats": None if threats is None else options.names(threats),
         "samples": samples,
-        "batch_size": batch_size,
+        "batch_size": None if batch_size is None else options.whole_numbers(batch_size, "--batch-size"),
+        "epochs": None if epochs is None else options.whole_numbers(epochs, "--epochs"),
+        "lr": lr,
         "seeds": None if seeds is None else options.whole_numbers(seeds, "--seeds"),
         "device": device,
         "out": None if out is None else str(out),
     }
     setup = _with(_setup(target), {name: value for name, value in given.items() if value is not None})
+    place = options.engine(engine, address=address, workers=workers, threads=threads, setup=setup)
     folder = options.folder(Path(setup.out))
     for line in () if quiet else setup.notes:
         terminal.note(line)
@@ -82,7 +108,7 @@ def audit(
         _say_what_is_there(folder)
     try:
         with options.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
-            record = setup.run(on_progress=show)
+            record = setup.run(engine=place, on_progress=show)
         page = reports.html(record, folder / "report.html")
     except KeyboardInterrupt:
         raise terminal.Interrupted(
@@ -113,7 +139,8 @@ def _with(setup: Setup, given: Mapping[str, object]) -> Setup:
     setup = replace(setup, given={**(setup.given or {}), **given}, **given)  # type: ignore[arg-type]
     if setup.samples is not None or "config" in (setup.given or {}):
         return setup
-    return replace(setup, samples=max(1, min(FEW, len(setup.case.batch) // setup.batch_size)))
+    largest = max(1, *setup.batch_size)
+    return replace(setup, samples=max(1, min(FEW, len(setup.case.batch) // largest)))
 
 
 def _say_what_is_there(folder: Path) -> None:
@@ -128,6 +155,7 @@ def _delete_run(folder: Path) -> None:
     if not (folder / "record.json").is_file():
         return
     written = [folder / "record.json", *(folder / "cells").glob("*.json"), *(folder / "cells").glob("*.safetensors")]
+    written += (folder / "costs").glob("*.json")
     try:
         for path in [*written, folder / "report.html"]:
             path.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ def exceeded(record: Record, wanted: Sequence[Threshold]) -> tuple[Excess, ...]:
                 "see the report for why, or choose another measure",
             )
         found += [
-            Excess(group.attack, group.defense, group.threat, threshold.measure, value, threshold.limit)
+            Excess(group.attack, group.key.setting, group.threat, threshold.measure, value, threshold.limit)
             for group, value in values
             if value is not None and value > threshold.limit
         ]

@@ -41,12 +41,13 @@ def audit_progress(*, quiet: bool) -> Iterator[Callable[[CellProgress], None]]:
 
 
 class _Display:
-    """Two bars: cells of the audit, steps of the attack at work."""
+    """A bar for the cells of the audit, and one for the steps of every attack at work."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._cells: TaskID | None = None
-        self._attack = bars.add_task("starting", total=None, detail="")
+        self._attacks: dict[CellKey, TaskID] = {}
+        self._idle: list[TaskID] = []  # of attacks that have ended, until others take their places
 
     def show(self, event: CellProgress) -> None:
         """Take an event of the audit."""
@@ -54,11 +55,16 @@ class _Display:
             self._cells = self._bars.add_task("audit", total=event.total, completed=event.done, detail="cells")
         self._bars.update(self._cells, completed=event.done)
         if event.cell is not None:
+            self._idle.append(self._attacks.pop(event.key))
             self._bars.console.print(_line(event, event.cell), markup=False)
-        elif event.progress is None:
-            self._bars.reset(self._attack, total=None, description=_title(event.key), detail="")
-        else:
-            _advance(self._bars, self._attack, event.progress)
+        elif event.progress is not None:
+            _advance(self._bars, self._attacks[event.key], event.progress)
+        elif event.key not in self._attacks:  # it may start anew, after a worker has died
+            self._attacks[event.key] = self._bar()
+            self._bars.reset(self._attacks[event.key], total=None, description=_title(event.key), detail="")
+
+    def _bar(self) -> TaskID:
+        return self._idle.pop(0) if self._idle else self._bars.add_task("starting", total=None, detail="")
 
 
 def _bars() -> Progress:
@@ -101,4 +107,5 @@ def _line(event: CellProgress, cell: Cell) -> str:
 def _title(key: CellKey) -> str:
     last = key.first + key.batch_size - 1
     examples = f"example {key.first}" if last == key.first else f"examples {key.first} to {last}"
-    return f"{key.attack}, {key.defense}, {key.threat}, {examples}, seed {key.seed}"
+    course = "" if key.epochs is None else f"{key.epochs} epochs, "
+    return f"{key.attack}, {key.defense}, {key.threat}, {course}{examples}, seed {key.seed}"

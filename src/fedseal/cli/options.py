@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.audit import Engine, Processes, Setup
+from fedseal.audit.executor import cores
+from fedseal.errors import BadConfig, StorageFailure, UnknownName
 
 SMALL = 250_000  # parameters of a model whose operations are too short to be worth sharing among threads
 
@@ -28,17 +31,42 @@ def threads(asked: int | None, model: nn.Module) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def engine(
+    name: str | None, *, address: str | None, workers: int | None, threads: int | None, setup: Setup
+) -> Engine | None:
+    """Where cells are computed: by default in one process a core, in this one alone where that is one.
+
+    Raises:
+        UnknownName: no such engine.
+        BadConfig: an address for what has none.
+        MissingExtra: ray is not installed.
+        EngineFailure: nothing answers at the address.
+    """
+    if name not in (None, "processes", "ray"):
+        raise UnknownName("engine", name, ["processes", "ray"])
+    if name == "ray":
+        from fedseal.audit.ray_engine import Ray
+
+        return Ray(address or "local", workers=workers, threads=threads or 1)
+    if address is not None:
+        raise BadConfig(f"the address '{address}' is given without Ray", "add --engine ray, or leave it out")
+    count = workers or (cores() if setup.device == "cpu" else 1)
+    return Processes(count, threads or 1) if count > 1 else None
+
+
 def names(text: str) -> tuple[str, ...]:
     """A comma-separated list of specifications; `key=value` goes on with the specification before it.
 
     >>> names("auto, dlg:steps=100,restarts=3,idlg")
     ('auto', 'dlg:steps=100,restarts=3', 'idlg')
+    >>> names("none,prune:[0.2,0.5]")
+    ('none', 'prune:[0.2,0.5]')
 
     Raises:
         BadConfig: nothing in it.
     """
     found: list[str] = []
-    for part in (part.strip() for part in text.split(",")):
+    for part in (part.strip() for part in re.split(r",(?![^\[]*\])", text)):
         if "=" in part and ":" not in part and found:
             found[-1] += f",{part}"
         elif part:
