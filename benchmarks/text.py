@@ -147,7 +147,7 @@ def run(scale: float = 1.0) -> dict[str, object]:
     for count in (1, 4, 8, 16):
         few = seeds if count < 16 else seeds[: max(1, draws // 2)]
         results |= figures(f"MiniLM classification, {count} sentences", [read(model, text, count, seed=s) for s in few])
-    causal, pieces = fs.zoo.gpt2(), fs.Text(fs.zoo.bpe(), length=32)
+    causal, pieces = fs.zoo.gpt2(), fs.Text(fs.zoo.bpe(), length=48)
     results |= figures("GPT-2 of width 768, 8 sentences", [read(causal, pieces, 8, seed=s) for s in seeds])
     tasks: tuple[Task, ...] = ("masked", "token")
     for task in tasks:

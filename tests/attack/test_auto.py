@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attack.cases import initialized, observed, pictures, psnr, seeded
-from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, local_update, zoo
+from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, defense, local_update, zoo
 from fedseal.attack import auto
 from fedseal.attack.auto import NEAR, Auto, matching
 from fedseal.attack.evidence import Evidence
@@ -272,3 +272,38 @@ def test_a_batch_size_that_contradicts_the_rank_is_an_error() -> None:
     observation = ThreatModel.honest_but_curious().observe(RELU, wrong, modality=Image(shape=(3, 8, 8)))
     with pytest.raises(UnfitUpdate, match=r"told of 2 examples, and the head's gradient has rank \d"):
         _run(observation)
+
+
+def _defended(specification: str, batch: Batch, threat: ThreatModel | None = None) -> Observation:
+    guard = defense.parse(specification)
+    update = local_update(LENET, batch, training=LocalTraining.fedsgd(), defense=guard, generator=seeded())
+    threat = threat or ThreatModel.honest_but_curious()
+    return threat.observe(LENET, update, modality=Image(shape=(3, 8, 8)), defense=guard)
+
+
+def test_a_known_defense_is_modeled_and_named() -> None:
+    batch = zoo.photos(size=8, num_classes=5)[:1]
+    found = _run(_defended("clip:1+gaussian:0.001", batch), steps=600)
+    assert found.outcome.route == "bayes"
+    assert _notes(found)["bayes"] == (
+        True,
+        "the defense is known, and its likelihood modeled: clip (norm 1), gaussian (sigma 0.001)",
+    )
+    assert psnr(found, batch) > 20
+
+
+def test_who_was_not_told_of_the_defense_searches_as_before() -> None:
+    batch = zoo.photos(size=8, num_classes=5)[:1]
+    unaware = _run(_defended("gaussian:0.001", batch, ThreatModel.unaware()))
+    assert "bayes" not in _notes(unaware)
+    assert unaware.outcome.route == "layerwise"
+
+
+@pytest.mark.parametrize(
+    ("specification", "words"),
+    [("mixup:1", "the mixed inputs"), ("instahide:2", "signs and all"), ("ats:3-1-7", "the transformed inputs")],
+)
+def test_what_can_be_found_at_most_is_said(specification: str, words: str) -> None:
+    found = _run(_defended(specification, zoo.photos(size=8, num_classes=5)[:2]))
+    assert found.inputs is not None
+    assert words in found.explanation[-1].reason

@@ -15,8 +15,8 @@ from attack.cases import FEDSGD, initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, LocalTraining, Observation, Progress, ThreatModel, zoo
 from fedseal.attack import dlg, idlg, inverting_gradients
 from fedseal.attack.init import grey
-from fedseal.attack.matching import Adam, GradientMatching
-from fedseal.attack.objective import cosine_distance
+from fedseal.attack.matching import Adam, GradientMatching, Search
+from fedseal.attack.objective import cosine_distance, layerwise_distance, squared_distance
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownToAdversary
 
 
@@ -294,3 +294,17 @@ def test_a_tiny_smooth_network_is_recovered_by_dlg_from_a_near_start() -> None:
     attack = GradientMatching("m", labels="sign", start=batch.inputs + 0.05, steps=60)
     found = attack(observation, generator=seeded())
     assert psnr(found, batch) > 35
+
+
+def test_a_search_goes_on_in_a_new_stage_from_where_it_stands() -> None:
+    batch = pictures()
+    observation = observed(initialized(zoo.lenet(size=8, width=4, num_classes=5)), batch)
+    attack = GradientMatching("staged", labels="sign", objective=squared_distance, steps=3)
+    search = Search(attack, observation, seeded())
+    search.advance(3)
+    before = search.found().inputs.clone()
+    search.go_on(replace(attack, objective=layerwise_distance, optimizer=Adam(lr=0.0), steps=2))
+    search.advance(99)
+    assert search.done == 5
+    assert torch.equal(search.found().inputs, before)
+    assert torch.equal(torch.stack([t.norm() for t in search.predicted(0)]) > 0, torch.ones(8, dtype=torch.bool))

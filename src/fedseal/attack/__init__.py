@@ -12,6 +12,7 @@ from fedseal.attack.auto import auto
 from fedseal.attack.base import best_of, cascade, restarts
 from fedseal.attack.lamp import Lamp, lamp
 from fedseal.attack.presets import (
+    bayes,
     coarse,
     cocktail_party,
     dimitrov,
@@ -38,6 +39,7 @@ __all__ = [
     "Recipe",
     "TabLeak",
     "auto",
+    "bayes",
     "best_of",
     "cascade",
     "coarse",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from fedseal.attack.base import better, order_is_secret
+from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.dager import Dager
@@ -26,6 +27,7 @@ from fedseal.attack.matching import Adam, GradientMatching
 from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
+from fedseal.attack.release import Release
 from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
@@ -33,6 +35,7 @@ from fedseal.attack.simulation import number_of_steps
 from fedseal.attack.tableak import TabLeak
 from fedseal.attack.text import mixture
 from fedseal.errors import BadConfig, UnknownToAdversary
+from fedseal.mechanism import Mechanism
 from fedseal.modality.tabular import Tabular
 from fedseal.modality.text import Text
 from fedseal.types import Attack, Modality, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
@@ -41,6 +44,15 @@ CERTAIN = ("exact", "converged")
 COARSE = 10  # steps that stand for a client's many
 MATCHED = 0.1  # residual from which on a second way to simulate local steps was the better one, as measured
 NEAR = 0.2  # residual up to which joint matching made a batch that was taken apart worse, as measured
+
+
+BAYES = 60  # steps of a search with Adam that cost as much as one of L-BFGS
+FOUND = {
+    "mixed": "what it finds are the mixed inputs",
+    "flipped": "what it finds are the encoded inputs, signs and all",
+    "transformed": "what it finds are the transformed inputs",
+    "bottleneck": "the bottleneck's draw is the client's secret, and taken for another",
+}
 
 
 class Plan(NamedTuple):
@@ -91,7 +103,7 @@ class Auto:
             found = route.read(evidence, generator=generator, progress=progress)
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             best = found if best is None else better(best, found)
-            done = _enough(route, best)
+            done = _enough(evidence, route, best)
             if done is not None:
                 notes.append(RouteNote("matching", False, done))
                 break
@@ -125,6 +137,8 @@ class Auto:
                 continue
             found.append(again)
             notes.append(RouteNote(attack.name, True, why))
+        if found and _modeled(evidence) and found[0].inputs is not None:
+            return found[0]  # by the residual alone, the picture that fits the noise would win
         if start is not None or found:
             return reduce(better, [*([] if start is None else [start]), *found])
         if isinstance(observation.modality, Text):
@@ -156,7 +170,9 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Itera
             tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
             yield Plan(tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median")
         return
-    if training is not None and training.fresh_optimizer:
+    if training is not None and training.fresh_optimizer and _modeled(evidence):
+        yield probable(evidence, start, steps)
+    elif training is not None and training.fresh_optimizer:
         if evidence.gradient_scale is not None:
             yield matching(evidence, start, steps)
             return
@@ -195,9 +211,48 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
     return Plan(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
 
 
+def probable(evidence: Evidence, start: Reconstruction | None, steps: int) -> Plan:
+    """The search for the most probable input under a known defense, from the best that the routes found."""
+    search = Bayes(steps=max(1, steps // BAYES), labels=_labels(evidence))
+    # where entries are missing, not moved, a start that fits what was sent hides what the prior knows of the rest
+    if _drawn(evidence) and start is not None and start.inputs is not None and start.outcome.status != "diverged":
+        known = None if _mixes(evidence) else start.labels
+        search = replace(search, start=start.inputs, known_labels=known, steps=max(1, search.steps // 2))
+    defense = ", ".join(dict.fromkeys(_said(step) for step in Release(evidence.observation).steps))
+    said = [f"the defense is known, and its likelihood modeled: {defense}", *_at_most(evidence)]
+    return Plan(search, "; ".join(said))
+
+
+def _at_most(evidence: Evidence) -> list[str]:
+    """What any attack can find at most, where inputs were changed before training."""
+    return [words for kind, words in FOUND.items() if Release(evidence.observation).of_kind(kind)]
+
+
+def _said(step: Mechanism) -> str:
+    """A step of a defense in words, such as "gaussian (sigma 0.001)"."""
+    figures = ", ".join(f"{name} {value:g}" for name, value in step.figures.items())
+    return f"{step.kind} ({figures})" if figures else step.kind
+
+
+def _modeled(evidence: Evidence) -> bool:
+    """Whether pictures were defended, and the attacker knows how."""
+    return bool(evidence.observation.defense) and len(evidence.observation.modality.shape) == 3
+
+
+def _drawn(evidence: Evidence) -> bool:
+    """Whether a known defense left errors that no equation removes."""
+    return _modeled(evidence) and Release(evidence.observation).family != "exact"
+
+
+def _mixes(evidence: Evidence) -> bool:
+    return bool(Release(evidence.observation).of_kind("mixed", "flipped"))
+
+
 def _labels(evidence: Evidence) -> str:
     """How a search comes to its labels: read where the update still holds the head's gradient, else searched along."""
     head, update, training = evidence.structure.head, evidence.observation.update, evidence.observation.training
+    if _mixes(evidence):
+        return "joint"
     if evidence.label is not None:
         return "sign"
     if head is None or head.weight not in update.tensors or evidence.observation.loss != "cross_entropy":
@@ -226,11 +281,13 @@ def _outdone(evidence: Evidence, route: Route) -> str | None:
     return None
 
 
-def _enough(route: Route, best: Reconstruction) -> str | None:
+def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | None:
     """Why nothing further is tried after a route, None to go on."""
     value = best.outcome.residual
-    if best.outcome.status in CERTAIN:
-        return "an exact route has certified its result"
+    if best.outcome.status == "exact" or (best.outcome.status in CERTAIN and not _drawn(evidence)):
+        return "; ".join(["an exact route has certified its result", *_at_most(evidence)])
+    if _modeled(evidence):
+        return None
     if isinstance(route, Layerwise):
         return "the route has already matched as far as precision reaches"
     if isinstance(route, Separation) and value is not None and value <= NEAR:

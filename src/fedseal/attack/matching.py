@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from fedseal.attack.base import conclude
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.init import Init, normal
-from fedseal.attack.objective import Objective, squared_distance
+from fedseal.attack.objective import Measured, Objective, squared_distance
 from fedseal.attack.optimizer import LBFGS, Adam, Descent, Leaf
 from fedseal.attack.prior import Bindable, Prior, Scene
 from fedseal.attack.simulation import Simulate, UpdateModel, merged
@@ -44,7 +44,7 @@ class GradientMatching:
         labels: "joint": optimize soft labels along with the inputs; "oracle": take the true labels, where the threat
             model grants them; or a method of `fedseal.attack.labels.METHODS`, such as "sign", which infers them first.
         init: the start.
-        objective: distance of updates, summed over the rounds.
+        objective: distance of updates, summed over the rounds; one that is `Measured` looks at the observation first.
         priors: weights and priors added to the objective.
         optimizer: the descent.
         steps: number of optimizer steps.
@@ -63,7 +63,7 @@ class GradientMatching:
     name: str
     labels: Labels = "joint"
     init: Init = normal
-    objective: Objective = squared_distance
+    objective: Objective | Measured = squared_distance
     priors: tuple[tuple[float, Prior | Bindable], ...] = ()
     optimizer: LBFGS | Adam = DLG_OPTIMIZER
     steps: int = 300
@@ -111,6 +111,7 @@ class Search:
         self.prediction = attack.update_model.bind(observation, attack.name, count, to, generator)
         self.copies = self.prediction.copies
         self.start = self._start(count, generator).to(to).clone()
+        self.objectives = self._bound(attack.objective)
         moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
         self.pieces = _leaves(moving, 1 if attack.one_at_a_time else len(moving))
         self.logits: list[Tensor] = []
@@ -122,15 +123,43 @@ class Search:
             self.logits = _leaves(logits, 1 if attack.one_at_a_time else count)
         else:
             self.labels = _known_labels(attack, observation, count, generator).to(like.device)
-        scene = Scene(observation, self.labels, self.copies, to, generator)
-        self.priors = [(w, p.bind(scene) if isinstance(p, Bindable) else p) for w, p in attack.priors]
+        self.scene = Scene(observation, self.labels, self.copies, to, generator)
+        self.priors = self._weighed(attack)
         self.descent = Descent(attack.optimizer, self._turns(), attack.steps, generator)
-        self.done, self.finite, self.stopped, self._before = 0, True, False, math.inf
+        self.done, self.finite, self.stopped, self._before, self._first = 0, True, False, math.inf, 0
 
     def _start(self, count: int, generator: torch.Generator) -> Tensor:
         if self.attack.start is None:
             return self.attack.init(self.observation.modality, count * self.copies, generator).detach()
         return self.attack.start.detach().repeat(self.copies, *[1] * (self.attack.start.ndim - 1))
+
+    def _bound(self, objective: Objective | Measured) -> list[Objective]:
+        """The objective of each round."""
+        if not isinstance(objective, Measured):
+            return [objective] * len(self.prediction.targets)
+        values, targets = self.start.numel(), self.prediction.targets
+        return [objective.bind(self.observation, number, target, values) for number, target in enumerate(targets)]
+
+    def _weighed(self, attack: GradientMatching) -> list[tuple[float, Prior]]:
+        return [(weight, p.bind(self.scene) if isinstance(p, Bindable) else p) for weight, p in attack.priors]
+
+    def go_on(self, attack: GradientMatching) -> None:
+        """Start a new stage from the present candidate, by another objective, other priors and another descent."""
+        self.attack = replace(attack, steps=self.done + attack.steps)
+        self.objectives, self.priors = self._bound(attack.objective), self._weighed(attack)
+        self.descent = Descent(attack.optimizer, self._turns(), attack.steps, self.scene.generator)
+        self.stopped, self._before, self._first = False, math.inf, self.done
+
+    def value(self) -> float:
+        """The objective of the present candidate, priors and all."""
+        return float(self._objective().detach())
+
+    def predicted(self, number: int) -> list[Tensor]:
+        """The present candidate's update in one round."""
+        candidate = self.candidate()
+        fed = self.observation.modality.forward(candidate.inputs)
+        update = self.prediction.predict(number, fed, self._repeated(candidate.labels))
+        return [tensor.detach() for tensor in update]
 
     def _turns(self) -> list[list[Leaf]]:
         """Leaves that move together: everything, or piece by piece."""
@@ -156,7 +185,7 @@ class Search:
                 self._check_door()
             last = min(self.done + steps, self.attack.steps)
             while self.done < last and self.finite and not self.stopped:
-                value = self.descent.step(self.done, self._objective)
+                value = self.descent.step(self.done - self._first, self._objective)
                 self.prediction.settle()
                 if self.attack.box:
                     with torch.no_grad():
@@ -196,15 +225,16 @@ class Search:
     def _objective(self) -> Tensor:
         candidate = self.candidate()
         fed = self.observation.modality.forward(candidate.inputs)
-        labels = candidate.labels
-        if self.copies > 1:
-            labels = labels.repeat(self.copies, *[1] * (labels.ndim - 1))
+        labels = self._repeated(candidate.labels)
         total = candidate.inputs.new_zeros(())
         for number, target in enumerate(self.prediction.targets):
-            total = total + self.attack.objective(self.prediction.predict(number, fed, labels), target)
+            total = total + self.objectives[number](self.prediction.predict(number, fed, labels), target)
         for weight, prior in self.priors:
             total = total + weight * prior(candidate.inputs)
         return total
+
+    def _repeated(self, labels: Tensor) -> Tensor:
+        return labels if self.copies == 1 else labels.repeat(self.copies, *[1] * (labels.ndim - 1))
 
     def _check_door(self) -> None:
         """One evaluation before work starts, so that a model that cannot be matched says so at once.

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fedseal.types import Observation
+
 Objective = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+
+
+class Measured(ABC):
+    """An objective that looks at the observation first, such as at what is known of the client's defense."""
+
+    @abstractmethod
+    def bind(self, observation: Observation, number: int, observed: Sequence[Tensor], values: int) -> Objective:
+        """The objective of one round.
+
+        Args:
+            number: the round.
+            observed: what the search matches, as the objective will be given it.
+            values: how many numbers the candidate's inputs hold.
+        """
 
 
 def squared_distance(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:

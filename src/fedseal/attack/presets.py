@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedseal.attack.base import best_of
 from fedseal.attack.base import restarts as restarted
+from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty, Contrast
 from fedseal.attack.group import GroupConsistency
 from fedseal.attack.init import INITS, grey, normal
@@ -172,6 +173,15 @@ def coarse(
         box=True,
         update_model=Simulate(coarse=local),
     )
+
+
+def bayes(*, steps: int = 40, tv: float = 0.1, labels: str = LABELS) -> Attack:
+    """The most probable input under the known defense: its likelihood, total variation, L-BFGS by stages.
+
+    Balunovic et al., "Bayesian framework for gradient leakage", ICLR 2022, arXiv:2111.04706. Where the defense is
+    withheld it is taken for none.
+    """
+    return Bayes(steps=steps, tv=tv, labels=labels)
 
 
 def sme(

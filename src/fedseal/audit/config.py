@@ -16,6 +16,7 @@
     lr: 0.01                          # of these epochs, where the training has none
     seeds: [0]
     device: cpu
+    cost: {rounds: 20, clients: 10}   # measure what each defense costs too: see `audit.cost.Plan`; else left out
     out: runs/first
 
 Sentences take the place of `data` and `size` by `text: notes.txt` (one on each line, or a list of them here) with a
@@ -41,6 +42,7 @@ from torch import nn
 
 from fedseal import zoo
 from fedseal.audit.case import Case
+from fedseal.audit.cost import Cost, Plan, measure_case
 from fedseal.audit.executor import Engine
 from fedseal.audit.factory import build_object
 from fedseal.audit.folder_data import picture_batch
@@ -133,6 +135,21 @@ class Model(_Strict, frozen=True):
     options: dict[str, object] = Field(default_factory=dict)
 
 
+class CostPlan(_Strict, frozen=True):
+    """How costs are measured; see `audit.cost.Plan`."""
+
+    rounds: int = Plan.rounds
+    clients: int = Plan.clients
+    lr: float | None = None
+    batch_size: int | None = None
+    seeds: tuple[int, ...] = Plan.seeds
+    test_share: float = Plan.test_share
+
+    def resolved(self) -> Plan:
+        """As a value."""
+        return Plan(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
 class AuditFile(_Strict, Arguments, frozen=True):
     """The keys of the YAML file."""
 
@@ -146,6 +163,7 @@ class AuditFile(_Strict, Arguments, frozen=True):
     size: int | tuple[int, int, int] | None = None
     training: Training = Training()
     normalization: Normalization | None = None
+    cost: CostPlan | None = None
     out: str | None = None
 
     @model_validator(mode="before")
@@ -181,12 +199,14 @@ class Setup(Arguments):
 
     Args:
         notes: what was changed or assumed of the data.
+        cost: how to measure what each defense costs; None not to.
     """
 
     case: Case
     out: str
     given: dict[str, object] | None = None
     notes: tuple[str, ...] = ()
+    cost: Plan | None = None
 
     def run(
         self,
@@ -208,6 +228,21 @@ class Setup(Arguments):
             given=self.given,
         )
 
+    def measure_costs(self, on_progress: Callable[[str, int], None] | None = None) -> tuple[Cost, ...]:
+        """What each defense costs, kept in the run folder beside the record; nothing where no plan is given.
+
+        Args:
+            on_progress: told the defense and the seed that is trained.
+
+        Raises:
+            BadConfig: the plan does not fit the case.
+            UnfitUpdate: a defense that the case's updates do not fit.
+            StorageFailure: a file cannot be read or written.
+        """
+        if self.cost is None:
+            return ()
+        return measure_case(self.case, self.out, defenses=self.defenses, plan=self.cost, on_progress=on_progress)
+
 
 def load_config(path: str | Path) -> Setup:
     """Read a YAML file and build what it names.
@@ -227,6 +262,7 @@ def load_config(path: str | Path) -> Setup:
         case=case,
         notes=notes,
         out=file.out or f"runs/{Path(path).stem}",
+        cost=None if file.cost is None else file.cost.resolved(),
         **_arguments(file),
         given={"config": str(path), **file.model_dump(mode="json", exclude_unset=True)},
     )
@@ -251,7 +287,12 @@ def _explained(path: str | Path, error: ValidationError) -> BadConfig:
     first = error.errors()[0]
     spots = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        tables: dict[str, type[BaseModel]] = {"training": Training, "normalization": Normalization, "model": Model}
+        tables: dict[str, type[BaseModel]] = {
+            "training": Training,
+            "normalization": Normalization,
+            "model": Model,
+            "cost": CostPlan,
+        }
         known = sorted((tables[spots[0]] if len(spots) > 1 else AuditFile).model_fields)
         near = difflib.get_close_matches(spots[-1], known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""

@@ -14,6 +14,8 @@ import typer
 
 from fedseal import report as reports
 from fedseal.audit import Case, Record, Setup, build_object, load, load_config
+from fedseal.audit.cost import Plan
+from fedseal.audit.cost_record import costs_of
 from fedseal.audit.grid import expanded
 from fedseal.cli import gate, live, options, terminal
 from fedseal.errors import BadConfig, StorageFailure
@@ -64,6 +66,9 @@ def audit(
             help="Ray cluster: HOST:PORT, ray://HOST:PORT, auto, or local for one here.", show_default="local"
         ),
     ] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Train under each defense too: what it costs in accuracy, bytes and time.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with what the folder holds, or delete that run first.")
     ] = True,
@@ -98,6 +103,8 @@ def audit(
         "out": None if out is None else str(out),
     }
     setup = _with(_setup(target), {name: value for name, value in given.items() if value is not None})
+    if cost and setup.cost is None:
+        setup = replace(setup, cost=Plan())
     place = options.engine(engine, address=address, workers=workers, threads=threads, setup=setup)
     folder = options.folder(Path(setup.out))
     for line in () if quiet else setup.notes:
@@ -109,6 +116,8 @@ def audit(
     try:
         with options.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
             record = setup.run(engine=place, on_progress=show)
+        with live.cost_progress(quiet=quiet) as tell:
+            setup.measure_costs(tell)
         page = reports.html(record, folder / "report.html")
     except KeyboardInterrupt:
         raise terminal.Interrupted(
@@ -168,9 +177,10 @@ def _delete_run(folder: Path) -> None:
 def _conclude(record: Record, page: Path, found: tuple[gate.Excess, ...], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         content = json.loads(record.to_json())
+        content["costs"] = [cost.model_dump(mode="json") for cost in costs_of(record.folder)]
         terminal.machine({**content, "report": str(page), "exceeded": [asdict(excess) for excess in found]})
     elif not quiet:
-        terminal.show(reports.terminal(record))
+        terminal.show(reports.terminal(record, costs_of(record.folder)))
         terminal.say(f"Report: {page}")
     for excess in found:
         terminal.note(f"finding: {excess}")

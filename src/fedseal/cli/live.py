@@ -40,6 +40,19 @@ def audit_progress(*, quiet: bool) -> Iterator[Callable[[CellProgress], None]]:
         yield _Display(bars).show
 
 
+@contextmanager
+def cost_progress(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """Say which defense is being trained under: a line each."""
+    told: set[str] = set()
+
+    def tell(defense: str, seed: int) -> None:
+        if not quiet and defense not in told:
+            told.add(defense)
+            terminal.note(f"cost: training under {defense}")
+
+    yield tell
+
+
 class _Display:
     """A bar for the cells of the audit, and one for the steps of every attack at work."""
 

@@ -61,13 +61,15 @@ def names(text: str) -> tuple[str, ...]:
     ('auto', 'dlg:steps=100,restarts=3', 'idlg')
     >>> names("none,prune:[0.2,0.5]")
     ('none', 'prune:[0.2,0.5]')
+    >>> names("dpsgd:1,clip=1+prune:0.5")
+    ('dpsgd:1,clip=1+prune:0.5',)
 
     Raises:
         BadConfig: nothing in it.
     """
     found: list[str] = []
     for part in (part.strip() for part in re.split(r",(?![^\[]*\])", text)):
-        if "=" in part and ":" not in part and found:
+        if "=" in part and ":" not in part.partition("=")[0] and found:
             found[-1] += f",{part}"
         elif part:
             found.append(part)

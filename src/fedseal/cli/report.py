@@ -10,6 +10,7 @@ import typer
 
 from fedseal import report as reports
 from fedseal.audit import load
+from fedseal.audit.cost_record import costs_of
 from fedseal.cli import options, terminal
 
 
@@ -46,5 +47,5 @@ def report(
     for record in records:
         if len(records) > 1:
             terminal.say(f"{record.header.config.case}:")
-        terminal.show(reports.terminal(record))
+        terminal.show(reports.terminal(record, costs_of(record.folder)))
     terminal.say(f"Report: {target}")

@@ -171,6 +171,11 @@ def captured(request: Request, path: Path, model: nn.Module, modality: Modality)
     if request.examples is not None:
         update = replace(update, num_examples=request.examples)
     defense = None if request.defense == "none" else defenses.parse(request.defense)
+    if defense is not None and defenses.needs_batch(defense):
+        raise BadConfig(
+            f"the defense '{defense.name}' acts on examples, and of a captured update there are none",
+            "name a defense of the finished update, such as gaussian:0.001, or simulate the client on data of your own",
+        )
     observation = preset(request.threat).observe(
         model, update.to(request.device), modality=modality, training=training, defense=defense
     )

@@ -21,6 +21,7 @@ _OWN = (
     "size",
     "training",
     "normalization",
+    "cost",
 )  # what only the user's arguments know of the case
 
 
@@ -59,7 +60,9 @@ def _yaml(config: Config, given: dict[str, object], device: str) -> str:
         "defenses": list(config.defenses),
         "threats": list(config.threats),
         "samples": config.samples,
-        "batch_size": config.batch_size,
+        "batch_size": list(config.batch_sizes),
+        **({} if config.epochs is None else {"epochs": list(config.epochs)}),
+        **({} if config.lr is None else {"lr": config.lr}),
         "seeds": list(config.seeds),
         "device": device,
         "out": "runs/again",
@@ -76,7 +79,8 @@ def _python(config: Config, device: str) -> str:
             f"    attacks={list(config.attacks)!r},",
             f"    defenses={list(config.defenses)!r},",
             f"    threats={list(config.threats)!r},",
-            f"    samples={config.samples}, batch_size={config.batch_size}, seeds={list(config.seeds)!r},",
+            f"    samples={config.samples}, batch_size={list(config.batch_sizes)!r}, seeds={list(config.seeds)!r},",
+            f"    epochs={config.epochs!r}, lr={config.lr!r},",
             f"    device={device!r}, out='runs/again',",
             ")",
         ]
