@@ -1,5 +1,5 @@
 """Defenses of the update against attackers who know them and attackers who do not: DLG's LeNet, natural 32x32
-pictures, batch 1, FedSGD; and where each of DLG's thresholds stands.
+pictures, batch 1, FedSGD. Stronger strengths, and where each of DLG's thresholds stands, are in `defenses_sweep`.
 
 No constant of an attack was chosen on these pictures: prior weights were tried on crops of the two photographs that
 scikit-learn brings along, with weight seeds from 1000 on.
@@ -7,8 +7,6 @@ scikit-learn brings along, with weight seeds from 1000 on.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,11 +16,8 @@ from benchmarks.measure import psnr, share, spread
 from fedseal.metric.baseline import baselines
 from fedseal.types import Attack
 
-TRIALS = 20
-SWEEP_TRIALS = 5  # of strengths that carry no claim
-RIVAL_TRIALS = 6  # of attackers to compare with: `dlg` takes its time
-BLIND_MARGIN = 1.0  # dB above the blind guess below which an attack shows nothing
-SEEN = 20.0  # dB from which a picture of 32x32 is plain to see
+TRIALS, COMPARED = 20, 8  # where a share of trials is the claim, and where the claim is a comparison
+RIVAL_TRIALS = (4, 2)  # of attackers to compare with, where that is the claim, and elsewhere: `dlg` takes its time
 
 CLAIMS = {  # strength -> decibels that 95 % of the adaptive trials are to reach; None: compared with other attackers
     "prune:0.2": 40.0,
@@ -33,14 +28,6 @@ CLAIMS = {  # strength -> decibels that 95 % of the adaptive trials are to reach
     "gaussian:0.001": None,
     "laplace:0.0001": None,
     "laplace:0.001": None,
-}
-SWEEP = ("prune:0.9", "prune:0.99", "gaussian:0.01", "gaussian:0.1", "laplace:0.01", "laplace:0.1")
-COARSE = ("bfloat16", "int8", "sign")
-THRESHOLDS = {  # as Zhu, Liu and Han (NeurIPS 2019) close
-    "gaussian:0.01": "Gaussian noise of 1e-2 defends",
-    "laplace:0.01": "Laplacian noise of 1e-2 defends",
-    "float16": "half precision does not defend",
-    "prune:0.2": "pruning of 20 % and more defends",
 }
 
 
@@ -54,27 +41,39 @@ class Trial(NamedTuple):
 def run(scale: float = 1.0) -> dict[str, object]:
     """Every strength: the adaptive `auto`, the unaware one, `dlg`, and the blind guess on the same pictures."""
     figures: dict[str, object] = {}
-    adaptive: dict[str, list[float]] = {}
-    blind: dict[str, float] = {}
-    for specification in (*CLAIMS, *SWEEP, *COARSE):
-        trials = _scaled(TRIALS if specification in CLAIMS else SWEEP_TRIALS, scale)
-        rivals = min(trials, _scaled(RIVAL_TRIALS if specification in CLAIMS else SWEEP_TRIALS, scale))
-        aware = fs.ThreatModel.honest_but_curious()
-        knows = [attacked(specification, k, fs.attack.auto(), aware) for k in range(trials)]
-        unaware = [attacked(specification, k, fs.attack.auto(), fs.ThreatModel.unaware()) for k in range(rivals)]
-        dlg = [attacked(specification, k, fs.attack.dlg(), fs.ThreatModel.unaware()) for k in range(rivals)]
-        guesses = [_blind(k) for k in range(trials)]
-        adaptive[specification] = [trial.psnr for trial in knows]
-        blind[specification] = statistics.median(guesses)
-        figures |= {
-            f"{specification}: auto that knows it, PSNR in dB, median": spread(adaptive[specification], 1),
-            f"{specification}: auto that does not": spread([t.psnr for t in unaware], 1),
-            f"{specification}: dlg": spread([t.psnr for t in dlg], 1),
-            f"{specification}: blind guess": spread(guesses, 1),
-            f"{specification}: seconds of auto that knows it, median": spread([t.seconds for t in knows], 1),
-        }
-        figures |= _claim(specification, knows, unaware, dlg)
-    return figures | _falls(adaptive, blind) | _verdicts(adaptive, blind)
+    for specification, asked in CLAIMS.items():
+        compared = asked is None
+        trials = scaled(COMPARED if compared else TRIALS, scale)
+        found = measured(specification, trials, min(trials, scaled(RIVAL_TRIALS[0 if compared else 1], scale)))
+        figures |= {**found.figures, **_claim(specification, found)}
+    return figures
+
+
+class Measured(NamedTuple):
+    """One strength: what the attackers got, blind guesses, and the figures."""
+
+    knows: list[Trial]
+    unaware: list[Trial]
+    dlg: list[Trial]
+    guesses: list[float]
+    figures: dict[str, object]
+
+
+def measured(specification: str, trials: int, rivals: int) -> Measured:
+    """The adaptive attacker on so many pictures, the others on the first of them."""
+    aware, blind = fs.ThreatModel.honest_but_curious(), fs.ThreatModel.unaware()
+    knows = [attacked(specification, k, fs.attack.auto(), aware) for k in range(trials)]
+    unaware = [attacked(specification, k, fs.attack.auto(), blind) for k in range(rivals)]
+    dlg = [attacked(specification, k, fs.attack.dlg(), blind) for k in range(rivals)]
+    guesses = [_blind(k) for k in range(trials)]
+    figures: dict[str, object] = {
+        f"{specification}: auto that knows it, PSNR in dB, median": spread([t.psnr for t in knows], 1),
+        f"{specification}: auto that does not": spread([t.psnr for t in unaware], 1),
+        f"{specification}: dlg": spread([t.psnr for t in dlg], 1),
+        f"{specification}: blind guess": spread(guesses, 1),
+        f"{specification}: seconds of auto that knows it, median": spread([t.seconds for t in knows], 1),
+    }
+    return Measured(knows, unaware, dlg, guesses, figures)
 
 
 def attacked(specification: str, index: int, method: Attack, threat: fs.ThreatModel) -> Trial:
@@ -88,7 +87,8 @@ def attacked(specification: str, index: int, method: Attack, threat: fs.ThreatMo
     return Trial(value, found.outcome.seconds)
 
 
-def _scaled(trials: int, scale: float) -> int:
+def scaled(trials: int, scale: float) -> int:
+    """Fewer trials below full scale, at least two."""
     return max(2, round(trials * scale))
 
 
@@ -100,45 +100,13 @@ def _blind(index: int) -> float:
     return max(value for value in values if value is not None)
 
 
-def _claim(
-    specification: str, knows: Sequence[Trial], unaware: Sequence[Trial], dlg: Sequence[Trial]
-) -> dict[str, object]:
-    if specification not in CLAIMS:
-        return {}
-    asked = CLAIMS[specification]
+def _claim(specification: str, found: Measured) -> dict[str, object]:
+    asked, own = CLAIMS[specification], [trial.psnr for trial in found.knows]
     if asked is not None:
-        hits = sum(trial.psnr >= asked for trial in knows)
-        return {f"{specification}: at {asked:g} dB or better": share(hits, len(knows))}
-    own = [trial.psnr for trial in knows]
+        return {f"{specification}: at {asked:g} dB or better": share(sum(value >= asked for value in own), len(own))}
     return {
         f"{specification}: dB gained over {who}, pair by pair, median": spread(
             [one - other.psnr for one, other in zip(own, others, strict=False)], 1
         )
-        for who, others in (("auto that does not know it", unaware), ("dlg", dlg))
+        for who, others in (("auto that does not know it", found.unaware), ("dlg", found.dlg))
     }
-
-
-def _falls(adaptive: dict[str, list[float]], blind: dict[str, float]) -> dict[str, object]:
-    """For each kind the least strength at which the best attacker shows no more than a blind guess."""
-    said: dict[str, object] = {}
-    for kind in ("prune", "gaussian", "laplace"):
-        rows = sorted((float(name.partition(":")[2]), name) for name in adaptive if name.startswith(f"{kind}:"))
-        fallen = [s for s, name in rows if statistics.median(adaptive[name]) < blind[name] + BLIND_MARGIN]
-        figure = f"{fallen[0]:g}" if fallen else f"not up to {rows[-1][0]:g}"
-        said[f"{kind}: strength at which auto that knows it is within {BLIND_MARGIN:g} dB of the blind guess"] = figure
-    return said
-
-
-def _verdicts(adaptive: dict[str, list[float]], blind: dict[str, float]) -> dict[str, object]:
-    """Each of DLG's thresholds as a sentence."""
-    said: dict[str, object] = {}
-    for name, claim in THRESHOLDS.items():
-        values = adaptive[name]
-        seen = share(sum(value >= SEEN for value in values), len(values))
-        shown = statistics.median(values) >= SEEN
-        holds = shown == ("does not" in claim)
-        said[f"DLG's threshold: {claim}"] = (
-            f"{'holds' if holds else 'does not hold'} against who knows it: {SEEN:g} dB or better in {seen}, "
-            f"median {statistics.median(values):.1f} dB, blind guess {blind[name]:.1f} dB"
-        )
-    return said

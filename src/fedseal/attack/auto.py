@@ -217,7 +217,7 @@ def probable(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
     # where entries are missing, not moved, a start that fits what was sent hides what the prior knows of the rest
     if _drawn(evidence) and start is not None and start.inputs is not None and start.outcome.status != "diverged":
         known = None if _mixes(evidence) else start.labels
-        search = replace(search, start=start.inputs, known_labels=known, steps=max(1, search.steps // 2))
+        search = replace(search, start=start.inputs, known_labels=known)
     defense = ", ".join(dict.fromkeys(_said(step) for step in Release(evidence.observation).steps))
     said = [f"the defense is known, and its likelihood modeled: {defense}", *_at_most(evidence)]
     return Plan(search, "; ".join(said))

@@ -34,7 +34,8 @@ FIRST = 3e-3  # softness of the first stage
 FINER = 0.3  # each stage trusts the model of the client that much more
 COARSE = 10  # local steps up to which the client's own are differentiated
 ROUGH = 3e-2  # softness where the client is modeled by fewer steps than it takes, or its order is guessed
-STALL = 1e-3  # a stage ends once a step gains less than this share
+STALL = 1e-5  # a stage ends once a step gains less than this share; a nat of thousands may be worth a decibel
+DROWNED = 0.25  # share of noise in an update from which edges cannot be placed, and total variation only flattens
 PER_STEP = 20  # steps of Adam for one of L-BFGS
 COVERED = 0.3  # share of the defense's error below which trusting the arithmetic more changes nothing
 
@@ -71,7 +72,7 @@ class Bayes:
     """
 
     steps: int = 40
-    tv: float = 0.1
+    tv: float = 0.3
     labels: str = "best"
     start: Tensor | None = None
     known_labels: Tensor | None = None
@@ -151,7 +152,7 @@ class Bayes:
         """What inputs look like; a picture times random signs looks like nothing, and is out of range."""
         if Release(observation).of_kind("flipped"):
             return ()
-        picture = self.tv > 0 and len(observation.modality.shape) == 3
+        picture = self.tv > 0 and len(observation.modality.shape) == 3 and _noise_share(observation) < DROWNED
         return ((1.0, OutOfRange()), (1.0, Spectrum()), *(((self.tv / NATURAL, color_variation),) if picture else ()))
 
     def _valid(self, observation: Observation, inputs: Tensor) -> Tensor:
@@ -188,6 +189,13 @@ def _smooth_first(modality: Modality) -> Callable[[Tensor], Tensor]:
         return torch.cat([spread(one) for one in ones])[:, None].to(unit)
 
     return moved
+
+
+def _noise_share(observation: Observation) -> float:
+    """Which share of the update's power is the defense's noise."""
+    release, tensors = Release(observation), observation.update.tensors
+    noise = sum(float(release.spread(n).square().expand(t.shape).sum()) for n, t in tensors.items())
+    return noise / max(sum(float(t.double().square().sum()) for t in tensors.values()), 1e-300)
 
 
 def _misfit(release: Release, search: Search) -> float:

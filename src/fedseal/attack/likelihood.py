@@ -24,7 +24,7 @@ from fedseal.types import Observation
 DRAWN = ("gaussian", "gaussian_sum", "laplace", "float", "levels")  # steps that leave an error of known spread
 ROUNDED = 0.1  # how far from its peak, in scales, a Laplacian density is rounded off, so that it has a slope
 WIDER = 300.0  # by how much more a sign is doubted than a value: softness 3e-3 doubts those of entries below the RMS
-TRUST = 1e-5  # standard error of the client's and our arithmetic, as a share of a tensor's norm
+TRUST = 1e-6  # standard error of the client's and our arithmetic, as a share of a tensor's norm
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def coarse(
     )
 
 
-def bayes(*, steps: int = 40, tv: float = 0.1, labels: str = LABELS) -> Attack:
+def bayes(*, steps: int = 40, tv: float = 0.3, labels: str = LABELS) -> Attack:
     """The most probable input under the known defense: its likelihood, total variation, L-BFGS by stages.
 
     Balunovic et al., "Bayesian framework for gradient leakage", ICLR 2022, arXiv:2111.04706. Where the defense is
