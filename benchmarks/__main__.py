@@ -24,6 +24,7 @@ from benchmarks import (
     dp_bound,
     eavesdropper,
     fedavg,
+    federation,
     femnist,
     grid,
     labels,
@@ -63,6 +64,7 @@ SECTIONS = {
     "cost": cost,
     "grid": grid,
     "secagg": secagg,
+    "federation": federation,
     "published": published,  # reads what the sections before it wrote
 }
 HERE = Path(__file__).parent

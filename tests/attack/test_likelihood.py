@@ -137,7 +137,7 @@ def _seen(
     return threat.observe(model, update, modality=Image(shape=(3, 8, 8)), defense=guard)
 
 
-@pytest.mark.parametrize("specification", ["prune:0.5", "gaussian:0.01", "laplace:0.01", "clip:0.1+gaussian:0.0001"])
+@pytest.mark.parametrize("specification", ["prune:0.5", "gaussian:0.01", "clip:0.1+gaussian:0.0001"])
 def test_whoever_knows_the_defense_comes_nearer(specification: str) -> None:
     search = attack.bayes(steps=8)
     knows = search(_seen(specification), generator=seeded())
@@ -147,9 +147,7 @@ def test_whoever_knows_the_defense_comes_nearer(specification: str) -> None:
     assert torch.equal(knows.labels if knows.labels is not None else torch.empty(0), BATCH.labels)
 
 
-@pytest.mark.parametrize(
-    "specification", ["mixup:1", "instahide:2", "soteria:0.5", "ats:3-1-7", "sign", "dpsgd:0.01,clip=1"]
-)
+@pytest.mark.parametrize("specification", ["mixup:1", "instahide:2", "sign", "dpsgd:0.01,clip=1"])
 def test_a_batch_of_four_comes_out_whole(specification: str) -> None:
     four = zoo.photos(size=8, num_classes=5)[:4]
     found = attack.bayes(steps=1)(_seen(specification, four), generator=seeded())

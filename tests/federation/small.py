@@ -79,7 +79,7 @@ class _Lossy:
     def __init__(self, members: Members, engine: Losing) -> None:
         self._members, self._engine = members, engine
         numbers = (*members.clients, *members.aggregators)
-        self._parties = {number: members.party(number) for number in numbers}
+        self._parties = {number: members.party(number, kept=engine.forgetful) for number in numbers}
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         for ask in asks:
@@ -87,6 +87,6 @@ class _Lossy:
                 continue
             if self._engine.forgetful:
                 memory = self._parties[ask.to].dump()
-                self._parties[ask.to] = self._members.party(ask.to)
+                self._parties[ask.to] = self._members.party(ask.to, kept=True)
                 self._parties[ask.to].load(memory)
             yield from Calls(self._parties).ask([ask])

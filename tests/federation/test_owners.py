@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from federation.small import data, gap, net
+from federation.small import data, gap, net, owners
 from fedseal import defense
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitUpdate
+from fedseal.federation.federation import Federation
 from fedseal.federation.owners import (
     DataOwner,
     Local,
@@ -96,6 +97,17 @@ def test_functions_of_ones_own_must_take_the_opened_sum() -> None:
         ModelOwner(net(), aggregator_fn="mode")
     new = ModelOwner(net(), aggregator_fn=mine).aggregate({}, 1, net())
     assert all(not bool(tensor.any()) for tensor in new.values())
+
+
+def test_an_aggregator_must_return_the_models_tensors() -> None:
+    for wrong in ({"none": torch.zeros(1)}, {"1.weight": torch.zeros(2)}):
+
+        def foreign(total: Tensors, weight: int, model: nn.Module, wrong: Tensors = wrong) -> Tensors:
+            return wrong
+
+        owner = ModelOwner(net(), aggregator_fn=foreign)
+        with pytest.raises(BadConfig, match="that the model does not have"):
+            Federation(owner, owners(), "plain").fit(1)
 
 
 def test_move_rounds_counts_and_leaves_the_rest() -> None:

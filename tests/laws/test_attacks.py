@@ -13,6 +13,7 @@ from fedseal import Observation, Outcome, Progress, Reconstruction, ThreatModel,
 from fedseal.attack import RECIPES as TABLE
 from fedseal.attack.auto import Auto
 from fedseal.attack.base import BestOf, Cascade, precision
+from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.exact.dager import Dager
 from fedseal.attack.exact.layerwise import Layerwise
@@ -139,6 +140,7 @@ def _at_the_truth(name: str, setting: str) -> tuple[Attack, Observation]:
 
 STARTLESS = (
     Auto,
+    Bayes,  # the most probable input is not the truth, but a little smoother
     LinearFirstLayer,
     Spear,
     Layerwise,

@@ -286,6 +286,9 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     value = best.outcome.residual
     if best.outcome.status == "exact" or (best.outcome.status in CERTAIN and not _drawn(evidence)):
         return "; ".join(["an exact route has certified its result", *_at_most(evidence)])
+    rounded = _modeled(evidence) and Release(evidence.observation).family == "interval"
+    if rounded and isinstance(route, LinearFirstLayer):
+        return "rounding leaves more in the first layer's rows than a search would add"
     if _modeled(evidence):
         return None
     if isinstance(route, Layerwise):

@@ -9,7 +9,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedseal.cli import attack, audit, compare, recipes, report, terminal
+from fedseal.cli import attack, audit, compare, recipes, report, terminal, train
 from fedseal.errors import FedsealError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
 app.command("report")(report.report)
+app.command("train")(train.train)
 app.command("compare")(compare.compare)
 app.command("recipes")(recipes.recipes)
 

@@ -1,0 +1,1 @@
+"""Examples to copy from. A package, since some installed ones bring an `examples` of their own."""

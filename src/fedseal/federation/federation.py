@@ -1,0 +1,329 @@
+"""`Federation(model_owner, data_owners).fit(rounds)`: federated training of which nobody can read a client's update.
+
+A round: the model goes to every data owner, each trains, their steps are added up by the protocol, the model owner
+opens the sum and moves the model. What is random in training follows from the seed, so that every engine gives the same
+model, bit for bit; what is secret in the protocols is drawn anew each time and cancels exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from fedseal.client import state_of
+from fedseal.errors import BadConfig, EngineFailure, FedsealError, UnknownName
+from fedseal.federation import checkpoint as kept
+from fedseal.federation.keys import StoredKeys
+from fedseal.federation.owners import DataOwner, Local, ModelOwner
+from fedseal.federation.packing import Packing
+from fedseal.federation.party import Aggregator, Ask, Client, Party, Reply
+from fedseal.federation.report import RoundReport
+from fedseal.federation.rounds import Call, Link, Metered, Watcher, conduct
+from fedseal.federation.secure import Keyring, Pact, Secure
+from fedseal.secagg import SERVER, aggregator
+from fedseal.types import Tensors
+
+PATIENCE = 3  # failed rounds in a row after which a run ends
+ENGINES = ("local", "flower")
+
+
+@dataclass(frozen=True)
+class Members:
+    """All parties of a simulated federation, made where they are needed."""
+
+    owners: tuple[DataOwner, ...]
+    model: nn.Module = field(repr=False)
+    pact: Pact
+    keys: Keyring | StoredKeys
+    seed: int | None
+    threads: int
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Numbers of the data owners."""
+        return tuple(range(len(self.owners)))
+
+    @property
+    def aggregators(self) -> tuple[int, ...]:
+        """Numbers of the aggregators."""
+        return tuple(aggregator(place) for place in range(len(self.pact.roster.aggregators)))
+
+    def party(self, number: int, *, kept: bool = False) -> Party:
+        """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
+        identity = self.keys.identity(number)
+        if number in self.aggregators:
+            return Aggregator(aggregator(0) - number, self.pact, identity, kept=kept)
+        owner = self.owners[number]
+        return Client(number, owner, self.model, self.pact, identity, seed=self.seed, threads=self.threads)
+
+
+class Engine(Protocol):
+    """Where parties are, and how they are reached."""
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        """Bring the parties up, let the model owner serve through a link to them, and end them."""
+
+
+@dataclass(frozen=True)
+class InThisProcess:
+    """All parties in this process, one after the other: the reference."""
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        """Serve."""
+        serve(Calls({number: members.party(number) for number in (*members.clients, *members.aggregators)}))
+
+
+@dataclass(frozen=True)
+class Calls:
+    """A link that calls the parties."""
+
+    parties: Mapping[int, Party]
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        """One after the other, so that one client's answer is in memory at a time."""
+        for ask in asks:
+            yield ask, self.parties[ask.to].answer(ask)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, and what was seen of every round."""
+
+    model: nn.Module
+    history: tuple[RoundReport, ...]
+    epsilon: float | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write the model's tensors by name, as safetensors.
+
+        Raises:
+            StorageFailure: the file cannot be written.
+        """
+        kept.write(Path(path), state_of(self.model), {})
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Owners, and how their steps are added up.
+
+    Args:
+        model_owner: whose model is trained.
+        data_owners: whose examples train it; all are asked every round.
+        protocol: "sharing", "masking", "plain", or a `Secure` with its figures.
+        seed: of all that is random in training.
+        threads: of each client's training; sums of many threads differ in their last bits.
+
+    Raises:
+        BadConfig: no data owner, owners that measure different things, or figures that do not fit together.
+
+    >>> import fedseal as fs
+    >>> data, model = fs.zoo.fashion_mnist()[:40], fs.zoo.mlp(widths=(20,))
+    >>> owners = [DataOwner.holding(data[slice(first, None, 4)]) for first in range(4)]
+    >>> trained = Federation(ModelOwner(model, validation=data), owners).fit(rounds=2)
+    >>> trained.history[-1].clients, sorted(trained.history[-1].validation)
+    (4, ['accuracy', 'loss'])
+    """
+
+    model_owner: ModelOwner
+    data_owners: Sequence[DataOwner]
+    protocol: str | Secure = "sharing"
+    seed: int | None = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.data_owners:
+            raise BadConfig("a federation without data owners", "give at least one, and two or more for a secure sum")
+        if len({tuple(sorted(owner.bounds.items())) for owner in self.data_owners}) > 1:
+            raise BadConfig("data owners measure different things", "give all the same bounds")
+
+    @cached_property
+    def secure(self) -> Secure:
+        """The protocol, with everything settled."""
+        asked = Secure(self.protocol) if isinstance(self.protocol, str) else self.protocol
+        most = 1
+        if asked.max_weight is None and asked.noise is None:
+            most = max(map(_weight, self.data_owners))
+        return asked.settled(len(self.data_owners), most, self.data_owners[0].bounds)
+
+    def members(self) -> Members:
+        """All parties with fresh keys, in a session of their own."""
+        keys = Keyring.fresh(self.secure, len(self.data_owners))
+        return self._members(keys, keys.pact(self.secure))
+
+    def members_of(self, keys: StoredKeys) -> Members:
+        """All parties with the keys of a folder."""
+        return self._members(keys, keys.pact)
+
+    def _members(self, keys: Keyring | StoredKeys, pact: Pact) -> Members:
+        if self.secure.protocol != "plain":
+            pact.terms(0, Packing.of(self.model_owner.model).size)  # complain before anything starts
+        return Members(tuple(self.data_owners), self.model_owner.model, pact, keys, self.seed, self.threads)
+
+    def fit(
+        self,
+        rounds: int,
+        *,
+        evaluate_every: int = 1,
+        engine: str | Engine = "local",
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        record: str | Path | None = None,
+        members: Members | None = None,
+        progress: Callable[[RoundReport], None] | None = None,
+    ) -> Trained:
+        """Train.
+
+        Args:
+            rounds: in all, those before a resumed checkpoint included.
+            evaluate_every: rounds between two evaluations; the last round is always evaluated.
+            engine: "local" in this process, "flower" for Flower's simulation, or one of your own.
+            checkpoint: a file that is rewritten after every round.
+            resume: go on from that file.
+            record: a folder in which everything that each party could read is kept; see `federation.view`.
+            members: the parties, where they have keys already; None for new keys.
+            progress: called after every round.
+
+        Raises:
+            BadConfig: no round, or a checkpoint of another federation.
+            StorageFailure: a file that cannot be read or written.
+            EngineFailure: three rounds in a row failed; the last one's reason.
+        """
+        if rounds < 1 or evaluate_every < 1:
+            raise BadConfig(f"{rounds} rounds, evaluated every {evaluate_every}", "give at least 1 of both")
+        chosen = engine_of(engine)
+        state, history = state_of(self.model_owner.model), list[RoundReport]()
+        if resume:
+            state, history = kept.load(_file(checkpoint), self._mark())
+        members = members or self.members()
+        watchers = [] if record is None else [_recorder(record, members, self)]
+        model = copy.deepcopy(self.model_owner.model)
+        _put(model, state)
+
+        def serve(link: Link) -> None:
+            for number in range(len(history), rounds):
+                due = (number + 1) % evaluate_every == 0 or number + 1 == rounds
+                history.append(self._round(members, model, link, number, watchers, evaluate=due))
+                if checkpoint is not None:
+                    kept.save(Path(checkpoint), self._mark(), state_of(model), history)
+                if progress is not None:
+                    progress(history[-1])
+                if all(report.failure for report in history[-PATIENCE:]) and len(history) >= PATIENCE:
+                    raise EngineFailure(
+                        f"{PATIENCE} rounds in a row failed, the last since {history[-1].failure}",
+                        "see the clients' logs, and resume from the checkpoint",
+                    )
+
+        if len(history) < rounds:
+            chosen.run(members, serve)
+        done = sum(not report.failure for report in history)
+        epsilon = members.pact.epsilon(done, Packing.of(model).size) if done else None
+        return Trained(model, tuple(history), epsilon)
+
+    def apps(self, keys: str | Path, **options: Any) -> tuple[Any, Any]:
+        """A ServerApp and a ClientApp for `flwr run`; see `federation.flower.apps`."""
+        from fedseal.federation import flower
+
+        return flower.apps(self, keys, **options)
+
+    def _round(
+        self,
+        members: Members,
+        model: nn.Module,
+        link: Link,
+        number: int,
+        watchers: Sequence[Watcher],
+        *,
+        evaluate: bool,
+    ) -> RoundReport:
+        started, metered, packing = time.perf_counter(), Metered(link, watchers), Packing.of(model)
+        state = state_of(model)
+        call = Call(members.pact, members.keys.identity(SERVER), members.clients, number, packing.size, state)
+        for watcher in watchers:
+            watcher.begins(call)
+        failure, weight, metrics = "", 0, dict[str, float]()
+        cohort: tuple[int, ...] = ()
+        try:
+            found = conduct(call, metered)
+        except FedsealError as error:
+            failure = error.fact
+        else:
+            for watcher in watchers:
+                watcher.opened(call, found)
+            _put(model, self.model_owner.aggregate(packing.unpack(found.total), found.weight, model))
+            weight, cohort, metrics = found.weight, found.cohort, found.metrics
+        owner, traffic = self.model_owner, metered.traffic
+        measured = evaluate and owner.validation is not None
+        return RoundReport(
+            round=number,
+            clients=len(cohort),
+            weight=weight,
+            metrics=metrics,
+            validation=dict(owner.evaluator_fn(model, owner.validation)) if measured and owner.validation else {},
+            uploaded=traffic.uploaded,
+            downloaded=traffic.downloaded,
+            relayed=traffic.relayed,
+            seconds=time.perf_counter() - started,
+            failure=failure,
+        )
+
+    def _mark(self) -> str:
+        """Tells checkpoints of different federations apart."""
+        facts = (self.secure.protocol, self.seed, len(self.data_owners), Packing.of(self.model_owner.model))
+        rules = [repr(owner.model_fn) for owner in self.data_owners]
+        return hashlib.sha256(repr((facts, rules)).encode()).hexdigest()
+
+
+def engine_of(engine: str | Engine) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UnknownName: there is none.
+        MissingExtra: Flower is not installed.
+    """
+    if not isinstance(engine, str):
+        return engine
+    if engine == "local":
+        return InThisProcess()
+    if engine == "flower":
+        from fedseal.federation.flower import Simulation
+
+        return Simulation()
+    raise UnknownName("engine", engine, ENGINES)
+
+
+def _weight(owner: DataOwner) -> int:
+    count = len(owner.build_data())
+    rule = owner.model_fn
+    return min(count, rule.draw) if isinstance(rule, Local) and rule.draw is not None else count
+
+
+def _put(model: nn.Module, state: Tensors) -> None:
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if foreign := sorted(name for name in state if name not in own or own[name].shape != state[name].shape):
+        raise BadConfig(f"the aggregator returns a '{foreign[0]}' that the model does not have", "return its tensors")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def _file(checkpoint: str | Path | None) -> Path:
+    if checkpoint is None:
+        raise BadConfig("there is nothing to resume from", "name the checkpoint")
+    return Path(checkpoint)
+
+
+def _recorder(folder: str | Path, members: Members, federation: Federation) -> Watcher:
+    from fedseal.federation.view import Recorder
+
+    rule = federation.data_owners[0].model_fn
+    training = rule.training if isinstance(rule, Local) else None
+    return Recorder(Path(folder), members.keys, members.model, training)

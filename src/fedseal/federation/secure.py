@@ -1,0 +1,178 @@
+"""What all parties of a federation agree on before it starts, and the terms of a round that follow from it."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fedseal.errors import BadConfig, UnknownName
+from fedseal.secagg import SERVER, Identity, Roster, Terms, aggregator
+from fedseal.secagg.accounting import epsilon, rho
+from fedseal.secagg.hazmat.keys import Agreement
+
+PROTOCOLS = ("sharing", "masking", "plain")
+
+
+@dataclass(frozen=True)
+class Secure:
+    """How updates are added up; what is left None is settled for a federation by `settled`.
+
+    Args:
+        protocol: "sharing" among several aggregators, "masking" with one server, or "plain": none, for comparison.
+        minimum: the fewest clients whose sum may be opened; more than two thirds of them unless given.
+        aggregators: how many, for "sharing".
+        bound: largest magnitude of an entry of a step; a larger one is refused at the client.
+        clip: Euclidean norm to which a client scales down a longer step.
+        noise: standard deviation of the noise on the sum of `minimum` clients, in units of the clip. Weights are then
+            alike and no metrics are sent.
+        max_weight: largest number of examples that a client may count for; 1 lets all clients count alike.
+        bits: of a sent entry, 32 or 64.
+        degree: neighbors of a client, for "masking" with many clients; 0 for all.
+        quorum: for "masking", see `secagg.Terms`.
+
+    Raises:
+        UnknownName: no such protocol.
+        BadConfig: noise without a clip, or clip and noise where nothing is added securely.
+    """
+
+    protocol: str = "sharing"
+    minimum: int | None = None
+    aggregators: int = 3
+    bound: float = 8.0
+    clip: float | None = None
+    noise: float | None = None
+    max_weight: int | None = None
+    metrics: Mapping[str, float] | None = None
+    bits: int = 32
+    degree: int = 0
+    quorum: tuple[int, int] = (2, 3)
+    chunk: int = 1 << 17
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UnknownName("protocol", self.protocol, PROTOCOLS)
+        if self.noise is not None and self.clip is None:
+            raise BadConfig("noise on steps without a clip protects nobody", "set clip too")
+        if self.protocol == "plain" and (self.clip is not None or self.noise is not None):
+            raise BadConfig("clip and noise belong to a secure sum", "choose 'sharing' or 'masking'")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise BadConfig(f"a clip to the norm {self.clip}", "give a positive number")
+
+    def settled(self, clients: int, most: int, metrics: Mapping[str, float]) -> Secure:
+        """Without anything left None.
+
+        Args:
+            clients: of the federation.
+            most: largest number of examples of a client in a round.
+            metrics: names and largest magnitudes of what clients can measure.
+        """
+        alike = self.noise is not None
+        return replace(
+            self,
+            minimum=self.minimum if self.minimum is not None else min(clients, max(2, 2 * clients // 3 + 1)),
+            max_weight=self.max_weight or (1 if alike else most),
+            metrics={} if alike else dict(metrics if self.metrics is None else self.metrics),
+            bound=self.bound if self.clip is None else min(self.bound, self.clip),
+        )
+
+
+@dataclass(frozen=True)
+class Pact:
+    """What a party is handed before a federation starts, out of band: whom it trusts, and on what terms.
+
+    Args:
+        secure: settled.
+        roster: the parties' public keys.
+        session: names the federation, 16 bytes.
+    """
+
+    secure: Secure
+    roster: Roster
+    session: bytes
+
+    def terms(self, round: int, size: int) -> Terms:
+        """Of one round.
+
+        Raises:
+            BadConfig: figures that do not fit together.
+        """
+        secure = self.secure
+        assert secure.minimum is not None
+        assert secure.max_weight is not None
+        noise = None if secure.noise is None or secure.clip is None else secure.noise * secure.clip
+        return Terms(
+            protocol=secure.protocol,
+            roster=self.roster,
+            session=self.session,
+            round=round,
+            size=size,
+            bound=secure.bound,
+            minimum=secure.minimum,
+            bits=secure.bits,
+            max_weight=secure.max_weight,
+            metrics=secure.metrics or {},
+            clip=secure.clip,
+            noise=noise,
+            quorum=secure.quorum,
+            degree=secure.degree,
+            chunk=secure.chunk,
+        )
+
+    def epsilon(self, rounds: int, size: int, delta: float = 1e-5) -> float | None:
+        """What so many rounds spend of a client's privacy if `minimum` clients add their noise; None without noise."""
+        if self.secure.noise is None or self.secure.minimum is None:
+            return None
+        return epsilon(rounds * rho(self.terms(0, size), self.secure.minimum), delta)
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Every party's secrets, where one process plays them all."""
+
+    clients: Mapping[int, Identity] = field(repr=False)
+    aggregators: tuple[Identity, ...] = field(repr=False)
+    opener: Identity = field(repr=False)
+
+    @classmethod
+    def fresh(cls, secure: Secure, clients: int) -> Keyring:
+        """From the operating system's randomness."""
+        count = secure.aggregators if secure.protocol == "sharing" else 0
+        return cls(
+            {number: Identity.fresh() for number in range(clients)},
+            tuple(Identity.fresh() for _ in range(count)),
+            Identity.fresh(),
+        )
+
+    @property
+    def roster(self) -> Roster:
+        """The public parts."""
+        return Roster(
+            {number: identity.public for number, identity in self.clients.items()},
+            self.opener.public,
+            tuple(identity.public for identity in self.aggregators),
+        )
+
+    def copied(self) -> Keyring:
+        """The same keys, so far unused."""
+        return Keyring(
+            {number: _copied(identity) for number, identity in self.clients.items()},
+            tuple(map(_copied, self.aggregators)),
+            _copied(self.opener),
+        )
+
+    def identity(self, number: int) -> Identity:
+        """Of one party."""
+        if number == SERVER:
+            return self.opener
+        place = aggregator(0) - number
+        return self.aggregators[place] if 0 <= place < len(self.aggregators) else self.clients[number]
+
+    def pact(self, secure: Secure) -> Pact:
+        """A new session of these parties."""
+        return Pact(secure, self.roster, secrets.token_bytes(16))
+
+
+def _copied(identity: Identity) -> Identity:
+    return Identity(identity.signing, Agreement(identity.opening.secret))

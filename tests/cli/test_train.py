@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cli.conftest import Command
+from fedseal.federation import View
+from fedseal.federation.report import RoundReport
+
+QUICK = ("--owners", "3", "--rounds", "2", "--model", "zoo:mlp:widths=[8]")
+
+
+def arrays(path: Path, count: int = 12, side: int = 6, seed: int = 0) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    images = (torch.rand(count, side, side, generator=generator) * 255).byte().numpy()
+    np.savez(path, images=images, labels=np.arange(count) % 3)
+    return path
+
+
+def test_a_run_says_what_it_reached_and_what_could_be_read(fedseal: Command, tmp_path: Path) -> None:
+    answer = fedseal("train", *QUICK, "--save", "out/model.safetensors")
+    assert answer.code == 0, answer.err
+    assert [line.split(":")[0] for line in answer.err.splitlines()] == ["round 1/2", "round 2/2"]
+    assert "3 owners, training loss" in answer.err
+    assert "MB from each" in answer.err
+    first, second, third = answer.out.splitlines()
+    assert first.startswith("2 rounds; loss ")
+    assert "unless all 3 aggregators collude" in second
+    assert third == "the model is in out/model.safetensors"
+    assert set(load_file(tmp_path / "out/model.safetensors")) == {"1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize("way", [[], ["--epochs", "2"], ["--reptile"], ["--local-learning-rate", "0.05"]])
+def test_every_way_to_train_learns(fedseal: Command, way: list[str]) -> None:
+    options = ["--owners", "3", "--rounds", "4", "--batch-size", "40", "--json", *way]
+    answer = fedseal("train", *options)
+    assert answer.err == ""
+    found = json.loads(answer.out)
+    losses = [report["validation"]["loss"] for report in found["rounds"]]
+    assert losses[-1] < losses[0]
+    assert found["secure"]["protocol"] == "sharing"
+    assert found["epsilon"] is None
+
+
+def test_protocols_agree_and_a_record_is_kept(fedseal: Command, tmp_path: Path) -> None:
+    for protocol in ("plain", "masking"):
+        answer = fedseal(
+            "train", *QUICK, "--protocol", protocol, "--save", f"{protocol}.st", "--record", protocol, "-q"
+        )
+        assert (answer.code, answer.err) == (0, "")
+        kinds = {entry.kind for entry in View.load(tmp_path / protocol).entries}
+        assert kinds == ({"step", "sum"} if protocol == "plain" else {"masked", "sum"})
+    one, other = (load_file(tmp_path / f"{protocol}.st") for protocol in ("plain", "masking"))
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+
+
+def test_noise_is_accounted(fedseal: Command) -> None:
+    answer = fedseal("train", *QUICK, "--dp", "2,clip=0.5")
+    assert "epsilon" in answer.out.splitlines()[-1]
+    assert "training loss" not in answer.err
+
+
+def test_an_interrupted_run_goes_on(fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fedseal("train", *QUICK, "--save", "whole.st", "-q").code == 0
+
+    def interrupt(report: RoundReport, rounds: int) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedseal.cli.train.line", interrupt)
+        answer = fedseal("train", *QUICK, "--checkpoint", "run.st")
+    assert answer.code == 130
+    assert "interrupted after 1 rounds; go on with --resume --checkpoint run.st" in answer.err
+    assert fedseal("train", *QUICK, "--checkpoint", "run.st", "--resume", "--save", "resumed.st", "-q").code == 0
+    one, other = load_file(tmp_path / "whole.st"), load_file(tmp_path / "resumed.st")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_file_for_every_owner(fedseal: Command, tmp_path: Path) -> None:
+    names = [str(arrays(tmp_path / f"{number}.npz", count=6 + number, seed=number)) for number in range(3)]
+    data = [part for name in names for part in ("--data", name)]
+    answer = fedseal("train", *data, "--validation", names[0], "--rounds", "1", "--json")
+    (report,) = json.loads(answer.out)["rounds"]
+    assert (report["clients"], report["weight"]) == (3, 6 + 7 + 8)
+    assert "accuracy" in report["validation"]
+    assert fedseal("train", *data, "--rounds", "1").out.startswith("1 rounds; no validation data")
+
+
+def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for place in range(8):
+        folder = tmp_path / "pictures" / f"class{place % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 9, 3), 20 * place, np.uint8)).save(folder / f"{place}.png")
+    options = ["--rounds", "1", "--owners", "2", "-q"]
+    assert fedseal("train", "--data", "pictures", "--shape", "3,8,8", *options).code == 0
+    lines = ["age,job,label", *(f"{20 + row},{'ab'[row % 2]},{'yn'[row % 2]}" for row in range(20))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    assert fedseal("train", "--data", "rows.csv", *options).code == 0
+    assert fedseal("train", "--data", "rows.csv", "--data", "rows.csv", "--rounds", "1", "-q").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "none.npz"], "there is no data 'none.npz'"),
+        (["--data", "x.tfrecord"], "convert it to .npz"),
+        (["--split", "uneven"], "there is no split"),
+        (["--owners", "900"], "900 data owners"),
+        (["--owners", "1"], "one client is its update"),
+        (["--minimum", "20"], "20 clients are asked for"),
+        (["--model", "zoo:none"], "there is no model in the zoo 'none'"),
+        (["--resume"], "nothing to go on from"),
+        (["--resume", "--checkpoint", "none.st"], "there is no checkpoint"),
+        (["--reptile", "--epochs", "2"], "give one of them"),
+        (["--dp", "many"], "--dp has 'many'"),
+        (["--dp", "1,size=2"], "there is no option of --dp 'size'"),
+        (["--dp", "1", "--protocol", "plain"], "belong to a secure sum"),
+        (["--bound", "-1"], "not above zero"),
+        (["--learning-rate", "0"], "the learning rate is 0"),
+        (["--local-learning-rate", "-1"], "local learning rate is -1"),
+        (["--protocol", "none"], "--protocol"),
+        (["--validation-split", "0.95"], "--validation-split"),
+        (["--shape", "3,x"], "--shape"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line(fedseal: Command, arguments: list[str], said: str) -> None:
+    assert said in fedseal("train", "--rounds", "1", *arguments).complaint
+
+
+def test_owners_of_unlike_data(fedseal: Command, tmp_path: Path) -> None:
+    arrays(tmp_path / "a.npz")
+    arrays(tmp_path / "b.npz", side=7)
+    both = ["--data", "a.npz", "--data", "b.npz"]
+    assert "give all of one shape" in fedseal("train", *both).complaint
+    assert "leave --owners out" in fedseal("train", *both, "--owners", "3").complaint

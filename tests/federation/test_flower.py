@@ -1,0 +1,213 @@
+"""Flower's records and grids, without a Flower run; `tests/engines/test_flower.py` has those."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from federation.small import federation, gap, net, weights
+from fedseal.errors import BadConfig, EngineFailure, StorageFailure
+from fedseal.federation import View, flower, recorded
+from fedseal.federation.federation import Members
+from fedseal.federation.keys import StoredKeys, file_of, read_identity
+from fedseal.federation.party import Ask, Reply
+from fedseal.federation.rounds import Link
+from fedseal.secagg import SERVER, Outgoing, aggregator
+from fedseal.types import LocalTraining
+
+
+class FakeGrid:
+    """Calls a ClientApp for every node in this process; some nodes are deaf, and answers come in reverse order."""
+
+    def __init__(self, app: Any, count: int, deaf: Iterable[int] = ()) -> None:
+        from flwr.app import Context, RecordDict
+
+        self.app, self.deaf = app, set(deaf)
+        self.contexts = {
+            100 + place: Context(1, 100 + place, {"partition-id": place}, RecordDict(), {}) for place in range(count)
+        }
+        self.name = "fake"
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in self.contexts if node not in self.deaf]
+
+    def push_messages(self, messages: Iterable[Any]) -> list[str]:
+        self.pushed = list(messages)
+        for count, message in enumerate(self.pushed):
+            message.metadata.__dict__["_message_id"] = f"m{count}"
+        return [message.metadata.message_id for message in self.pushed]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
+        from flwr.supercore.task_identity import TaskIdentity
+
+        answers = []
+        for message in self.pushed:
+            node = message.metadata.dst_node_id
+            TaskIdentity.node_id = node
+            if node not in self.deaf:
+                answers.append(self.app(message, self.contexts[node]))
+        return answers[::-1]
+
+    def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> list[Any]:
+        return self.pull_messages(self.push_messages(messages))
+
+
+@dataclass(frozen=True)
+class OnFakeGrid:
+    deaf: tuple[int, ...] = ()
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        count = len(members.clients) + len(members.aggregators)
+        grid = FakeGrid(flower.client_app(flower.bare(members)), count, self.deaf)
+        serve(flower.GridLink(grid, members, timeout=0.01))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages can be made in a run only."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.mark.parametrize("protocol", ["plain", "sharing", "masking"])
+def test_parties_behind_a_grid_give_the_same_model_bit_for_bit(protocol: str) -> None:
+    here, there = federation(protocol).fit(2), federation(protocol).fit(2, engine=OnFakeGrid())
+    assert gap(weights(here), weights(there)) == 0
+    traffic = [(report.uploaded, report.downloaded, report.relayed) for report in here.history]
+    assert traffic == [(report.uploaded, report.downloaded, report.relayed) for report in there.history]
+
+
+def test_a_node_that_never_answers_is_not_in_the_sum() -> None:
+    found = federation("masking").fit(1, engine=OnFakeGrid(deaf=(102,)))
+    assert (found.history[0].clients, found.history[0].failure) == (3, "")
+    with pytest.raises(EngineFailure, match="no party answers"):
+        federation("masking").fit(1, engine=OnFakeGrid(deaf=tuple(range(100, 104))))
+
+
+def test_answers_come_in_the_order_of_the_questions() -> None:
+    """On which a plain sum depends, since adding floating-point numbers in another order gives other last bits."""
+    members = federation("plain").members()
+    link = flower.GridLink(FakeGrid(flower.client_app(flower.bare(members)), 4), members, timeout=0.01)
+    asks = [Ask(number, "train", 0, 0) for number in (2, 0, 3, 1)]
+    assert [ask.to for ask, _ in link.ask(asks)] == [2, 0, 3, 1]
+
+
+def test_questions_and_answers_survive_the_records() -> None:
+    state = weights(net()) | {"count": torch.tensor(3)}
+    ask = Ask(7, "train", 2, 11, (b"", b"\x00\xff"), state)
+    back = flower.ask_of(flower.packed(ask), 7)
+    assert (back.to, back.step, back.round, back.size, back.messages) == (7, "train", 2, 11, (b"", b"\x00\xff"))
+    assert back.state is not None
+    assert gap(dict(back.state), state) == 0
+    assert {tensor.dtype for tensor in back.state.values()} == {torch.float32, torch.int64}
+    for reply in (Reply(), Reply((Outgoing(aggregator(1), b"x"), Outgoing(SERVER, b""))), Reply(refused="why")):
+        assert flower.reply_of(flower.packed_reply(reply)) == reply
+
+
+def test_nothing_reaches_out() -> None:
+    flower.quiet()
+    assert {os.environ[name] for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")} == {"0"}
+    assert os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+
+
+def test_a_node_of_another_number_is_refused() -> None:
+    members = federation("sharing").members()
+    with pytest.raises(BadConfig, match="partition 7 of 7 parties"):
+        flower._number(members, {"partition-id": 7})
+    assert flower._number(members, {"partition-id": 4}) == aggregator(0)
+
+
+def test_keys_in_files(tmp_path: Path) -> None:
+    setup, folder = federation("sharing"), tmp_path / "keys"
+    keys = StoredKeys.at(folder, setup.secure, 4)
+    again = StoredKeys.at(folder, setup.secure, 4)
+    assert keys == again
+    assert keys.pact == again.pact
+    for number in (0, aggregator(2), SERVER):
+        assert (folder / file_of(number)).stat().st_mode & 0o77 == 0
+        assert keys.identity(number).public in {
+            *keys.pact.roster.clients.values(), *keys.pact.roster.aggregators, keys.pact.roster.opener
+        }  # fmt: skip
+    found = setup.fit(1, members=setup.members_of(keys), engine=OnFakeGrid())
+    assert gap(weights(found), weights(federation("sharing").fit(1))) == 0
+    (folder / "client-0.key").unlink()
+    with pytest.raises(StorageFailure, match="no key"):
+        keys.identity(0)
+    (folder / "client-1.key").write_text('{"version": 1}')
+    with pytest.raises(StorageFailure, match="is no key"):
+        read_identity(folder / "client-1.key")
+    with pytest.raises(BadConfig, match="another federation's"):
+        StoredKeys.at(folder, federation("masking").secure, 4)
+    with pytest.raises(BadConfig, match="another federation's"):
+        StoredKeys.at(folder, setup.secure, 5)
+    (folder / "pact.json").write_text("{}")
+    with pytest.raises(StorageFailure, match="no pact"):
+        StoredKeys.at(folder, setup.secure, 4)
+
+
+def test_apps_for_a_run_of_ones_own(tmp_path: Path) -> None:
+    saved = tmp_path / "model.safetensors"
+    server, client = federation("sharing").apps(tmp_path / "keys", rounds=2, save=saved, timeout=0.01)
+    from flwr.app import Context, RecordDict
+
+    server(FakeGrid(client, 7), Context(1, 0, {}, RecordDict(), {"rounds": 1}))
+    assert gap(load_file(saved), weights(federation("sharing").fit(1))) == 0
+
+
+def _own_app(gain: float) -> Any:
+    """A ClientApp as a user writes it: it answers with its weights."""
+    from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Any, context: Any) -> Any:
+        place = int(context.node_config["partition-id"])
+        arrays = {
+            name: Array(np.asarray(array.numpy() + gain + place).astype(array.numpy().dtype))
+            for name, array in message.content["arrays"].items()
+        }
+        records: dict[str, Any] = {"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 5 + place})}
+        return Message(RecordDict(records), reply_to=message)
+
+    return app
+
+
+@pytest.mark.parametrize("way", ["send", "push"])
+def test_one_line_records_a_server_of_ones_own(tmp_path: Path, way: str) -> None:
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+    below = FakeGrid(_own_app(0.5), 2)
+    grid = recorded(below, tmp_path, rounds={2, 3}, training=LocalTraining.fedavg(lr=0.1))
+    assert grid.name == "fake"
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    arrays = {name: Array(tensor.numpy()) for name, tensor in model.state_dict().items()}
+    for round in (1, 2):
+        content: dict[str, Any] = {"arrays": ArrayRecord(arrays), "config": ConfigRecord({"server-round": round})}
+        asks = [Message(RecordDict(content), dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
+        replies = (
+            grid.send_and_receive(asks, timeout=1) if way == "send" else grid.pull_messages(grid.push_messages(asks))
+        )
+        assert len(replies) == 2
+    view = View.load(tmp_path)
+    assert {entry.round for entry in view.entries} == {2}
+    for entry in view.of(2, "step"):
+        update, place = view.update(entry), int(entry.sender) - 100
+        assert set(update.tensors) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+        assert all(torch.allclose(tensor, torch.tensor(0.5 + place)) for tensor in update.tensors.values())
+        assert update.buffers is not None
+        assert torch.allclose(update.buffers["1.running_var"], torch.tensor(1.5 + place))
+        assert (update.kind, update.num_examples) == ("difference", 5 + place)
+        assert update.training == LocalTraining.fedavg(lr=0.1)
+    assert gap(view.state(2), dict(model.state_dict())) == 0

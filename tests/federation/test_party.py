@@ -1,0 +1,104 @@
+"""Parties that are asked what no honest model owner asks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from federation.small import federation, net
+from fedseal.client import state_of
+from fedseal.errors import UnfitUpdate
+from fedseal.federation.packing import Packing
+from fedseal.federation.party import Ask, Reply, draw_seed, plain, read_plain
+from fedseal.secagg import aggregator
+
+SIZE = Packing.of(net()).size
+STATE = state_of(net())
+
+
+def train(to: int = 0, round: int = 0, **changed: object) -> Ask:
+    return Ask(**{"to": to, "step": "train", "round": round, "size": SIZE, "state": STATE, **changed})  # type: ignore[arg-type]
+
+
+def test_a_client_contributes_to_a_round_once_also_after_it_was_put_aside() -> None:
+    members = federation("sharing").members()
+    client = members.party(0, kept=True)
+    assert client.answer(train(round=3)).messages
+    later = members.party(0, kept=True)
+    later.load(client.dump())
+    for party in (client, later):
+        assert party.answer(train(round=3)) == Reply(refused="OutOfPhase")
+        assert party.answer(train(round=2)) == Reply(refused="OutOfPhase")
+    assert later.answer(train(round=4)).messages
+
+
+@pytest.mark.parametrize("protocol", ["plain", "sharing"])
+def test_a_client_trains_the_agreed_model_only(protocol: str) -> None:
+    client = federation(protocol).members().party(0)
+    other = {name: torch.zeros(3) for name in STATE}
+    for ask in (train(size=SIZE + 1), train(state=None), train(state={}), train(state=other)):
+        assert client.answer(ask) == Reply(refused="UnfitUpdate")
+    assert client.answer(train()).messages
+
+
+def test_a_client_does_nothing_that_its_protocol_does_not_have() -> None:
+    assert federation("sharing").members().party(0).answer(train(step="advertise")).refused == "OutOfPhase"
+    masking = federation("masking").members().party(0)
+    for step in ("back up", "confirm", "unmask"):
+        assert masking.answer(train(step=step, messages=(b"x",))).refused == "OutOfPhase"
+    assert masking.answer(train()).refused == "OutOfPhase"
+    assert masking.answer(train(step="advertise")).messages
+    assert masking.answer(train(step="back up", messages=(b"x",))).refused == "BadMessage"
+    assert masking.answer(train(step="back up", round=1, messages=(b"x",))).refused == "OutOfPhase"
+
+
+def test_a_refusal_quotes_no_value_to_the_server() -> None:
+    refused = federation("sharing").members().party(0).answer(train(size=SIZE + 1)).refused
+    assert refused.isalpha()
+
+
+def test_an_aggregator_opens_no_round_twice_also_after_it_was_put_aside() -> None:
+    members = federation("sharing").members()
+    number = members.aggregators[1]
+    party = members.party(number, kept=True)
+
+    def ask(step: str, round: int = 0) -> Ask:
+        return Ask(number, step, round, SIZE)
+
+    assert "OutOfPhase" in party.answer(ask("close")).refused
+    assert party.answer(ask("take")) == party.answer(ask("take")) == Reply()
+    assert len(party.answer(ask("close")).messages) == 2
+    again = members.party(number, kept=True)
+    again.load(party.dump())
+    for one in (party, again):
+        assert "OutOfPhase" in one.answer(ask("close")).refused
+        assert one.answer(ask("take", 1)) == Reply()
+        assert "OutOfPhase" in one.answer(ask("take", 0)).refused
+        assert "OutOfPhase" in one.answer(ask("count", 0)).refused
+
+
+def test_a_bad_message_of_one_client_does_not_stop_the_others() -> None:
+    members = federation("sharing").members()
+    number = aggregator(0)
+    party = members.party(number)
+    honest = [m for to, m in members.party(0).answer(train()).messages if to == number]
+    assert party.answer(Ask(number, "take", 0, SIZE, (b"rubbish", *honest))) == Reply()
+    lone = members.party(number)
+    assert lone.answer(Ask(number, "take", 0, SIZE, (b"rubbish",))) == Reply()
+    rolls = [one.answer(Ask(number, "close", 0, SIZE)).messages[0].message for one in (party, lone)]
+    assert len(rolls[0]) == len(rolls[1]) + 8 + 16  # one client's number and ticket
+
+
+def test_draws_differ_by_seed_round_and_client_and_are_fresh_without_a_seed() -> None:
+    found = {draw_seed(seed, round, client) for seed in range(5) for round in range(5) for client in range(5)}
+    assert len(found) == 125
+    assert draw_seed(None, 0, 0) != draw_seed(None, 0, 0)
+
+
+def test_plain_steps_there_and_back() -> None:
+    step = torch.randn(5, generator=torch.Generator().manual_seed(0)).numpy()
+    found, weight, metrics = read_plain(plain(step, 3, {"loss": 0.25}))
+    assert (found.tolist(), weight, metrics) == (step.tolist(), 3, {"loss": 0.25})
+    for wrong in (b"", b"x" * 40, plain(step, 3, {})[:-3]):
+        with pytest.raises(UnfitUpdate, match="cannot be read"):
+            read_plain(wrong)
