@@ -16,8 +16,8 @@ from benchmarks.measure import psnr, share, spread
 from fedseal.metric.baseline import baselines
 from fedseal.types import Attack
 
-TRIALS, COMPARED = 20, 8  # where a share of trials is the claim, and where the claim is a comparison
-RIVAL_TRIALS = (4, 2)  # of attackers to compare with, where that is the claim, and elsewhere: `dlg` takes its time
+TRIALS, COMPARED = 20, 5  # where a share of trials is the claim, and where the claim is a comparison
+RIVAL_TRIALS = (3, 1)  # of attackers to compare with, where that is the claim, and elsewhere: `dlg` takes its time
 
 CLAIMS = {  # strength -> decibels that 95 % of the adaptive trials are to reach; None: compared with other attackers
     "prune:0.2": 40.0,

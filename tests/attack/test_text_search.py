@@ -15,7 +15,7 @@ from fedseal.attack import embedding
 from fedseal.attack.base import replay
 from fedseal.attack.embedding import leaked_tokens, longest_sentence, relaxed
 from fedseal.attack.matching import GradientMatching
-from fedseal.attack.objective import squared_distance
+from fedseal.attack.objective import Measured, squared_distance
 from fedseal.attack.text import TagDistance, TellingCosine, TextSearch, dlg_text, mixture, tag
 from fedseal.errors import FedsealError, UnfitBatch, UnfitModel, UnknownName, UnknownToAdversary
 from fedseal.types import Candidate
@@ -191,6 +191,7 @@ def test_a_search_from_the_truth_stays_there(name: str) -> None:
         problem.observation, problem.observation.rounds[0], Candidate(truth, BATCH.labels), LocalTraining.fedsgd()
     )
     objective = SEARCHES[name].search.objective
+    assert not isinstance(objective, Measured)
     observed_tensors = [problem.observation.update.tensors[n] for n in names]
     assert float(objective([guess[n] for n in names], observed_tensors)) < 1e-5
     assert float(objective([0 * guess[n] for n in names], observed_tensors)) > 0.9
