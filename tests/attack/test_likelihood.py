@@ -108,8 +108,8 @@ def test_signs_are_counted_whatever_the_size() -> None:
 def test_noise_of_unknown_strength_is_fitted() -> None:
     seen = _drawn(noisy(PLAIN, 0.1), Mechanism("unknown_noise"))
     assert _nats(seen, TRUTH) < _nats(seen, _moved(0.2)) < _nats(seen, _moved(0.4))
-    gain = _nats(seen, _moved(0.4)) - _nats(seen, _moved(0.2))
-    assert gain < _entries()  # by the logarithm: sixteen times the square costs log 4 an entry at most
+    gain = (_nats(seen, _moved(0.4)) - _nats(seen, _moved(0.2))) / _entries()
+    assert gain == pytest.approx(0.5 * math.log((0.4**2 + 0.1**2) / (0.2**2 + 0.1**2)), rel=0.1)
 
 
 def test_who_was_not_told_takes_the_defense_for_none() -> None:
