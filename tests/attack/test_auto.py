@@ -13,6 +13,7 @@ from attack.cases import initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, defense, local_update, zoo
 from fedseal.attack import auto
 from fedseal.attack.auto import NEAR, Auto, matching
+from fedseal.attack.bayes import Bayes
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.matching import GradientMatching
 from fedseal.errors import UnfitUpdate, UnknownToAdversary
@@ -307,3 +308,23 @@ def test_what_can_be_found_at_most_is_said(specification: str, words: str) -> No
     found = _run(_defended(specification, zoo.photos(size=8, num_classes=5)[:2]))
     assert found.inputs is not None
     assert words in found.explanation[-1].reason
+
+
+@pytest.mark.parametrize("specification", ["gaussian:0.0001", "laplace:0.0001", "gaussian:0.001", "float16", "int8"])
+def test_knowing_the_defense_never_hurts(specification: str) -> None:
+    batch, model, guard = zoo.photos(size=12)[:1], zoo.lenet(size=12), defense.parse(specification)
+    update = local_update(model, batch, training=LocalTraining.fedsgd(), defense=guard, generator=seeded())
+    told, untold = (
+        threat.observe(model, update, modality=Image(shape=(3, 12, 12)), defense=guard)
+        for threat in (ThreatModel.honest_but_curious(), ThreatModel.unaware())
+    )
+    assert psnr(_run(told, steps=1200), batch) > psnr(_run(untold, steps=1200), batch) + 0.5
+
+
+def test_of_several_starts_the_search_keeps_the_most_probable_end() -> None:
+    batch = zoo.photos(size=8, num_classes=5)[:1]
+    seen = _defended("gaussian:0.0001", batch)
+    far = torch.full_like(batch.inputs, 0.9)
+    search = Bayes(steps=20, starts=(far, batch.inputs + 0.01), known_labels=batch.labels)
+    both, near = search(seen, generator=seeded()), replace(search, starts=search.starts[1:])(seen, generator=seeded())
+    assert psnr(both, batch) == pytest.approx(psnr(near, batch))

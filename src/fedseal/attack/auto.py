@@ -12,6 +12,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedseal.attack.base import better, order_is_secret
 from fedseal.attack.bayes import Bayes
@@ -83,7 +84,7 @@ class Auto:
             LinearFirstLayer(),
             Spear(),
             Layerwise(),
-            Separation(steps=max(4, self.steps // 3)),
+            Separation(steps=max(4, self.steps // 5)),
             CocktailParty(steps=max(1, self.steps // 2)),
         )
 
@@ -126,7 +127,9 @@ class Auto:
         if missing:
             notes.append(RouteNote("matching", False, reason))
         found: list[Reconstruction] = []
-        for attack, why, instead in plans(evidence, start, self.steps) if observation.state is not None else ():
+        for attack, why, instead in (
+            plans(evidence, start, self.steps, generator) if observation.state is not None else ()
+        ):
             if found and (instead or (found[-1].outcome.residual or 0.0) <= MATCHED):
                 continue
             try:
@@ -157,7 +160,7 @@ def auto(*, steps: int = 2400) -> Attack:
     return Auto(steps=steps)
 
 
-def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Iterator[Plan]:
+def plans(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> Iterator[Plan]:
     """The optimizations for this evidence, in the order in which to try them."""
     training = evidence.observation.training
     if isinstance(evidence.observation.modality, Text):
@@ -171,7 +174,7 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int) -> Itera
             yield Plan(tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median")
         return
     if training is not None and training.fresh_optimizer and _modeled(evidence):
-        yield probable(evidence, start, steps)
+        yield probable(evidence, start, steps, generator)
     elif training is not None and training.fresh_optimizer:
         if evidence.gradient_scale is not None:
             yield matching(evidence, start, steps)
@@ -211,16 +214,31 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
     return Plan(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
 
 
-def probable(evidence: Evidence, start: Reconstruction | None, steps: int) -> Plan:
+def probable(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> Plan:
     """The search for the most probable input under a known defense, from the best that the routes found."""
     search = Bayes(steps=max(1, steps // BAYES), labels=_labels(evidence))
     # where entries are missing, not moved, a start that fits what was sent hides what the prior knows of the rest
     if _drawn(evidence) and start is not None and start.inputs is not None and start.outcome.status != "diverged":
         known = None if _mixes(evidence) else start.labels
-        search = replace(search, start=start.inputs, known_labels=known)
+        search = replace(search, starts=(start.inputs,), known_labels=known)
+        if start.outcome.route == Layerwise.name:
+            plain = _at_its_word(evidence, generator)
+            search = replace(
+                search,
+                starts=search.starts if plain is None else (start.inputs, plain),
+                coordinates=Layerwise().coordinates(evidence, generator),
+            )
     defense = ", ".join(dict.fromkeys(_said(step) for step in Release(evidence.observation).steps))
     said = [f"the defense is known, and its likelihood modeled: {defense}", *_at_most(evidence)]
     return Plan(search, "; ".join(said))
+
+
+def _at_its_word(evidence: Evidence, generator: torch.Generator) -> Tensor | None:
+    """What equations read that take the defended update for the true one: under weak noise the nearer start."""
+    unaware = Evidence(replace(evidence.observation, defense=None))
+    if Layerwise().obstacle(unaware) is not None:
+        return None
+    return Layerwise().read(unaware, generator=generator).inputs
 
 
 def _at_most(evidence: Evidence) -> list[str]:

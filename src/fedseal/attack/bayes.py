@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,9 @@ from fedseal.attack.prior import Bindable, OutOfRange, Prior, Scene, color_varia
 from fedseal.attack.release import Release
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Simulate, number_of_steps
-from fedseal.types import Modality, Observation, ProgressCallback, Reconstruction
+from fedseal.types import Candidate, Modality, Observation, ProgressCallback, Reconstruction
+
+Coordinates = Callable[[Tensor], Tensor]
 
 # Mean of `color_variation` over natural pictures of 32x32; of a prior whose energy grows in proportion to contrast, the
 # most likely weight, for each value, is one over its mean. Measured on crops of the two photographs that scikit-learn
@@ -67,14 +70,16 @@ class Bayes:
             many come first.
         tv: weight of total variation beside the spectrum; 1 is what natural pictures alone would make most likely.
         labels: how they are found.
-        start: inputs `(N, *shape)` to start from; None for grey.
+        starts: inputs `(N, *shape)` to start from, each with all steps; grey too, where no start is more probable.
+        coordinates: of searches from `starts`, as in `GradientMatching`; None for those of natural pictures.
         known_labels: `(N,)`, in place of `labels`.
     """
 
     steps: int = 40
     tv: float = 0.3
     labels: str = "best"
-    start: Tensor | None = None
+    starts: tuple[Tensor, ...] = ()
+    coordinates: Coordinates | None = None
     known_labels: Tensor | None = None
     name: str = "bayes"
 
@@ -89,13 +94,43 @@ class Bayes:
         """
         started = time.perf_counter()
         evidence = Evidence(observation)
-        search = self._nearest(evidence, generator)
+        searches = [self._searched(evidence, search, progress) for search in self._begun(evidence, generator)]
+        best = min(searches, key=lambda ended: ended.value)
+        signs = bool(Release(observation).of_kind("sign"))  # a replayed update is not near its signs
+        return conclude(
+            observation,
+            replace(best.found, inputs=self._valid(observation, best.found.inputs)),
+            route=self.name,
+            steps=sum(ended.steps for ended in searches),
+            started=started,
+            status="budget" if signs and best.steps else None,
+        )
+
+    def _begun(self, evidence: Evidence, generator: torch.Generator) -> list[Search]:
+        """Searches from the starts that are more probable than grey, else from grey; of networks with kinks one."""
+        observation, kinked = evidence.observation, _kinked(evidence)
+        adam = Adam(lr=0.05, signed=True, schedule=cosine_decay)
+        attack = self._stage(observation, FIRST, adam, PER_STEP * self.steps)
+        attack = replace(attack, update_model=_client(evidence), known_labels=self.known_labels)
+        smooth = None if kinked else _smooth_first(observation.modality)
+        grey_one = Search(replace(attack, coordinates=smooth), observation, generator)
+        attack = replace(
+            attack, known_labels=grey_one.labels, coordinates=None if kinked else self.coordinates or smooth
+        )
+        others = [Search(replace(attack, start=start), observation, generator) for start in self.starts]
+        least = grey_one.value()
+        better = sorted((s for s in others if s.value() < least), key=Search.value)
+        return (better[:1] if kinked else better) or [grey_one]
+
+    def _searched(self, evidence: Evidence, search: Search, progress: ProgressCallback | None) -> _Ended:
+        """One search through all its stages, judged by the last of them that any search comes to."""
+        observation = evidence.observation
         stages = self._stages(evidence, search)
         each = max(1, self.steps // len(stages))
-        best, finished = search.found(), 0
+        found, finished = search.found(), 0
         if _kinked(evidence):
             search.advance(search.attack.steps, progress)
-            best, finished = search.found(), search.done
+            found, finished = search.found(), search.done
         for softness in stages:
             if not search.finite:
                 break
@@ -103,31 +138,16 @@ class Bayes:
             search.go_on(replace(next_, coordinates=search.attack.coordinates))
             search.advance(each, progress)
             if search.finite:
-                best, finished = search.found(), search.done
-        best = replace(best, inputs=self._valid(observation, best.inputs))
-        signs = bool(Release(observation).of_kind("sign"))  # a replayed update is not near its signs
-        return conclude(
-            observation,
-            best,
-            route=self.name,
-            steps=finished,
-            started=started,
-            status="budget" if signs and finished else None,
+                found, finished = search.found(), search.done
+        if not search.finite:
+            return _Ended(found, finished, math.inf)
+        search.go_on(
+            replace(
+                self._stage(observation, self._last(evidence, search), LBFGS(), 1),
+                coordinates=search.attack.coordinates,
+            )
         )
-
-    def _nearest(self, evidence: Evidence, generator: torch.Generator) -> Search:
-        """A search from grey, or from the given start where that is the more probable."""
-        observation = evidence.observation
-        adam = Adam(lr=0.05, signed=True, schedule=cosine_decay)
-        attack = self._stage(observation, FIRST, adam, PER_STEP * self.steps)
-        attack = replace(attack, update_model=_client(evidence), known_labels=self.known_labels)
-        if not _kinked(evidence):
-            attack = replace(attack, coordinates=_smooth_first(observation.modality))
-        search = Search(attack, observation, generator)
-        if self.start is None:
-            return search
-        other = Search(replace(attack, start=self.start, known_labels=search.labels), observation, generator)
-        return other if other.value() < search.value() else search
+        return _Ended(found, finished, search.value())
 
     def _stage(
         self, observation: Observation, softness: float, optimizer: LBFGS | Adam, steps: int
@@ -160,27 +180,39 @@ class Bayes:
 
     def _stages(self, evidence: Evidence, search: Search) -> list[float]:
         """Softness by stages, from what the start explains down to what the defense's own error covers."""
+        release = Release(evidence.observation)
+        if release.of_kind("sign"):
+            return [FIRST, 0.3 * FIRST, 0.1 * FIRST, 0.03 * FIRST]
+        last = self._last(evidence, search)
+        if search.attack.start is not None:  # trusted as far as it bears out, so that it can only become more probable
+            return [max(last, min(FIRST, _misfit(release, search)))]
+        stages = [max(last, FIRST)]
+        while stages[-1] > last:
+            stages.append(max(last, FINER * stages[-1]))
+        return stages
+
+    def _last(self, evidence: Evidence, search: Search) -> float:
+        """The softness from which on trusting the client's model more would change nothing, or be too much."""
         release, last = Release(evidence.observation), TRUST
         if search.prediction.copies > 1 or _client(evidence).coarse is not None or _guessed(evidence):
             last = ROUGH
-        if release.of_kind("sign"):
-            return [FIRST, 0.3 * FIRST, 0.1 * FIRST, 0.03 * FIRST]
         covers = []
         for name, tensor in release.round.update.tensors.items():
             norm = float(tensor.double().norm())
             if norm > 0 and release.sent(name) is None:
                 covers.append(COVERED * float(release.spread(name).min()) / norm)
-        last = max(last, min(covers, default=0.0))
-        if self.start is not None:  # trusted as far as the start bears out, so that it can only become more probable
-            stages = [max(last, min(FIRST, _misfit(release, search)))]
-        else:
-            stages = [max(last, FIRST)]
-            while stages[-1] > last:
-                stages.append(max(last, FINER * stages[-1]))
-        return stages
+        return max(last, min(covers, default=0.0))
 
 
-def _smooth_first(modality: Modality) -> Callable[[Tensor], Tensor]:
+class _Ended(NamedTuple):
+    """Where a search ended, after how many steps, and its objective: the smaller, the more probable."""
+
+    found: Candidate
+    steps: int
+    value: float
+
+
+def _smooth_first(modality: Modality) -> Coordinates:
     """Coordinates `(numel, 1)` in which coarse parts of inputs move as easily as natural pictures vary in them."""
     spread = belief(modality).spread
 

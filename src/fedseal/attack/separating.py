@@ -43,7 +43,7 @@ class Separation(Route):
         steps: of the search, where there is no closed form.
     """
 
-    steps: int = 800
+    steps: int = 500
     name: str = "separation"
 
     def obstacle(self, evidence: Evidence) -> str | None:

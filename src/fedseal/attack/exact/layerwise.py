@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -134,6 +134,10 @@ class Layerwise(Route):
         """Whether every layer has at least as many equations as unknowns."""
         return all(count.determined for count in rank_analysis(evidence.structure.layers, sent=_sent(evidence)))
 
+    def coordinates(self, evidence: Evidence, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
+        """Coordinates `(numel, 1)` in which the closed form's errors are alike; None without a first convolution."""
+        return closed_form(evidence, head_signal(evidence), generator, None).whiten
+
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
@@ -152,7 +156,7 @@ class Layerwise(Route):
         if certain and not short:
             return replace(found, outcome=replace(found.outcome, status="exact"))
         if not certain:
-            found = better(found, self._match(observation, closed, not short, generator, progress))
+            found = better(found, self.match(observation, closed, not short, generator, progress))
         note = f"not determined: {short}; total variation chose among the inputs that agree" if short else ""
         status = found.outcome.status if not short or found.outcome.status == "diverged" else "budget"
         outcome = replace(
@@ -196,7 +200,7 @@ class Layerwise(Route):
         note = f"not determined: {short}; a prior chose among the inputs that agree"
         return replace(found, outcome=replace(found.outcome, status=status, note=note))
 
-    def _match(
+    def match(
         self,
         observation: Observation,
         closed: ClosedForm,
