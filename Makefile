@@ -8,9 +8,9 @@ SHELL  := /bin/bash
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # two test workers of one thread each: two of two would wait for each other most of the time
-test quick: export OMP_NUM_THREADS := 1
+test everything: export OMP_NUM_THREADS := 1
 
-.PHONY: setup audit test quick lint types bench clean
+.PHONY: setup audit test everything lint types bench clean
 
 setup: .venv/installed
 
@@ -26,10 +26,11 @@ audit: setup
 	$(BIN)/fedseal audit --out runs/first --resume
 
 test: setup lint types
-	$(BIN)/pytest --quiet --numprocesses 2 --dist loadscope
-
-quick: setup
 	$(BIN)/pytest --quiet --numprocesses 2 --dist loadscope -m "not slow"
+
+# with engines, deployments and all that takes long: what CI runs
+everything: setup lint types
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadscope
 
 lint: setup
 	$(BIN)/ruff check .
