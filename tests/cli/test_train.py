@@ -110,7 +110,7 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
     ("arguments", "said"),
     [
         (["--data", "none.npz"], "there is no data 'none.npz'"),
-        (["--data", "x.tfrecord"], "convert it to .npz"),
+        (["--data", "x.tfrecord"], "there is no data"),
         (["--split", "uneven"], "there is no split"),
         (["--owners", "900"], "900 data owners"),
         (["--owners", "1"], "one client is its update"),

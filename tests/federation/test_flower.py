@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ from safetensors.torch import load_file
 from federation.small import federation, gap, net, weights
 from fedseal.errors import BadConfig, EngineFailure, StorageFailure
 from fedseal.federation import View, flower, recorded
+from fedseal.federation import grid as carrier
 from fedseal.federation.federation import Members
+from fedseal.federation.grid import GridLink
 from fedseal.federation.keys import StoredKeys, file_of, read_identity
 from fedseal.federation.party import Ask, Reply
+from fedseal.federation.quiet import quiet
 from fedseal.federation.rounds import Link
 from fedseal.secagg import SERVER, Outgoing, aggregator
 from fedseal.types import LocalTraining
@@ -67,7 +71,7 @@ class OnFakeGrid:
     def run(self, members: Members, serve: Callable[[Link], None]) -> None:
         count = len(members.clients) + len(members.aggregators)
         grid = FakeGrid(flower.client_app(flower.bare(members)), count, self.deaf)
-        serve(flower.GridLink(grid, members, timeout=0.01))
+        serve(GridLink(grid, members, timeout=0.01))
 
 
 @pytest.fixture(autouse=True)
@@ -97,25 +101,115 @@ def test_a_node_that_never_answers_is_not_in_the_sum() -> None:
 def test_answers_come_in_the_order_of_the_questions() -> None:
     """On which a plain sum depends, since adding floating-point numbers in another order gives other last bits."""
     members = federation("plain").members()
-    link = flower.GridLink(FakeGrid(flower.client_app(flower.bare(members)), 4), members, timeout=0.01)
+    link = GridLink(FakeGrid(flower.client_app(flower.bare(members)), 4), members, timeout=0.01)
     asks = [Ask(number, "train", 0, 0) for number in (2, 0, 3, 1)]
     assert [ask.to for ask, _ in link.ask(asks)] == [2, 0, 3, 1]
+
+
+class Keyed(FakeGrid):
+    """Nodes that are known by their keys, of whom some do not answer and one is a stranger."""
+
+    def __init__(self, members: Members, mute: tuple[int, ...] = ()) -> None:
+        super().__init__(flower.client_app(flower.bare(members)), 4)
+        self.mute, self.looks = mute, 0
+        self.away = dict.fromkeys(self.contexts, 0)  # looks until it is there
+        self.known = {f"key {number}".encode(): number - 100 for number in self.contexts}
+
+    def get_nodes(self) -> list[Any]:
+        self.looks += 1
+        found = [
+            SimpleNamespace(node_id=number, public_key=f"key {number}".encode(), last_activated_at=self.since(number))
+            for number in self.contexts
+            if self.looks > self.away[number]
+        ]
+        return [*found, SimpleNamespace(node_id=7, public_key=b"a stranger's", last_activated_at="1")]
+
+    def since(self, number: int) -> str:
+        return "1"
+
+    def get_node_ids(self) -> list[int]:
+        raise AssertionError("nodes without their keys")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
+        self.deaf = set(self.mute)
+        found, self.pushed = super().pull_messages(message_ids), []
+        return found
+
+
+def steps(link: GridLink, *numbers: int) -> list[int]:
+    return [ask.to for ask, _ in link.ask([Ask(number, "train", 0, 0) for number in numbers])]
+
+
+def test_nodes_are_known_by_their_keys_and_strangers_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "WAIT", 0.0)
+    members = federation("plain").members()
+    grid = Keyed(members)
+    grid.away = {number: 3 * (number - 100) for number in grid.contexts}  # they come one after the other
+    link = GridLink(grid, members, 60.0, grid.known)
+    assert grid.looks == 10
+    assert steps(link, 3, 1) == [3, 1]
+
+
+def test_who_is_missing_is_waited_for_while_no_round_could_end_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "WAIT", 0.0)
+    members = federation("plain").members()
+    assert members.pact.secure.minimum == 3
+    grid = Keyed(members)
+    link = GridLink(grid, members, 60.0, grid.known)
+    grid.looks, grid.away = 0, {100: 99, 101: 50, 102: 0, 103: 0}
+    assert steps(link, 0, 1, 2, 3) == [1, 2, 3]  # the fourth is not waited for
+    assert 51 <= grid.looks < 99
+
+
+@pytest.mark.parametrize("fate", ["gone", "anew"])
+def test_who_is_gone_or_starts_anew_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, fate: str) -> None:
+    for name in ("WAIT", "POLL", "PRESENCE"):
+        monkeypatch.setattr(carrier, name, 0.0)
+    members = federation("plain").members()
+
+    class Fated(Keyed):
+        def get_nodes(self) -> list[Any]:
+            found = super().get_nodes()
+            return [node for node in found if fate != "gone" or node.node_id != 102 or self.looks < 9]
+
+        def since(self, number: int) -> str:
+            return "2" if fate == "anew" and number == 102 and self.looks >= 9 else "1"
+
+    grid = Fated(members, mute=(102,))
+    link = GridLink(grid, members, 5.0, grid.known)
+    assert steps(link, 0, 1, 2, 3) == [0, 1, 3]
+    assert grid.looks == 9
+
+
+def test_what_the_engine_sees_meanwhile_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "WAIT", 0.0)
+    members = federation("plain").members()
+    grid = Keyed(members, mute=(101,))
+
+    def watch() -> None:
+        if grid.looks > 3:
+            raise KeyboardInterrupt
+
+    grid.away[103] = 2
+    link = GridLink(grid, members, 5.0, grid.known, watch)
+    with pytest.raises(KeyboardInterrupt):
+        steps(link, 0, 1)
 
 
 def test_questions_and_answers_survive_the_records() -> None:
     state = weights(net()) | {"count": torch.tensor(3)}
     ask = Ask(7, "train", 2, 11, (b"", b"\x00\xff"), state)
-    back = flower.ask_of(flower.packed(ask), 7)
+    back = carrier.ask_of(carrier.packed(ask), 7)
     assert (back.to, back.step, back.round, back.size, back.messages) == (7, "train", 2, 11, (b"", b"\x00\xff"))
     assert back.state is not None
     assert gap(dict(back.state), state) == 0
     assert {tensor.dtype for tensor in back.state.values()} == {torch.float32, torch.int64}
     for reply in (Reply(), Reply((Outgoing(aggregator(1), b"x"), Outgoing(SERVER, b""))), Reply(refused="why")):
-        assert flower.reply_of(flower.packed_reply(reply)) == reply
+        assert carrier.reply_of(carrier.packed_reply(reply)) == reply
 
 
 def test_nothing_reaches_out() -> None:
-    flower.quiet()
+    quiet()
     assert {os.environ[name] for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")} == {"0"}
     assert os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
 

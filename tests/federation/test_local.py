@@ -176,3 +176,53 @@ def test_no_mean_of_nothing_or_of_two_kinds_and_no_client_without_an_example() -
             mean(updates)
     with pytest.raises(BadConfig):
         split(data(3), 4)
+
+
+class Counted:
+    """Counts the examples of every update that is computed."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        patch.setattr("fedseal.federation.local.local_update", self)
+
+    def __call__(self, model: nn.Module, batch: Batch, **facts: Any) -> Update:
+        self.sizes.append(len(batch))
+        return local_update(model, batch, **facts)
+
+
+def test_what_is_accounted_as_poisson_sampling_is_drawn_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, updates = Counted(monkeypatch), list[Update]()
+    shield = defenses.parse("dpsgd:1,clip=1,sample_rate=0.3")
+    clients, rounds = split(data(40), 4), 100
+    run(net(), clients, rounds, training=SGD, defense=shield, meter=lambda update, _: updates.append(update))
+    sizes = torch.tensor([*counted.sizes, *[0] * (4 * rounds - len(counted.sizes))]).double()
+    assert abs(float(sizes.mean()) - 3.0) < 4 * (2.1 / len(sizes)) ** 0.5  # binomial: 10 examples at 0.3
+    assert 1.5 < float(sizes.var()) < 2.8  # 2.1; a fixed size has none
+    assert len(set(sizes.tolist())) > 6
+    assert len(counted.sizes) < len(sizes)  # some drew none, and sent noise
+    assert {update.num_examples for update in updates} == {3}  # the drawn number is nobody's business
+    assert len(updates) == len(sizes)
+
+
+def test_a_sample_is_summed_over_the_expected_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, sent = data(12), list[Update]()
+    counted = Counted(monkeypatch)
+    shield = defenses.parse("dpsgd:1e-9,clip=1000,sample_rate=0.5")
+    run(net(), [batch], 1, training=SGD, defense=shield, meter=lambda update, _: sent.append(update), seed=1)
+    (seed,) = torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(1)).tolist()
+    rows = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.5
+    assert counted.sizes == [int(rows.sum())]
+    assert int(rows.sum()) != 6
+    chosen = Batch(batch.inputs[rows], batch.labels[rows])
+    own = local_update(net(), chosen, training=SGD)
+    wanted = {name: tensor * len(chosen) / 6 for name, tensor in own.tensors.items()}
+    assert gap(dict(sent[0].tensors), wanted) < 1e-5
+
+
+def test_an_empty_sample_is_noise_of_the_same_size() -> None:
+    sent: list[Update] = []
+    shield = defenses.parse("dpsgd:2,clip=1,sample_rate=1e-6")
+    run(net(), [data(12)], 40, training=SGD, defense=shield, lr=1e-9, meter=lambda update, _: sent.append(update))
+    entries = torch.cat([tensor.flatten() for update in sent for tensor in update.tensors.values()])
+    assert float(entries.std()) == pytest.approx(2.0, rel=0.05)
+    assert abs(float(entries.mean())) < 0.1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import fedseal.secagg as secagg_package
 from fedseal.errors import BadConfig, MissingExtra, UnfitUpdate
-from fedseal.secagg.refused import WrongSum
+from fedseal.secagg.refused import OutOfPhase, WrongSum
 from fedseal.secagg.terms import Roster, Terms
 from fedseal.secagg.vector import Contribution, Layout, Opened
 from secagg.rounds import SIZE, identity, terms, update
@@ -61,6 +61,28 @@ def test_the_mean_in_float32_is_the_mean_rounded() -> None:
     opened = summed(terms(), [(update(0), 1, {}), (update(1), 1, {})])
     assert opened.mean(np.float32).dtype == np.float32
     assert np.array_equal(opened.mean(np.float32), opened.mean().astype(np.float32))
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(32, np.float32), (64, np.float32), (64, np.float64)])
+@pytest.mark.parametrize("size", [1, 7, 8, 63, 64, 200])
+def test_a_mean_can_be_taken_in_the_sums_own_memory(bits: int, dtype: type, size: int) -> None:
+    round_ = terms(size=size, chunk=8, bits=bits)
+    parts = [(update(n, size), 1, dict[str, float]()) for n in range(2)]
+    elements = round_.codec.ring.zeros(Layout(round_).elements)
+    opened, wanted = summed(round_, parts), summed(round_, parts).mean(dtype)
+    taken = opened.taken(dtype)
+    assert taken.dtype == dtype
+    assert np.array_equal(taken, wanted)
+    assert taken.base is not None
+    assert taken.base.nbytes == elements.nbytes
+    for ask in (opened.taken, opened.mean, opened.total):
+        with pytest.raises(OutOfPhase, match="the sum was taken"):
+            ask()
+
+
+def test_a_mean_wider_than_the_sum_cannot_be_taken() -> None:
+    with pytest.raises(BadConfig, match="4 bytes an entry cannot hold"):
+        summed(terms(), [(update(0), 1, {}), (update(1), 1, {})]).taken(np.float64)
 
 
 @pytest.mark.parametrize("bits", [32, 64])

@@ -9,7 +9,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedseal.cli import attack, audit, compare, recipes, report, terminal, train
+from fedseal.cli import attack, audit, compare, join, recipes, report, terminal, train
 from fedseal.errors import FedsealError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
 app.command("report")(report.report)
 app.command("train")(train.train)
+app.command("join")(join.join)
 app.command("compare")(compare.compare)
 app.command("recipes")(recipes.recipes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="fashion_mnist, an .npz, .parquet or .csv file, or a folder of pictures; again for each owner.",
+            help="fashion_mnist, an .npz, .parquet, .csv or .tfrecord file, or a picture folder; again for each owner.",
             show_default="fashion_mnist",
         ),
     ] = None,
@@ -81,6 +81,25 @@ def train(
     record: Annotated[
         Path | None, typer.Option(help="Folder for all that each party could read.", show_default=False)
     ] = None,
+    deploy: Annotated[
+        Path | None,
+        typer.Option(help="Train on several hosts: write a folder for each into this one.", show_default=False),
+    ] = None,
+    loopback: Annotated[bool, typer.Option("--loopback", help="Run that deployment here, to try it.")] = False,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Of --deploy: the model owner's host, as others reach it.", show_default="this machine"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of --deploy: where the model owner listens.")] = 9443,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Of --deploy, where the data is elsewhere.", show_default=False)
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Of --deploy: most of an owner, there.", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Of --deploy: seconds after which a silent party is left out.")
+    ] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print every round as JSON, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -89,39 +108,104 @@ def train(
     Example:  fedseal train --owners 10 --rounds 20 --epochs 1 --save model.safetensors
 
     Example:  fedseal train --protocol masking --dp 1.1,clip=1 --rounds 5
+
+    Example:  fedseal train --deploy hosts --loopback --owners 3 --rounds 3
     """
-    # Secure sums need an extra, and the other verbs must work without it.
-    from fedseal.cli import parties
-    from fedseal.federation.federation import Federation
-    from fedseal.federation.owners import ModelOwner
+    from fedseal.cli import asked
+    from fedseal.cli.plan import Plan  # secure sums need an extra, and the other verbs must work without it
 
     if resume and checkpoint is None:
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
     for path in (save, checkpoint):
         if path is not None:
             options.file_to_write(path)
-    found = parties.data(
-        data or ["fashion_mnist"],
+    plan = Plan(
+        data=tuple(data or ["fashion_mnist"]),
+        model=model,
         owners=owners,
-        how=split,
+        split=split,
         validation=validation,
-        share=validation_split,
-        shape=None if shape is None else options.whole_numbers(shape, "--shape"),
+        validation_split=validation_split,
+        shape=shape,
         label=label,
+        protocol=protocol,
+        aggregators=aggregators,
+        minimum=minimum,
+        learning_rate=learning_rate,
+        local_learning_rate=local_learning_rate,
+        epochs=epochs,
+        reptile=reptile,
+        iterations=iterations,
+        batch_size=batch_size,
+        dp=dp,
+        clip=clip,
+        bound=bound,
+        bits=int(bits),
         seed=seed,
+        threads=threads,
     )
-    rule, rate = parties.rule(
-        use_reptile=reptile, epochs=epochs, rate=local_learning_rate, iterations=iterations, batch_size=batch_size
+    if deploy is not None:
+        if checkpoint is not None or engine != "local":
+            raise BadConfig(
+                "a deployment has an engine and a checkpoint of its own", "leave out --engine, --checkpoint"
+            )
+        from fedseal.cli.deploy import drawn
+
+        paper = drawn(
+            plan,
+            rounds=rounds,
+            evaluate_every=evaluate_every,
+            timeout=timeout,
+            classes=classes,
+            examples=examples,
+        )
+        paper.write(deploy, hosts=host or [], port=port)
+        _deployed(deploy, loopback=loopback, save=save, record=record, as_json=as_json, quiet=quiet)
+        return
+    if loopback or host:
+        raise BadConfig("--loopback and --host are of a deployment", "name its folder with --deploy")
+    found = plan.read()
+    if record is not None:
+        asked.keep(record, plan, found)
+    federation = plan.federation(found)
+    trained = fitted(
+        federation,
+        rounds,
+        again=f"go on with --resume --checkpoint {checkpoint}" if checkpoint is not None else "",
+        as_json=as_json,
+        quiet=quiet,
+        evaluate_every=evaluate_every,
+        engine=engine,
+        checkpoint=checkpoint,
+        resume=resume,
+        record=record,
     )
-    owner = ModelOwner(
-        parties.model(model, found, seed),
-        validation=found.validation,
-        learning_rate=rate if learning_rate is None else learning_rate,
-    )
-    secure = parties.secure(
-        protocol, dp=dp, clip=clip, bound=bound, minimum=minimum, aggregators=aggregators, bits=int(bits)
-    )
-    federation = Federation(owner, parties.owners(found, rule), secure, seed=seed, threads=threads)
+    if save is not None:
+        trained.save(save)
+    tell(trained, federation, save, as_json=as_json)
+
+
+def _deployed(
+    folder: Path, *, loopback: bool, save: Path | None, record: Path | None, as_json: bool, quiet: bool
+) -> None:
+    from fedseal.cli import join
+    from fedseal.federation.deployment.folder import places
+
+    owner, *nodes = places(folder)
+    if loopback:
+        join.lead(owner, nodes, save=save, record=record, as_json=as_json, quiet=quiet)
+        return
+    terminal.say(f"{folder} has a folder for each of {1 + len(nodes)} parties; {folder}/README.md says who gets which")
+    terminal.say(f"to try it on this machine: fedseal join {folder} --loopback")
+
+
+def fitted(federation: Federation, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any) -> Trained:
+    """Train, and say after every round what it gave.
+
+    Args:
+        again: how to go on after Ctrl-C, where that can be done.
+        arguments: of `Federation.fit`.
+    """
     done: list[RoundReport] = []
 
     def progress(report: RoundReport) -> None:
@@ -130,21 +214,10 @@ def train(
             terminal.note(line(report, rounds))
 
     try:
-        trained = federation.fit(
-            rounds,
-            evaluate_every=evaluate_every,
-            engine=engine,
-            checkpoint=checkpoint,
-            resume=resume,
-            record=record,
-            progress=progress,
-        )
+        return federation.fit(rounds, progress=progress, **arguments)
     except KeyboardInterrupt:
-        kept = f"; go on with --resume --checkpoint {checkpoint}" if checkpoint is not None and done else ""
+        kept = f"; {again}" if again and done else ""
         raise terminal.Interrupted(f"interrupted after {len(done)} rounds{kept}") from None
-    if save is not None:
-        trained.save(save)
-    _tell(trained, federation, save, as_json=as_json)
 
 
 def line(report: RoundReport, rounds: int) -> str:
@@ -159,7 +232,8 @@ def line(report: RoundReport, rounds: int) -> str:
     return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s"
 
 
-def _tell(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
+def tell(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
+    """The end of a run: what it reached, and who could have read what."""
     secure = federation.secure
     if as_json:
         rounds = [report.plain() for report in trained.history]

@@ -29,7 +29,7 @@ from fedseal.federation.party import Aggregator, Ask, Client, Party, Reply
 from fedseal.federation.report import RoundReport
 from fedseal.federation.rounds import Call, Link, Metered, Watcher, conduct
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.secagg import SERVER, aggregator
+from fedseal.secagg import SERVER, Ledger, aggregator
 from fedseal.types import Tensors
 
 PATIENCE = 3  # failed rounds in a row after which a run ends
@@ -57,13 +57,21 @@ class Members:
         """Numbers of the aggregators."""
         return tuple(aggregator(place) for place in range(len(self.pact.roster.aggregators)))
 
-    def party(self, number: int, *, kept: bool = False) -> Party:
+    def party(self, number: int, *, kept: bool = False, ledger: Ledger | None = None) -> Party:
         """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
         identity = self.keys.identity(number)
         if number in self.aggregators:
-            return Aggregator(aggregator(0) - number, self.pact, identity, kept=kept)
-        owner = self.owners[number]
-        return Client(number, owner, self.model, self.pact, identity, seed=self.seed, threads=self.threads)
+            return Aggregator(aggregator(0) - number, self.pact, identity, kept=kept, ledger=ledger)
+        return Client(
+            number,
+            self.owners[number],
+            self.model,
+            self.pact,
+            identity,
+            seed=self.seed,
+            threads=self.threads,
+            ledger=ledger,
+        )
 
 
 class Engine(Protocol):
@@ -326,4 +334,5 @@ def _recorder(folder: str | Path, members: Members, federation: Federation) -> W
 
     rule = federation.data_owners[0].model_fn
     training = rule.training if isinstance(rule, Local) else None
-    return Recorder(Path(folder), members.keys, members.model, training)
+    shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
+    return Recorder(Path(folder), members.keys, members.model, training, shield)

@@ -7,56 +7,20 @@ everything that is started here.
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from fedseal.errors import BadConfig, EngineFailure, MissingExtra
+from fedseal.errors import BadConfig, MissingExtra
 from fedseal.federation.federation import Federation, Members, Trained
+from fedseal.federation.grid import PART, GridLink, answered, asks_who, hello
 from fedseal.federation.keys import StoredKeys
-from fedseal.federation.party import LOG, Ask, Reply
+from fedseal.federation.quiet import SILENT, flwr, only_errors
 from fedseal.federation.rounds import Link
-from fedseal.secagg import Outgoing, Public, Roster
-
-SILENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns about what it will do one day
-}
-PART = "fedseal"  # of a message's records
-HELLO = "hello"
-WAIT = 0.2  # seconds between two looks for nodes
-
-
-def quiet() -> None:
-    """Switch off everything with which Flower and Ray would reach out."""
-    os.environ.update(SILENT)
-
-
-def _flwr() -> Any:
-    """Flower's parts that are used here.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    quiet()
-    try:
-        import flwr.app
-        import flwr.clientapp
-        import flwr.serverapp
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"{error.name} is not installed", "pip install 'fedseal[federation]'") from None
-    return flwr
+from fedseal.secagg import Public, Roster
 
 
 @dataclass(frozen=True)
@@ -78,8 +42,8 @@ class Simulation:
             MissingExtra: Flower or Ray is not installed.
             BadConfig: owners or their functions that cannot be handed to another process.
         """
-        flwr = _flwr()
-        server, failed = flwr.serverapp.ServerApp(), list[BaseException]()
+        flower = flwr()
+        server, failed = flower.serverapp.ServerApp(), list[BaseException]()
 
         @server.main()  # type: ignore[untyped-decorator]
         def main(grid: Any, context: Any) -> None:
@@ -88,12 +52,12 @@ class Simulation:
             except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
                 failed.append(error)
 
-        with _as_before(), _only_errors("flwr", "ray"):
-            self._simulate(flwr, server, client_app(bare(members)), len(members.clients) + len(members.aggregators))
+        with _as_before(), only_errors("flwr", "ray"):
+            self._simulate(server, client_app(bare(members)), len(members.clients) + len(members.aggregators))
         if failed:
             raise failed[0]
 
-    def _simulate(self, flwr: Any, server: Any, client: Any, nodes: int) -> None:
+    def _simulate(self, server: Any, client: Any, nodes: int) -> None:
         try:
             import ray
             import ray.cloudpickle
@@ -119,80 +83,25 @@ class Simulation:
                 ray.shutdown()
 
 
-class GridLink:
-    """Asks parties through a Flower grid. It learns who is which node by asking them."""
-
-    def __init__(self, grid: Any, members: Members, timeout: float) -> None:
-        self._grid, self._timeout, self._flwr = grid, timeout, _flwr()
-        self._expected = {*members.clients, *members.aggregators}
-        self._nodes: dict[int, int] = {}  # by party
-        self._greeted: set[int] = set()
-        self._greet(until=time.monotonic() + timeout)
-
-    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        """Answers in the order of the questions."""
-        if any(ask.step in ("advertise", "train", "take") for ask in asks):
-            self._greet()
-        places = {self._nodes[ask.to]: ask for ask in asks if ask.to in self._nodes}
-        found = {}
-        for node, content in self._sent({node: packed(ask) for node, ask in places.items()}).items():
-            found[places[node].to] = reply_of(content)
-        for ask in asks:
-            if ask.to in found:
-                yield ask, found[ask.to]
-
-    def _greet(self, until: float = 0.0) -> None:
-        """Ask nodes that are new who they are, and at first wait until all parties are there."""
-        while True:
-            new = set(self._grid.get_node_ids()) - self._greeted
-            for node, content in self._sent({node: greeting() for node in new}).items():
-                self._nodes[int(content[PART]["party"])] = node
-                self._greeted.add(node)
-            if self._expected <= self._nodes.keys() or time.monotonic() > until:
-                break
-            time.sleep(WAIT)
-        if not self._nodes:
-            raise EngineFailure("no party answers", "start the nodes, each with its own key")
-
-    def _sent(self, contents: dict[int, Any]) -> dict[int, Any]:
-        """Contents of the answers, by node."""
-        if not contents:
-            return {}
-        messages = [
-            self._flwr.app.Message(content, dst_node_id=node, message_type="train")
-            for node, content in contents.items()
-        ]
-        answers = {}
-        for message in self._grid.send_and_receive(messages, timeout=self._timeout):
-            if message.has_error():
-                LOG.warning("a node fails: %s", message.error.reason)
-                continue
-            answers[message.metadata.src_node_id] = message.content
-        return answers
-
-
 def client_app(members: Members) -> Any:
     """The ClientApp in which every party answers, whichever it is.
 
     A node is told which by its configuration: `partition-id` counts data owners, then aggregators.
     """
-    flwr = _flwr()
-    app = flwr.clientapp.ClientApp()
+    flower = flwr()
+    app = flower.clientapp.ClientApp()
 
     @app.train()  # type: ignore[untyped-decorator]
     def answer(message: Any, context: Any) -> Any:
-        flwr = _flwr()
         number = _number(members, context.node_config)
-        content = message.content[PART]
-        if content["step"] == HELLO:
-            record = flwr.app.ConfigRecord({"party": str(number)})
-            return flwr.app.Message(flwr.app.RecordDict({PART: record}), reply_to=message)
+        if asks_who(message):
+            return hello(message, number)
         party = members.party(number, kept=True)
         if PART in context.state:
             party.load({name: list(values) for name, values in context.state[PART].items()})
-        reply = party.answer(ask_of(message.content, number))
-        context.state[PART] = flwr.app.ConfigRecord(party.dump())
-        return flwr.app.Message(packed_reply(reply), reply_to=message)
+        answer = answered(party, message, number)
+        context.state[PART] = flower.app.ConfigRecord(party.dump())
+        return answer
 
     return app
 
@@ -233,9 +142,9 @@ def apps(federation: Federation, keys: str | Path, **options: Any) -> tuple[Any,
         MissingExtra: Flower is not installed.
         StorageFailure: the folder cannot be written or read.
     """
-    flwr = _flwr()
+    flower = flwr()
     members = federation.members_of(StoredKeys.at(Path(keys), federation.secure, len(federation.data_owners)))
-    server = flwr.serverapp.ServerApp()
+    server = flower.serverapp.ServerApp()
     rounds, save = options.pop("rounds", 1), options.pop("save", None)
     timeout = options.pop("timeout", 600.0)
 
@@ -261,54 +170,6 @@ class OnGrid:
         serve(GridLink(self.grid, members, self.timeout))
 
 
-def packed(ask: Ask) -> Any:
-    """A question as records."""
-    app = _flwr().app
-    facts = {"step": ask.step, "round": ask.round, "size": ask.size, "messages": [bytes(m) for m in ask.messages]}
-    records: dict[str, Any] = {PART: app.ConfigRecord(facts)}
-    if ask.state is not None:
-        arrays = {name: app.Array(tensor.detach().cpu().numpy()) for name, tensor in ask.state.items()}
-        records["model"] = app.ArrayRecord(arrays)
-    return app.RecordDict(records)
-
-
-def greeting() -> Any:
-    """The question who a node is."""
-    app = _flwr().app
-    return app.RecordDict({PART: app.ConfigRecord({"step": HELLO})})
-
-
-def ask_of(content: Any, number: int) -> Ask:
-    """What `packed` wrote."""
-    facts, state = content[PART], None
-    if "model" in content:
-        state = {name: _tensor(array) for name, array in content["model"].items()}
-    messages = tuple(facts["messages"])
-    return Ask(number, facts["step"], int(facts["round"]), int(facts["size"]), messages, state)
-
-
-def packed_reply(reply: Reply) -> Any:
-    """An answer as records; numbers of parties are too large for Flower's integers."""
-    app = _flwr().app
-    facts = {
-        "to": [str(out.to) for out in reply.messages],
-        "messages": [bytes(out.message) for out in reply.messages],
-        "refused": reply.refused,
-    }
-    return app.RecordDict({PART: app.ConfigRecord(facts)})
-
-
-def reply_of(content: Any) -> Reply:
-    """What `packed_reply` wrote."""
-    facts = content[PART]
-    pairs = zip(facts["to"], facts["messages"], strict=True)
-    return Reply(tuple(Outgoing(int(to), message) for to, message in pairs), facts["refused"])
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array.numpy()))  # a copy, which may be written to
-
-
 @contextmanager
 def _as_before() -> Iterator[None]:
     """Flower's simulation adds to the environment, and what it adds grows from run to run."""
@@ -319,16 +180,3 @@ def _as_before() -> Iterator[None]:
         for name in set(os.environ) - set(before) - set(SILENT):
             del os.environ[name]
         os.environ.update(before)
-
-
-@contextmanager
-def _only_errors(*names: str) -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -80,13 +80,9 @@ def write(folder: Path, keys: Keyring, secure: Secure) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".keys", dir=folder.parent))
-        numbers = [*keys.clients, *(aggregator(place) for place in range(len(keys.aggregators))), SERVER]
-        for number in numbers:
-            identity = keys.identity(number)
-            facts = {"version": VERSION, "signing": identity.signing.hex(), "opening": identity.opening.secret.hex()}
-            with os.fdopen(os.open(part / file_of(number), os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                json.dump(facts, file)
-        (part / PACT).write_text(json.dumps(_plain(pact), indent=1))
+        for number in [*keys.clients, *(aggregator(place) for place in range(len(keys.aggregators))), SERVER]:
+            write_identity(part, number, keys.identity(number))
+        write_pact(part, pact)
         try:
             part.rename(folder)
         except OSError:  # another process was faster, or the folder holds something
@@ -95,6 +91,18 @@ def write(folder: Path, keys: Keyring, secure: Secure) -> None:
                 raise
     except OSError as error:
         raise StorageFailure(f"cannot write keys to '{folder}' ({error.strerror})", "choose an empty folder") from None
+
+
+def write_identity(folder: Path, number: int, identity: Identity) -> None:
+    """A party's key in a new file, readable by the user alone."""
+    facts = {"version": VERSION, "signing": identity.signing.hex(), "opening": identity.opening.secret.hex()}
+    with os.fdopen(os.open(folder / file_of(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(facts, file)
+
+
+def write_pact(folder: Path, pact: Pact) -> None:
+    """What all parties hold alike."""
+    (folder / PACT).write_text(json.dumps(_plain(pact), indent=1))
 
 
 def read_identity(path: Path) -> Identity:

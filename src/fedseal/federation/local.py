@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from fedseal.client import local_update
+from fedseal.defense.base import Hooks
 from fedseal.errors import BadConfig
-from fedseal.mechanism import Mechanism
-from fedseal.types import Batch, Defense, LocalStep, LocalTraining, Tensors, Update
+from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
 
 Meter = Callable[[Update, float], None]
 
@@ -46,7 +46,8 @@ def train(
             2017, arXiv:1602.05629).
         defense: run by every client, each with a memory of its own where it has `feedback`.
         lr: of the server: how far it goes along the mean; 1 for FedAvg.
-        batch_size: how many of its examples a client draws for a round; None for all.
+        batch_size: how many of its examples a client draws for a round; None for all. A defense whose promise rests on
+            Poisson sampling draws at its own rate instead.
         meter: called at the client with every update that it sends, and the seconds it took.
 
     Raises:
@@ -66,14 +67,17 @@ def train(
             "give at least one client, one round and one example, and a positive rate",
         )
     model = copy.deepcopy(model if defense is None else defense.on_model(model))
-    shields = [_Remembering(defense) if defense is not None and defense.feedback else defense for _ in clients]
+    memories: list[dict[str, Tensor]] = [{} for _ in clients]
     for _ in range(rounds):
         seeds = torch.randint(2**62, (len(clients),), generator=generator).tolist()
         updates = []
-        for batch, shield, seed in zip(clients, shields, seeds, strict=True):
+        for batch, held, seed in zip(clients, memories, seeds, strict=True):
             own, started = torch.Generator().manual_seed(seed), time.perf_counter()
-            drawn = _drawn(batch, batch_size, own)
-            updates.append(local_update(model, drawn, training=training, defense=shield, generator=own))
+            if defense is None:
+                drawn = _drawn(batch, batch_size, own)
+                updates.append(local_update(model, drawn, training=training, generator=own))
+            else:
+                updates.append(_defended(model, batch, batch_size, training, defense, held, own))
             if meter is not None:
                 meter(updates[-1], time.perf_counter() - started)
         _step(model, mean(updates), lr)
@@ -122,53 +126,70 @@ def _drawn(batch: Batch, size: int | None, generator: torch.Generator) -> Batch:
     return Batch(batch.inputs[rows], batch.labels[rows])
 
 
-@dataclass(frozen=True)
-class _Remembering:
-    """One client's defense: what it takes from an update is added to the client's next."""
+def _defended(
+    model: nn.Module,
+    batch: Batch,
+    size: int | None,
+    training: LocalTraining,
+    defense: Defense,
+    held: dict[str, Tensor],
+    generator: torch.Generator,
+) -> Update:
+    """What a client sends that draws as its defense's promise asks, and holds back what its feedback says."""
+    rate = sample_rate(defense)
+    drawn = _drawn(batch, size, generator) if rate is None else poisson(batch, rate, generator)
+    fitted = defense.fit(model)
+    early = Hooks(
+        fitted.name,
+        fitted.public,
+        fitted.on_batch,
+        fitted.on_example_grads if fitted.per_example else None,
+        gradient=fitted.on_gradient if fitted.per_step else None,
+    )
+    if drawn is None:
+        update = _nothing(model, training)
+    else:
+        update = local_update(model, drawn, training=training, defense=early, generator=generator)
+    if rate is not None:
+        update = _over(update, 0 if drawn is None else len(drawn), max(1, round(rate * len(batch))))
+    if not defense.feedback:
+        return fitted.on_update(update, generator)
+    whole = {name: tensor + held.get(name, 0.0) for name, tensor in update.tensors.items()}
+    sent = fitted.on_update(replace(update, tensors=whole), generator)
+    held.update({name: whole[name] - sent.tensors[name] for name in whole})
+    return sent
 
-    own: Defense
-    held: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        return self.own.name
+def sample_rate(defense: Defense) -> float | None:
+    """At which each example must be drawn for itself, so that the defense keeps what it promises; None for no matter.
 
-    @property
-    def public(self) -> tuple[Mechanism, ...]:
-        return self.own.public
+    >>> from fedseal import defense
+    >>> [sample_rate(defense.parse(name)) for name in ("dpsgd:1,sample_rate=0.1+prune:0.5", "dpsgd:1", "prune:0.5")]
+    [0.1, None, None]
+    """
+    promise = defense.guarantee if isinstance(defense, Hooks) else None
+    if promise is None or promise.unit != "example" or promise.sample_rate >= 1:
+        return None
+    return promise.sample_rate
 
-    @property
-    def feedback(self) -> bool:
-        return self.own.feedback
 
-    @property
-    def per_example(self) -> bool:
-        return self.own.per_example
+def poisson(batch: Batch, rate: float, generator: torch.Generator) -> Batch | None:
+    """Each example with that probability, whatever becomes of the others; None where it is none."""
+    rows = (torch.rand(len(batch), generator=generator) < rate).nonzero().flatten().to(batch.inputs.device)
+    return Batch(batch.inputs[rows], batch.labels[rows]) if len(rows) else None
 
-    @property
-    def per_step(self) -> bool:
-        return self.own.per_step
 
-    def fit(self, model: nn.Module) -> Defense:
-        return replace(self, own=self.own.fit(model))
+def _over(update: Update, count: int, expected: int) -> Update:
+    """The mean over `count` examples as their sum over the expected number: what is sent must not tell the count."""
+    scaled = {name: tensor * (count / expected) for name, tensor in update.tensors.items()}
+    return replace(update, tensors=scaled, num_examples=expected)
 
-    def on_model(self, model: nn.Module) -> nn.Module:
-        return self.own.on_model(model)
 
-    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
-        return self.own.on_batch(batch, generator)
-
-    def on_example_grads(self, grads: Tensors, generator: torch.Generator) -> Tensors:
-        return self.own.on_example_grads(grads, generator)
-
-    def on_gradient(self, grads: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
-        return self.own.on_gradient(grads, step, generator)
-
-    def on_update(self, update: Update, generator: torch.Generator) -> Update:
-        whole = {name: tensor + self.held.get(name, 0.0) for name, tensor in update.tensors.items()}
-        sent = self.own.on_update(replace(update, tensors=whole), generator)
-        self.held.update({name: whole[name] - sent.tensors[name] for name in whole})
-        return sent
+def _nothing(model: nn.Module, training: LocalTraining) -> Update:
+    """Of no example: noise is still to come."""
+    zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    return Update(training.kind, zeros, buffers, num_examples=0, training=training)
 
 
 def _mean(values: Sequence[Tensors]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedseal.client import explained, local_update, loss_function, state_of
 from fedseal.errors import BadConfig
+from fedseal.federation.local import sample_rate
 from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
 
 ModelFunction = Callable[[nn.Module, Batch, torch.Generator], Update]
@@ -56,6 +57,11 @@ class Local:
             raise BadConfig(
                 f"the defense '{self.defense.name}' carries a memory from round to round, which no checkpoint holds",
                 "leave out its feedback",
+            )
+        if self.defense is not None and sample_rate(self.defense) is not None:
+            raise BadConfig(
+                f"the account of '{self.defense.name}' is of Poisson samples, and owners draw a fixed number",
+                "leave out its sample_rate, or train with federation.train",
             )
 
     def __call__(self, model: nn.Module, data: Batch, generator: torch.Generator) -> Update:

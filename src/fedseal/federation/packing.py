@@ -58,11 +58,11 @@ class Packing:
         return vector
 
     def unpack(self, vector: NDArray[Any]) -> dict[str, Tensor]:
-        """Tensors by name, in the vector's dtype."""
-        start, found = 0, {}
+        """Tensors by name, in the vector's dtype and memory."""
+        start, found, whole = 0, {}, torch.from_numpy(vector)
         for name, shape in (*self.weights, *self.buffers):
             end = start + math.prod(shape)
-            found[name] = torch.from_numpy(vector[start:end].copy()).reshape(shape)
+            found[name] = whole[start:end].view(shape)
             start = end
         return found
 

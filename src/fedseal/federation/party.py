@@ -23,7 +23,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fedseal.client import state_of
 from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.packing import Packing, Vector
@@ -90,6 +89,7 @@ class Client:
         pact: what it was handed before, and holds the server to.
         seed: of the federation, which makes its draws repeatable; None for draws of its own.
         threads: of its training. Sums of many threads differ in their last bits.
+        ledger: of its rounds so far; None for a new one.
     """
 
     def __init__(
@@ -102,10 +102,11 @@ class Client:
         *,
         seed: int | None = None,
         threads: int = 1,
+        ledger: Ledger | None = None,
     ) -> None:
         self._number, self._owner, self._pact, self._identity = number, owner, pact, identity
         self._model, self._packing = copy.deepcopy(model), Packing.of(model)
-        self._seed, self._threads, self._ledger = seed, threads, Ledger()
+        self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
         self._data: Batch | None = None
         self._role: MaskingClient | None = None
 
@@ -173,7 +174,7 @@ class Client:
             metrics = self._owner.metrics(self._model, self._data, secure.metrics or {})
         assert secure.max_weight is not None
         weight = 1 if secure.max_weight == 1 else update.num_examples or len(self._data)
-        return self._packing.pack(update, state_of(self._model)), weight, metrics
+        return self._packing.pack(update, dict(self._model.named_buffers())), weight, metrics
 
 
 class Aggregator:
@@ -181,11 +182,14 @@ class Aggregator:
 
     Args:
         kept: whether it will be put aside between questions, for which it must keep all messages of a round.
+        ledger: of its rounds so far; None for a new one.
     """
 
-    def __init__(self, place: int, pact: Pact, identity: Identity, *, kept: bool = False) -> None:
+    def __init__(
+        self, place: int, pact: Pact, identity: Identity, *, kept: bool = False, ledger: Ledger | None = None
+    ) -> None:
         self._kept = kept
-        self._place, self._pact, self._identity, self._ledger = place, pact, identity, Ledger()
+        self._place, self._pact, self._identity, self._ledger = place, pact, identity, ledger or Ledger()
         self._role: sharing.Aggregator | None = None
         self._asked: tuple[int, int] = (-1, 0)  # round and size
         self._heard: Memory = {}
@@ -224,19 +228,22 @@ class Aggregator:
 
     def _answered(self, ask: Ask) -> Iterator[Outgoing]:
         role = self._present(ask)
-        if ask.step == "take":
+        if ask.step in ("take", "close"):
             self._heard["take"] = self._heard.get("take", []) + self._take(ask.messages)
+        if ask.step == "take":
             return iter(())
+        if ask.step == "close":
+            self._heard["close"] = []
+            return iter(role.close_intake())
         self._heard[ask.step] = [bytes(message) for message in ask.messages]
         if ask.step == "open":
             self._heard["take"] = []  # a sum is sent once
-        if ask.step == "close":
-            return iter(role.close_intake())
         answers = [out for message in ask.messages for out in role.receive(message)]
         return role.open() if ask.step == "open" else iter(answers)
 
     def _present(self, ask: Ask) -> sharing.Aggregator:
-        if ask.step == "take" and self._asked[0] != ask.round:
+        begins = ask.step == "take" or (ask.step == "close" and ask.messages)
+        if begins and self._asked[0] != ask.round:
             terms = self._pact.terms(ask.round, ask.size)
             self._ledger.enter(terms)  # the same round a second time could open a second sum
             self._role = sharing.Aggregator(terms, self._place, self._identity)

@@ -96,12 +96,13 @@ def _sharing(call: Call, link: Link) -> Sum:
     relay = _Relay(call, link)
     for _, reply in link.ask([call.to(number, "train") for number in call.clients]):
         relay.add(reply.messages)
-    relay.flush(always=True)
-    rolls = relay.all("close", {number: [] for number in relay.places})
-    agreements = relay.all("count", rolls)
+    if not relay.heard:
+        least = call.pact.secure.minimum
+        raise CohortTooSmall(f"no client answered with an update, and the minimum is {least}", "see the clients' logs")
+    agreements = relay.all("count", relay.all("close", relay.rest()))
     owner = sharing.Owner(call.terms, call.identity)
-    for number in relay.places:  # one after the other: each sum is as long as the model
-        for message in relay.all("open", {number: agreements.get(number, [])})[OWNER]:
+    for to, message in relay.each("open", {number: agreements.get(number, []) for number in relay.places}):
+        if to == OWNER:
             owner.receive(message)
     return _sum(owner.result())
 
@@ -114,38 +115,48 @@ class _Relay:
         self.places = [aggregator(place) for place in range(len(call.pact.roster.aggregators))]
         self._pending: dict[int, list[Buffer]] = {number: [] for number in self.places}
         self._bytes = dict.fromkeys(self.places, 0)
-        self._begun: set[int] = set()
+        self.heard = False
 
     def add(self, messages: Iterable[Outgoing]) -> None:
         """What a client sends."""
         for to, message in messages:
             if to in self._pending:
+                self.heard = True
                 self._pending[to].append(message)
                 self._bytes[to] += len(message)
         self.flush()
 
-    def flush(self, *, always: bool = False) -> None:
+    def flush(self) -> None:
         """Hand over what waits, where it is much."""
-        full = [number for number in self.places if always or self._bytes[number] > PENDING]
+        full = [number for number in self.places if self._bytes[number] > PENDING]
         if full:
             self.all("take", {number: self._pending[number] for number in full})
         for number in full:
             self._pending[number], self._bytes[number] = [], 0
 
+    def rest(self) -> dict[int, list[Buffer]]:
+        """What waits still."""
+        rest, self._pending = self._pending, {}
+        return rest
+
     def all(self, step: str, messages: dict[int, list[Buffer]]) -> dict[int, list[Buffer]]:
         """What aggregators answer, by recipient."""
         answers: dict[int, list[Buffer]] = defaultdict(list)
+        for to, message in self.each(step, messages):
+            answers[to].append(message)
+        return answers
+
+    def each(self, step: str, messages: dict[int, list[Buffer]]) -> Iterator[Outgoing]:
+        """What aggregators answer, one after the other: a sum is as long as the model."""
         silent = dict.fromkeys(messages)
         for ask, reply in self._link.ask([self._call.to(number, step, parts) for number, parts in messages.items()]):
             if reply.refused:
                 raise EngineFailure(f"aggregator {aggregator(0) - ask.to} refuses ({reply.refused})", "start anew")
             del silent[ask.to]
-            for to, message in reply.messages:
-                answers[to].append(message)
+            yield from reply.messages
         if silent:
             place = min(aggregator(0) - number for number in silent)
             raise EngineFailure(f"aggregator {place} does not answer, and all are needed", "start it, and ask again")
-        return answers
 
 
 def _masking(call: Call, link: Link) -> Sum:

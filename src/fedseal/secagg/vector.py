@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fedseal.errors import UnfitUpdate
+from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.secagg.hazmat.gaussian import DiscreteGaussian
 from fedseal.secagg.hazmat.ring import Elements, Reals
-from fedseal.secagg.refused import WrongSum
+from fedseal.secagg.refused import OutOfPhase, WrongSum
 from fedseal.secagg.terms import Terms
 
 
@@ -177,8 +177,29 @@ class Opened:
         """`(size,)`: the total divided by the weights' sum."""
         return self._decoded(float(self.weight), dtype)
 
-    def _decoded(self, divisor: float, dtype: DTypeLike) -> NDArray[Any]:
-        out, codec = np.empty(self.terms.size, dtype), self.terms.codec
+    def taken(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """As `mean`, written over the sum itself, which is gone then: a long vector is held once. Once.
+
+        Raises:
+            OutOfPhase: it was taken already.
+            BadConfig: numbers that are wider than the sum's.
+        """
+        if np.dtype(dtype).itemsize > self._elements.itemsize:
+            raise BadConfig(f"a sum of {self._elements.itemsize} bytes an entry cannot hold {dtype}", "use mean()")
+        self._left()
+        own = self._elements.view(dtype)[: self.terms.size]
+        # An entry's place is never behind its element's, and a chunk is read before it is written.
+        self._decoded(float(self.weight), dtype, own)
+        self._elements = self._elements[:0]
+        return own
+
+    def _left(self) -> None:
+        if not self._elements.size:
+            raise OutOfPhase("the sum was taken", "ask for it once")
+
+    def _decoded(self, divisor: float, dtype: DTypeLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        self._left()
+        out, codec = np.empty(self.terms.size, dtype) if out is None else out, self.terms.codec
         scratch = np.empty(self.terms.chunk)
         for chunk in range(self._layout.chunks):
             (first, last), (start, _) = self._layout.entries(chunk), self._layout.span(chunk)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from fedseal.secagg import wire
 from fedseal.secagg.hazmat import shamir
@@ -18,6 +20,7 @@ from fedseal.secagg.vector import Contribution
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
+VERSION = 1  # of what `dump` gives
 
 
 class Client(Role):
@@ -60,6 +63,57 @@ class Client(Role):
         self._ledger.enter(self.terms)
         self._turn("contribute")
         return self._masked(contribution)
+
+    def dump(self) -> bytes:
+        """All that it knows of the round, so that another process goes on where this one ends.
+
+        As secret as the update itself. A client that answered must not be loaded from before its answer: whoever keeps
+        the bytes keeps the newest only.
+        """
+        facts: dict[str, Any] = {
+            "version": VERSION,
+            "round": self.terms.round,
+            "size": self.terms.size,
+            "ended": self.ended,
+            "due": [int(step) if isinstance(step, Kind) else step for step in self._due],
+            "seen": [digest.hex() for digest in sorted(self._seen)],
+            "secrets": [secret.hex() for secret in (self._channel.secret, self._masking.secret, self._seed)],
+            "shares": {str(who): share.hex() for who, share in self._shares.items()},
+        }
+        if Kind.KEYS not in self._due:
+            keys = self._told.keys.items()
+            facts["keys"] = {str(who): [known.channel.hex(), known.masking.hex()] for who, known in keys}
+        if Kind.RELAY not in self._due:
+            facts |= {"sharing": list(self._sharing), "neighbors": list(self._neighbors)}
+        if Kind.SURVIVORS not in self._due:
+            facts["survivors"] = list(self._survivors)
+        return json.dumps(facts).encode()
+
+    @classmethod
+    def load(
+        cls, terms: Callable[[int, int], Terms], number: int, identity: Identity, ledger: Ledger, kept: bytes
+    ) -> Client:
+        """A client as it was when it was dumped.
+
+        Args:
+            terms: the agreed terms, by round and size.
+        """
+        facts = json.loads(kept)
+        client = cls(terms(facts["round"], facts["size"]), number, identity, ledger)
+        client.ended = facts["ended"]
+        client._due = [Kind(step) if isinstance(step, int) else step for step in facts["due"]]
+        client._seen = {bytes.fromhex(digest) for digest in facts["seen"]}
+        channel, mask, client._seed = (bytes.fromhex(secret) for secret in facts["secrets"])
+        client._channel, client._masking = Agreement(channel), Agreement(mask)
+        client._shares = {int(who): bytes.fromhex(share) for who, share in facts["shares"].items()}
+        if "keys" in facts:
+            keys = {int(who): Keys(*map(bytes.fromhex, pair)) for who, pair in facts["keys"].items()}
+            client._told = Directory(client.terms, keys)
+        if "sharing" in facts:
+            client._sharing, client._neighbors = tuple(facts["sharing"]), list(facts["neighbors"])
+        if "survivors" in facts:
+            client._survivors = tuple(facts["survivors"])
+        return client
 
     def _turn(self, step: Kind | str) -> None:
         self._going()

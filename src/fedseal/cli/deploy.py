@@ -1,0 +1,240 @@
+"""A plan for several hosts: what each party's folder says of the training, and the federation made of it there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedseal.cli import parties
+from fedseal.cli.plan import Plan
+from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
+from fedseal.types import Batch
+
+if TYPE_CHECKING:
+    from fedseal.federation.deployment import Place
+    from fedseal.federation.federation import Federation
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a party's folder says of the training.
+
+    Args:
+        plan: as typed, without any path.
+        shape: of one example.
+        classes: of the labels.
+        owners: number of data owners.
+        bundled: the data set that is dealt out; None where every owner has its own.
+        timeout: seconds after which a party that does not answer counts as gone.
+        own: this party's examples, a path on its host: a data owner's, or the model owner's for validation.
+    """
+
+    plan: Plan
+    shape: tuple[int, ...]
+    classes: int
+    owners: int
+    rounds: int
+    evaluate_every: int
+    timeout: float
+    bundled: str | None
+    own: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Training:
+        """What `plain` gave.
+
+        Raises:
+            StorageFailure: it did not give this.
+        """
+        try:
+            plan = Plan(**{**facts["plan"], "data": tuple(facts["plan"]["data"])})
+            return cls(**{**facts, "plan": plan, "shape": tuple(facts["shape"])})
+        except (KeyError, TypeError) as error:
+            raise StorageFailure(
+                f"a deployment of another version of fedseal ({error})", "run the version that wrote it"
+            ) from None
+
+    def federation(self, place: Place) -> Federation:
+        """As one party sees it: other parties' data is on their hosts.
+
+        Raises:
+            FedsealError: this party's data does not exist, or does not fit.
+        """
+        from fedseal.federation.owners import DataOwner
+        from fedseal.secagg import SERVER
+
+        rule = self.plan.rule[0]
+        owners = [DataOwner(_Absent(number), rule) for number in range(self.owners)]
+        if place.number < self.owners:
+            own = self._data(place)
+            self._check(own, place)
+            owners[place.number] = DataOwner.holding(own, rule)
+        found = replace(_stand_in(self.shape, self.classes), validation=None)
+        if place.number == SERVER:
+            found = replace(found, validation=self._validation(place))
+        return self.plan.of(self.plan.model_owner(found), owners, place.pact.secure)
+
+    def _data(self, place: Place) -> Batch:
+        return self._dealt().owners[place.number] if self.own is None else self.plan.read_one(self._path(place))
+
+    def _validation(self, place: Place) -> Batch | None:
+        if self.own is not None:
+            return self.plan.read_one(self._path(place))
+        return None if self.bundled is None else self._dealt().validation
+
+    def _path(self, place: Place) -> str:
+        assert self.own is not None
+        return self.own if self.own in parties.BUNDLED else str(place.folder.resolve() / self.own)
+
+    def _dealt(self) -> parties.Data:
+        assert self.bundled is not None
+        return replace(self.plan, data=(self.bundled,), owners=self.owners).read()
+
+    def _check(self, own: Batch, place: Place) -> None:
+        shape, most = tuple(own.inputs.shape[1:]), place.pact.secure.max_weight
+        if shape != self.shape or int(own.labels.max()) >= self.classes:
+            raise UnfitBatch(
+                f"the examples of {place.who} have the shape {shape} and labels up to {int(own.labels.max())}, and "
+                f"{self.shape} and {self.classes} classes were agreed on",
+                f"correct the path in '{place.folder}/party.json', training.own, or the data",
+            )
+        draw = self.plan.rule[0].draw
+        counted = len(own) if draw is None else min(draw, len(own))
+        if most is not None and 1 < most < counted:
+            raise UnfitBatch(
+                f"{place.who} has {counted} examples, and {most} at most were agreed on",
+                "deploy with a higher --examples",
+            )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A deployment on paper: the federation it is for, and what each party's folder says of the training."""
+
+    federation: Federation
+    trainings: dict[int, Training]
+
+    def write(self, folder: Path, *, hosts: Sequence[str], port: int) -> None:
+        """Make the folders.
+
+        Raises:
+            StorageFailure, BadConfig: not there, or not at these hosts.
+        """
+        from fedseal.federation import deployment
+
+        federation = self.federation
+        federation.members()  # complains of figures that do not fit together
+        facts = {number: training.plain() for number, training in self.trainings.items()}
+        deployment.write(folder, federation.secure, len(federation.data_owners), facts, hosts=hosts, port=port)
+
+
+def drawn(
+    plan: Plan, *, rounds: int, evaluate_every: int, timeout: float, classes: int | None, examples: int | None
+) -> Drawn:
+    """The deployment of a plan.
+
+    Args:
+        classes: of the labels, where data is on other hosts.
+        examples: most of a data owner, there.
+
+    Raises:
+        BadConfig: data that cannot be dealt out to hosts, or data elsewhere of which too little is said.
+    """
+    from fedseal.secagg import SERVER, aggregator
+
+    bundled = plan.data[0] if len(plan.data) == 1 else None
+    _check_named(plan, bundled)
+    if bundled is not None or all(map(_here, plan.data)):
+        found = plan.read()
+        federation = plan.federation(found)
+    else:
+        found, federation = _elsewhere(plan, classes, examples)
+    count = len(federation.data_owners)
+    common = Training(
+        plan=replace(
+            plan, data=(), validation=None, validation_split=plan.validation_split if plan.validation is None else 0.0
+        ),
+        shape=found.shape,
+        classes=max(found.classes, classes or 0),
+        owners=count,
+        rounds=rounds,
+        evaluate_every=evaluate_every,
+        timeout=timeout,
+        bundled=bundled,
+    )
+    places = federation.secure.aggregators if federation.secure.protocol == "sharing" else 0
+    parts = dict.fromkeys([SERVER, *range(count), *map(aggregator, range(places))], common)
+    if bundled is None:
+        parts |= {number: replace(common, own=_place(name)) for number, name in enumerate(plan.data)}
+    if plan.validation is not None:
+        parts[SERVER] = replace(common, own=_place(plan.validation))
+    return Drawn(federation, parts)
+
+
+def _check_named(plan: Plan, bundled: str | None) -> None:
+    if bundled is not None and bundled not in parties.BUNDLED:
+        raise BadConfig(
+            f"'{bundled}' for all owners would have to be on every owner's host",
+            "name each owner's own: --data a.npz --data b.npz",
+        )
+    for name in plan.data:
+        if Path(name).suffix.lower() in (".csv", ".parquet"):
+            raise BadConfig(
+                f"'{name}' is a table, which is encoded as the first owner's is, and that is on another host",
+                "encode all tables alike and store them as .npz",
+            )
+
+
+def _elsewhere(plan: Plan, classes: int | None, examples: int | None) -> tuple[parties.Data, Federation]:
+    from fedseal.federation.owners import DataOwner
+
+    missing = [
+        option
+        for option, value in (("--shape", plan.shape), ("--classes", classes), ("--examples", examples))
+        if value is None
+    ]
+    if missing or plan.sizes is None or classes is None or examples is None:
+        away = next(name for name in plan.data if not _here(name))
+        raise BadConfig(
+            f"'{away}' is not on this machine, and {' and '.join(missing)} must say what cannot be read off it",
+            "give shape, number of classes and most examples of an owner: --shape 1,28,28 --classes 10 --examples 600",
+        )
+    if plan.owners not in (None, len(plan.data)):
+        raise BadConfig(f"--owners is {plan.owners}, and {len(plan.data)} data sets are named", "leave --owners out")
+    rule, secure = plan.rule[0], plan.secure
+    most = 1 if secure.noise is not None else min(examples, rule.draw or examples)
+    found = _stand_in(plan.sizes, classes)
+    owners = [DataOwner(_Absent(number), rule) for number in range(len(plan.data))]
+    return found, plan.of(plan.model_owner(found), owners, replace(secure, max_weight=most))
+
+
+def _here(name: str) -> bool:
+    return name in parties.BUNDLED or Path(name).exists()
+
+
+def _place(name: str) -> str:
+    """A path as it will be found: from anywhere, if it is here; as typed, if it is on another host."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _stand_in(shape: Sequence[int], classes: int) -> parties.Data:
+    """One example that has the shape and the last class, from which a model can be made that fits all."""
+    return parties.Data((Batch(torch.zeros(1, *shape), torch.tensor([classes - 1])),), None)
+
+
+class _Absent:
+    """Loads examples that are on another host."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __call__(self) -> Batch:
+        raise BadConfig(f"the examples of data owner {self._number} are on its own host", "ask that owner")

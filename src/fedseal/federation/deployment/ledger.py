@@ -1,0 +1,54 @@
+"""The rounds that a party took part in, on disk before anything of a round is sent.
+
+A node that is started again refuses a round that it answered before: two sums that hold the same update say what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from fedseal.errors import StorageFailure
+from fedseal.secagg import Ledger, Terms
+
+LEDGER = "ledger.json"
+
+
+class StoredLedger(Ledger):
+    """A ledger in a file that outlives its process.
+
+    Raises:
+        StorageFailure: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            known = json.loads(path.read_text()) if path.exists() else {}
+            super().__init__({str(session): int(round) for session, round in known.items()})
+        except (OSError, ValueError, AttributeError) as error:
+            raise StorageFailure(
+                f"'{path}' is no record of rounds ({error})",
+                "make a new deployment; without the record, this party could be made to answer a round twice",
+            ) from None
+
+    def enter(self, terms: Terms) -> None:
+        """As its base; the file has it when this returns.
+
+        Raises:
+            OutOfPhase: this round, or a later one of its session, was entered before.
+            StorageFailure: the file cannot be written, and the round not entered.
+        """
+        super().enter(terms)
+        part = self._path.with_suffix(".part")
+        try:
+            with part.open("w") as file:
+                json.dump(self.rounds, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._path)
+        except OSError as error:
+            raise StorageFailure(
+                f"cannot write '{self._path}' ({error.strerror})", "make room, or mend the disk"
+            ) from None

@@ -1,0 +1,206 @@
+"""Questions and answers as messages of Flower, and a link that sends them through a Flower grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedseal.errors import EngineFailure
+from fedseal.federation.federation import Members
+from fedseal.federation.party import LOG, Ask, Party, Reply
+from fedseal.federation.quiet import flwr
+from fedseal.secagg import Outgoing
+from fedseal.types import Tensors
+
+PART = "fedseal"  # of a message's records
+HELLO = "hello"
+WAIT = 0.2  # seconds between two looks for nodes
+POLL = 0.1  # seconds between two looks for answers
+PRESENCE = 2.0  # seconds between two looks whether the nodes that have not answered are still there
+
+
+class GridLink:
+    """Asks parties through a Flower grid.
+
+    Args:
+        timeout: seconds after which a party that does not answer counts as gone.
+        known: which node a party is, by its public key; None to ask all nodes who they are.
+        watch: called while it waits; what it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        grid: Any,
+        members: Members,
+        timeout: float,
+        known: Mapping[bytes, int] | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._grid, self._timeout = grid, timeout
+        self._known, self._watch, self._members = known, watch, members
+        self._nodes: dict[int, int] = {}  # by party
+        self._greeted: set[int] = set()
+        self._meet(lambda: self._everybody <= self._nodes.keys(), timeout)
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        """Answers in the order of the questions."""
+        begins = any(ask.step in ("advertise", "train") for ask in asks)
+        if begins or self._known is not None:
+            self._meet(self._enough, self._timeout if begins else 0.0)
+        places = {self._nodes[ask.to]: ask for ask in asks if ask.to in self._nodes}
+        models = {id(ask.state): packed_state(ask.state) for ask in asks[:1] if ask.state is not None}
+        found = {}
+        contents = {node: packed(ask, models.get(id(ask.state))) for node, ask in places.items()}
+        for node, content in self._sent(contents).items():
+            found[places[node].to] = reply_of(content)
+        for ask in asks:
+            if ask.to in found:
+                yield ask, found[ask.to]
+
+    @property
+    def _everybody(self) -> set[int]:
+        return {*self._members.clients, *self._members.aggregators}
+
+    def _enough(self) -> bool:
+        """Whether those are there without whom a round cannot end."""
+        clients = sum(number in self._nodes for number in self._members.clients)
+        all_add = all(number in self._nodes for number in self._members.aggregators)
+        return all_add and clients >= (self._members.pact.secure.minimum or 1)
+
+    def _meet(self, done: Callable[[], bool], seconds: float) -> None:
+        """Find out who is which node, and wait some time for those who are missing."""
+        end = time.monotonic() + seconds
+        while True:
+            self._watch()
+            if self._known is None:
+                self._greet()
+            else:
+                present = {bytes(node.public_key): int(node.node_id) for node in self._grid.get_nodes()}
+                self._nodes = {party: present[key] for key, party in self._known.items() if key in present}
+            if done() or time.monotonic() > end:
+                break
+            time.sleep(WAIT)
+        if not self._nodes:
+            raise EngineFailure("no party answers", "start the nodes, each with its own key")
+
+    def _present(self) -> dict[int, str]:
+        """Nodes that are online, and since when where that is known."""
+        if self._known is None:
+            return dict.fromkeys(self._grid.get_node_ids(), "")
+        return {int(node.node_id): str(node.last_activated_at) for node in self._grid.get_nodes()}
+
+    def _greet(self) -> None:
+        new = set(self._grid.get_node_ids()) - self._greeted
+        for node, content in self._sent({node: greeting() for node in new}).items():
+            self._nodes[int(content[PART]["party"])] = node
+            self._greeted.add(node)
+
+    def _sent(self, contents: dict[int, Any]) -> dict[int, Any]:
+        """Contents of the answers, by node. Who goes offline, or starts anew, is not waited for."""
+        if not contents:
+            return {}
+        before = self._present()
+        messages = [
+            flwr().app.Message(content, dst_node_id=node, message_type="train") for node, content in contents.items()
+        ]
+        pushed = set(self._grid.push_messages(messages))
+        waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        waiting = {message: node for message, node in waiting.items() if message in pushed}
+        answers, end, look = {}, time.monotonic() + self._timeout, time.monotonic() + PRESENCE
+        while waiting:
+            for message in self._grid.pull_messages(list(waiting)):
+                node = waiting.pop(message.metadata.reply_to_message_id, None)
+                if message.has_error():
+                    LOG.warning("a node fails: %s", message.error.reason)
+                elif node is not None:
+                    answers[node] = message.content
+            if not waiting or time.monotonic() > end:
+                break
+            self._watch()
+            if time.monotonic() > look:
+                present, look = self._present(), time.monotonic() + PRESENCE
+                waiting = {
+                    message: node
+                    for message, node in waiting.items()
+                    if node in present and present[node] == before.get(node, present[node])
+                }
+            time.sleep(POLL)
+        return answers
+
+
+def asks_who(message: Any) -> bool:
+    """Whether a message asks who a node is."""
+    return bool(message.content[PART]["step"] == HELLO)
+
+
+def hello(message: Any, number: int) -> Any:
+    """The answer to that."""
+    app = flwr().app
+    return app.Message(app.RecordDict({PART: app.ConfigRecord({"party": str(number)})}), reply_to=message)
+
+
+def answered(party: Party, message: Any, number: int) -> Any:
+    """A party's answer to any other message."""
+    return flwr().app.Message(packed_reply(party.answer(ask_of(message.content, number))), reply_to=message)
+
+
+def packed_state(state: Tensors) -> Any:
+    """A model as a record."""
+    app = flwr().app
+    return app.ArrayRecord({name: app.Array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
+
+
+def packed(ask: Ask, model: Any = None) -> Any:
+    """A question as records.
+
+    Args:
+        model: its state as a record, where that was made before; many questions carry the same one.
+    """
+    app = flwr().app
+    facts = {"step": ask.step, "round": ask.round, "size": ask.size, "messages": [bytes(m) for m in ask.messages]}
+    records: dict[str, Any] = {PART: app.ConfigRecord(facts)}
+    if ask.state is not None:
+        records["model"] = packed_state(ask.state) if model is None else model
+    return app.RecordDict(records)
+
+
+def greeting() -> Any:
+    """The question who a node is."""
+    app = flwr().app
+    return app.RecordDict({PART: app.ConfigRecord({"step": HELLO})})
+
+
+def ask_of(content: Any, number: int) -> Ask:
+    """What `packed` wrote."""
+    facts, state = content[PART], None
+    if "model" in content:
+        state = {name: _tensor(array) for name, array in content["model"].items()}
+    messages = tuple(facts["messages"])
+    return Ask(number, facts["step"], int(facts["round"]), int(facts["size"]), messages, state)
+
+
+def packed_reply(reply: Reply) -> Any:
+    """An answer as records; numbers of parties are too large for Flower's integers."""
+    app = flwr().app
+    facts = {
+        "to": [str(out.to) for out in reply.messages],
+        "messages": [bytes(out.message) for out in reply.messages],
+        "refused": reply.refused,
+    }
+    return app.RecordDict({PART: app.ConfigRecord(facts)})
+
+
+def reply_of(content: Any) -> Reply:
+    """What `packed_reply` wrote."""
+    facts = content[PART]
+    pairs = zip(facts["to"], facts["messages"], strict=True)
+    return Reply(tuple(Outgoing(int(to), message) for to, message in pairs), facts["refused"])
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array.numpy()))  # a copy, which may be written to

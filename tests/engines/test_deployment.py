@@ -1,0 +1,214 @@
+"""Real deployments on loopback: SuperLink, SuperNodes and parties as processes, over TLS, known by their keys."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from federation.small import Losing, federation, gap, weights
+from fedseal.cli.deploy import drawn
+from fedseal.cli.plan import Plan
+from fedseal.errors import BadConfig
+from fedseal.federation.deployment import certificates, node, place, superlink, take_part, write
+from fedseal.federation.deployment.processes import free_port
+from fedseal.federation.quiet import quiet
+from fedseal.secagg import SERVER, aggregator
+
+CLI = "import fedseal.cli; fedseal.cli.main()"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+PLAN = Plan(
+    data=("fashion_mnist",), model="zoo:mlp:widths=[8]", owners=3, split="iid", validation=None, validation_split=0.2,
+    shape=None, label="label", protocol="sharing", aggregators=2, minimum=2, learning_rate=None,
+    local_learning_rate=None, epochs=1, reptile=False, iterations=3, batch_size=40, dp=None, clip=None, bound=8.0,
+    bits=32, seed=0, threads=1,
+)  # fmt: skip
+TYPED = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--epochs", "1", "--batch-size", "40")
+PATIENCE = 240.0
+
+
+class Party:
+    """A `fedseal` of its own, and what it says."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.log = folder / f"{abs(hash(arguments))}-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", CLI, *arguments], cwd=folder, env=ENVIRONMENT, stdout=file, stderr=file
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def rounds(self) -> dict[int, str]:
+        """What was said of each round, from 0."""
+        return {int(number) - 1: rest for number, rest in re.findall(r"^round (\d+)/\d+: (.*)$", self.said, re.M)}
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def quit(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def daemons(folder: Path) -> list[int]:
+    """Processes of Flower or fedseal that work for a deployment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if str(folder) in (entry / "cmdline").read_text() and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_an_interrupted_deployment_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    root = str(tmp_path / "all")
+    typed = ["train", "--deploy", root, "--loopback", "--protocol", "masking", "--rounds", "3", *TYPED]
+    first = Party(tmp_path, *typed, "--timeout", "60")
+    try:
+        first.until(lambda: bool(first.rounds()))
+        assert len(daemons(tmp_path)) == 8  # SuperLink, and for each owner a party and a SuperNode, and itself
+    finally:
+        first.process.send_signal(signal.SIGINT)
+        code = first.ended()
+    assert code == 130, first.said
+    assert re.search(rf"interrupted after \d rounds; go on with: fedseal join {root} --loopback", first.said)
+    assert daemons(tmp_path) == []
+    second = Party(tmp_path, "join", root, "--loopback", "--save", "model.st")
+    try:
+        assert second.ended() == 0, second.said
+    finally:
+        second.quit()
+    assert daemons(tmp_path) == []
+    told = first.rounds() | second.rounds()
+    assert sorted(told) == [0, 1, 2]
+    lost = {number for number, line in told.items() if "nothing was opened" in line}
+    assert lost <= {1, 2}
+    plan = Plan(**{**vars(PLAN), "protocol": "masking", "minimum": None})
+    whole = plan.federation(plan.read()).fit(3, engine=Losing(lambda ask: ask.round in lost))
+    assert gap(weights(whole), load_file(tmp_path / "model.st")) == 0
+
+
+class Fleet:
+    """All parties of one deployment, each started as on a host of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.parties = root, dict[str, Party]()
+
+    def start(self, name: str, *options: str) -> Party:
+        self.parties[name] = Party(self.root, "join", str(self.root / name), *options)
+        return self.parties[name]
+
+    def entered(self, name: str, round: int) -> bool:
+        """Whether a party's ledger has the round."""
+        file = self.root / name / "ledger.json"
+        return file.exists() and f": {round}}}" in file.read_text()
+
+    def quit(self) -> None:
+        for party in self.parties.values():
+            party.process.send_signal(signal.SIGINT) if party.process.poll() is None else None
+        for party in self.parties.values():
+            party.quit()
+
+
+@contextmanager
+def fleet(root: Path) -> Iterator[Fleet]:
+    found = Fleet(root)
+    try:
+        yield found
+    finally:
+        found.quit()
+
+
+@pytest.mark.slow
+def test_a_deployment_outlives_killed_owners_aggregators_and_servers(tmp_path: Path) -> None:
+    """Killed with -9 in the middle of a round; the model is what it would be had their messages been lost here."""
+    paper = drawn(PLAN, rounds=6, evaluate_every=6, timeout=60.0, classes=None, examples=None)
+    root = tmp_path / "all"
+    paper.write(root, hosts=[], port=free_port())
+    with fleet(root) as all_of_it:
+        server = all_of_it.start("model-owner")
+        for name in ("owner-0", "owner-1", "owner-2", "aggregator-0", "aggregator-1"):
+            all_of_it.start(name)
+        server.until(lambda: 0 in server.rounds())
+        all_of_it.parties["owner-2"].kill()
+        server.until(lambda: 1 in server.rounds())
+        all_of_it.start("owner-2")
+        server.until(lambda: all_of_it.entered("owner-0", 2))
+        all_of_it.parties["aggregator-1"].kill()
+        server.until(lambda: 2 in server.rounds())
+        assert "nothing was opened, since aggregator 1" in server.rounds()[2]
+        all_of_it.start("aggregator-1")
+        server.until(lambda: all_of_it.entered("aggregator-0", 3))
+        server.kill()
+        again = all_of_it.start("model-owner", "--save", "model.st")
+        assert again.ended() == 0, again.said
+        told = server.rounds() | again.rounds()
+    assert daemons(tmp_path) == []
+    assert sorted(told) == list(range(6)), told
+    assert told[0].startswith("3 owners")
+    assert "nothing was opened, since no client answered" in told[3]
+    assert told[5].startswith("3 owners")
+    lost = {number for number, line in told.items() if "nothing was opened" in line}
+    assert lost == {2, 3}
+    without = {number for number, line in told.items() if line.startswith("2 owners")}
+    here = paper.federation.fit(
+        6, engine=Losing(lambda ask: ask.round in lost or (ask.to == 2 and ask.round in without))
+    )
+    assert gap(weights(here), load_file(root / "model.st")) == 0
+    assert "refuses 'train' of round 3: this client contributed to round 3 already" in all_of_it.parties["owner-0"].said
+
+
+@pytest.mark.slow
+def test_nodes_and_servers_who_should_not_meet_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = federation("sharing", count=2)
+    numbers = [SERVER, 0, 1, *map(aggregator, range(3))]
+    for name, days in (("one", 1.0), ("other", 1.0), ("old", -1.0)):
+        write(tmp_path / name, setup.secure, 2, {number: {} for number in numbers}, days=days)
+    monkeypatch.setattr(node, "AGAIN", 0.1)
+    monkeypatch.setattr(certificates, "check", lambda folder: None)
+    quiet()
+
+    def joins(folder: Path, port: int) -> str:
+        own = place(folder).at(f"127.0.0.1:{port}")
+        with pytest.raises(BadConfig) as caught:
+            take_part(own, setup.members_of(own.keys))
+        return str(caught.value)
+
+    with ExitStack() as stack:
+        ports = {name: free_port() for name in ("one", "old")}
+        for name, port in ports.items():
+            stack.enter_context(superlink.superlink(place(tmp_path / name / "model-owner"), port))
+        assert "does not vouch for the certificate" in joins(tmp_path / "other" / "owner-0", ports["one"])
+        assert "knows no key of data owner 1" in joins(tmp_path / "one" / "owner-1", ports["one"])
+        assert "has expired" in joins(tmp_path / "old" / "owner-0", ports["old"])
+    assert daemons(tmp_path) == []

@@ -1,0 +1,268 @@
+"""A deployment's files, and what a party makes of them: everything that needs no process."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from federation.small import federation
+from fedseal.errors import BadConfig, EngineFailure, StorageFailure
+from fedseal.federation.deployment import Place, certificates, node, place, processes, write
+from fedseal.federation.deployment.folder import name_of, places
+from fedseal.federation.deployment.ledger import StoredLedger
+from fedseal.federation.keys import StoredKeys, file_of
+from fedseal.federation.party import Ask
+from fedseal.federation.secure import Secure
+from fedseal.secagg import SERVER, aggregator
+from fedseal.secagg.refused import OutOfPhase
+
+SECURE = Secure("sharing", aggregators=2).settled(3, 8, {})
+PARTIES = [SERVER, 0, 1, 2, aggregator(0), aggregator(1)]
+
+
+def deployed(folder: Path, secure: Secure = SECURE, **facts: Any) -> Path:
+    trainings = {number: {"own": f"data-{number}.npz" if number < 3 else None} for number in PARTIES}
+    write(folder, secure, 3, trainings, **facts)
+    return folder
+
+
+def test_every_party_gets_what_it_needs_and_no_secret_of_others(tmp_path: Path) -> None:
+    root = deployed(tmp_path / "new" / "all", hosts=["fl.example.org", "10.1.2.3"], port=4433)
+    assert sorted(path.name for path in root.iterdir()) == sorted(["README.md", *map(name_of, PARTIES)])
+    for number in PARTIES:
+        own = root / name_of(number)
+        secrets = {path.name for path in own.rglob("*") if path.name.endswith(".key")}
+        assert secrets == {file_of(number), "server.key" if number == SERVER else "node.key"}
+        assert all((own / name).stat().st_mode & 0o777 == 0o600 for name in secrets)
+        assert (own / "start.sh").stat().st_mode & 0o100
+        found = place(own)
+        assert (found.number, found.address, found.listen) == (number, "fl.example.org:4433", "0.0.0.0")
+        assert found.training == {"own": f"data-{number}.npz" if number < 3 else None}
+        assert found.pact == place(root / "model-owner").pact
+        assert found.pact.secure == SECURE
+        public = found.keys.identity(number).public
+        roster = found.pact.roster
+        assert public in {roster.opener, *roster.clients.values(), *roster.aggregators}
+        others = [other for other in PARTIES if other != number]
+        for other in others:
+            with pytest.raises(StorageFailure, match="no key"):
+                found.keys.identity(other)
+    text = (root / "README.md").read_text()
+    assert all(f"| `{name_of(number)}` |" in text for number in PARTIES)
+    assert "fl.example.org" in text
+    assert [found.number for found in places(root)] == PARTIES
+
+
+def test_nodes_are_known_by_the_keys_that_they_hold(tmp_path: Path) -> None:
+    root = deployed(tmp_path / "all")
+    nodes = place(root / "model-owner").nodes
+    assert list(nodes) == PARTIES[1:]
+    assert len(set(nodes.values())) == 5
+    for number, line in nodes.items():
+        key = load_ssh_private_key((root / name_of(number) / "node.key").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        assert isinstance(key.curve, ec.SECP384R1)
+        assert key.public_key() == load_ssh_public_key(line.encode())
+
+
+def test_the_certificate_stands_for_the_named_hosts_and_this_machine(tmp_path: Path) -> None:
+    certificates.write_server(tmp_path, ["fl.example.org", "10.1.2.3", "::1"], days=30)
+    certificates.check(tmp_path)
+    served = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes())
+    authority = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
+    served.verify_directly_issued_by(authority)
+    names = served.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "fl.example.org"]
+    assert [str(found) for found in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "10.1.2.3", "::1"]
+    left = certificates.valid_until(tmp_path) - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(days=29) < left <= datetime.timedelta(days=30)
+
+
+def shaken(server: Path, client: Path, host: str) -> None:
+    """A TLS handshake in memory, as strict as OpenSSL gets."""
+    there, here = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=str(client / "ca.pem"))
+    there.load_cert_chain(server / "server.pem", server / "server.key")
+    here.verify_flags |= ssl.VERIFY_X509_STRICT
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [here.wrap_bio(down, up, server_hostname=host), there.wrap_bio(up, down, server_side=True)]
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+
+
+def test_a_handshake_succeeds_with_the_right_authority_and_name_only(tmp_path: Path) -> None:
+    for name, days in (("one", 1.0), ("other", 1.0), ("old", -1.0)):
+        (tmp_path / name).mkdir()
+        certificates.write_server(tmp_path / name, ["fl.example.org"], days=days)
+    one, other, old = (tmp_path / name for name in ("one", "other", "old"))
+    for host in ("fl.example.org", "localhost", "127.0.0.1"):
+        shaken(one, one, host)
+    for server, client, host, why in (
+        (one, other, "localhost", "verify failed"),
+        (one, one, "elsewhere.example.org", "Hostname mismatch"),
+        (old, old, "localhost", "expired"),
+    ):
+        with pytest.raises(ssl.SSLCertVerificationError, match=why):
+            shaken(server, client, host)
+
+
+@pytest.mark.parametrize("days", [-1.0, -400.0])
+def test_certificates_that_are_not_valid_are_named(tmp_path: Path, days: float) -> None:
+    root = deployed(tmp_path / "all", days=days)
+    with pytest.raises(BadConfig, match=r"ca\.pem' expired on 20.* UTC; check this machine's clock, or make a new"):
+        certificates.check(root / "owner-0")
+    with pytest.raises(BadConfig, match="expired on"):
+        certificates.check(root / "model-owner")
+
+
+def test_certificates_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    root = deployed(tmp_path / "all")
+    (root / "model-owner" / "server.pem").write_text("rubbish")
+    with pytest.raises(StorageFailure, match=r"server\.pem' is no certificate"):
+        certificates.check(root / "model-owner")
+    certificates.check(root / "owner-0")
+    (root / "owner-0" / "ca.pem").unlink()
+    with pytest.raises(StorageFailure, match=r"ca\.pem' is no certificate"):
+        certificates.check(root / "owner-0")
+
+
+@pytest.mark.parametrize("host", ["", "two words", "-a.org", "a..b", "x" * 64, "10.0.0.256", "1.2.3", "a/b", "a:b"])
+def test_names_that_are_no_hosts(tmp_path: Path, host: str) -> None:
+    with pytest.raises(BadConfig, match="no name of a host"):
+        deployed(tmp_path / "all", hosts=[host])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("used", "file"):
+        with pytest.raises(StorageFailure, match="is not empty"):
+            deployed(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    root = deployed(tmp_path / "empty")
+    with pytest.raises(StorageFailure, match=r"is not empty.*fedseal join"):
+        deployed(root)
+    with pytest.raises(BadConfig, match="port"):
+        deployed(tmp_path / "other", port=70000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "used"]
+
+
+def test_folders_that_are_no_partys(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailure, match=r"there is no '.*party\.json'; name a party's folder"):
+        place(tmp_path)
+    root = deployed(tmp_path / "all")
+    for broken in ("{", "[]", '{"version": 2}', '{"version": 1}', '{"version": 1, "party": "x"}'):
+        (root / "owner-0" / "party.json").write_text(broken)
+        with pytest.raises(StorageFailure, match="is damaged"):
+            place(root / "owner-0")
+
+
+def test_a_ledger_on_disk_outlives_its_party(tmp_path: Path) -> None:
+    setup = federation("sharing")
+    members = setup.members_of(StoredKeys.at(tmp_path / "keys", setup.secure, 4))
+    state = {name: tensor.detach() for name, tensor in members.model.state_dict().items()}
+    size = sum(tensor.numel() for tensor in state.values())
+
+    def asked(round: int) -> str:
+        party = members.party(0, ledger=StoredLedger(tmp_path / "ledger.json"))  # as after a restart
+        return party.answer(Ask(0, "train", round, size, (), state)).refused
+
+    assert [asked(round) for round in (0, 0, 2, 1, 2, 3)] == ["", "OutOfPhase", "", "OutOfPhase", "OutOfPhase", ""]
+    assert json.loads((tmp_path / "ledger.json").read_text()) == {members.pact.session.hex(): 3}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["ledger.json"]
+    (tmp_path / "ledger.json").write_text("{")
+    with pytest.raises(StorageFailure, match="no record of rounds"):
+        StoredLedger(tmp_path / "ledger.json")
+
+
+def test_a_round_that_cannot_be_noted_is_not_answered(tmp_path: Path) -> None:
+    setup = federation("sharing")
+    members = setup.members()
+    (tmp_path / "ledger.part").mkdir()
+    ledger = StoredLedger(tmp_path / "ledger.json")
+    state = {name: tensor.detach() for name, tensor in members.model.state_dict().items()}
+    size = sum(tensor.numel() for tensor in state.values())
+    reply = members.party(0, ledger=ledger).answer(Ask(0, "train", 0, size, (), state))
+    assert (reply.messages, reply.refused) == ((), "StorageFailure")
+    with pytest.raises(OutOfPhase):
+        ledger.enter(members.pact.terms(0, size))
+
+
+def child(folder: Path, code: str) -> processes.Child:
+    return processes.start("child", [sys.executable, "-c", code], folder)
+
+
+def test_a_process_that_does_not_get_up_says_why_and_ends(tmp_path: Path) -> None:
+    failing = child(tmp_path, "print('hm'); raise SystemExit('Error: port in use')")
+    with pytest.raises(EngineFailure, match=r"'child' does not start: Error: port in use; see its log"):
+        processes.until_open(failing, processes.free_port())
+    lasting = child(tmp_path, "import time; time.sleep(60)")
+    assert lasting.runs
+    lasting.end()
+    assert not lasting.runs
+    deaf = child(
+        tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
+    while "up" not in deaf.said():
+        pass
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(processes, "GRACE", 0.1)
+        deaf.end()
+    assert deaf.process.returncode == -9
+
+
+SAID = {
+    "SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired": "has expired",
+    "certificate verify failed: unable to get local issuer certificate": "does not vouch for",
+    "Failed to initialize the connection.\n[code: 2004] The public key is not": "knows no key of data owner 1",
+    "[code: 2001] Missing public key": "takes no node without a key",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_refusals_are_told_apart(tmp_path: Path, said: str) -> None:
+    here = Place(tmp_path, 1, "fl.example.org:9443", "0.0.0.0")
+    ended = child(tmp_path, f"print({said!r})")
+    ended.process.wait()
+    with pytest.raises(BadConfig, match=rf"{SAID[said]}.*; \w+"):
+        node._refused(here, ended)
+    quiet = child(tmp_path, "print('bye')")
+    quiet.process.wait()
+    node._refused(here, quiet)
+
+
+def test_flower_knows_the_keys(tmp_path: Path) -> None:
+    """As its own tool reads a public key, and as its messages have it."""
+    from flwr.cli.supernode.register import try_load_public_key
+
+    from fedseal.federation.deployment.engine import _wire
+
+    line = certificates.write_node_key(tmp_path)
+    (tmp_path / "node.pub").write_text(line)
+    assert try_load_public_key(tmp_path / "node.pub") == _wire(line)
+
+
+def test_openssh_reads_the_node_keys(tmp_path: Path) -> None:
+    line = certificates.write_node_key(tmp_path)
+    try:
+        done = subprocess.run(
+            ["ssh-keygen", "-y", "-f", tmp_path / "node.key"], capture_output=True, text=True, check=True
+        )
+    except FileNotFoundError:
+        pytest.skip("ssh-keygen is not installed")
+    assert done.stdout.strip() == line
