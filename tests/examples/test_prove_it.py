@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fedseal.audit import summarize
+
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "prove_it" / "prove.py"
 
 
@@ -19,12 +21,21 @@ def test_plain_gives_the_pictures_away_and_no_secure_protocol_does(
     module = importlib.util.module_from_spec(specification)
     monkeypatch.setitem(sys.modules, "prove", module)
     specification.loader.exec_module(module)
-    rows = {row.protocol: row for row in module.prove(tmp_path, owners=4, attacked=2, steps=40, sums=False)}
-    assert rows["plain"].kind == "step"
-    assert min(rows["plain"].psnr) > 60
-    assert rows["plain"].identified == 2
-    for protocol in ("sharing", "masking"):
-        row = rows[protocol]
-        assert row.kind == "masked"
-        assert max(score - blind for score, blind in zip(row.psnr, row.blind, strict=True)) < 1
-        assert row.identified < 2
+    audits = module.prove(tmp_path, owners=4, attacked=2, steps=40)
+    groups = {(protocol, group.threat): group for protocol, one in audits.items() for group in summarize(one)}
+    plain = groups["plain", "the server: updates"]
+    assert plain.certified == plain.cells == plain.identification.hits == 2
+    secure = {key: group for key, group in groups.items() if key[0] in ("sharing", "masking") and "sums" not in key[1]}
+    assert {threat for _, threat in secure} == {
+        "the server: masked vectors",
+        "aggregator 0: masked vectors",
+        "aggregator 1: shares from seeds",
+        "aggregator 2: shares from seeds",
+    }
+    control = groups["control", "nobody: updates"]
+    assert control.mean is not None
+    for group in secure.values():
+        assert group.mean == pytest.approx(control.mean, abs=1)
+        assert (group.certified, group.cells) == (0, 2)
+        assert group.worst is not None
+        assert group.worst < min(value for name, value in group.baselines if "best of" in name)

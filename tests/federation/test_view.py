@@ -9,7 +9,7 @@ import torch
 
 import fedseal as fs
 from federation.small import STEPS, Losing, federation, gap, net, owners, weights
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.errors import StorageFailure
 from fedseal.federation.owners import gradient_step
 from fedseal.federation.view import View
 
@@ -78,8 +78,24 @@ def test_aggregators_read_noise_unless_all_collude(tmp_path: Path) -> None:
         weight = len(owners()[owner].build_data())
         opened = view.update(entry, ("aggregator 1", "aggregator 2"))
         assert gap({n: t / weight for n, t in opened.tensors.items()}, dict(truth(owner).tensors)) < 1e-5
-    with pytest.raises(BadConfig, match="a seed says nothing"):
-        view.update(view.of(0, "seed")[0])
+
+
+def test_the_share_of_a_seed_is_what_it_stretches_to(tmp_path: Path) -> None:
+    """So that all aggregators' shares add up to the owner's step, and each alone is noise."""
+    view = recorded(
+        "sharing",
+        tmp_path,
+    )
+    ring = _span(view)
+    for owner in range(2):
+        sent = [entry for entry in view.entries if entry.sender == str(owner)]
+        shares = [view.update(entry).tensors for entry in sent]
+        assert [entry.kind for entry in sent].count("seed") == 2
+        weight = len(owners()[owner].build_data())
+        for name, tensor in truth(owner).tensors.items():
+            assert min(gap({name: share[name]}, {name: tensor}) for share in shares) > 1
+            off = torch.stack([share[name].double() for share in shares]).sum(0) - weight * tensor
+            assert float(((off + ring / 2) % ring - ring / 2).abs().max()) < 1e-2
 
 
 @pytest.mark.parametrize("protocol", ["plain", "sharing", "masking"])

@@ -45,7 +45,6 @@ from fedseal.audit.case import Case
 from fedseal.audit.cost import Cost, Plan, measure_case
 from fedseal.audit.executor import Engine
 from fedseal.audit.factory import build_object
-from fedseal.audit.folder_data import picture_batch
 from fedseal.audit.grid import expanded
 from fedseal.audit.record import Record
 from fedseal.audit.run import CellProgress, run
@@ -53,6 +52,7 @@ from fedseal.audit.table_data import table_model
 from fedseal.audit.text_data import language_model, read_sentences, sentence_batch
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 from fedseal.modality import Image
+from fedseal.modality.folder import picture_batch
 from fedseal.modality.table import Missing, read_table
 from fedseal.types import Batch, LocalTraining, Mode, Optimizer
 

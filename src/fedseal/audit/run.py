@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedseal.audit import store
+from fedseal.audit.bounds import measure_bounds
 from fedseal.audit.case import Case
 from fedseal.audit.environment import environment, usable_device
 from fedseal.audit.executor import Engine
@@ -99,9 +100,25 @@ def run(
     planned = plan(
         job, samples=samples, batch_sizes=_several(batch_size) or (), epochs=_several(epochs), seeds=tuple(seeds)
     )
-    place = engine or local_engine(workers)
     asked = dict(given) if given is not None else {**planned.config.model_dump(mode="json"), "out": str(out)}
-    header = _start(folder, planned, asked, environment(device, place.threads), resume)
+    place = engine or local_engine(workers)
+    record = execute(job, planned, folder, place, given=asked, resume=resume, on_progress=on_progress)
+    measure_bounds(case, folder, defenses=shields, batch_sizes=planned.config.batch_sizes)
+    return record
+
+
+def execute(
+    job: Job,
+    planned: Plan,
+    folder: Path,
+    engine: Engine,
+    *,
+    given: Mapping[str, object],
+    resume: bool = True,
+    on_progress: Callable[[CellProgress], None] | None = None,
+) -> Record:
+    """Compute a plan's cells that the folder has not yet; the rest of `run`, with its errors."""
+    header = _start(folder, planned, dict(given), environment(job.device, engine.threads), resume)
     done = {cell.key: cell for cell in store.read(folder, header).cells}
     missing = [key for key in header.keys if key not in done]
 
@@ -109,7 +126,7 @@ def run(
         if on_progress is not None:
             on_progress(CellProgress(len(done), len(header.keys), key, progress, cell))
 
-    with closing(place.compute(job, missing, tell)) as finished:
+    with closing(engine.compute(job, missing, tell)) as finished:
         for cell, pictures in finished:
             store.write_cell(folder, cell, pictures)
             done[cell.key] = cell
@@ -147,7 +164,7 @@ def _changes(old: Header, config: Config, here: Environment) -> list[str]:
         if name == "fingerprint"
         else f"{name} was {before[name]}, now {value}"
         for name, value in after.items()
-        if before[name] != value
+        if before[name] != value and not (name == "public" and before[name] is None)  # written before it was recorded
     ]
     was, now = old.environment.packages, here.packages
     changes += [f"{p} was {was.get(p)}, now {now.get(p)}" for p in sorted({*was, *now}) if was.get(p) != now.get(p)]

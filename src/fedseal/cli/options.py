@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedseal.audit import Engine, Processes, Setup
+from fedseal.audit import Engine, Processes
 from fedseal.audit.executor import cores
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 
@@ -32,7 +32,7 @@ def threads(asked: int | None, model: nn.Module) -> Iterator[None]:
 
 
 def engine(
-    name: str | None, *, address: str | None, workers: int | None, threads: int | None, setup: Setup
+    name: str | None, *, address: str | None, workers: int | None, threads: int | None, device: str
 ) -> Engine | None:
     """Where cells are computed: by default in one process a core, in this one alone where that is one.
 
@@ -50,7 +50,7 @@ def engine(
         return Ray(address or "local", workers=workers, threads=threads or 1)
     if address is not None:
         raise BadConfig(f"the address '{address}' is given without Ray", "add --engine ray, or leave it out")
-    count = workers or (cores() if setup.device == "cpu" else 1)
+    count = workers or (cores() if device == "cpu" else 1)
     return Processes(count, threads or 1) if count > 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from torch import nn
 
 from fedseal import zoo
 from fedseal.audit import build_object
-from fedseal.audit.folder_data import picture_batch
 from fedseal.cli.request import ZOO, pairs
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 from fedseal.federation import data as sources
 from fedseal.federation.owners import DataOwner, Local, gradient_step, local_steps, reptile
 from fedseal.federation.secure import Secure
+from fedseal.modality import tfrecord
+from fedseal.modality.folder import picture_batch
 from fedseal.modality.table import Table, read_table
-from fedseal.types import Batch
+from fedseal.types import Batch, Modality
 
 BUNDLED: dict[str, Callable[[], Batch]] = {"fashion_mnist": zoo.fashion_mnist, "photos": zoo.photos}
 LOCAL_RATE, GRADIENT_RATE = 0.1, 0.5
@@ -28,10 +30,11 @@ LOCAL_RATE, GRADIENT_RATE = 0.1, 0.5
 
 @dataclass(frozen=True)
 class Data:
-    """Each owner's examples, and those for validation."""
+    """Each owner's examples, those for validation, and what an example is; None for pictures or what is none."""
 
     owners: tuple[Batch, ...]
     validation: Batch | None
+    modality: Modality | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,6 +45,16 @@ class Data:
     def classes(self) -> int:
         """As many as the largest label tells."""
         return 1 + max(int(part.labels.max()) for part in self.owners)
+
+    @property
+    def digest(self) -> str:
+        """Of all owners' examples, so that the same can be told from others."""
+        digest = hashlib.sha256()
+        for part in self.owners:
+            for tensor in (part.inputs, part.labels):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def data(
@@ -68,11 +81,11 @@ def data(
         whole = read[0]
         if held is None:
             whole, held = sources.held_out(whole, share, generator)
-        found = Data(tuple(sources.split(whole, owners or 10, how, generator)), held)
+        found = Data(tuple(sources.split(whole, owners or 10, how, generator)), held, reader.modality)
     else:
         if owners not in (None, len(read)):
             raise BadConfig(f"--owners is {owners}, and {len(read)} data sets are named", "leave --owners out")
-        found = Data(tuple(read), held)
+        found = Data(tuple(read), held, reader.modality)
     shapes = sorted({tuple(part.inputs.shape[1:]) for part in (*found.owners, *([held] if held else []))})
     if len(shapes) > 1:
         raise BadConfig(f"the owners' examples have the shapes {shapes}", "give all of one shape")
@@ -83,24 +96,29 @@ class _Reader:
     """Reads what is named; tables after the first are encoded as the first is."""
 
     def __init__(self, shape: tuple[int, ...] | None, label: str) -> None:
-        self._shape, self._label = shape or (3, 32, 32), label
+        self._asked, self._shape, self._label = shape, shape or (3, 32, 32), label
         self._first: Table | None = None
+
+    @property
+    def modality(self) -> Modality | None:
+        """What an example is, where the data says it."""
+        return None if self._first is None else self._first.modality
 
     def __call__(self, name: str) -> Batch:
         path = Path(name)
         if name in BUNDLED:
             return BUNDLED[name]()
-        if path.suffix.lower() in (".tfrecord", ".tfrecords"):
-            raise BadConfig(f"'{name}' is a TFRecord, which fedseal does not read", "convert it to .npz")
         if not path.exists():
             raise StorageFailure(
                 f"there is no data '{name}'",
-                f"give an .npz, .parquet or .csv file, a folder of pictures, or {', '.join(BUNDLED)}",
+                f"give an .npz, .parquet, .csv or .tfrecord file, a folder of pictures, or {', '.join(BUNDLED)}",
             )
         if path.is_dir():
             return self._pictures(path)
         if path.suffix.lower() in (".parquet", ".csv"):
             return self._table(path)
+        if path.suffix.lower() in tfrecord.SUFFIXES:
+            return tfrecord.read_tfrecord(path, self._asked)
         return sources.read_npz(path)
 
     def _pictures(self, path: Path) -> Batch:
@@ -117,7 +135,12 @@ class _Reader:
 
 
 def model(name: str, found: Data, seed: int) -> nn.Module:
-    """A model of the zoo that fits the examples, or what "package.module:function" returns.
+    """A model that fits the examples; see `model_for`."""
+    return model_for(name, found.shape, found.classes, seed)
+
+
+def model_for(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """A model of the zoo that fits examples of a shape, or what "package.module:function" returns.
 
     Raises:
         UnknownName, BadConfig: no such model.
@@ -127,12 +150,11 @@ def model(name: str, found: Data, seed: int) -> nn.Module:
     kind, _, rest = name.removeprefix(ZOO).partition(":")
     if kind not in zoo.MODELS:
         raise UnknownName("model in the zoo", kind, [*zoo.MODELS, "package.module:function"])
-    shape = found.shape
     fitting: dict[str, object] = {
         "channels": shape[0],
         "size": shape[-1],
         "inputs": int(torch.tensor(shape).prod()),
-        "num_classes": max(2, found.classes),
+        "num_classes": max(2, classes),
         "seed": seed,
     }
     known = inspect.signature(zoo.MODELS[kind]).parameters

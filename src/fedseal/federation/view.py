@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.errors import StorageFailure
 from fedseal.federation.checkpoint import write
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
@@ -54,7 +54,8 @@ class Entry:
         party: who: "the owner", "the server", "aggregator 0".
         sender: of whom, a client's number, or "cohort".
         kind: "step" in the clear, "masked" ring elements, a "seed", or the opened "sum".
-        weight: what the sender counts for, where that can be read.
+        weight: of how many examples it is, where that can be read.
+        cohort: whose sum it is; empty for a single sender's.
     """
 
     round: int
@@ -63,19 +64,25 @@ class Entry:
     kind: str
     file: str
     weight: int | None = None
-    clients: int = 1
+    cohort: tuple[int, ...] = ()
+
+    @property
+    def clients(self) -> int:
+        """Of how many clients it is the sum."""
+        return len(self.cohort) or 1
 
 
 class Shelf:
     """A folder that fills with entries; its index is written by `close`, as often as one likes."""
 
-    def __init__(self, folder: Path, packing: Packing, training: LocalTraining | None) -> None:
+    def __init__(self, folder: Path, packing: Packing, training: LocalTraining | None, defense: str = "none") -> None:
         self.folder = folder
         self.index: dict[str, Any] = {
             "version": VERSION,
             "weights": packing.weights,
             "buffers": packing.buffers,
             "training": None if training is None else training.describe(),
+            "defense": defense,
             "ring": None,
         }
         self._entries: list[Entry] = []
@@ -93,12 +100,12 @@ class Shelf:
         tensors: Tensors,
         *,
         weight: int | None = None,
-        clients: int = 1,
+        cohort: tuple[int, ...] = (),
     ) -> None:
         """Something that the party could read."""
         file = f"{_place(round)}/{party.removeprefix('the ').replace(' ', '-')}-{sender}.safetensors"
         write(self.folder / file, tensors, {})
-        self._entries.append(Entry(round, party, sender, kind, file, weight, clients))
+        self._entries.append(Entry(round, party, sender, kind, file, weight, cohort))
 
     def close(self) -> None:
         """Say what there is.
@@ -116,12 +123,22 @@ class Shelf:
 
 
 class Recorder:
-    """Watches a federation, and writes what parties could read whose keys it holds."""
+    """Watches a federation, and writes what parties could read whose keys it holds.
+
+    Args:
+        training: what clients do, where all do the same and it is known.
+        defense: what they do about what their updates say, by its specification.
+    """
 
     def __init__(
-        self, folder: Path, keys: Keyring | StoredKeys, model: nn.Module, training: LocalTraining | None
+        self,
+        folder: Path,
+        keys: Keyring | StoredKeys,
+        model: nn.Module,
+        training: LocalTraining | None,
+        defense: str = "none",
     ) -> None:
-        self._shelf, self._keys = Shelf(folder, Packing.of(model), training), keys
+        self._shelf, self._keys = Shelf(folder, Packing.of(model), training, defense), keys
         self._call: Call | None = None
         self._readers: dict[tuple[int, int], tuple[ChunkReader, NDArray[Any]]] = {}
 
@@ -152,9 +169,8 @@ class Recorder:
     def opened(self, call: Call, found: Sum) -> None:
         """The sum, and the end of the round."""
         mean = torch.from_numpy(found.total / found.weight)
-        self._shelf.keep(
-            call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=found.weight, clients=len(found.cohort)
-        )
+        weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
+        self._shelf.keep(call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
         for (party, sender), (_, elements) in self._readers.items():
             if sender < 2**63:  # a share of the sum says nothing that the sum does not
                 signed = torch.from_numpy(call.terms.codec.ring.signed(elements).copy())
@@ -206,6 +222,7 @@ class View:
     packing: Packing
     training: LocalTraining | None
     ring: dict[str, Any] | None
+    defense: str = "none"
 
     @classmethod
     def load(cls, folder: str | Path) -> View:
@@ -224,10 +241,11 @@ class View:
                 training = {**training, "betas": tuple(training["betas"])}
             return cls(
                 folder,
-                tuple(Entry(**entry) for entry in index["entries"]),
+                tuple(Entry(**{**entry, "cohort": tuple(entry["cohort"])}) for entry in index["entries"]),
                 Packing(_shapes(index["weights"]), _shapes(index["buffers"])),
                 None if training is None else LocalTraining(**training),
                 index["ring"],
+                index["defense"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageFailure(
@@ -242,20 +260,25 @@ class View:
         """The weights that were sent."""
         return self._tensors(f"{_place(round)}/model.safetensors")
 
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Those of which something was recorded."""
+        return tuple(sorted({entry.round for entry in self.entries}))
+
     def update(self, entry: Entry, colluding: Sequence[str] = ()) -> Update:
-        """An entry as an attacker takes it: a step as it is, masked elements as if they were numbers.
+        """An entry as an attacker takes it: a step as it is, masked elements and what seeds stretch to as numbers.
 
         Args:
             colluding: aggregators who hand their seeds to the one who has the masked vectors.
-
-        Raises:
-            BadConfig: a seed is no update.
         """
-        if entry.kind == "seed":
-            raise BadConfig("a seed says nothing of an update", "take the masked vector of aggregator 0")
         tensors = self._tensors(entry.file)
-        step = tensors["step"].numpy() if "step" in tensors else self._read(tensors["elements"], entry, colluding)
-        return self._update(step, entry)
+        if "step" in tensors:
+            return self._update(tensors["step"].numpy(), entry)
+        if "seed" in tensors:
+            share = self._elements()
+            Masks(added=[tensors["seed"].numpy().tobytes()]).add_to(share, offset=0)
+            return self._update(self._numbers(share), entry)
+        return self._update(self._read(tensors["elements"], entry, colluding), entry)
 
     def _update(self, step: NDArray[Any], entry: Entry) -> Update:
         gradient = self.training is not None and self.training.kind == "gradient"
@@ -272,15 +295,30 @@ class View:
         )
 
     def _read(self, signed: Tensor, entry: Entry, colluding: Sequence[str]) -> NDArray[Any]:
-        assert self.ring is not None
-        elements = signed.numpy().copy().view(Ring(self.ring["bits"]).dtype)
+        elements = signed.numpy().copy().view(self._ring.dtype)
         for seed in self.of(entry.round, "seed"):
             if seed.party in colluding and seed.sender == entry.sender:
                 known = self._tensors(seed.file)["seed"].numpy().tobytes()
                 Masks(added=[known]).add_to(elements, offset=0)
+        return self._numbers(elements)
+
+    @property
+    def _ring(self) -> Ring:
+        assert self.ring is not None
+        return Ring(self.ring["bits"])
+
+    def _elements(self) -> NDArray[Any]:
+        """Zeros, as long as the vector up to its last entry."""
+        assert self.ring is not None
+        last = self.packing.size - 1
+        return self._ring.zeros(last + last // (self.ring["chunk"] - 1) + 1)
+
+    def _numbers(self, elements: NDArray[Any]) -> NDArray[Any]:
+        """The entries among ring elements, which have a check at the end of each chunk."""
+        assert self.ring is not None
         kept = np.arange(self.packing.size)
         found = elements[kept + kept // (self.ring["chunk"] - 1)].copy()
-        step: NDArray[Any] = Ring(self.ring["bits"]).signed(found).astype(np.float64) / self.ring["scale"]
+        step: NDArray[Any] = self._ring.signed(found).astype(np.float64) / self.ring["scale"]
         return step
 
     def _tensors(self, file: str) -> dict[str, Tensor]:

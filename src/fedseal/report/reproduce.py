@@ -46,6 +46,9 @@ def reproduction(record: Record) -> Reproduction:
     folder = shlex.quote(record.folder)
     compare = f"fedseal compare {folder} runs/again"
     texts = json.dumps(given, indent=2, ensure_ascii=False, default=str)
+    if "recorded" in given:  # what a federation's parties could read
+        asked = f"--attacks {shlex.quote(','.join(config.attacks))} --samples {given.get('samples')} --out runs/again"
+        return Reproduction("", f"fedseal audit {shlex.quote(str(given['recorded']))} {asked}\n{compare}", texts)
     if "fingerprint" in given:  # the arguments of `audit.run` itself, whose case only the user's own code can build
         return Reproduction("", f"{_python(config, record.header.environment.device)}\n\n# then: {compare}", texts)
     return Reproduction(

@@ -61,7 +61,6 @@ class Wiring:
         block: the block; readers: the linear products that read its rows (query, key and value, or all in one).
         mixer: the product behind attention; feeder: the next one, whose input rows depend on the sentence.
         entry, norm: the normalizations that make the readers' and the feeder's input, None if there are none.
-        places: the embedding of places, None if places enter otherwise; its weight's name.
         causal: whether a row depends on the tokens up to its own alone.
         skip: what is added to the mixer's output: "block" (its input) or "readers" (theirs), None if neither.
         attention: None where the model's own result could not be had from query, key and value.
@@ -73,7 +72,6 @@ class Wiring:
     feeder: str
     entry: str | None
     norm: str | None
-    places: str | None
     causal: bool
     skip: str | None
     attention: Attention | None
@@ -162,8 +160,7 @@ def wiring(transformer: Transformer, tokens: Sequence[int]) -> Wiring:
     outer = [n for n, m in modules.items() if not n.startswith(block + ".") and not list(m.children())]
     products = [name for name in inner if is_product(modules[name])]
     norms = [name for name in [*inner, *outer] if _is_norm(modules[name])]
-    embeddings = [name for name in outer if isinstance(modules[name], nn.Embedding)]
-    seen = transformer.run(probe, [*dict.fromkeys([*embeddings, *norms, *products]), block])
+    seen = transformer.run(probe, [*dict.fromkeys([*norms, *products]), block])
     calls = [call for call in seen if call.name in products]
     readers = [call for call in calls if call.given is calls[0].given or _same(call.given, calls[0].given)]
     rest = [call for call in calls if call not in readers]
@@ -172,7 +169,6 @@ def wiring(transformer: Transformer, tokens: Sequence[int]) -> Wiring:
     mixer, feeder = rest[0], next((call for call in rest[1:]), rest[1])
     entry = next((c for c in seen if c.name in norms and _same(c.gave, calls[0].given)), None)
     norm = next((c for c in seen if c.name in norms and _same(c.gave, feeder.given)), None)
-    places = next((c.name for c in seen if c.name in embeddings and _counts(c.given, probe)), None)
     whole = next(call for call in seen if call.name == block)
     other = probe.clone()
     other[:, -1] = next(t for t in tokens if t not in other[:, -1].tolist())
@@ -189,7 +185,6 @@ def wiring(transformer: Transformer, tokens: Sequence[int]) -> Wiring:
         feeder=feeder.name,
         entry=None if entry is None else entry.name,
         norm=None if norm is None else norm.name,
-        places=places,
         causal=causal,
         skip=skip,
         attention=_attention([call.gave for call in readers], mixer.given, causal),
@@ -217,14 +212,6 @@ def _first_block(modules: Mapping[str, nn.Module]) -> str:
 def _is_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 1
-
-
-def _counts(ids: Tensor, probe: Tensor) -> bool:
-    """Whether ids are places, 0, 1, 2, ... up to a start, and not the probe's tokens."""
-    if ids.is_floating_point() or ids.numel() < PROBE or torch.equal(ids.cpu(), probe):
-        return False
-    row = ids.reshape(-1)[:PROBE]
-    return bool((row - row[0] == torch.arange(PROBE, device=row.device)).all())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

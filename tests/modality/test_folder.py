@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fedseal.audit.folder_data import picture_batch
 from fedseal.errors import BadConfig, StorageFailure, UnfitPicture
+from fedseal.modality.folder import picture_batch
 
 SHAPE = (3, 4, 4)
 

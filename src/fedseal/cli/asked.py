@@ -1,0 +1,98 @@
+"""How a federation was asked for, kept beside its record, so that an audit builds the same examples and model again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fedseal.audit import build_object
+from fedseal.cli import parties
+from fedseal.cli.plan import Plan
+from fedseal.errors import BadConfig, StorageFailure
+from fedseal.federation.federation import Federation
+from fedseal.federation.owners import DataOwner, Local
+from fedseal.federation.party import draw_seed
+from fedseal.types import Batch, Modality
+
+FILE = "asked.json"
+
+
+def keep(folder: Path, plan: Plan, found: parties.Data) -> None:
+    """Write a plan beside a record, with what tells these examples from others.
+
+    Raises:
+        StorageFailure: it cannot be written.
+    """
+    content = {**asdict(plan), "data": [_lasting(name) for name in plan.data], "digest": found.digest}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(json.dumps(content, indent=1))
+    except OSError as error:
+        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another place") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is behind a record: the model's architecture, and every owner's examples."""
+
+    model: nn.Module
+    owners: tuple[DataOwner, ...]
+    seed: int | None
+    modality: Modality | None = None
+
+    def truth(self, round: int, owner: int) -> Batch:
+        """The examples behind an owner's update of a round, drawn as the owner drew them.
+
+        Raises:
+            BadConfig: there is no such owner, or it drew from randomness of its own.
+        """
+        if owner >= len(self.owners):
+            raise BadConfig(
+                f"the record is of an owner {owner}, and there are {len(self.owners)}", "name the right federation"
+            )
+        data, rule = self.owners[owner].build_data(), self.owners[owner].model_fn
+        if not isinstance(rule, Local) or rule.draw is None or rule.draw >= len(data):
+            return data
+        if self.seed is None:
+            raise BadConfig("the owners drew examples without a seed", "train with a seed, or on all examples")
+        return rule.drawn(data, torch.Generator().manual_seed(draw_seed(self.seed, round, owner)))
+
+
+def known(folder: Path, federation: str | None) -> Known | None:
+    """What "package.module:function" says, which returns the `Federation`, or what `fedseal train` left in the folder.
+
+    Raises:
+        StorageFailure: what was left there is damaged.
+        BadConfig: the data has changed since.
+    """
+    if federation is not None:
+        built = build_object(federation, Federation)
+        return Known(built.model_owner.model, tuple(built.data_owners), built.seed)
+    if not (folder / FILE).is_file():
+        return None
+    plan, digest = _read(folder / FILE)
+    found = plan.read()
+    if found.digest != digest:
+        raise BadConfig(
+            f"'{', '.join(plan.data)}' is not what was trained on", "put the same data back, or train and record anew"
+        )
+    rebuilt = plan.federation(found)
+    return Known(rebuilt.model_owner.model, tuple(rebuilt.data_owners), rebuilt.seed, found.modality)
+
+
+def _read(path: Path) -> tuple[Plan, str]:
+    try:
+        content = json.loads(path.read_text())
+        digest = content.pop("digest")
+        return Plan(**{**content, "data": tuple(content["data"])}), str(digest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageFailure(f"'{path}' is not as fedseal wrote it ({error!r})", "train and record anew") from None
+
+
+def _lasting(name: str) -> str:
+    """A path that is good from other folders too."""
+    return str(Path(name).resolve()) if Path(name).exists() and name not in parties.BUNDLED else name

@@ -1,0 +1,248 @@
+"""`fedseal audit RECORD`: what each party of a federation could read is attacked, and scored where there is a truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from fedseal import attack as attacks
+from fedseal import defense as defenses
+from fedseal.audit import CellProgress, Engine, Record
+from fedseal.audit import recorded as seen
+from fedseal.audit.case import stream
+from fedseal.audit.frames import Frames
+from fedseal.cli import outcome, parties, terminal
+from fedseal.cli.asked import Known, known
+from fedseal.cli.request import Aim, Request, training_from
+from fedseal.errors import BadConfig, FedsealError, StorageFailure
+from fedseal.federation.view import Entry, View
+from fedseal.modality import Image
+from fedseal.report import words
+from fedseal.threat import ThreatModel
+from fedseal.types import Attack, LocalTraining, Modality
+
+NOBODY = "there is nothing to compare with: nobody said whose examples these were"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was typed about a record; None for what was not.
+
+    Args:
+        federation: a function that returns the `Federation` whose record it is.
+    """
+
+    folder: Path
+    attacks: tuple[str, ...] = ("auto",)
+    samples: int | None = None
+    device: str = "cpu"
+    federation: str | None = None
+    model: str | None = None
+    shape: tuple[int, ...] | None = None
+    training: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A record, and what is known of it."""
+
+    wanted: Wanted
+    view: View
+    known: Known | None
+
+    @property
+    def note(self) -> str | None:
+        """What is left out; None if nothing is."""
+        chosen, there = len(seen.chosen(self.view, self._samples)), len(self.view.entries)
+        if chosen == there:
+            return None
+        return f"attacking {chosen} of {there} recorded messages, the first of each kind; --samples N for more"
+
+    @property
+    def _samples(self) -> int:
+        return self.wanted.samples or seen.FEW
+
+    @property
+    def model(self) -> nn.Module:
+        """The architecture.
+
+        Raises:
+            BadConfig: nobody names it.
+        """
+        if self.wanted.model is not None:
+            return _named_model(self.wanted.model, self.view, self._shape)
+        if self.known is None:
+            raise BadConfig(
+                f"'{self.view.folder}' does not say which model was trained",
+                "name it: --model zoo:NAME or package.module:function, with --shape of one input",
+            )
+        return self.known.model
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        if self.wanted.shape is not None:
+            return self.wanted.shape
+        return (3, 32, 32) if self.known is None else tuple(self.known.owners[0].build_data().inputs.shape[1:])
+
+    def scored(
+        self, out: Path, engine: Engine | None, on_progress: Callable[[CellProgress], None], *, resume: bool
+    ) -> Record:
+        """The audit, where the truth is known."""
+        assert self.known is not None
+        return seen.run(
+            self.view,
+            self.model,
+            self.known.truth,
+            out=out,
+            attacks=self.wanted.attacks,
+            samples=self._samples,
+            modality=self.known.modality,
+            name=f"what was recorded in {self.view.folder.name}",
+            device=self.wanted.device,
+            engine=engine,
+            resume=resume,
+            on_progress=on_progress,
+        )
+
+    def guessed(self, out: Path, tell: Callable[[str], None]) -> list[Guess]:
+        """What comes out where nobody knows the truth."""
+        modality = self._pictures()
+        entries = seen.chosen(self.view, self._samples)
+        pairs = [(spec, attacks.parse(spec), entry) for spec in self.wanted.attacks for entry in entries]
+        found = []
+        for place, (spec, attack, entry) in enumerate(pairs, 1):
+            found.append(self._guess(spec, attack, entry, modality, out))
+            tell(f"[{place}/{len(pairs)}] {spec}, {found[-1].title}: {found[-1].said}")
+        return found
+
+    def _guess(self, spec: str, attack: Attack, entry: Entry, modality: Modality, out: Path) -> Guess:
+        folder, threat, training = out / _name(spec, entry), seen.adversary(entry), self._training()
+        if training is None:
+            threat = ThreatModel(threat.name, threat.grants - {"training"})
+        model = seen.at(self.model, self.view.state(entry.round)).to(self.wanted.device)
+        update = seen.fitted(self.view.update(entry), model)
+        if training is not None:
+            update = replace(update, kind=training.kind, training=training)
+        defense = None if self.view.defense == "none" else defenses.parse(self.view.defense)
+        try:
+            observation = threat.observe(model, update.to(self.wanted.device), modality=modality, defense=defense)
+            frames = Frames(modality)
+            found = attack(observation, generator=stream("attack", _name(spec, entry)), progress=frames.add)
+        except FedsealError as error:
+            return Guess(spec, entry, None, str(error))
+        request = Request(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
+        result = outcome.grade(spec, request, Aim(observation, modality, None, _name(spec, entry)), found)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
+        outcome.write(folder, result, frames)
+        return Guess(spec, entry, result, "", str(folder))
+
+    def _training(self) -> LocalTraining | None:
+        if self.wanted.training is not None:
+            return training_from(self.wanted.training, "train")
+        return self.view.training
+
+    def _pictures(self) -> Image:
+        if len(self._shape) != 3:
+            raise BadConfig(f"--shape has {len(self._shape)} numbers", "give channels, height and width: 3,32,32")
+        return Image(shape=(self._shape[0], self._shape[1], self._shape[2]))
+
+
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """One attack on one message whose truth nobody knows; without a result, the reason."""
+
+    attack: str
+    entry: Entry
+    result: outcome.Result | None
+    reason: str
+    folder: str = ""
+
+    @property
+    def title(self) -> str:
+        """Which message."""
+        return f"{self.entry.party}, round {self.entry.round}, {self.entry.kind} of {self.entry.sender}"
+
+    @property
+    def said(self) -> str:
+        """How it ended, as far as the attacker itself can know."""
+        if self.result is None:
+            return f"refused: {self.reason}"
+        end = self.result.found.outcome
+        left = "" if end.residual is None else f", {words.residual(end.residual)} of the update is unexplained"
+        return f"{end.status}{left}, {words.seconds(end.seconds)}"
+
+    def plain(self) -> dict[str, object]:
+        """As JSON holds it."""
+        entry = {"party": self.entry.party, "round": self.entry.round, "sender": self.entry.sender}
+        result = {"status": "refused", "note": self.reason} if self.result is None else self.result.plain()
+        return {**entry, "kind": self.entry.kind, "attack": self.attack, "folder": self.folder, **result}
+
+
+def target(wanted: Wanted) -> Target:
+    """Read the record, and find out what is known of it.
+
+    Raises:
+        FedsealError: whatever of it does not exist or does not fit.
+    """
+    view = View.load(wanted.folder)
+    found = Target(wanted, view, known(wanted.folder, wanted.federation))
+    first, *_ = seen.chosen(view, 1)
+    seen.at(found.model, view.state(first.round))  # complain before anything is written
+    return found
+
+
+def conclude(guesses: Sequence[Guess], folder: Path, *, as_json: bool, quiet: bool) -> None:
+    """Write what came out as `guesses.json`, and say it.
+
+    Raises:
+        StorageFailure: it cannot be written.
+    """
+    plain = terminal.finite([guess.plain() for guess in guesses])
+    try:
+        (folder / "guesses.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
+    if as_json:
+        terminal.machine(plain)
+    elif not quiet:
+        _tell(guesses)
+        terminal.say(f"Files: {folder}/")
+
+
+def _tell(guesses: Sequence[Guess]) -> None:
+    """A line for every message, and that there is nothing to compare with."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("Who", "What", "Of", "Round", "Attack", "Ended", "Unexplained"):
+        table.add_column(column, overflow="fold")
+    for guess in guesses:
+        entry, result = guess.entry, guess.result
+        end = ("refused", "–") if result is None else (result.found.outcome.status, _left(result))
+        row = (entry.party, seen.HELD[entry.kind], entry.sender, str(entry.round), guess.attack, *end)
+        table.add_row(*(Text(text) for text in row))
+    terminal.show(table)
+    terminal.say(NOBODY)
+
+
+def _left(result: outcome.Result) -> str:
+    value = result.found.outcome.residual
+    return "–" if value is None else words.residual(value)
+
+
+def _name(spec: str, entry: Entry) -> str:
+    parts = (spec, f"round{entry.round}", entry.party.removeprefix("the "), entry.sender)
+    return "-".join("".join(c if c.isalnum() or c in "=." else "_" for c in part) for part in parts)
+
+
+def _named_model(name: str, view: View, shape: tuple[int, ...]) -> nn.Module:
+    """The model that was named; one of the zoo with as many classes as the record's last layer has."""
+    last = [shape for _, shape in view.packing.weights][-1]
+    return parties.model_for(name, shape, last[0], 0)
