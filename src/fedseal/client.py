@@ -39,10 +39,12 @@ class Trained(NamedTuple):
 class RandomLayer(nn.Module):
     """A layer that draws from torch's global generator in whatever mode; the draw is the client's secret.
 
-    `local_update` alone turns `draws` on, in its own copy: who evaluates or attacks the model gets its mean.
+    `local_update` alone turns `draws` on, in its own copy: who evaluates or attacks the model gets its mean, or where
+    the draw became known, sets `drawn` to have it repeated.
     """
 
     draws: bool = False
+    drawn: Tensor | None = None
 
 
 class _Slot(NamedTuple):

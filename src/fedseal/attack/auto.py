@@ -18,6 +18,7 @@ from fedseal.attack.base import better, order_is_secret
 from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.bottleneck import Bottleneck, with_draw
 from fedseal.attack.exact.dager import Dager
 from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
 from fedseal.attack.exact.linear import LinearFirstLayer
@@ -48,6 +49,7 @@ NEAR = 0.2  # residual up to which joint matching made a batch that was taken ap
 
 
 BAYES = 60  # steps of a search with Adam that cost as much as one of L-BFGS
+DRAWN = "the update gives it away, exactly: the model is attacked as one without a secret"
 FOUND = {
     "mixed": "what it finds are the mixed inputs",
     "flipped": "what it finds are the encoded inputs, signs and all",
@@ -83,6 +85,7 @@ class Auto:
         return (
             LinearFirstLayer(),
             Spear(),
+            Bottleneck(),
             Layerwise(),
             Separation(steps=max(4, self.steps // 5)),
             CocktailParty(steps=max(1, self.steps // 2)),
@@ -93,8 +96,10 @@ class Auto:
     ) -> Reconstruction:
         """Attack by the first route that certifies its result; else keep the smallest residual."""
         started = time.perf_counter()
-        evidence = Evidence(observation)
+        evidence = Evidence(with_draw(observation))
         notes: list[RouteNote] = []
+        if evidence.observation is not observation:
+            notes.append(RouteNote("bottleneck's draw", True, DRAWN))
         best: Reconstruction | None = None
         for route in self.routes(observation.modality):
             obstacle = route.obstacle(evidence) or _outdone(evidence, route)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedseal.attack.base import conclude, order_is_secret
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.bottleneck import with_draw
 from fedseal.attack.exact.joint import belief
 from fedseal.attack.init import grey
 from fedseal.attack.likelihood import TRUST, Likelihood
@@ -93,6 +94,7 @@ class Bayes:
             NotTwiceDifferentiable: an operator of the model has no second derivative.
         """
         started = time.perf_counter()
+        observation = with_draw(observation)
         evidence = Evidence(observation)
         searches = [self._searched(evidence, search, progress) for search in self._begun(evidence, generator)]
         best = min(searches, key=lambda ended: ended.value)

@@ -19,7 +19,7 @@ from fedseal.types import Defense
 class VariationalBottleneck(RandomLayer):
     """Features `(..., F)` to features: a normal draw of `width` numbers whose mean and spread are linear in them.
 
-    Without `draws` the mean stands for the draw.
+    Without `draws`, and with none to repeat, the mean stands for the draw.
     """
 
     def __init__(self, features: int, width: int) -> None:
@@ -31,8 +31,9 @@ class VariationalBottleneck(RandomLayer):
     def forward(self, features: Tensor) -> Tensor:
         """Draw from torch's global generator, which `local_update` sets by the client's own."""
         code = self.mean(features)
-        if self.draws:
-            code = code + F.softplus(self.spread(features)) * torch.randn_like(code)
+        noise = torch.randn_like(code) if self.draws else self.drawn
+        if noise is not None:
+            code = code + F.softplus(self.spread(features)) * noise.to(code)
         passed: Tensor = self.out(code)
         return passed
 
@@ -44,7 +45,8 @@ def precode(width: int = 256) -> Defense:
     it are noise to who does not know the draw. It costs `(3 features + 2) width + features` parameters, and by its
     authors' account little accuracy. It is broken by leaving those gradients out of the match (the same authors,
     arXiv:2208.04767; Balunovic et al., ICLR 2022, arXiv:2111.04706): the layers before keep theirs. For one example
-    the bottleneck even leaks the features exactly, as every linear layer with a bias does.
+    the bottleneck leaks features and code exactly, as every linear layer with a bias does, and with them the draw: see
+    `fedseal.attack.exact.bottleneck`.
 
     Assumed: the Kullback-Leibler term (weight 1e-3 in the paper) is left out, since a client's loss is a function of
     outputs and labels; without it training may shrink the spread, and the protection with it. New weights are torch's
