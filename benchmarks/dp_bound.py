@@ -7,6 +7,7 @@ differ in the candidates; the bound is one for all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ import fedseal as fs
 from fedseal.attack.candidates import Hypotheses, KnownCandidates
 from fedseal.client import state_of, train
 from fedseal.metric.bound import Cell, Estimate, gaussian, simplex, subsampled
+from fedseal.report.bound_plot import bound_sheet
 from fedseal.types import Defense, Tensors
 
 NOISES, COURSES = (0.5, 1.0, 2.0, 4.0), ((1, 1.0), (10, 1.0), (1, 0.1), (10, 0.1))  # (steps, sampling rate)
 KAPPA, CLIP, DRAWS, WHOLE = 0.1, 0.1, 4_000_000, 1_000  # rounds drawn for one cell; whole clients of one game
 TRAINING = fs.LocalTraining.fedsgd()
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "dp-bound.svg"
 
 
 class Game:
@@ -84,6 +87,8 @@ def run(scale: float = 1.0) -> dict[str, object]:
         f"{simplex(10, 1.0):.4f} of a bound of {gaussian(KAPPA, 1.0):.4f}"
     )
     figures["cells within the bound"] = f"{sum(cell.within for cell in everything)} of {len(everything)}"
+    if scale >= 1:
+        FIGURE.write_text(drawn(everything))
     for cell in everything:
         if (cell.noise, cell.steps, cell.sample_rate) == (1.0, 1, 1.0):
             low, high = (100 * end / cell.bound.value for end in cell.interval)
@@ -91,6 +96,11 @@ def run(scale: float = 1.0) -> dict[str, object]:
                 f"{100 * cell.share:.1f} % (95 % interval {low:.1f} to {high:.1f} %)"
             )
     return figures
+
+
+def drawn(found: Sequence[Cell]) -> str:
+    """A picture of each course, as one SVG file."""
+    return bound_sheet([[c for c in found if (c.steps, c.sample_rate) == course] for course in COURSES])
 
 
 def games() -> Sequence[Game]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from fedseal import defense as defenses
-from fedseal.audit.case import Case
+from fedseal import federation
+from fedseal.audit.case import Case, stream
 from fedseal.audit.cost import Cost, Plan, accuracy, costs_of, measure, measure_case, write_cost
-from fedseal.audit.encoding import encoded_bytes
+from fedseal.audit.encoding import UNWRITTEN, encoded_bytes
 from fedseal.client import local_update
 from fedseal.defense import Hooks
 from fedseal.errors import BadConfig, StorageFailure, UnfitUpdate
-from fedseal.mechanism import Mechanism
+from fedseal.mechanism import KINDS, Mechanism
 from fedseal.types import Batch, LocalTraining, Update
 
 SGD = LocalTraining.fedsgd()
@@ -92,6 +94,73 @@ def test_one_seed_has_no_interval_and_the_same_call_the_same_answer() -> None:
     assert (first.tested, first.examples) == (12, 48)
     assert first.accuracies == again.accuracies
     assert first.setting == again.setting
+
+
+def test_every_seed_has_its_draws_and_its_split_and_the_server_its_usual_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float, int | None]] = []
+    held: list[float] = []
+
+    def watched(start: nn.Module, clients: Any, *, generator: torch.Generator, lr: float, **facts: Any) -> Any:
+        seen.append((generator.initial_seed(), lr, facts["batch_size"]))
+        held.append(sum(float(client.inputs.double().sum()) for client in clients))
+        return train(start, clients, generator=generator, lr=lr, **facts)
+
+    train = federation.train
+    monkeypatch.setattr(federation, "train", watched)
+    plan = replace(PLAN, rounds=1, seeds=(0, 1), lr=None, batch_size=4)
+    for training in (SGD, LocalTraining.fedavg(lr=0.1)):
+        measure(net, blobs(), defenses=["sign"], training=training, plan=plan)
+    draws = [stream("cost", seed).initial_seed() for seed in (0, 1)]
+    assert seen == [(draw, rate, 4) for rate in (0.1, 1.0) for _ in ("none", "sign") for draw in draws]
+    assert held[:2] == held[2:4]
+    assert held[0] != held[1]
+
+
+def test_accuracy_is_that_of_evaluation_and_leaves_the_model_in_its_mode() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2, affine=False), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(2))  # type: ignore[operator]
+    batch = Batch(torch.tensor([[9.0, 0.0], [8.0, 0.5]]), torch.tensor([0, 0]))  # normalized by itself: one of each
+    assert accuracy(model.train(), batch) == 1.0
+    assert model.training
+    assert accuracy(model.eval(), batch) == 1.0
+    assert not model.training
+
+
+def test_chance_is_the_share_of_the_commonest_label_of_the_test_examples() -> None:
+    test = Batch(torch.zeros(8, 2), torch.tensor([0, 1, 1, 1, 1, 1, 2, 2]))
+    (none,) = measure(net, blobs(), test, defenses=[], training=SGD, plan=replace(PLAN, rounds=1, seeds=(0,)))
+    assert none.chance == 5 / 8
+
+
+def test_all_are_compared_with_the_undefended_model_and_its_setting_is_named_by_all_that_matters() -> None:
+    plan = replace(PLAN, rounds=2, seeds=(0,))
+    none, ruined, last = measure(net, blobs(), defenses=["gaussian:1000", "prune:0.1"], training=SGD, plan=plan)
+    assert none.accuracy == ruined.accuracy_without == last.accuracy_without > ruined.accuracy
+    other = Batch(blobs().inputs, blobs().labels.flip(0))
+    moved = Batch(blobs().inputs + 1, blobs().labels)
+    variations = [
+        (net, blobs(), SGD, plan),
+        (lambda seed: net(seed + 1), blobs(), SGD, plan),
+        (net, other, SGD, plan),
+        (net, moved, SGD, plan),
+        (net, blobs(), LocalTraining.fedsgd(mode="eval"), plan),
+        (net, blobs(), SGD, replace(plan, rounds=1)),
+    ]
+    found = {measure(m, b, defenses=[], training=t, plan=p)[0].setting for m, b, t, p in variations}
+    assert len(found) == len(variations)
+    assert none.setting in found
+
+
+def test_the_time_of_an_update_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(start: nn.Module, clients: object, *, meter: Callable[[Update, float], None], **facts: object) -> object:
+        for took in (1.0, 2.0, 9.0):
+            meter(Update("gradient", {"w": torch.zeros(3)}), took)
+        return iter([start])
+
+    monkeypatch.setattr(federation, "train", timed)
+    (none,) = measure(net, blobs(), defenses=[], training=SGD, plan=replace(PLAN, seeds=(0,)))
+    assert (none.seconds_per_update, none.bytes_per_update) == (2.0, 12.0)
 
 
 def test_a_training_that_diverges_is_right_about_nothing() -> None:
@@ -234,6 +303,9 @@ def bytes8(tensor: Tensor) -> tuple[bytes, Tensor]:
         ("float16", half),
         ("prune:0.6", bitmap),
         ("prune:0.99", listed),
+        ("random_mask:0.6", bitmap),
+        ("random_mask:0.99", listed),
+        ("prune:0.6+clip:1", bitmap),
         ("topk:0.01", listed),
         ("sign", signs),
         ("int8", bytes8),
@@ -257,6 +329,38 @@ def test_a_step_that_nobody_knows_and_one_that_touches_another_tensor_change_not
     pruned = Mechanism("prune", {"fraction": 0.9}, where=("w",))
     assert encoded_bytes(update, [pruned]) == 1 + 40 + 8
     assert encoded_bytes(update, [pruned, Mechanism("unknown_noise")]) == 88
+
+
+def test_zeros_of_a_tensor_that_pruning_does_not_touch_are_sent() -> None:
+    update = Update("gradient", {"w": torch.zeros(80), "b": torch.zeros(80)})
+    assert encoded_bytes(update, [Mechanism("prune", {"fraction": 0.9}, where=("w",))]) == 1 + 320  # 7 bits say "none"
+    whole = Update("gradient", {"w": torch.ones(80)})
+    assert encoded_bytes(whole, [Mechanism("prune", {"fraction": 0.9})]) == encoded_bytes(whole) == 320
+
+
+@pytest.mark.parametrize("kind", UNWRITTEN)
+def test_what_happens_before_an_update_is_written_does_not_change_how(kind: str) -> None:
+    update = Update("gradient", {"w": torch.cat([torch.ones(10), torch.zeros(70)])})
+    pruned, step = Mechanism("prune", {"fraction": 0.9}), Mechanism(kind, dict.fromkeys(KINDS[kind], 1.0))
+    assert encoded_bytes(update, [pruned, step]) == encoded_bytes(update, [pruned]) == 10 + 40
+
+
+@pytest.mark.parametrize(("coarse", "bits"), [("int8", 8), ("sign", 1), ("float16", 16)])
+def test_coarse_values_of_a_pruned_update_leave_zeros_out(coarse: str, bits: int) -> None:
+    update = Update("gradient", {"w": torch.cat([torch.ones(10), torch.zeros(790)])})
+    public = (Mechanism("prune", {"fraction": 0.9}), *defenses.parse(coarse).public)
+    scale = 0 if coarse == "float16" else 32
+    least = min(800 + 10 * bits, 10 + 10 * (10 + bits))  # a bitmap, or how many and which
+    assert encoded_bytes(update, public) == math.ceil((least + scale) / 8)
+    halved = (*defenses.parse("float16").public, *defenses.parse(coarse).public)
+    assert encoded_bytes(update, halved) == math.ceil((800 * bits + scale) / 8)
+
+
+def test_values_already_coarser_than_what_follows_stay_as_coarse() -> None:
+    update = Update("gradient", {"w": torch.ones(80)})
+    for first, then in (("int8", "float16"), ("sign", "int8")):
+        public = (*defenses.parse(first).public, *defenses.parse(then).public)
+        assert encoded_bytes(update, public) == encoded_bytes(update, defenses.parse(first).public)
 
 
 def test_zeros_of_an_undefended_update_are_sent() -> None:
@@ -292,6 +396,8 @@ def test_costs_are_kept_and_only_what_is_missing_is_measured(tmp_path: Path) -> 
     assert seen == [("sign", 0), ("sign", 1)]
     assert more[:2] == first
     assert [cost.defense for cost in costs_of(tmp_path)] == ["none", "prune:0.5", "sign"]
+    ask("clip:1")
+    assert [cost.defense for cost in costs_of(tmp_path)] == ["none", "clip:1", "prune:0.5", "sign"]
     ask("prune:0.5", plan=replace(plan, rounds=3))
     assert ("prune:0.5", 0) in seen
 

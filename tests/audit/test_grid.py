@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from audit.fakes import Divide, Guess, small_case
 from fedseal import audit
 from fedseal.audit import compare, load_config, summarize
-from fedseal.audit.grid import expanded
+from fedseal.audit.grid import expanded, public_steps
+from fedseal.audit.record import Step
 from fedseal.audit.summary import axes
-from fedseal.defense import Hooks
+from fedseal.defense import Hooks, parse
 from fedseal.errors import BadConfig
+from fedseal.mechanism import Mechanism
 from fedseal.threat import ThreatModel
 from fedseal.types import LocalTraining
 
@@ -30,6 +34,38 @@ def test_axes_are_multiplied_out_smaller_updates_first(tmp_path: Path) -> None:
     groups = summarize(record)
     assert [(g.attack, g.batch_size, g.epochs, g.cells) for g in groups] == [(*place, 1) for place in order]
     assert all(sum(group.holds(cell) for group in groups) == 1 for cell in record.cells)
+
+
+def test_the_record_says_what_is_public_of_each_defense_a_users_own_included(tmp_path: Path) -> None:
+    mine = Hooks("mine", (Mechanism("prune", {"fraction": 0.5}), Mechanism("gaussian", {"sigma": 0.1})))
+    record = audit.run(
+        small_case(1), attacks=[Guess()], defenses=["none", mine, "soteria:0.5", Hooks("silent")], out=tmp_path
+    )
+    assert record.header.config.public == {
+        "none": (),
+        "mine": (Step(kind="prune", figures={"fraction": 0.5}), Step(kind="gaussian", figures={"sigma": 0.1})),
+        "soteria:0.5": (Step(kind="masked_layer", where=("1.weight",)),),
+        "silent": (),
+    }
+    assert audit.load(tmp_path) == record
+    louder = Hooks("mine", (Mechanism("gaussian", {"sigma": 0.2}),))
+    with pytest.raises(BadConfig, match="public was"):
+        audit.run(small_case(1), attacks=[Guess()], defenses=["none", louder], out=tmp_path)
+
+
+def test_a_defense_that_does_not_fit_the_model_is_described_as_on_any() -> None:
+    shield = parse("soteria:0.5")
+    assert public_steps(shield, nn.Sequential(nn.Conv2d(1, 3, 12), nn.Flatten())) == (Step(kind="masked_layer"),)
+
+
+def test_a_run_that_began_before_public_steps_were_recorded_goes_on(tmp_path: Path) -> None:
+    first = audit.run(small_case(1), attacks=[Guess()], out=tmp_path)
+    content = json.loads((tmp_path / "record.json").read_text())
+    del content["config"]["public"]
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    again = audit.run(small_case(1), attacks=[Guess()], out=tmp_path)
+    assert again.header.config.public is None
+    assert again.cells == first.cells
 
 
 def test_one_value_of_an_axis_tells_no_groups_apart(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedseal.audit.record import Cell, CellKey, Config, Environment, Header, Record
+from fedseal.audit.record import Cell, CellKey, Config, Environment, Header, Record, Step
 from fedseal.metric import LabelScore, score_labels
 from fedseal.metric.scores import Baseline, Identification, SampleScores, Score, Scores
 from fedseal.threat import preset
@@ -125,6 +125,7 @@ def record(
     model: str = "Sequential (15,826 parameters)",
     given: dict[str, object] | None = None,
     side: int = 32,
+    public: dict[str, tuple[Step, ...]] | None = None,
 ) -> Record:
     """A record of these cells; `missing` more are planned and not finished."""
     cells = tuple(cell(shot) for shot in shots)
@@ -146,6 +147,7 @@ def record(
         cohort=2,
         recipes={shot.attack: f"recipe of {shot.attack}" for shot in shots},
         knows={},
+        public=public,
         fingerprint="ab" * 32,
     )
     header = Header(

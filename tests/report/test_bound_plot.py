@@ -8,7 +8,7 @@ import pytest
 
 from fedseal.errors import BadConfig
 from fedseal.metric.bound import Cell, Estimate, gaussian
-from fedseal.report.bound_plot import bound_plot
+from fedseal.report.bound_plot import bound_plot, bound_sheet
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -54,3 +54,27 @@ def test_cells_that_do_not_belong_together_are_refused() -> None:
     for cells in ([], [_cell(1.0, 1), _cell(1.0, 1, steps=2)], [_cell(1.0, 1, game=name) for name in "abcd"]):
         with pytest.raises(BadConfig):
             bound_plot(cells)
+
+
+def test_several_pictures_are_one_file_that_stands_alone() -> None:
+    courses = [[_cell(1.0, 350), _cell(4.0, 150)], [_cell(1.0, 800, steps=10)], [_cell(1.0, 120, rate=0.1)]]
+    root = ElementTree.fromstring(bound_sheet(courses))
+    inner = root.findall(f"{SPACE}svg")
+    assert [one.findtext(f"{SPACE}title") for one in inner] == [
+        "1 step, sampling rate 1, blind guess 0.1",
+        "10 steps, sampling rate 1, blind guess 0.1",
+        "1 step, sampling rate 0.1, blind guess 0.1",
+    ]
+    assert len({(one.get("x"), one.get("y")) for one in inner}) == 3
+    wide, high = (float(part) for part in (root.get("viewBox") or "").split()[2:])
+    assert all(float(one.get("x", 0)) + float(one.get("width", 0)) <= wide for one in inner)
+    assert all(float(one.get("y", 0)) + float(one.get("height", 0)) <= high for one in inner)
+    with pytest.raises(BadConfig):
+        bound_sheet([])
+
+
+def test_the_name_of_the_bound_keeps_clear_of_the_title() -> None:
+    for steps in (1, 10, 100):
+        root = _parsed([_cell(noise, 100, steps=steps) for noise in (0.5, 1.0, 2.0, 4.0, 8.0)])
+        (name,) = [text for text in root.iter(f"{SPACE}text") if text.text == "bound"]
+        assert float(name.get("y", 0)) > 60

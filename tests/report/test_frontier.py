@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fedseal.audit.cost import Cost
-from fedseal.audit.record import Record
+from fedseal.audit.record import Cell, Record, Step
 from fedseal.report.advice import recommendation, said
 from fedseal.report.frontier import Panel, median_interval, panels
 from fedseal.report.strength import strength_of
@@ -69,8 +70,13 @@ def test_what_differs_in_more_than_strength_is_another_family(name: str, other: 
     assert strength_of(name).family != strength_of(other).family
 
 
+def test_the_strength_is_said_without_the_options_and_the_family_with_them() -> None:
+    found = strength_of("prune:0.9,scope=global")
+    assert (found.text, found.family) == ("0.9", "prune,scope=global")
+
+
 def test_families_stand_in_the_order_of_strength_with_their_costs() -> None:
-    made = record(shots({"none": [90.0], "prune:0.9": [SHUT], "prune:0.1": [OPEN], "prune:0.5": [TRACES]}))
+    made = record(shots({"none": [90.0], "prune:0.9": [SHUT] * 4, "prune:0.1": [OPEN], "prune:0.5": [TRACES]}))
     panel = one(made, cost("none"), cost("prune:0.9", 4.2), cost("prune:0.1", 0.1))
     (family,) = panel.frontiers
     assert [point.strength.text for point in family.points] == ["0.1", "0.5", "0.9"]
@@ -86,10 +92,10 @@ def test_a_stronger_strength_that_leaks_takes_the_protection_of_weaker_ones_away
     made = record(
         shots(
             {
-                "prune:0.1": [SHUT],
+                "prune:0.1": [SHUT] * 4,
                 "prune:0.5": [OPEN],
-                "prune:0.9": [SHUT],
-                "gaussian:1": [SHUT],
+                "prune:0.9": [SHUT] * 4,
+                "gaussian:1": [SHUT] * 4,
                 "gaussian:2": [TRACES],
             }
         )
@@ -101,28 +107,65 @@ def test_a_stronger_strength_that_leaks_takes_the_protection_of_weaker_ones_away
 
 
 def test_the_best_of_all_attacks_and_attackers_that_know_the_defense_counts() -> None:
-    weak = shots({"prune:0.5": [SHUT, SHUT]})
+    weak = shots({"prune:0.5": [SHUT] * 4})
     for strong in (
-        shots({"prune:0.5": [SHUT, OPEN]}, attack="dlg"),
-        shots({"prune:0.5": [SHUT, OPEN]}, threat="malicious_server"),
+        shots({"prune:0.5": [SHUT] * 3 + [OPEN]}, attack="dlg"),
+        shots({"prune:0.5": [SHUT] * 3 + [OPEN]}, threat="malicious_server"),
     ):
         point = one(record([*weak, *strong])).frontiers[0].points[0]
         assert point.protects is False
-        assert (point.rate.hits, point.rate.trials) == (1, 2)
+        assert (point.rate.hits, point.rate.trials) == (1, 4)
         assert point.worst is not None
-        assert point.worst.cell.key.first == 1
+        assert point.worst.cell.key.first == 3
     for foreign in ("unaware", "eavesdropper", "oracle"):
-        panel = one(record([*weak, *shots({"prune:0.5": [SHUT, OPEN]}, threat=foreign)]))
+        panel = one(record([*weak, *shots({"prune:0.5": [SHUT] * 3 + [OPEN]}, threat=foreign)]))
         assert panel.frontiers[0].points[0].protects is True
         assert (foreign in panel.left_out) == (foreign != "oracle")
 
 
 def test_who_was_not_told_is_kept_beside() -> None:
-    told = shots({"prune:0.2": [OPEN], "prune:0.9": [SHUT]})
-    untold = shots({"prune:0.2": [SHUT], "prune:0.9": [SHUT]}, threat="unaware")
+    told = shots({"prune:0.2": [OPEN], "prune:0.9": [SHUT] * 4})
+    untold = shots({"prune:0.2": [SHUT] * 4, "prune:0.9": [SHUT] * 4}, threat="unaware")
     (family,) = one(record([*told, *untold])).frontiers
     assert family.start is family.points[1]
     assert family.unaware_start is family.points[0]
+
+
+def test_a_weaker_one_below_a_leaking_one_is_not_among_those_that_protect() -> None:
+    table = {"gaussian:1e-4": [SHUT] * 4, "gaussian:0.001": [OPEN] * 4, "gaussian:1": [SHUT] * 4}
+    panel = one(record(shots(table)), cost("none"), *(cost(name) for name in table))
+    assert [point.strength.text for point in panel.frontiers[0].points] == ["1e-4", "0.001", "1"]
+    assert [point.defense for point in panel.protecting] == ["gaussian:1"]
+
+
+def test_who_has_no_weights_is_no_unaware_attacker() -> None:
+    made = record([*shots({"prune:0.9": [SHUT]}), *shots({"prune:0.9": [SHUT]}, threat="eavesdropper")])
+    assert one(made).frontiers[0].points[0].unaware is None
+
+
+def test_a_point_has_the_median_of_what_could_be_scored_and_of_its_blind_guesses() -> None:
+    made = record(shots({"prune:0.9": [SHUT, SHUT + 1, OPEN, float("nan")]}))
+    blinds = (1.0, 2.0, 9.0, 3.0)
+    cells = tuple(_with_blind(cell, blind) for cell, blind in zip(made.cells, blinds, strict=True))
+    point = one(made.model_copy(update={"cells": cells})).frontiers[0].points[0]
+    assert (point.value, point.interval, point.blind) == (SHUT + 1, (SHUT, OPEN), 2.5)
+
+
+def _with_blind(cell: Cell, blind: float) -> Cell:
+    assert cell.scores is not None
+    (sample,) = cell.scores.samples
+    guess = replace(sample.headline.baselines[-1], value=blind)
+    scores = replace(cell.scores, samples=(replace(sample, scores=(replace(sample.headline, baselines=(guess,)),)),))
+    return cell.model_copy(update={"scores": scores})
+
+
+def test_local_trainings_have_a_panel_each() -> None:
+    made = record([*shots({"prune:0.9": [SHUT]}), *shots({"prune:0.9": [OPEN]}, seed=1)])
+    cells = tuple(c.model_copy(update={"key": c.key.model_copy(update={"epochs": 5 * c.key.seed})}) for c in made.cells)
+    header = made.header.model_copy(update={"config": made.header.config.model_copy(update={"epochs": (0, 5)})})
+    found = panels(made.model_copy(update={"cells": cells, "header": header}))
+    assert [panel.setting for panel in found] == ["one gradient", "5 local epochs"]
+    assert [panel.frontiers[0].points[0].rate.hits for panel in found] == [0, 1]
 
 
 def test_what_nobody_could_attack_is_not_measured() -> None:
@@ -159,61 +202,175 @@ PRICES = (cost("none"), cost("prune:0.9", 4.2, size=7000.0), cost("gaussian:1", 
 
 def test_the_cheapest_that_protects_is_recommended_with_all_that_it_rests_on() -> None:
     text = advised(
-        {"none": [90.0, 90.0], "prune:0.9": [SHUT, SHUT], "gaussian:1": [SHUT, SHUT], "sign": [SHUT, SHUT]}, *PRICES
+        {"none": [90.0, 90.0], "prune:0.9": [SHUT] * 4, "gaussian:1": [SHUT] * 4, "sign": [SHUT] * 4}, *PRICES
     )
     assert text == (
-        "Of the 3 defenses tried, gaussian:1 is the cheapest that protects: 0 of 2 pictures recovered and no traces "
-        "(95 % interval of the rate 0 to 66 %), at 1.0 points of accuracy (95 % interval 0.0 to 2.0; 80 % without a "
-        "defense; 20 rounds with 10 clients, 3 seeds, 400 examples); this rests on auto by the server (honest but "
-        "curious), 2 pictures a defense, the model Sequential (15,826 parameters) as it stood, and says nothing of "
+        "Of the 3 defenses tried, gaussian:1 is the cheapest that protects: 0 of 4 pictures recovered and no traces "
+        "(95 % interval of the share that leaks 0 to 49 %), at 1.0 points of accuracy (95 % interval 0.0 to 2.0; 80 % "
+        "without a defense; 20 rounds with 10 clients, 3 seeds, 400 examples); this rests on auto by the server "
+        "(honest but curious), 4 pictures a defense, the model Sequential (15,826 parameters) as it stood, and says "
+        "nothing of "
         "other attacks, data or weights."
     )
 
 
 def test_a_cheaper_one_that_leaks_is_not() -> None:
-    text = advised({"prune:0.9": [SHUT], "gaussian:1": [OPEN]}, *PRICES)
+    text = advised({"prune:0.9": [SHUT] * 4, "gaussian:1": [OPEN]}, *PRICES)
     assert text.startswith("Of the 2 defenses tried, prune:0.9 is the only one that protects at a known cost")
 
 
-def test_equal_accuracy_is_decided_by_bytes() -> None:
-    prices = (cost("none"), cost("prune:0.9", 1.0, size=7000.0), cost("gaussian:1", 1.0))
-    assert "tried, prune:0.9 is" in advised({"gaussian:1": [SHUT], "prune:0.9": [SHUT]}, *prices)
+def test_costs_whose_intervals_overlap_are_not_ranked_and_bytes_decide_which_is_named_first() -> None:
+    prices = (cost("none"), cost("prune:0.9", 1.0, size=7000.0), cost("gaussian:1", 1.0), cost("sign", 3.0))
+    text = advised({"gaussian:1": [SHUT] * 4, "prune:0.9": [SHUT] * 4, "sign": [SHUT] * 4}, *prices)
+    assert text.startswith(
+        "Of the 3 defenses tried, prune:0.9, gaussian:1 and sign protect, and what they cost cannot be told apart with "
+        "3 seeds: prune:0.9, 0 of 4 pictures recovered and no traces"
+    )
+    assert "; gaussian:1 1.0 points (95 % interval 0.0 to 2.0) and sign 3.0 points (95 % interval 2.0 to 4.0);" in text
+
+
+def test_one_seed_tells_no_costs_apart_and_a_dear_one_is_told_apart_from_the_rest() -> None:
+    table = {"gaussian:1": [SHUT] * 4, "prune:0.9": [SHUT] * 4}
+    single = advised(table, cost("none"), cost("gaussian:1", 1.0, None), cost("prune:0.9", 40.0, None))
+    assert "gaussian:1 and prune:0.9 protect, and what they cost cannot be told apart with 1 seed" in single
+    made = record(shots({**table, "sign": [SHUT] * 4}))
+    panel = one(made, cost("none"), cost("gaussian:1", 1.0), cost("prune:0.9", 2.0), cost("sign", 3.5))
+    assert [point.defense for point in panel.cheapest] == ["gaussian:1", "prune:0.9"]
+
+
+def test_of_one_family_the_weakest_that_protects_is_named_whatever_stronger_ones_cost() -> None:
+    prices = (cost("none"), cost("prune:0.9", 2.0), cost("prune:0.99", 1.9))
+    assert "tried, prune:0.9 is the weakest that protects at a known cost" in advised(
+        {"prune:0.9": [SHUT] * 4, "prune:0.99": [SHUT] * 4}, *prices
+    )
+
+
+# How much must be seen before a defense is said to protect.
+
+
+def test_a_stronger_one_that_nobody_could_attack_is_not_recommended_for_it() -> None:
+    table: dict[str, list[float | None]] = {"prune:0.9": [SHUT] * 4, "prune:0.99": [None] * 4, "prune:0.999": [SHUT]}
+    (panel,) = panels(record(shots(table)), [cost("none"), *(cost(name, 1.0) for name in table)])
+    assert [point.defense for point in panel.protecting] == ["prune:0.9"]
+    assert panel.frontiers[0].start is panel.frontiers[0].points[0]
+
+
+def test_too_few_examples_say_of_no_defense_that_it_protects() -> None:
+    made = record(shots({"prune:0.2": [OPEN] * 3, "prune:0.9": [SHUT] * 3, "sign": [SHUT] * 3}))
+    panel = one(made, *PRICES)
+    prune, sign = panel.frontiers
+    assert (prune.start, prune.silent) == (None, prune.points[1])
+    assert [point.protects for point in prune.points] == [False, None]
+    assert said(prune) == "prune: nothing leaked from 0.9 on, but 3 examples are too few to say that it protects."
+    assert said(sign) == ("precision: nothing leaked from sign on, but 3 examples are too few to say that it protects.")
+    assert recommendation(panel, made).startswith(
+        "None of the 3 strengths of 2 defenses tried is known to protect: nothing leaked under prune:0.9 and sign, but "
+        "3 examples are too few to say more, so none can be recommended; "
+    )
+
+
+def test_one_example_under_many_seeds_is_one_example() -> None:
+    made = record([shot for seed in range(6) for shot in shots({"prune:0.9": [SHUT]}, seed=seed)])
+    point = one(made).frontiers[0].points[0]
+    assert (len(point.samples), point.leaks.trials, point.protects) == (6, 1, None)
+
+
+def test_an_example_that_no_score_could_be_given_counts_for_nothing() -> None:
+    made = record(shots({"prune:0.9": [SHUT] * 3}))
+    odd = record(shots({"prune:0.9": [SHUT]}, seed=1)).cells[0]
+    assert odd.scores is not None
+    (seen,) = odd.scores.samples
+    blank = replace(seen, scores=(replace(seen.headline, value=None),), identification=None)
+    facts = {"scores": replace(odd.scores, samples=(blank,)), "key": odd.key.model_copy(update={"first": 3})}
+    point = one(made.model_copy(update={"cells": (*made.cells, odd.model_copy(update=facts))}))
+    found = point.frontiers[0].points[0]
+    assert (len(found.samples), found.leaks.trials, found.protects) == (4, 3, None)
+
+
+def test_an_example_that_leaked_under_one_seed_has_leaked() -> None:
+    quiet = shots({"prune:0.9": [SHUT] * 4}, seed=0)
+    made = record([*quiet, *shots({"prune:0.9": [SHUT, SHUT, SHUT, TRACES]}, seed=1)])
+    point = one(made).frontiers[0].points[0]
+    assert (point.leaks.hits, point.leaks.trials, point.protects) == (1, 4, False)
 
 
 def test_nothing_is_recommended_where_nothing_protects_or_only_ruin_does() -> None:
     assert advised({"prune:0.2": [OPEN], "prune:0.5": [TRACES]}, *PRICES).startswith(
         "None of the 2 strengths of 1 defense tried protects, so none can be recommended; this rests on"
     )
-    assert advised({"prune:0.9": [OPEN], "sign": [SHUT]}, *PRICES).startswith(
+    assert advised({"prune:0.9": [OPEN], "sign": [SHUT] * 4}, *PRICES).startswith(
         "None of the 2 defenses tried can be recommended: sign protects, but leaves next to nothing"
     )
 
 
+def test_what_nobody_could_attack_is_not_said_to_leak() -> None:
+    assert advised({"prune:0.9": [None], "sign": [None]}).startswith(
+        "None of the 2 defenses tried could be attacked, so"
+    )
+    assert advised({"prune:0.9": [None], "sign": [OPEN]}).startswith(
+        "None of the 2 defenses tried is known to protect, "
+    )
+
+
+@pytest.mark.parametrize(("lost", "ruined"), [(62.0, False), (64.0, True)])
+def test_a_tenth_of_what_was_learned_is_the_least_that_is_worth_having(lost: float, ruined: bool) -> None:
+    point = one(record(shots({"sign": [SHUT] * 4})), cost("none"), cost("sign", lost)).frontiers[0].points[0]
+    assert point.ruins is ruined  # of 70 points above chance
+
+
 def test_without_costs_none_is_preferred_and_unknown_is_never_nothing() -> None:
-    text = advised({"prune:0.9": [SHUT], "gaussian:1": [SHUT]})
+    text = advised({"prune:0.9": [SHUT] * 4, "gaussian:1": [SHUT] * 4})
     assert text.startswith(
         "Of the 2 defenses tried, prune:0.9 and gaussian:1 protect, and what they cost in accuracy is not known"
     )
-    some = advised({"prune:0.9": [SHUT], "gaussian:1": [SHUT]}, *PRICES[:2])
+    some = advised({"prune:0.9": [SHUT] * 4, "gaussian:1": [SHUT] * 4}, *PRICES[:2])
     assert "prune:0.9 is the only one that protects at a known cost" in some
     assert "what gaussian:1, which protects too, costs was not measured" in some
 
 
 def test_a_model_that_learned_nothing_prices_nothing() -> None:
     bad = [cost(name, 0.0, without=0.1, chance=0.12) for name in ("none", "prune:0.9")]
-    panel = one(record(shots({"prune:0.9": [SHUT]})), *bad)
+    panel = one(record(shots({"prune:0.9": [SHUT] * 4})), *bad)
     assert panel.frontiers[0].points[0].lost is None
-    assert panel.cheapest is None
+    assert panel.cheapest == ()
     assert said(panel.frontiers[0]).endswith(
         "cost in accuracy that cannot be said, as the undefended model learned nothing."
     )
 
 
+def test_accuracy_that_merely_reaches_chance_is_not_called_nothing() -> None:
+    told = cost("prune:0.9", 1.0, 40.0, without=0.405)
+    assert (told.learned, told.kept) == (None, None)
+    (family,) = one(record(shots({"prune:0.9": [SHUT] * 4})), told).frontiers
+    assert said(family) == (
+        "prune protects from 0.9 on, at a cost in accuracy that cannot be said, as the undefended model's 40.5 % are "
+        "not told apart from the 10 % of a blind guess with 3 seeds."
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "within", "learned"),
+    [(0.3, 10.0, True), (0.15, 6.0, None), (0.11, 3.0, False), (0.5, None, True), (0.12, None, None)],
+)
+def test_what_a_model_learned_is_judged_by_both_ends_of_its_interval(
+    without: float, within: float | None, learned: bool | None
+) -> None:
+    assert cost("none", 0.0, within, without=without).learned is learned
+
+
 def test_no_recommendation_rests_on_a_defense_that_no_attack_reckons_with() -> None:
-    text = advised({"mine:3": [SHUT], "prune:0.2": [OPEN]}, cost("none"), cost("mine:3", 0.0))
+    text = advised({"mine:3": [SHUT] * 4, "prune:0.2": [OPEN]}, cost("none"), cost("mine:3", 0.0))
     assert text.startswith(
         "None of the 2 defenses tried protects, beside mine, whose steps no attack here reckons with, so none can be"
     )
+
+
+def test_a_users_own_defense_counts_once_its_steps_are_public() -> None:
+    steps = {"mine:3": (Step(kind="gaussian", figures={"sigma": 3.0}),), "mute:3": ()}
+    made = record(shots({"mine:3": [SHUT] * 4, "mute:3": [SHUT] * 4}), public=steps)
+    panel = one(made, cost("none"), cost("mine:3", 0.5), cost("mute:3", 0.0))
+    assert [frontier.modelled for frontier in panel.frontiers] == [True, False]
+    assert [point.defense for point in panel.cheapest] == ["mine:3"]
 
 
 def test_an_unfinished_run_says_so() -> None:

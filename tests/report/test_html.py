@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedseal.audit import Pictures
-from fedseal.audit.record import Cell
+from fedseal.audit.record import Cell, Step
 from fedseal.errors import StorageFailure
 from fedseal.report import html
 from fedseal.report.html import page
@@ -248,3 +248,19 @@ def test_a_record_of_version_1_has_no_labels_and_is_shown() -> None:
     read = Reader(page(old, lambda _: None))
     assert "blind guess 13.0 dB" in read.texts
     assert "Labels" in read.texts
+
+
+def test_the_page_says_what_the_attacker_knew_of_each_defense() -> None:
+    steps = {
+        "none": (),
+        "mine": (Step(kind="prune", figures={"fraction": 0.5}), Step(kind="masked_layer", where=("7.weight",))),
+        "mute": (),
+    }
+    made = [Shot(defense=name, threat=who) for name in steps for who in ("honest_but_curious", "unaware")]
+    text = page(record(made, public=steps), lambda _: None)
+    said = re.findall(r"Known of the defense: [^<]*", text)
+    assert said == [
+        "Known of the defense: prune (fraction 0.5), then masked_layer (on 7.weight).",
+        "Known of the defense: its name, and none of its steps.",
+    ]
+    assert "Known of the defense" not in page(record(made), lambda _: None)

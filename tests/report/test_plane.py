@@ -129,7 +129,7 @@ def test_the_page_has_the_section_only_where_a_defense_was_tried(tmp_path: Path)
 
 
 def test_several_batch_sizes_have_a_picture_each() -> None:
-    made = record([*shots({"prune:0.5": [SHUT]}), Shot((OPEN, OPEN), defense="prune:0.5", first=4)])
+    made = record([*shots({"prune:0.5": [SHUT] * 4}), Shot((OPEN, OPEN), defense="prune:0.5", first=4)])
     small, large = panels(made)
     assert (small.setting, large.setting) == ("batches of 1", "batches of 2")
     assert [panel.frontiers[0].points[0].protects for panel in (small, large)] == [True, False]

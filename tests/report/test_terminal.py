@@ -73,7 +73,8 @@ def test_attackers_are_groups_that_say_what_they_know_with_labels_beside_picture
 
 
 def test_the_terminal_says_from_where_a_defense_protects_and_at_what_cost() -> None:
-    shots = [Shot((90.0,), defense="prune:0.2"), Shot((9.0,), defense="prune:0.9", status="budget")]
+    shut = [Shot((9.0,), first=place, defense="prune:0.9", status="budget") for place in range(4)]
+    shots = [Shot((90.0,), defense="prune:0.2"), *shut]
     free = printed(terminal(record(shots)))
     assert "prune protects from 0.9 on, at a cost in accuracy that was not measured." in free
     priced = printed(terminal(record(shots), [cost("none"), cost("prune:0.9", 4.2)]))

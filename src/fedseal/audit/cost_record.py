@@ -8,10 +8,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedseal.audit.store import write_whole
+from fedseal.audit.summary import Rate
 from fedseal.errors import StorageFailure
 
 Interval = tuple[float, float]
 FOLDER = "costs"
+USEFUL = 0.05  # accuracy above chance: a model that surely has less has learned nothing
 
 
 class Cost(BaseModel):
@@ -46,10 +48,17 @@ class Cost(BaseModel):
         return hashlib.sha256(self.defense.encode()).hexdigest()[:16]
 
     @property
-    def learned(self) -> bool:
-        """Whether the undefended model beats the guess of the commonest label; else no loss says anything."""
-        low = self.accuracy_without if self.accuracy_without_interval is None else self.accuracy_without_interval[0]
-        return low > self.chance
+    def learned(self) -> bool | None:
+        """Whether the undefended model beats the guess of the commonest label, which any loss rests on.
+
+        By its interval, which of a single seed is that of its test examples: False if that leaves less than `USEFUL`
+        above the guess, None where it leaves it open.
+        """
+        tested = Rate(round(self.accuracy_without * self.tested), self.tested)
+        low, high = self.accuracy_without_interval or tested.interval or (0.0, 1.0)
+        if low > self.chance:
+            return True
+        return False if high < self.chance + USEFUL else None
 
     @property
     def times(self) -> float | None:

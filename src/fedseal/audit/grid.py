@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections import Counter
@@ -9,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import nn
+
 from fedseal import attack as attacks_module
 from fedseal import defense as defenses_module
 from fedseal.audit.case import Case, without_addresses
 from fedseal.audit.cell import Worker
-from fedseal.audit.record import CellKey, Config
-from fedseal.errors import BadConfig
+from fedseal.audit.record import CellKey, Config, Step
+from fedseal.errors import BadConfig, FedsealError
 from fedseal.threat import ThreatModel, preset
 from fedseal.types import Attack, Defense
 
@@ -107,9 +110,17 @@ def plan(
         cohort=case.cohort,
         recipes={name: without_addresses(repr(attack)) for name, attack in by_attack.items()},
         knows={name: tuple(sorted(threat.grants)) for name, threat in by_threat.items()},
+        public={name: public_steps(defense, case.model) for name, defense in by_defense.items()},
         fingerprint=case.fingerprint(),
     )
     return Plan(config, tuple(_keys(config, samples, courses)))
+
+
+def public_steps(defense: Defense, model: nn.Module) -> tuple[Step, ...]:
+    """What is public of a defense on this model; of one that does not fit it, what is public on any."""
+    with contextlib.suppress(FedsealError):  # its cells say why
+        defense = defense.fit(defense.on_model(model))
+    return tuple(Step(kind=step.kind, figures=dict(step.figures), where=step.where) for step in defense.public)
 
 
 def _keys(config: Config, samples: int, courses: Sequence[int | None]) -> Iterable[CellKey]:

@@ -155,6 +155,14 @@ class Environment(_Frozen):
     threads: int
 
 
+class Step(_Frozen):
+    """One step of a defense, as its public description tells it; see `fedseal.mechanism`."""
+
+    kind: str
+    figures: dict[str, float] = Field(default_factory=dict)
+    where: tuple[str, ...] = Field(default=(), description="parameters it touches; empty for all")
+
+
 class Config(_Frozen):
     """What an audit was asked, or what that was resolved to."""
 
@@ -175,6 +183,10 @@ class Config(_Frozen):
     cohort: int = Field(description="of how many clients an adversary that gets no single updates sees the mean")
     recipes: dict[str, str] = Field(description="what every attack's specification was resolved to")
     knows: dict[str, tuple[str, ...]] = Field(description="the facts that every threat model grants")
+    public: dict[str, tuple[Step, ...]] | None = Field(
+        default=None,
+        description="the steps of every defense that attackers who know it know; None where the record does not say",
+    )
     fingerprint: str = Field(
         description="hash of the case's model, weights and data, so that a resumed run attacks the same"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedseal.audit.cost import Cost
 from fedseal.audit.record import Record
 from fedseal.report import words
 from fedseal.report.frontier import Frontier, Panel, Point
@@ -20,7 +21,10 @@ def said(frontier: Frontier) -> str:
     name = frontier.family
     if not known:
         return f"{name}: nothing could be attacked, so whether it protects was not measured."
-    start = frontier.start
+    start, silent = frontier.start, frontier.silent
+    if start is None and silent is not None:
+        place = "" if silent.strength.text == name else f" from {silent.strength.text} on"
+        return f"{name}: nothing leaked{place}, but {_few(silent)} too few to say that it protects."
     if start is None:
         tried = f"at the only strength tried, {known[0].strength.text}"
         if len(known) > 1:
@@ -35,26 +39,28 @@ def price(point: Point) -> str:
     """What a point costs, as a clause."""
     lost = point.lost
     if lost is None:
-        why = "was not measured" if point.cost is None else "cannot be said, as the undefended model learned nothing"
+        why = "was not measured" if point.cost is None else f"cannot be said, as {untold(point.cost)}"
         return f"at a cost in accuracy that {why}"
     return f"at {words.points(lost)} of accuracy{_within(point)}"
+
+
+def untold(cost: Cost) -> str:
+    """Why nothing can be said of what a defense costs: a clause on the model that was trained without one."""
+    if cost.learned is False:
+        return "the undefended model learned nothing"
+    seeds = words.count(len(cost.seeds), "seed")
+    right, chance = words.percent(cost.accuracy_without), words.percent(cost.chance)
+    return f"the undefended model's {right} are not told apart from the {chance} of a blind guess with {seeds}"
 
 
 def recommendation(panel: Panel, record: Record) -> str:
     """One sentence on which defense to take at which strength, or why none, and what that rests on."""
     best, protecting = panel.cheapest, panel.protecting
     basis = _basis(panel, record)
-    if best is not None:
-        rivals = [p for p in protecting if p.lost is not None]
-        among = "the cheapest that protects" if len(rivals) > 1 else "the only one that protects at a known cost"
-        return (
-            f"Of the {_tried(panel)} tried, {best.defense} is {among}: {_nothing(best, kind_of(record))}, "
-            f"at {words.points(best.lost)} of accuracy ({_trained(best)}){_unpriced(protecting)}; {basis}."
-        )
+    if best:
+        return f"Of the {_tried(panel)} tried, {_chosen(best, protecting, kind_of(record))}; {basis}."
     if not protecting:
-        open_ones = [one.family for one in panel.frontiers if one.start is not None and not one.modelled]
-        but = f", beside {words.listing(open_ones)}, whose steps no attack here reckons with" if open_ones else ""
-        return f"None of the {_tried(panel)} tried protects{but}, so none can be recommended; {basis}."
+        return f"None of the {_tried(panel)} tried {_unsure(panel)}, so none can be recommended; {basis}."
     names, do = words.listing(p.defense for p in protecting), _verb(protecting, "protect", "protects")
     if all(p.ruins for p in protecting):
         return (
@@ -65,6 +71,43 @@ def recommendation(panel: Panel, record: Record) -> str:
         f"Of the {_tried(panel)} tried, {names} {do}, and what "
         f"{_verb(protecting, 'they cost', 'it costs')} in accuracy is not known, so none is preferred; {basis}."
     )
+
+
+def _chosen(best: Sequence[Point], protecting: Sequence[Point], kind: Kind) -> str:
+    """What to take, or what it cannot be told apart from, and at which cost."""
+    first, *rest = best
+    found = f"{_nothing(first, kind)}, at {words.points(first.lost)} of accuracy ({_trained(first)})"
+    if rest:
+        assert first.cost is not None
+        seeds = words.count(min(len(p.cost.seeds) for p in best if p.cost), "seed")
+        others = words.listing(f"{p.defense} {words.points(p.lost)}{_within(p)}" for p in rest)
+        names = words.listing(p.defense for p in best)
+        told = f"{names} protect, and what they cost cannot be told apart with {seeds}"
+        return f"{told}: {first.defense}, {found}; {others}{_unpriced(protecting)}"
+    priced = [p for p in protecting if p.lost is not None and not p.ruins]
+    among = "the only one that protects at a known cost"
+    if len(priced) > 1:
+        alone = len({p.strength.family for p in priced}) == 1
+        among = "the weakest that protects at a known cost" if alone else "the cheapest that protects"
+    return f"{first.defense} is {among}: {found}{_unpriced(protecting)}"
+
+
+def _unsure(panel: Panel) -> str:
+    """That none protects for all that is known; which ones no attack reckons with, or too few examples speak for."""
+    foreign = [one.family for one in panel.frontiers if one.start is not None and not one.modelled]
+    few = [one.silent for one in panel.frontiers if one.start is None and one.silent is not None]
+    if foreign:
+        return f"protects, beside {words.listing(foreign)}, whose steps no attack here reckons with"
+    if few:
+        names = words.listing(one.defense for one in few)
+        return f"is known to protect: nothing leaked under {names}, but {_few(few[0])} too few to say more"
+    measured = [any(point.leaks.trials for point in one.points) for one in panel.frontiers]
+    return "protects" if all(measured) else "is known to protect" if any(measured) else "could be attacked"
+
+
+def _few(point: Point) -> str:
+    """Such as "1 example is"."""
+    return f"{words.count(point.leaks.trials, 'example')} {'is' if point.leaks.trials == 1 else 'are'}"
 
 
 def _basis(panel: Panel, record: Record) -> str:
@@ -81,8 +124,8 @@ def _basis(panel: Panel, record: Record) -> str:
 
 
 def _nothing(point: Point, kind: Kind) -> str:
-    found = f"0 of {words.count(len(point.samples), kind.noun)} recovered and no traces"
-    return f"{found} (95 % interval of the rate {words.interval(point.rate.interval)})"
+    found = f"0 of {words.count(point.leaks.trials, kind.noun)} recovered and no traces"
+    return f"{found} (95 % interval of the share that leaks {words.interval(point.leaks.interval)})"
 
 
 def _tried(panel: Panel) -> str:

@@ -13,6 +13,7 @@ from fedseal.metric.bound import Cell, gaussian
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 320, 46, 14, 30, 44
 TONES = ("var(--leak, #a5301c)", "var(--calm, #34566f)", "var(--trace, #7d5200)")
 INK, MUTED, LINE = "var(--ink, #191b20)", "var(--muted, #5c616b)", "var(--line, #e0ddd4)"
+NAMED_BELOW = 0.85  # the line's name keeps clear of the title
 APART = 7  # pixels between marks of the same noise
 
 
@@ -52,6 +53,31 @@ def bound_plot(cells: Sequence[Cell]) -> Markup:
     )
     label = _text(LEFT, 16, title, INK)
     return head.format(WIDTH, height, title, said) + label + Markup("").join(parts) + Markup("</svg>")
+
+
+def bound_sheet(pictures: Sequence[Sequence[Cell]], columns: int = 2) -> str:
+    """Several of these pictures as one SVG file of its own, on white paper, row by row.
+
+    Raises:
+        BadConfig: as `bound_plot`, or no picture.
+    """
+    if not pictures:
+        raise BadConfig("there is no picture to draw", "give the cells of one or more")
+    high = max(HEIGHT + 18 * len({cell.game for cell in cells}) for cells in pictures) + 16
+    wide = WIDTH + 16
+    rows = math.ceil(len(pictures) / columns)
+    placed = [
+        Markup('<svg x="{}" y="{}" width="{}" height="{}"').format(
+            16 + wide * (place % columns), 12 + high * (place // columns), WIDTH, high - 16
+        )
+        + Markup(str(bound_plot(cells)).removeprefix("<svg"))
+        for place, cells in enumerate(pictures)
+    ]
+    head = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" font-family="{2}">'
+        '<rect width="{0}" height="{1}" fill="#fff"/>'
+    ).format(wide * min(columns, len(pictures)) + 16, high * rows + 8, "Helvetica, Arial, sans-serif")
+    return str(head + Markup("").join(placed) + Markup("</svg>\n"))
 
 
 def _bound_points(cells: Sequence[Cell], frame: _Frame) -> list[tuple[float, float]]:
@@ -98,10 +124,11 @@ class _Frame:
         return dashes + _text(LEFT + 4, y + 14, name, MUTED)
 
     def path(self, points: Sequence[tuple[float, float]]) -> Markup:
-        """The bound's line, named at its upper left."""
+        """The bound's line, named above it, where there is room."""
         drawn = " ".join(f"{self.x(noise):.1f},{self.y(value):.1f}" for noise, value in points)
         line = Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="1.6"/>').format(drawn, INK)
-        noise, value = points[len(points) // 3]
+        free = [point for point in points[len(points) // 3 :] if point[1] < NAMED_BELOW]
+        noise, value = (free or points[-1:])[0]
         return line + _text(self.x(noise) + 10, self.y(value) - 6, "bound", INK)
 
     def mark(self, cell: Cell, tone: str, shift: float) -> Markup:

@@ -6,8 +6,8 @@ What was not measured is None, never 0. "Protects" is defined here alone, by the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from scipy.stats import binom
@@ -24,11 +24,14 @@ from fedseal.report.tally import Sample, strongest
 Interval = tuple[float, float]
 RUINED = 0.1  # of the accuracy above chance: a model that keeps less has learned next to nothing
 ENOUGH = 6  # examples from which order statistics give the median an interval of 95 %
+MOST = 0.5  # the share of leaking examples that the interval has to exclude
 
 PROTECTS = (
     "A defense “protects” at a strength if none of the attacked examples was recovered, and none shows traces, by the "
-    "best of all attacks that know the defense; “from s on” means that this holds at s and at every greater strength "
-    "tried."
+    "best of all attacks that know the defense, and if they are enough to say so: the 95 % interval of the share of "
+    "examples that leak ends below one half, as from 4 examples on. “From s on” means that this holds at s, and that "
+    "nothing leaked at any greater strength tried. One of several defenses is called the cheapest only if its 95 % "
+    "interval of the accuracy lost lies below those of the others."
 )
 
 
@@ -44,6 +47,7 @@ class Point:
         blind: median of the best blind guesses.
         cost: None where it was not measured.
         unaware: the same of attackers who were not told of the defense; None where there was none.
+        modelled: whether its public steps are known, so that an attack can reckon with them.
     """
 
     defense: str
@@ -55,6 +59,7 @@ class Point:
     blind: float | None
     cost: Cost | None
     unaware: Point | None = None
+    modelled: bool = True
 
     @property
     def rate(self) -> Rate:
@@ -67,9 +72,22 @@ class Point:
         return sum(sample.finding == "traces" for sample in self.samples)
 
     @property
+    def leaks(self) -> Rate:
+        """How many private examples were recovered or show traces; one attacked with several seeds counts once."""
+        found: dict[int, bool] = {}
+        for sample in self.samples:
+            if sample.finding != "unmeasured":
+                place = sample.cell.key.first + sample.index
+                found[place] = found.get(place, False) or sample.finding != "none"
+        return Rate(sum(found.values()), len(found))
+
+    @property
     def protects(self) -> bool | None:
-        """See `PROTECTS`; None where nothing could be attacked."""
-        return self.rate.hits + self.traces == 0 if self.samples else None
+        """See `PROTECTS`; None where nothing leaked of too few examples, or where nothing could be attacked."""
+        share = self.leaks
+        if share.hits:
+            return False
+        return True if share.interval is not None and share.interval[1] < MOST else None
 
     @property
     def worst(self) -> Sample | None:
@@ -78,7 +96,7 @@ class Point:
 
     @property
     def lost(self) -> float | None:
-        """Points of accuracy lost; None where not measured, or where the undefended model learned nothing to lose."""
+        """Points of accuracy lost; None where not measured, or where the undefended model has none to lose for sure."""
         return self.cost.points_lost if self.cost is not None and self.cost.learned else None
 
     @property
@@ -106,6 +124,11 @@ class Frontier:
         return _start([(point, point.protects) for point in self.points])
 
     @property
+    def silent(self) -> Point | None:
+        """The weakest point from which on nothing leaked, of however few examples; None if the strongest one leaks."""
+        return _start([(p, p.leaks.hits == 0 if p.leaks.trials else None) for p in self.points])
+
+    @property
     def unaware_start(self) -> Point | None:
         """The same against attackers who were not told of the defense."""
         known = [(p, None if p.unaware is None else p.unaware.protects) for p in self.points]
@@ -113,8 +136,8 @@ class Frontier:
 
     @property
     def modelled(self) -> bool:
-        """Whether its public steps are known, so that an attack can reckon with them."""
-        return all(_public(point.defense) for point in self.points)
+        """Whether attacks can reckon with all of them."""
+        return all(point.modelled for point in self.points)
 
 
 @dataclass(frozen=True)
@@ -147,10 +170,17 @@ class Panel:
         return any(point.lost is not None for one in self.frontiers for point in one.points)
 
     @property
-    def cheapest(self) -> Point | None:
-        """Of the points that protect, leave the model working and are modelled by attacks: the fewest points lost."""
-        usable = [p for p in self.protecting if p.lost is not None and not p.ruins]
-        return min(usable, key=lambda p: (p.lost, p.cost.bytes_per_update if p.cost else 0.0), default=None)
+    def cheapest(self) -> tuple[Point, ...]:
+        """The defense to take, and after it those whose cost its seeds do not tell apart; empty if there is none.
+
+        Of each family the weakest point counts that protects at a known cost and leaves the model working.
+        """
+        usable: dict[str, Point] = {}
+        for point in self.protecting:
+            if point.lost is not None and not point.ruins:
+                usable.setdefault(point.strength.family, point)
+        ranked = sorted(usable.values(), key=lambda p: (p.lost, p.cost.bytes_per_update if p.cost else 0.0))
+        return tuple(point for point in ranked if point is ranked[0] or not _dearer(point, ranked[0]))
 
     @property
     def protecting(self) -> tuple[Point, ...]:
@@ -165,19 +195,23 @@ class Panel:
 def panels(record: Record, costs: Sequence[Cost] = ()) -> tuple[Panel, ...]:
     """A panel for each batch size and local training in the record; none if no defense was tried."""
     by, prices = axes(record), {cost.defense: cost for cost in costs}
+    open_ones = {name for name in record.header.config.defenses if _public(name, record)}
     groups: dict[tuple[int | None, int | None], list[Cell]] = {}
     for cell in record.cells:
         size = cell.key.batch_size if "batch_size" in by else None
         groups.setdefault((size, cell.key.epochs if "epochs" in by else None), []).append(cell)
-    found = [_panel(words.setting(*setting), cells, prices) for setting, cells in groups.items()]
+    found = [_panel(words.setting(*setting), cells, prices, open_ones) for setting, cells in groups.items()]
     return tuple(panel for panel in found if panel.frontiers)
 
 
-def _panel(setting: str, cells: Sequence[Cell], prices: Mapping[str, Cost]) -> Panel:
+def _panel(setting: str, cells: Sequence[Cell], prices: Mapping[str, Cost], open_ones: Collection[str]) -> Panel:
     real = [cell for cell in cells if cell.key.threat != "oracle"]
     told = [cell for cell in real if "defense" in cell.knows]
     untold = [cell for cell in real if "defense" not in cell.knows and "state" in cell.knows]
-    by_defense = {name: _point(name, told, untold, prices) for name in dict.fromkeys(c.key.defense for c in told)}
+    by_defense = {
+        name: replace(_point(name, told, untold, prices), modelled=name in open_ones)
+        for name in dict.fromkeys(c.key.defense for c in told)
+    }
     families: dict[str, list[Point]] = {}
     for name, point in by_defense.items():
         if name != "none":
@@ -230,6 +264,12 @@ def median_interval(values: Iterable[float]) -> Interval | None:
     return known[max(cut - 1, 0)], known[min(len(known) - cut, len(known) - 1)]
 
 
+def _dearer(one: Point, other: Point) -> bool:
+    """Whether the intervals of what they lose are apart."""
+    mine, theirs = one.lost_interval, other.lost_interval
+    return mine is not None and theirs is not None and mine[0] > theirs[1]
+
+
 def _start(points: Sequence[tuple[Point, bool | None]]) -> Point | None:
     found: Point | None = None
     for point, protects in reversed(points):
@@ -239,8 +279,11 @@ def _start(points: Sequence[tuple[Point, bool | None]]) -> Point | None:
     return found
 
 
-def _public(defense: str) -> bool:
+def _public(defense: str, record: Record) -> bool:
+    """Whether any step of a defense is public."""
+    if record.header.config.public is not None:
+        return bool(record.header.config.public.get(defense))
     try:
         return bool(defenses.parse(defense).public)
-    except FedsealError:  # a user's own, whose steps a record does not hold
+    except FedsealError:  # a user's own, whose steps an older record does not hold
         return False

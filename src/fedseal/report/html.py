@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedseal.audit import pictures
+from fedseal.audit.bounds import Game, bounds_of
 from fedseal.audit.cost import Cost, costs_of
 from fedseal.audit.record import Record
 from fedseal.audit.store import write_whole
@@ -58,7 +59,11 @@ def html(record: Record | Sequence[Record], path: str | Path) -> Path:
     path, records = Path(path), [record] if isinstance(record, Record) else list(record)
     if not records:
         raise BadConfig("there is no record to report", "give at least one")
-    text = pages(*((one, _loader(one)) for one in records), costs=lambda one: costs_of(one.folder))
+    text = pages(
+        *((one, _loader(one)) for one in records),
+        costs=lambda one: costs_of(one.folder),
+        bounds=lambda one: bounds_of(one.folder),
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,11 +82,19 @@ def page(record: Record, load: Loader) -> str:
     return pages((record, load))
 
 
-def pages(*records: tuple[Record, Loader], costs: Callable[[Record], Sequence[Cost]] = lambda _: ()) -> str:
-    """The same of one or several records, each with what loads its pictures; `costs` gives those of its defenses."""
+def pages(
+    *records: tuple[Record, Loader],
+    costs: Callable[[Record], Sequence[Cost]] = lambda _: (),
+    bounds: Callable[[Record], Sequence[Game]] = lambda _: (),
+) -> str:
+    """The same of one or several records, each with what loads its pictures.
+
+    Args:
+        costs, bounds: give those of a record's defenses.
+    """
     several = len(records) > 1
     runs = [
-        _run(record, load, f"r{place}-" if several else "", costs(record))
+        _run(record, load, f"r{place}-" if several else "", costs(record), bounds(record))
         for place, (record, load) in enumerate(records, 1)
     ]
     kinds: dict[str, Kind] = {run.view.kind.headline: run.view.kind for run in runs}
@@ -94,8 +107,8 @@ def pages(*records: tuple[Record, Loader], costs: Callable[[Record], Sequence[Co
     )
 
 
-def _run(record: Record, load: Loader, at: str, costs: Sequence[Cost]) -> Run:
-    shown, keep = view(record, load, at, costs), telling(record)
+def _run(record: Record, load: Loader, at: str, costs: Sequence[Cost], bounds: Sequence[Game]) -> Run:
+    shown, keep = view(record, load, at, costs, bounds), telling(record)
     return Run(
         record=record,
         view=shown,
@@ -141,6 +154,7 @@ def _environment() -> Environment:
         decibel=words.decibel,
         percent=words.percent,
         interval=words.interval,
+        shares=words.shares,
         seconds=words.seconds,
         points=words.points,
         size=words.size,

@@ -233,7 +233,7 @@ def _mark(frame: _Frame, point: Point, shape: str, text: str) -> Markup:
 
 def finding(point: Point) -> str:
     """The name of the point's color: recovered, traces or none; unmeasured where nothing could be attacked."""
-    if point.protects is None:
+    if not point.leaks.trials:
         return "unmeasured"
     return "recovered" if point.rate.hits else "traces" if point.traces else "none"
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from fedseal.audit.bounds import Game
 from fedseal.audit.cost import Cost
-from fedseal.audit.record import Cell, Record
+from fedseal.audit.record import Cell, Record, Step
 from fedseal.audit.summary import label_rate
 from fedseal.report import advice, words
+from fedseal.report.bound_plot import TONES, bound_plot
 from fedseal.report.card import Card, Panel, Share, make_card
 from fedseal.report.frontier import ENOUGH, Frontier
 from fedseal.report.frontier import Panel as Measured
@@ -50,9 +52,10 @@ class AttackGroup:
 
 @dataclass(frozen=True)
 class DefenseGroup:
-    """One defense under one attacker."""
+    """One defense under one attacker; `known`: its public steps, empty where the attacker was not told of it."""
 
     title: str
+    known: str
     tally: Tally
     attacks: tuple[AttackGroup, ...]
 
@@ -78,7 +81,7 @@ class Plane:
         told: the attackers, who know the defense; `untold` those who do not.
         unaware: whether any of these could be compared with the ones who know.
         unpriced: defenses without a known cost, where others have one.
-        nothing_to_lose: whether costs were measured on a model that learned nothing.
+        nothing_to_lose: why the costs that were measured say nothing, as a clause; empty where they do, or none were.
         narrow: whether some bar is the range of a few examples.
     """
 
@@ -91,8 +94,17 @@ class Plane:
     untold: str
     unaware: bool
     unpriced: str
-    nothing_to_lose: bool
+    nothing_to_lose: str
     narrow: bool
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The bounds on one number of candidates, for three batch sizes at most: a picture and a table."""
+
+    candidates: int
+    picture: Markup
+    games: tuple[Game, ...]
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ class View:
     tallies: tuple[Tally, ...]
     leading: Tally | None
     planes: tuple[Plane, ...]
+    bounded: tuple[Bounded, ...]
     threats: tuple[ThreatGroup, ...]
     cards: tuple[Card, ...]
     exhibits: tuple[tuple[Card, Panel], ...]
@@ -122,14 +135,16 @@ class View:
     examples: int
 
 
-def view(record: Record, pictures: Loader, at: str = "", costs: Sequence[Cost] = ()) -> View:
+def view(
+    record: Record, pictures: Loader, at: str = "", costs: Sequence[Cost] = (), bounds: Sequence[Game] = ()
+) -> View:
     """Lay out a record.
 
     Args:
         record: finished or not.
         pictures: gives a cell's pictures, or None where it has none.
         at: what every place of this record on the page begins with.
-        costs: of its defenses, where they were measured.
+        costs, bounds: of its defenses, where they were measured.
     """
     kind = kind_of(record)
     cells = sorted(record.cells, key=lambda cell: max(map(leakage, samples(cell))), reverse=True)
@@ -148,7 +163,7 @@ def view(record: Record, pictures: Loader, at: str = "", costs: Sequence[Cost] =
     }
     tallies = tally(record.cells)
     worst = leading(tallies)
-    knows = {cell.key.threat: cell.knows for cell in cells}
+    knows, public = {cell.key.threat: cell.knows for cell in cells}, record.header.config.public or {}
     exhibits = [found for sample in (worst.best if worst else ()) for found in _exhibit(sample, cards)]
     shown = [
         (card, panel) for card, panel in exhibits if (panel.truth and panel.guess) or (panel.said and panel.said.found)
@@ -162,7 +177,8 @@ def view(record: Record, pictures: Loader, at: str = "", costs: Sequence[Cost] =
         planes=tuple(
             _plane(panel, record, f"{at}plane-{place}") for place, panel in enumerate(measured(record, costs), 1)
         ),
-        threats=tuple(_threat(name, tallies, cards.values()) for name in words.by_knowledge(knows)),
+        bounded=_bounded(bounds),
+        threats=tuple(_threat(name, tallies, cards.values(), public) for name in words.by_knowledge(knows)),
         cards=tuple(cards.values()),
         exhibits=tuple(shown)[: TWICE if kind.gallery else TWICE // 2],
         budget=afford,
@@ -187,9 +203,22 @@ def _plane(panel: Measured, record: Record, name: str) -> Plane:
         untold=words.listing(words.attacker(threat) for threat in panel.left_out),
         unaware=any(point.unaware is not None for point in panel.points),
         unpriced=words.listing(p.defense for one in panel.frontiers for p in one.points if p.lost is None),
-        nothing_to_lose=any(point.cost is not None and not point.cost.learned for point in panel.points),
+        nothing_to_lose=next((advice.untold(p.cost) for p in panel.points if p.cost and not p.cost.learned), ""),
         narrow=any(0 < len(point.samples) < ENOUGH for point in panel.points),
     )
+
+
+def _bounded(games: Sequence[Game]) -> tuple[Bounded, ...]:
+    groups: dict[int, dict[int, list[Game]]] = {}
+    for game in games:
+        groups.setdefault(game.candidates, {}).setdefault(game.batch_size, []).append(game)
+    found = []
+    for count, by_size in groups.items():
+        sizes = list(by_size)
+        for first in range(0, len(sizes), len(TONES)):
+            shown = tuple(game for size in sizes[first : first + len(TONES)] for game in by_size[size])
+            found.append(Bounded(count, bound_plot([game.cell for game in shown]), shown))
+    return tuple(found)
 
 
 def _afford(record: Record, cells: Sequence[Cell]) -> tuple[int, Budget]:
@@ -206,7 +235,9 @@ def _exhibit(sample: Sample, cards: dict[str, Card]) -> list[tuple[Card, Panel]]
     return [(card, panel) for panel in card.panels if panel.index == sample.index]
 
 
-def _threat(name: str, tallies: Sequence[Tally], cards: Iterable[Card]) -> ThreatGroup:
+def _threat(
+    name: str, tallies: Sequence[Tally], cards: Iterable[Card], public: Mapping[str, tuple[Step, ...]]
+) -> ThreatGroup:
     mine = [card for card in cards if card.cell.key.threat == name]
     settings = [t for t in tallies if t.threat == name]
     return ThreatGroup(
@@ -215,17 +246,21 @@ def _threat(name: str, tallies: Sequence[Tally], cards: Iterable[Card]) -> Threa
         facts=tuple(words.facts(mine[0].cell.knows)),
         lacks=tuple(words.lacking(mine[0].cell.knows)),
         aggregates="single_updates" not in mine[0].cell.knows,
-        defenses=tuple(_defense(t, [c for c in mine if t.holds(c.cell)]) for t in settings),
+        defenses=tuple(_defense(t, [c for c in mine if t.holds(c.cell)], public) for t in settings),
     )
 
 
-def _defense(tally: Tally, cards: Sequence[Card]) -> DefenseGroup:
+def _defense(tally: Tally, cards: Sequence[Card], public: Mapping[str, tuple[Step, ...]]) -> DefenseGroup:
     groups: dict[str, list[Card]] = {}
     for card in cards:
         groups.setdefault(card.cell.key.attack, []).append(card)
     title = "No defense" if tally.defense == "none" else f"Defense {tally.defense}"
     title += f", {tally.where}" if tally.where else ""
-    return DefenseGroup(title, tally, tuple(_attack(name, group) for name, group in groups.items()))
+    known = ""
+    if tally.defense in public and tally.defense != "none" and "defense" in tally.knows:
+        steps = [words.step(step.kind, step.figures, step.where) for step in public[tally.defense]]
+        known = f"Known of the defense: {', then '.join(steps) or 'its name, and none of its steps'}."
+    return DefenseGroup(title, known, tally, tuple(_attack(name, group) for name, group in groups.items()))
 
 
 def _attack(name: str, cards: Sequence[Card]) -> AttackGroup:

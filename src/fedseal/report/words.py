@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from fedseal.audit.record import Cell
 from fedseal.audit.summary import Rate
@@ -105,6 +105,17 @@ def standpoint(knows: Iterable[str]) -> str:
     missing = lacking(granted)
     known = f"Knows {listing(facts(granted))}." if granted else f"Knows {NOTHING}."
     return f"{known} Lacks {listing(missing)}." if missing else known
+
+
+def step(kind: str, figures: Mapping[str, float], where: Sequence[str] = ()) -> str:
+    """A public step of a defense.
+
+    >>> step("gaussian", {"sigma": 0.001}), step("masked_layer", {}, ["7.weight"])
+    ('gaussian (sigma 0.001)', 'masked_layer (on 7.weight)')
+    """
+    told = [f"{name} {value:g}" for name, value in figures.items()]
+    told += [f"on {listing(where)}" if len(where) <= 2 else f"on {len(where)} parameters"] if where else []
+    return f"{kind} ({', '.join(told)})" if told else kind
 
 
 def by_knowledge(threats: Mapping[str, Iterable[str]]) -> list[str]:
@@ -264,6 +275,15 @@ def interval(bounds: tuple[float, float] | None) -> str:
     ('0 to 28 %', '–')
     """
     return "–" if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f} %"
+
+
+def shares(bounds: tuple[float, float]) -> str:
+    """A narrow range of shares.
+
+    >>> shares((0.3529, 0.3641))
+    '35.3 to 36.4 %'
+    """
+    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
 
 
 def points(value: float | None) -> str:
