@@ -124,7 +124,7 @@ def test_folder_with_another_audit_is_left_alone(fedseal: Command, own: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "fact"),
     [
-        (["nothing"], "neither a configuration file nor a function"),
+        (["nothing"], "is no configuration file"),
         (["missing.yaml"], "missing.yaml"),
         (["no_such_module_here:case"], "no module 'no_such_module_here'"),
         (["OWN:cases"], "did you mean"),

@@ -233,8 +233,8 @@ def _setup(target: str | None) -> Setup:
         return load_config(target)
     if ":" not in target:
         raise BadConfig(
-            f"'{target}' is neither a configuration file nor a function",
-            "name a .yaml file, or package.module:function that returns a Case",
+            f"'{target}' is no configuration file, no record of 'fedseal train --record', and no function",
+            "name a .yaml file, a record's folder, or package.module:function that returns a Case",
         )
     case = build_object(target, Case)
     name = target.rpartition(":")[0].rpartition(".")[2]
