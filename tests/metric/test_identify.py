@@ -32,6 +32,30 @@ def test_ties_count_against() -> None:
     assert (one.hit, one.rank) == (False, 100)
 
 
-def test_the_rank_counts_the_nearer_pictures() -> None:
-    others = torch.tensor([0.1, 0.2, 0.4, 0.5]).view(4, 1, 1, 1)
-    assert identify(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 0.3), others).rank == 3
+def test_the_rank_counts_the_pictures_that_are_more_alike() -> None:
+    across = torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 2, 2)
+    down = torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 2, 2)
+    seen = 0.5 + 0.01 * (down + 0.8 * across)
+    others = torch.stack([down + 0.5 * across, down, across, 1 - across])
+    assert identify(seen, down + 0.4 * across, others).rank == 2
+
+
+def test_noise_does_not_find_the_flattest_picture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(100, 3, 8, 8, generator=generator)
+    pictures[0] = 0.5 + 0.1 * (pictures[0] - 0.5)
+    guesses = torch.rand(300, 3, 8, 8, generator=generator)
+    assert sum(identify(guess, pictures[0], pictures[1:]).hit for guess in guesses) <= 10
+
+
+def test_contrast_and_brightness_do_not_matter() -> None:
+    pictures = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert identify(0.4 + 0.05 * pictures[0], pictures[0], pictures[1:]).hit
+    assert not identify(1 - pictures[0], pictures[0], pictures[1:]).hit
+
+
+def test_a_flat_picture_is_found_by_a_flat_one_alone() -> None:
+    pictures = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures[0] = 0.3
+    assert identify(torch.full((3, 8, 8), 0.3), pictures[0], pictures[1:]).hit
+    assert not identify(torch.full((3, 8, 8), 0.3), pictures[1], pictures[2:]).hit

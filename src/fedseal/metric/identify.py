@@ -7,12 +7,15 @@ from torch import Tensor
 from fedseal.metric.scores import Identification
 
 GALLERY = 100  # pictures, the truth included
+FLAT = 0.01  # deviation of the values of a picture below which it counts as flat, of a range of 1
 
 
 def identify(reconstruction: Tensor, truth: Tensor, others: Tensor) -> Identification:
-    """Whether the truth lies nearer to the reconstruction than all others, by mean squared distance.
+    """Whether the truth is more alike to the reconstruction than all others: by correlation, whatever the contrast.
 
-    A tie counts as a miss, so that a constant gallery or a constant guess never identifies anybody.
+    Squared distance would not do: of pictures that have nothing to do with a reconstruction, the flatter is always
+    nearer, so that noise would pick the flattest. A tie counts as a miss, so that a constant gallery, or a constant
+    guess of a picture that is not constant, never identifies anybody.
 
     Args:
         reconstruction: `(C, H, W)`.
@@ -20,9 +23,18 @@ def identify(reconstruction: Tensor, truth: Tensor, others: Tensor) -> Identific
         others: unrelated pictures `(G - 1, C, H, W)`.
 
     >>> import torch
-    >>> identify(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(99, 1, 2, 2)).rank
+    >>> ramp = torch.arange(4.0).view(1, 2, 2) / 4
+    >>> identify(0.5 + 0.1 * ramp, ramp, torch.ones(99, 1, 2, 2)).rank
     1
     """
-    distance = (reconstruction - truth).square().mean()
-    nearer = int(((others - reconstruction).square().flatten(1).mean(1) <= distance).sum())
+    seen = _standard(reconstruction)
+    distance = (seen - _standard(truth)).square().mean()
+    nearer = int(((seen - _standard(others)).square().flatten(-3).mean(-1) <= distance).sum())
     return Identification(hit=nearer == 0, rank=1 + nearer, gallery=1 + len(others))
+
+
+def _standard(picture: Tensor) -> Tensor:
+    """`(..., C, H, W)` with mean 0 and deviation 1, if not flat: distances of two such fall with their correlation."""
+    values, axes = picture.double(), (-3, -2, -1)
+    centered = values - values.mean(axes, keepdim=True)
+    return centered / centered.square().mean(axes, keepdim=True).sqrt().clamp_min(FLAT)
