@@ -74,6 +74,7 @@ def test_a_drawn_arrow_is_accepted(tmp_path: Path, place: tuple[str, str]) -> No
     assert violations(_tree(tmp_path, *place)) == []
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
     """No cycle hides behind an order of imports; parts are forgotten between two, so that each comes first once."""
     names = sorted(
