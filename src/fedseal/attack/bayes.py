@@ -97,7 +97,7 @@ class Bayes:
         observation = with_draw(observation)
         evidence = Evidence(observation)
         searches = [self._searched(evidence, search, progress) for search in self._begun(evidence, generator)]
-        best = min(searches, key=lambda ended: ended.value)
+        best = searches[0] if len(searches) == 1 else min(searches, key=lambda ended: self._value(evidence, ended))
         signs = bool(Release(observation).of_kind("sign"))  # a replayed update is not near its signs
         return conclude(
             observation,
@@ -125,8 +125,7 @@ class Bayes:
         return (better[:1] if kinked else better) or [grey_one]
 
     def _searched(self, evidence: Evidence, search: Search, progress: ProgressCallback | None) -> _Ended:
-        """One search through all its stages, judged by the last of them that any search comes to."""
-        observation = evidence.observation
+        """One search through all its stages."""
         stages = self._stages(evidence, search)
         each = max(1, self.steps // len(stages))
         found, finished = search.found(), 0
@@ -136,20 +135,22 @@ class Bayes:
         for softness in stages:
             if not search.finite:
                 break
-            next_ = self._stage(observation, softness, LBFGS(line_search=True), each)
-            search.go_on(replace(next_, coordinates=search.attack.coordinates))
+            self._go_on(search, softness, LBFGS(line_search=True), each)
             search.advance(each, progress)
             if search.finite:
                 found, finished = search.found(), search.done
-        if not search.finite:
-            return _Ended(found, finished, math.inf)
-        search.go_on(
-            replace(
-                self._stage(observation, self._last(evidence, search), LBFGS(), 1),
-                coordinates=search.attack.coordinates,
-            )
-        )
-        return _Ended(found, finished, search.value())
+        return _Ended(found, finished, search)
+
+    def _value(self, evidence: Evidence, ended: _Ended) -> float:
+        """How improbable an end is, by the last stage that any search comes to."""
+        if not ended.search.finite:
+            return math.inf
+        self._go_on(ended.search, self._last(evidence, ended.search), LBFGS(), 1)
+        return ended.search.value()
+
+    def _go_on(self, search: Search, softness: float, optimizer: LBFGS, steps: int) -> None:
+        stage = self._stage(search.observation, softness, optimizer, steps)
+        search.go_on(replace(stage, coordinates=search.attack.coordinates))
 
     def _stage(
         self, observation: Observation, softness: float, optimizer: LBFGS | Adam, steps: int
@@ -207,11 +208,11 @@ class Bayes:
 
 
 class _Ended(NamedTuple):
-    """Where a search ended, after how many steps, and its objective: the smaller, the more probable."""
+    """Where a search ended, and after how many steps."""
 
     found: Candidate
     steps: int
-    value: float
+    search: Search
 
 
 def _smooth_first(modality: Modality) -> Coordinates:

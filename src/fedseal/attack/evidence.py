@@ -6,8 +6,10 @@ Every reading is a function of the observation alone, and says None where the th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ ALTERING = (
     "clip_examples",
     "masked_layer",
 )
+Made = TypeVar("Made")
 ROUNDING = 2.5  # units in the last place by which a sum of products in the client's dtype is off, as measured
 
 
@@ -40,9 +43,14 @@ class Evidence:
 
     observation: Observation
 
+    def once(self, what: str, make: Callable[[], Made]) -> Made:
+        """What a route works out, such as at its door, and needs again: made the first time it is asked for."""
+        if what not in self._kept:
+            self._kept[what] = make()
+        return cast("Made", self._kept[what])
+
     @cached_property
-    def kept(self) -> dict[str, object]:
-        """What routes worked out at their doors and need again, by their names."""
+    def _kept(self) -> dict[str, object]:
         return {}
 
     @cached_property

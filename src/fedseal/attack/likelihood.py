@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedseal.attack.objective import Measured, Objective
@@ -82,7 +83,7 @@ class _Entries:
     """What was observed of one tensor's entries.
 
     Args:
-        sent: 1 where an entry carries a value, else 0; None where all do.
+        sent: whether an entry carries a value; None where all do.
         bound: how large the others were at most, None where nobody knows.
         trust: standard error of arithmetic and model.
     """
@@ -111,7 +112,7 @@ class _Entries:
         norm = observed.norm().clamp_min(torch.finfo(observed.dtype).tiny)
         return cls(
             form,
-            None if sent is None else sent.to(observed),
+            None if sent is None else sent.to(observed.device),
             release.bound(name),
             softness,
             softness * norm,
@@ -122,11 +123,21 @@ class _Entries:
         if self.sent is not None and self.bound is None and not bool(self.sent.any()):
             return guess.new_zeros(())
         error = variance + self.trust.square()
+        if self.form == "normal":
+            return 0.5 * (self._missed(guess, observed).square() / error).sum()
         kept = self._of_sent(guess, observed, error)
         if self.sent is None or self.bound is None:
             return kept
-        over = (guess.abs() - self.bound).relu().square() * (1 - self.sent)
-        return kept + 0.5 * (over / error).sum()
+        over = F.softshrink(guess, self.bound) * ~self.sent
+        return kept + 0.5 * (over.square() / error).sum()
+
+    def _missed(self, guess: Tensor, observed: Tensor) -> Tensor:
+        """By how much entries that were sent are missed, and others are larger than they can have been."""
+        if self.sent is None:
+            return guess - observed
+        if self.bound is None:
+            return (guess - observed) * self.sent
+        return torch.where(self.sent, guess - observed, F.softshrink(guess, self.bound))
 
     def _of_sent(self, guess: Tensor, observed: Tensor, error: Tensor) -> Tensor:
         if self.form == "sign":
@@ -136,10 +147,8 @@ class _Entries:
         square = difference.square()
         if self.form == "profile":
             return 0.5 * square.numel() * (square.mean() + error.mean()).log()
-        if self.form == "laplace":
-            scale = (error / 2).sqrt()
-            return (((square + (ROUNDED * scale).square()).sqrt() - ROUNDED * scale) / scale).sum()
-        return 0.5 * (square / error).sum()
+        scale = (error / 2).sqrt()  # of Laplacian noise
+        return (((square + (ROUNDED * scale).square()).sqrt() - ROUNDED * scale) / scale).sum()
 
 
 @dataclass(frozen=True)

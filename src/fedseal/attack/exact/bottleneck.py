@@ -144,10 +144,7 @@ class _Before(Evidence):
 
 def _known(evidence: Evidence) -> Observation | None:
     """The observation with the draw, read once."""
-    if "draw" not in evidence.kept:
-        evidence.kept["draw"] = with_draw(evidence.observation)
-    known = evidence.kept["draw"]
-    assert isinstance(known, Observation)
+    known = evidence.once("draw", lambda: with_draw(evidence.observation))
     place = _bottleneck(known)
     layer = None if place is None else known.model.get_submodule(place.removesuffix("."))
     return known if isinstance(layer, RandomLayer) and layer.drawn is not None else None

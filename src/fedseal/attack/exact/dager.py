@@ -59,10 +59,7 @@ class Dager(Route):
 
     def _plan(self, evidence: Evidence) -> Plan:
         """The preparations, made once for the door and for the reading."""
-        plan = evidence.kept.get(self.name)
-        if not isinstance(plan, Plan):
-            plan = evidence.kept[self.name] = prepare(evidence.observation)
-        return plan
+        return evidence.once(self.name, lambda: prepare(evidence.observation))
 
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None

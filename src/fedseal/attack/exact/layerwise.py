@@ -23,7 +23,7 @@ from torch import Tensor
 from fedseal.attack.base import better, conclude, precision, refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.joint import FLOORS, belief, joint_equations, solve_jointly
-from fedseal.attack.exact.recursion import ClosedForm, closed_form, head_signal
+from fedseal.attack.exact.recursion import ClosedForm, Signal, closed_form, head_signal
 from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
@@ -135,8 +135,13 @@ class Layerwise(Route):
         return all(count.determined for count in rank_analysis(evidence.structure.layers, sent=_sent(evidence)))
 
     def coordinates(self, evidence: Evidence, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-        """Coordinates `(numel, 1)` in which the closed form's errors are alike; None without a first convolution."""
-        return closed_form(evidence, head_signal(evidence), generator, None).whiten
+        """Coordinates `(numel, 1)` in which the closed form's errors are alike; None without a first convolution.
+
+        They are of single precision, which is half the memory to read in every step; a search after an exact result
+        needs those of `match`.
+        """
+        whiten = _closed(evidence, generator).whiten
+        return None if whiten is None else lambda unit: whiten(unit.float()).to(unit)
 
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
@@ -149,7 +154,7 @@ class Layerwise(Route):
             return refused(self.name, obstacle, started)
         if evidence.altered:
             return self._read_altered(evidence, generator, progress, started)
-        closed = closed_form(evidence, head_signal(evidence), generator, progress)
+        closed = _closed(evidence, generator, progress)
         found = self._conclude(evidence, closed.inputs, started)
         certain = found.outcome.residual is not None and found.outcome.residual <= precision(observation)
         short = _undetermined(evidence, closed)
@@ -180,15 +185,15 @@ class Layerwise(Route):
 
         The update itself says which of the two is nearer: the joint one has seen the prior, the other every digit.
         """
-        observation, signal = evidence.observation, head_signal(evidence)
-        closed = closed_form(evidence, signal, generator, progress) if self.determined(evidence) else None
+        observation = evidence.observation
+        closed = _closed(evidence, generator, progress) if self.determined(evidence) else None
         short = _undetermined(evidence, closed)
         if closed is not None:
             found = self._conclude(evidence, closed.inputs, started)
             value = found.outcome.residual
             if value is not None and value <= precision(observation) and not short:
                 return replace(found, outcome=replace(found.outcome, status="exact"))
-        equations, prior = joint_equations(evidence, signal), belief(observation.modality)
+        equations, prior = joint_equations(evidence, _signal(evidence)), belief(observation.modality)
         inputs, steps = solve_jointly(equations, prior, prior.mean, progress=progress), len(FLOORS)
         if closed is not None and equations.energy(closed.inputs.flatten()) < equations.energy(inputs):
             inputs = solve_jointly(equations, prior, closed.inputs.flatten(), floors=FLOORS[-1:], progress=progress)
@@ -234,6 +239,14 @@ class Layerwise(Route):
                 break
             start = found.inputs
         return found
+
+
+def _signal(evidence: Evidence) -> Signal:
+    return evidence.once("head", lambda: head_signal(evidence))
+
+
+def _closed(evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None = None) -> ClosedForm:
+    return evidence.once("closed form", lambda: closed_form(evidence, _signal(evidence), generator, progress))
 
 
 def _sent(evidence: Evidence) -> dict[str, int] | None:
