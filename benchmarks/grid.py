@@ -23,7 +23,7 @@ from fedseal.audit.executor import cores
 from fedseal.audit.grid import expanded
 
 SAMPLES, REPEATS, KILLS = 5, 3, 3
-ATTACKS = ("auto:steps=600", "dlg:steps=40")
+ATTACKS = ("auto", "dlg:steps=40")
 DEFENSES = expanded(
     [
         "gaussian:[0.0001,0.001,0.01]",
