@@ -15,7 +15,8 @@ from fedseal import audit
 from fedseal.cli.asked import FILE, keep
 from fedseal.cli.plan import Plan
 from fedseal.federation import View
-from fedseal.federation.view import Entry, Shelf
+from fedseal.federation.recorder import Shelf
+from fedseal.federation.view import Entry
 
 MODEL = "zoo:mlp:widths=[16]"
 QUICK = ("--model", MODEL, "--batch-size", "1", "--rounds", "1", "--validation-split", "0", "-q")

@@ -14,13 +14,13 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedseal import defense as defenses_module
 from fedseal.attack.candidates import Hypotheses, KnownCandidates
 from fedseal.audit.case import Case, stream
-from fedseal.audit.store import write_whole
-from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitModel, UnfitUpdate
+from fedseal.audit.store import read_beside, write_beside
+from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate
 from fedseal.mechanism import Mechanism
 from fedseal.metric import bound
 from fedseal.threat import ThreatModel
@@ -105,7 +105,7 @@ def measure_bounds(
                     trials=TRIALS,
                     setting=setting,
                 )
-                _write(folder, known[setting])
+                write_beside(folder, FOLDER, known[setting].id, known[setting])
             found.append(known[setting])
     return tuple(found)
 
@@ -116,15 +116,7 @@ def bounds_of(folder: str | Path) -> tuple[Game, ...]:
     Raises:
         StorageFailure: a file is damaged.
     """
-    found = []
-    for path in sorted((Path(folder) / FOLDER).glob("*.json")):
-        try:
-            found.append(Game.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise StorageFailure(
-                f"cannot read the bound '{path}' ({reason})", "delete it and run the audit again"
-            ) from None
+    found = read_beside(folder, FOLDER, Game)
     return tuple(sorted(found, key=lambda game: (game.batch_size, game.noise, game.defense)))
 
 
@@ -168,12 +160,3 @@ def _distinct(batch: Batch) -> Batch:
 def _setting(case: Case, defense: str, size: int, count: int) -> str:
     parts = [case.fingerprint(), defense, size, count, TRIALS]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _write(folder: str | Path, game: Game) -> None:
-    place = Path(folder) / FOLDER
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageFailure(f"cannot make '{place}' ({error.strerror})", "choose another folder") from None
-    write_whole(place / f"{game.id}.json", game.model_dump_json(indent=2).encode())

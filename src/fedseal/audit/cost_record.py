@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from fedseal.audit.store import write_whole
+from fedseal.audit.store import read_beside, write_beside
 from fedseal.audit.summary import Rate
-from fedseal.errors import StorageFailure
 
 Interval = tuple[float, float]
 FOLDER = "costs"
@@ -78,12 +77,7 @@ def write_cost(folder: str | Path, cost: Cost) -> None:
     Raises:
         StorageFailure: it cannot be written.
     """
-    place = Path(folder) / FOLDER
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageFailure(f"cannot make '{place}' ({error.strerror})", "choose another folder") from None
-    write_whole(place / f"{cost.id}.json", cost.model_dump_json(indent=2).encode())
+    write_beside(folder, FOLDER, cost.id, cost)
 
 
 def costs_of(folder: str | Path) -> tuple[Cost, ...]:
@@ -92,12 +86,5 @@ def costs_of(folder: str | Path) -> tuple[Cost, ...]:
     Raises:
         StorageFailure: a file is damaged.
     """
-    found = []
-    for path in sorted((Path(folder) / FOLDER).glob("*.json")):
-        try:
-            found.append(Cost.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError) as error:
-            raise StorageFailure(
-                f"cannot read the cost '{path}' ({str(error).splitlines()[0]})", "delete it and run the audit again"
-            ) from None
+    found = read_beside(folder, FOLDER, Cost)
     return tuple(sorted(found, key=lambda cost: (cost.defense != "none", cost.defense)))

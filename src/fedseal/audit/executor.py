@@ -22,10 +22,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from fedseal.audit import store
-from fedseal.audit.cell import Worker
-from fedseal.audit.grid import Job
 from fedseal.audit.record import Cell, CellKey
 from fedseal.errors import BadConfig, EngineFailure, FedsealError
 from fedseal.types import Progress
@@ -45,6 +44,24 @@ class Finished(NamedTuple):
 Cells = Generator[Finished, None, None]
 
 
+class Computes(Protocol):
+    """What computes cells, such as `cell.Worker`."""
+
+    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
+        """The finished cell and its pictures."""
+
+
+class Work(Protocol):
+    """What an engine hands to its workers, such as `grid.Job`."""
+
+    @property
+    def device(self) -> str:
+        """Where cells are computed, such as "cpu"."""
+
+    def worker(self) -> Computes:
+        """What computes its cells."""
+
+
 class Engine(Protocol):
     """A place where cells are computed."""
 
@@ -52,7 +69,7 @@ class Engine(Protocol):
     def threads(self) -> int:
         """Threads with which each cell is computed."""
 
-    def compute(self, job: Job, keys: Sequence[CellKey], tell: Tell) -> Cells:
+    def compute(self, job: Work, keys: Sequence[CellKey], tell: Tell) -> Cells:
         """Yield every cell once, telling when it starts and, where that is known, its steps.
 
         Raises:
@@ -69,7 +86,7 @@ class InProcess:
         """As many as torch is set to."""
         return torch.get_num_threads()
 
-    def compute(self, job: Job, keys: Sequence[CellKey], tell: Tell) -> Cells:
+    def compute(self, job: Work, keys: Sequence[CellKey], tell: Tell) -> Cells:
         """Yield every cell once, in order."""
         worker = job.worker()
         for key in keys:
@@ -100,7 +117,7 @@ class Processes:
         if self.count < 1 or self.threads < 1:
             raise BadConfig(f"{self.count} workers of {self.threads} threads", "give at least 1 of both")
 
-    def compute(self, job: Job, keys: Sequence[CellKey], tell: Tell) -> Cells:
+    def compute(self, job: Work, keys: Sequence[CellKey], tell: Tell) -> Cells:
         """Yield every cell once. Of an attack's steps ten a second are told, without their inputs."""
         forks = sys.platform == "linux" and job.device == "cpu"
         context = multiprocessing.get_context(self.method or ("fork" if forks else "spawn"))
@@ -149,7 +166,7 @@ class Failed(NamedTuple):
     error: Exception
 
 
-def attempt(worker: Worker, key: CellKey, on_step: Callable[[Progress], None]) -> Done | Failed:
+def attempt(worker: Computes, key: CellKey, on_step: Callable[[Progress], None]) -> Done | Failed:
     """Compute a cell for another process, to which whatever is raised goes as a value."""
     try:
         cell, images = worker.compute(key, on_step)
@@ -172,7 +189,7 @@ class _Member:
 class _Crew:
     """The processes of one computation."""
 
-    def __init__(self, job: Job, context: Any, threads: int) -> None:
+    def __init__(self, job: Work, context: Any, threads: int) -> None:
         self._job, self._context, self._threads = job, context, threads
         self._members: list[_Member] = []
         self._deaths: Counter[CellKey] = Counter()
@@ -300,7 +317,7 @@ def _how(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-def _serve(job: Job, connection: Connection, threads: int) -> None:
+def _serve(job: Work, connection: Connection, threads: int) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and the audit ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -16,10 +16,8 @@ from urllib.parse import urlsplit
 
 import torch
 
-from fedseal.audit.cell import Worker
 from fedseal.audit.environment import environment
-from fedseal.audit.executor import Cells, Done, Failed, Tell, attempt, cores, loss
-from fedseal.audit.grid import Job
+from fedseal.audit.executor import Cells, Computes, Done, Failed, Tell, Work, attempt, cores, loss
 from fedseal.audit.record import CellKey
 from fedseal.errors import BadConfig, EngineFailure, MissingExtra
 
@@ -56,7 +54,7 @@ class Ray:
         _prepare(self.address)
         _ray()
 
-    def compute(self, job: Job, keys: Sequence[CellKey], tell: Tell) -> Cells:
+    def compute(self, job: Work, keys: Sequence[CellKey], tell: Tell) -> Cells:
         """Yield every cell once. A cell starts, as told, when it is handed to the cluster, and tells no steps."""
         ray = _ray()
         ours = not ray.is_initialized()
@@ -80,7 +78,7 @@ class Ray:
             reason = " ".join(str(error).split())[:200]
             raise EngineFailure(f"no connection to Ray at '{self.address}' ({reason})", REMEDY) from None
 
-    def _computed(self, ray: Any, job: Job, keys: Sequence[CellKey], tell: Tell) -> Cells:
+    def _computed(self, ray: Any, job: Work, keys: Sequence[CellKey], tell: Tell) -> Cells:
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_compute)
         case, packages = ray.put(job), environment(job.device, self.threads).packages
         waiting, running, lost = list(reversed(keys)), dict[Any, CellKey](), dict[CellKey, str]()
@@ -118,7 +116,7 @@ def _ray() -> Any:
     return ray
 
 
-_KNOWN: dict[str, Worker] = {}  # in a worker process: the job it works for, with the blind guesses it has scored
+_KNOWN: dict[str, Computes] = {}  # in a worker process: the job it works for, with the blind guesses it has scored
 
 
 def _compute(case: list[Any], job: str, threads: int, packages: dict[str, str], key: CellKey) -> Done | Failed:
@@ -133,7 +131,7 @@ def _compute(case: list[Any], job: str, threads: int, packages: dict[str, str], 
             return Failed(EngineFailure(f"the worker on {socket.gethostname()} has {', '.join(differing)}", remedy))
         ray = _ray()
         try:
-            received: Job = ray.get(case[0])
+            received: Work = ray.get(case[0])
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             remedy = (

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +73,7 @@ def run(
     place = engine or InProcess()
     plan = job.plan()
     asked = {"recorded": str(view.folder), "attacks": list(attacks), "samples": samples}
-    # Engines ask a job for its device and its worker, and a worker for cells: these are others in their making only.
-    return execute(cast("Job", job), plan, Path(out), place, given=asked, resume=resume, on_progress=on_progress)
+    return execute(job, plan, Path(out), place, given=asked, resume=resume, on_progress=on_progress)
 
 
 def chosen(view: View, samples: int | None) -> tuple[Entry, ...]:

@@ -17,7 +17,7 @@ from fedseal.audit import store
 from fedseal.audit.bounds import measure_bounds
 from fedseal.audit.case import Case
 from fedseal.audit.environment import environment, usable_device
-from fedseal.audit.executor import Engine
+from fedseal.audit.executor import Engine, Work
 from fedseal.audit.executor import engine as local_engine
 from fedseal.audit.grid import Job, Plan, expanded, plan
 from fedseal.audit.record import VERSION, Cell, CellKey, Config, Environment, Header, Record
@@ -108,7 +108,7 @@ def run(
 
 
 def execute(
-    job: Job,
+    job: Work,
     planned: Plan,
     folder: Path,
     engine: Engine,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fedseal import files
 from fedseal.audit.record import READABLE, Cell, CellKey, Header, Record
 from fedseal.errors import BadConfig, StorageFailure
 
-PART = ".part"
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -58,8 +57,8 @@ def load(folder: str | Path) -> Record:
 
 def read(folder: Path, header: Header) -> Record:
     """The record as it stands: all cells of the header that are finished."""
-    files = [(key, folder / "cells" / f"{key.id}.json") for key in header.keys]
-    cells = tuple(_cell(path, key) for key, path in files if path.is_file())
+    paths = [(key, folder / "cells" / f"{key.id}.json") for key in header.keys]
+    cells = tuple(_cell(path, key) for key, path in paths if path.is_file())
     return Record(header=header, cells=cells, folder=str(folder))
 
 
@@ -128,40 +127,43 @@ def write_cell(folder: Path, cell: Cell, images: bytes) -> None:
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half written."""
     with contextlib.suppress(OSError):
-        for path in [*folder.glob(f".*{PART}"), *folder.glob(f"cells/.*{PART}")]:
+        for path in [*folder.glob(f".*{files.PART}"), *folder.glob(f"*/.*{files.PART}")]:
             path.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file such that at any moment it is there with all of its content, or as it was before.
+    """As `files.write_whole`, with words for the user of a run folder.
 
     Raises:
         StorageFailure: it cannot be written; nothing half written stays.
     """
-    part = path.with_name(f".{path.name}{PART}")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        files.write_whole(path, content)
     except OSError as error:
         raise _failure(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Makes the new name survive a power cut. Best effort: not every file system can, and the file itself is whole.
-    if os.name == "posix":
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+def write_beside(folder: str | Path, kind: str, name: str, one: BaseModel) -> None:
+    """Add what belongs to a run beside its cells, as `KIND/NAME.json`, in place of an older one of that name.
+
+    Raises:
+        StorageFailure: it cannot be written.
+    """
+    place = Path(folder) / kind
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failure(place, error) from None
+    write_whole(place / f"{name}.json", one.model_dump_json(indent=2).encode())
+
+
+def read_beside(folder: str | Path, kind: str, model: type[Model]) -> tuple[Model, ...]:
+    """All that `write_beside` left there of this kind; empty if nothing.
+
+    Raises:
+        StorageFailure: a file is damaged.
+    """
+    return tuple(_parsed(path, model) for path in sorted((Path(folder) / kind).glob("*.json")))
 
 
 def _failure(path: Path, error: OSError) -> StorageFailure:
@@ -190,9 +192,9 @@ def _cell(path: Path, key: CellKey) -> Cell:
 
 
 def _parsed(path: Path, model: type[Model]) -> Model:
-    remedy = "run the audit anew with another --out"
-    if model is Cell:
-        remedy = "delete it and run the same audit again: the other cells are kept"
+    remedy = "delete it and run the same audit again: all else is kept"
+    if model is Header:
+        remedy = "run the audit anew with another --out"
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

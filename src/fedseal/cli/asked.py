@@ -16,6 +16,7 @@ from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, Local
 from fedseal.federation.party import draw_seed
+from fedseal.files import write_whole
 from fedseal.types import Batch, Modality
 
 FILE = "asked.json"
@@ -27,10 +28,12 @@ def keep(folder: Path, plan: Plan, found: parties.Data) -> None:
     Raises:
         StorageFailure: it cannot be written.
     """
-    content = {**asdict(plan), "data": [_lasting(name) for name in plan.data], "digest": found.digest}
+    held = None if plan.validation is None else _lasting(plan.validation)
+    lasting = {"data": [_lasting(name) for name in plan.data], "validation": held}
+    content = {**asdict(plan), **lasting, "digest": found.digest}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(content, indent=1))
+        write_whole(folder / FILE, json.dumps(content, indent=1).encode())
     except OSError as error:
         raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another place") from None
 

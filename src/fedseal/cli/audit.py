@@ -202,7 +202,7 @@ def _audit_record(
             seen.conclude(guesses, folder, as_json=as_json, quiet=quiet)
             return
         with live.audit_progress(quiet=quiet) as show:
-            record = found.scored(folder, place, show, resume=True)
+            record = found.scored(folder, place, show)
         page = reports.html(record, folder / "report.html")
     _conclude(record, page, gate.exceeded(record, limits), as_json=as_json, quiet=quiet)
 

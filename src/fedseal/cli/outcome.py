@@ -18,6 +18,7 @@ from fedseal.audit.record import Content
 from fedseal.cli import terminal
 from fedseal.cli.sources import Aim, Request
 from fedseal.errors import StorageFailure
+from fedseal.files import write_whole
 from fedseal.metric.scores import SampleScores, Scores
 from fedseal.modality import picture
 from fedseal.report import words
@@ -135,7 +136,7 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
         picture.gif([*film, *film[-1:] * HELD], folder / "iterations.gif", scale=1)
     content = json.dumps(terminal.finite(result.plain()), indent=2, allow_nan=False)
     try:
-        (folder / "result.json").write_text(content + "\n", encoding="utf-8")
+        write_whole(folder / "result.json", (content + "\n").encode())
     except OSError as error:
         raise StorageFailure(
             f"cannot write '{folder / 'result.json'}' ({error.strerror})", "free some space, or choose another --out"

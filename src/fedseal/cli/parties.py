@@ -134,6 +134,15 @@ class _Reader:
         return table.batch
 
 
+def one(name: str, *, shape: tuple[int, ...] | None, label: str) -> Batch:
+    """One owner's examples, whole and in their order.
+
+    Raises:
+        FedsealError: they do not exist or do not fit.
+    """
+    return _Reader(shape, label)(name)
+
+
 def model(name: str, found: Data, seed: int) -> nn.Module:
     """A model that fits the examples; see `model_for`."""
     return model_for(name, found.shape, found.classes, seed)

@@ -98,17 +98,7 @@ class Plan:
 
     def read_one(self, name: str) -> Batch:
         """One owner's examples, whole and in their order."""
-        # named twice: a single data set would be dealt out
-        return parties.data(
-            (name, name),
-            owners=None,
-            how=self.split,
-            validation=None,
-            share=0.0,
-            shape=self.sizes,
-            label=self.label,
-            seed=self.seed,
-        ).owners[0]
+        return parties.one(name, shape=self.sizes, label=self.label)
 
     def model_owner(self, found: parties.Data) -> ModelOwner:
         """The model owner of such data.

@@ -22,6 +22,7 @@ from fedseal.cli.asked import Known, known
 from fedseal.cli.request import Aim, Request, training_from
 from fedseal.errors import BadConfig, FedsealError, StorageFailure
 from fedseal.federation.view import Entry, View
+from fedseal.files import write_whole
 from fedseal.modality import Image
 from fedseal.report import words
 from fedseal.threat import ThreatModel
@@ -90,9 +91,7 @@ class Target:
             return self.wanted.shape
         return (3, 32, 32) if self.known is None else tuple(self.known.owners[0].build_data().inputs.shape[1:])
 
-    def scored(
-        self, out: Path, engine: Engine | None, on_progress: Callable[[CellProgress], None], *, resume: bool
-    ) -> Record:
+    def scored(self, out: Path, engine: Engine | None, on_progress: Callable[[CellProgress], None]) -> Record:
         """The audit, where the truth is known."""
         assert self.known is not None
         return seen.run(
@@ -106,7 +105,6 @@ class Target:
             name=f"what was recorded in {self.view.folder.name}",
             device=self.wanted.device,
             engine=engine,
-            resume=resume,
             on_progress=on_progress,
         )
 
@@ -208,7 +206,7 @@ def conclude(guesses: Sequence[Guess], folder: Path, *, as_json: bool, quiet: bo
     """
     plain = terminal.finite([guess.plain() for guess in guesses])
     try:
-        (folder / "guesses.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(folder / "guesses.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
     if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.report import RoundReport
+from fedseal.files import whole
 from fedseal.types import Tensors
 
 VERSION = 1
@@ -62,12 +62,10 @@ def write(path: Path, state: Tensors, metadata: dict[str, str]) -> None:
     Raises:
         StorageFailure: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, str(part), metadata)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with whole(path) as part:
+            save_file(plain, str(part), metadata)
     except (OSError, SafetensorError) as error:
         raise StorageFailure(f"cannot write '{path}' ({error})", "choose another place") from None

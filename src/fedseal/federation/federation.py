@@ -330,7 +330,7 @@ def _file(checkpoint: str | Path | None) -> Path:
 
 
 def _recorder(folder: str | Path, members: Members, federation: Federation) -> Watcher:
-    from fedseal.federation.view import Recorder
+    from fedseal.federation.recorder import Recorder
 
     rule = federation.data_owners[0].model_fn
     training = rule.training if isinstance(rule, Local) else None

@@ -1,4 +1,4 @@
-"""Flower as engine: its simulation on Ray, its deployments, and a hook that records what a server of your own sees.
+"""Flower as engine: its simulation on Ray, and a federation's apps for whatever runs Flower's apps.
 
 Flower carries messages between a ServerApp and ClientApps; parties answer them as they do in one process. Whatever a
 party keeps between two messages stays in its node's context. Telemetry, update checks and usage statistics are off in

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedseal.federation.packing import Packing
-from fedseal.federation.view import Shelf
+from fedseal.federation.recorder import Shelf
 from fedseal.types import LocalTraining
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm, which no gradient moves

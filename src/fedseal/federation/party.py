@@ -26,9 +26,8 @@ from torch import nn
 from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.packing import Packing, Vector
-from fedseal.federation.resumable import MaskingClient
 from fedseal.federation.secure import Pact
-from fedseal.secagg import SERVER, Identity, Ledger, Outgoing, sharing
+from fedseal.secagg import SERVER, Identity, Ledger, Outgoing, masking, sharing
 from fedseal.secagg.hazmat.keys import Buffer
 from fedseal.secagg.refused import BadMessage, OutOfPhase
 from fedseal.types import Batch, Tensors
@@ -108,7 +107,7 @@ class Client:
         self._model, self._packing = copy.deepcopy(model), Packing.of(model)
         self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
         self._data: Batch | None = None
-        self._role: MaskingClient | None = None
+        self._role: masking.Client | None = None
 
     def answer(self, ask: Ask) -> Reply:
         """Do what is asked, or refuse it."""
@@ -127,7 +126,7 @@ class Client:
         """Go on where `dump` was called."""
         self._ledger = Ledger(json.loads(memory["ledger"][0]))
         if "role" in memory:
-            self._role = MaskingClient.load(
+            self._role = masking.Client.load(
                 self._pact.terms, self._number, self._identity, self._ledger, memory["role"][0]
             )
 
@@ -141,11 +140,11 @@ class Client:
             raise OutOfPhase(f"a client is asked to '{ask.step}'", "ask it to train")
         if ask.step == "advertise":
             terms = self._pact.terms(ask.round, ask.size)
-            self._role = MaskingClient(terms, self._number, self._identity, self._ledger)
+            self._role = masking.Client(terms, self._number, self._identity, self._ledger)
             return iter(self._role.advertise())
         return iter([out for message in ask.messages for out in self._masking(ask).receive(message)])
 
-    def _masking(self, ask: Ask) -> MaskingClient:
+    def _masking(self, ask: Ask) -> masking.Client:
         if self._role is None or self._role.terms.round != ask.round:
             raise OutOfPhase(f"round {ask.round} did not begin at this client", "let it advertise first")
         return self._role

@@ -8,7 +8,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitPicture
+from fedseal.files import write_whole
 
 LARGEST = 200_000_000  # pixels of the largest picture accepted; more is an accident, or an attack on memory
 DRAFT = 16_000_000  # pixels above which a JPEG is decoded at a reduced size where that is enough
@@ -292,14 +293,9 @@ def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 def _write(content: bytes, path: str | Path) -> None:
     """Whole or not at all: a full disk leaves an older picture as it was."""
-    final = Path(path)
-    part = final.with_name(f".{final.name}.part")
     try:
-        part.write_bytes(content)
-        part.replace(final)
+        write_whole(Path(path), content)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise StorageFailure(
             f"the picture '{path}' cannot be written ({error.strerror})", "choose another place"
         ) from None

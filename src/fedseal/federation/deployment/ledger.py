@@ -6,10 +6,10 @@ A node that is started again refuses a round that it answered before: two sums t
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from fedseal.errors import StorageFailure
+from fedseal.files import write_whole
 from fedseal.secagg import Ledger, Terms
 
 LEDGER = "ledger.json"
@@ -38,16 +38,11 @@ class StoredLedger(Ledger):
 
         Raises:
             OutOfPhase: this round, or a later one of its session, was entered before.
-            StorageFailure: the file cannot be written, and the round not entered.
+            StorageFailure: the file cannot be written, and nothing may be sent of this round.
         """
         super().enter(terms)
-        part = self._path.with_suffix(".part")
         try:
-            with part.open("w") as file:
-                json.dump(self.rounds, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._path)
+            write_whole(self._path, json.dumps(self.rounds).encode())
         except OSError as error:
             raise StorageFailure(
                 f"cannot write '{self._path}' ({error.strerror})", "make room, or mend the disk"
