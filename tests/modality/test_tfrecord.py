@@ -158,6 +158,29 @@ def test_damage_is_never_taken_for_data(
 
 
 @settings(max_examples=60, deadline=None)
+@given(place=st.integers(2, 200), bit=st.integers(0, 7))
+def test_damage_in_a_gzipped_file_is_refused(place: int, bit: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "x.tfrecord.gz"
+    changed = bytearray(gzip.compress(GOLDEN, mtime=0))
+    changed[place % len(changed)] ^= 1 << bit
+    path.write_bytes(changed)
+    with suppress(StorageFailure):  # some bits of the header say nothing
+        assert read_tfrecord(path).labels.tolist() == [3, 300]
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.integers(8, 200), byte=st.integers(0, 255))
+def test_a_damaged_picture_is_refused_or_read(place: int, byte: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(30, dtype=np.uint8).reshape(2, 5, 3)).save(file, "PNG")
+    changed = bytearray(file.getvalue())
+    changed[place % len(changed)] = byte
+    path = put(tmp_path_factory.getbasetemp(), framed(record(image=bytes(changed), label=[1])))
+    with suppress(UnfitBatch):
+        read_tfrecord(path)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_example_or_refused(content: bytes) -> None:
     with suppress(ValueError):

@@ -9,6 +9,7 @@ import gzip
 import io
 import math
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fedseal.errors import StorageFailure, UnfitBatch
+from fedseal.modality.picture import DAMAGED
 from fedseal.modality.protobuf import Feature, features, tensor
 from fedseal.types import Batch
 
@@ -76,7 +78,7 @@ def records(path: str | Path) -> Iterator[bytes]:
     try:
         content = Path(path).read_bytes()
         content = gzip.decompress(content) if content.startswith(GZIP) else content
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise StorageFailure(f"cannot read '{path}' ({error})", "check the path, or copy it anew") from None
     file = io.BytesIO(content)
     for place in range(len(content)):
@@ -164,7 +166,7 @@ def _input(found: dict[str, Feature], shape: Sequence[int] | None, where: str) -
     if content.startswith((b"\x89PNG", b"\xff\xd8")):
         try:
             return _arranged(np.asarray(Image.open(io.BytesIO(content))), shape, _Sides(None, None, None), where)
-        except (OSError, UnidentifiedImageError) as error:
+        except (*DAMAGED, Image.DecompressionBombError) as error:
             raise UnfitBatch(f"{where} holds a picture that cannot be read ({error})", "write it anew") from None
     return _arranged(np.frombuffer(content, np.uint8), shape, _sides(found), where)
 
