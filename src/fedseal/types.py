@@ -415,7 +415,7 @@ class Outcome:
 
     Args:
         status: "exact": a closed form whose equations determine the data and hold to the arithmetic's precision;
-            "converged": a search whose replayed update agrees to that precision; "budget": steps used up;
+            "converged": a search whose replayed update agrees to that precision; "budget": one that ended before;
             "diverged": not finite, or further from the observed update than an update of zeros;
             "not_applicable": no route fits.
         route: the name of the way taken.

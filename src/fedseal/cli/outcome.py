@@ -35,7 +35,7 @@ FILES = ("original.png", "reconstruction.png", "strip.png", "iterations.gif", "r
 STATUS = {
     "exact": "exact: its equations determine the data and hold to the arithmetic's precision",
     "converged": "converged: it reproduces the update to the arithmetic's precision",
-    "budget": "not certified: the steps were used up before the update was reproduced to the arithmetic's precision",
+    "budget": "not certified: the search ended before the update was reproduced to the arithmetic's precision",
     "diverged": "diverged: the search ran away from the update instead of towards it; more starts often help: "
     "--restarts 20",
     "not_applicable": "no route: the attack found no way that fits what it was given",

@@ -13,7 +13,7 @@ CERTIFIED = ("exact", "converged")
 STATUS = {
     "exact": ("Exact", "A closed formula whose equations determine the data and hold to the arithmetic's precision."),
     "converged": ("Converged", "A search ended where the replayed update equals the observed one, up to rounding."),
-    "budget": ("Not converged", "The search used up its steps; what it shows is its nearest guess."),
+    "budget": ("Not converged", "The search ended before it explained the update; what it shows is its nearest guess."),
     "diverged": ("Diverged", "The search ran away from the update: further than nothing at all, or to no numbers."),
     "not_applicable": ("No route", "The attack looked at what it was given and found no way that fits."),
     "refused": ("Refused", "The attack could not start: what this attacker holds is not what the attack needs."),
