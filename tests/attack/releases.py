@@ -31,6 +31,15 @@ def pruned(observation: Observation, fraction: float) -> Observation:
     return released(observation, change, Mechanism("prune", {"fraction": fraction}))
 
 
+def masked(observation: Observation, fraction: float, seed: int) -> Observation:
+    draws = torch.Generator().manual_seed(seed)
+
+    def change(tensor: Tensor) -> Tensor:
+        return tensor * (torch.rand(tensor.shape, generator=draws) >= fraction)
+
+    return released(observation, change, Mechanism("random_mask", {"fraction": fraction}))
+
+
 def noisy(observation: Observation, sigma: float) -> Observation:
     draws = torch.Generator().manual_seed(9)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.cases import FEDSGD, initialized, observed, pictures
-from attack.releases import clipped, pruned
+from attack.releases import clipped, masked, pruned
 from fedseal import Batch, LocalTraining, ThreatModel
 from fedseal.attack.evidence import Evidence
 
@@ -118,6 +118,20 @@ def test_a_missing_bias_gradient_falls_back_to_the_weights() -> None:
     tensors = {name: tensor for name, tensor in first.update.tensors.items() if name != "3.bias"}
     cut = replace(observation, rounds=(replace(first, update=replace(first.update, tensors=tensors)),))
     assert Evidence(cut).label == Evidence(observation).label
+
+
+@pytest.mark.parametrize("training", [FEDSGD, LocalTraining.fedavg(lr=0.1)], ids=["gradient", "step"])
+def test_the_label_is_read_where_chance_dropped_its_own_entry(training: LocalTraining) -> None:
+    """Half of the masks take the label's entry of the bias, the only negative one."""
+    taken = 0
+    for seed in range(20):
+        plain = observed(_net(10, True, nn.Sigmoid(), seed), pictures(shape=(1, 6, 6), seed=seed), training=training)
+        defended = masked(plain, 0.5, seed)
+        label = Evidence(plain).label
+        assert label is not None
+        taken += int(defended.update.tensors["3.bias"][label] == 0)
+        assert Evidence(defended).label == label
+    assert 5 < taken < 15
 
 
 @pytest.mark.parametrize("training", [FEDSGD, LocalTraining.fedavg(lr=0.1)], ids=["gradient", "step"])

@@ -95,5 +95,7 @@ def test_an_audit_plays_and_its_page_shows_bound_and_measurement(tmp_path: Path)
 def test_a_damaged_game_is_said_and_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "bounds").mkdir()
     (tmp_path / "bounds" / "x.json").write_text("{")
-    with pytest.raises(StorageFailure, match=r"bound '.*x\.json'.*delete it"):
+    with pytest.raises(
+        StorageFailure, match=r"'.*bounds/x\.json' is no whole JSON file.*delete it and run the same audit"
+    ):
         bounds_of(tmp_path)

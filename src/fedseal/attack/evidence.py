@@ -187,7 +187,9 @@ class Evidence:
             return None
         sign = -1.0 if self.observation.update.kind == "difference" else 1.0  # a step goes against the gradient
         if head.bias is not None and head.bias in self.observation.update.tensors:
-            return int((sign * self.observation.update.tensors[head.bias]).argmin())
+            by_bias = sign * self.observation.update.tensors[head.bias]
+            if bool((by_bias < 0).any()):  # else the label's entry was dropped, and the rows of the weight tell
+                return int(by_bias.argmin())
         if self.head_factors is None or self.structure.num_classes == 2:  # two rows oppose, whichever is the label's
             return None
         left = self.head_factors[0][:, 0]
