@@ -24,7 +24,8 @@ from fedseal.federation.deployment.processes import free_port
 from fedseal.federation.quiet import quiet
 from fedseal.secagg import SERVER, aggregator
 
-CLI = "import fedseal.cli; fedseal.cli.main()"
+# a shell that starts the tests in the background has them ignore Ctrl-C, which processes inherit
+CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fedseal.cli; fedseal.cli.main()"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 PLAN = Plan(
     data=("fashion_mnist",), model="zoo:mlp:widths=[8]", owners=3, split="iid", validation=None, validation_split=0.2,

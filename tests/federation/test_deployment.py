@@ -193,7 +193,7 @@ def test_a_ledger_on_disk_outlives_its_party(tmp_path: Path) -> None:
 def test_a_round_that_cannot_be_noted_is_not_answered(tmp_path: Path) -> None:
     setup = federation("sharing")
     members = setup.members()
-    (tmp_path / "ledger.part").mkdir()
+    (tmp_path / ".ledger.json.part").mkdir()
     ledger = StoredLedger(tmp_path / "ledger.json")
     state = {name: tensor.detach() for name, tensor in members.model.state_dict().items()}
     size = sum(tensor.numel() for tensor in state.values())

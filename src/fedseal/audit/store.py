@@ -192,7 +192,7 @@ def _cell(path: Path, key: CellKey) -> Cell:
 
 
 def _parsed(path: Path, model: type[Model]) -> Model:
-    remedy = "delete it and run the same audit again: all else is kept"
+    remedy = "delete it and run the same audit again: the other cells are kept"
     if model is Header:
         remedy = "run the audit anew with another --out"
     try:
