@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fedseal.client import architecture, loss_function, state_of
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
-from fedseal.types import Defense, LocalTraining, Modality, Observation, Round, Tensors, Update
+from fedseal.types import Defense, LocalTraining, Modality, Observation, Round, Secret, Tensors, Update
 
 GRANTS = {
     "state": "the model's weights and buffers at the round's start",
@@ -144,7 +144,9 @@ class ThreatModel:
                     "aggregate first: fedseal.aggregate([update, update])",
                 )
         # the mode that BatchNorm runs in is a fact of the local training, and goes with it
-        bare = architecture(model, training if "training" in self.grants else None)
+        known = training if "training" in self.grants else None
+        bare = architecture(model, known)
+        secrets = _secrets(bare, known)
         for module in bare.modules():
             # the client's mask is the client's secret; attention applies its dropout layer's rate by function
             if isinstance(module, _DropoutNd) or any(isinstance(child, _DropoutNd) for child in module.children()):
@@ -161,6 +163,7 @@ class ThreatModel:
             training=training if "training" in granted else None,
             labels=labels.clone() if labels is not None and "labels" in granted else None,
             defense=(() if defense is None else defense.fit(model).public) if "defense" in granted else None,
+            secrets=secrets,
         )
 
     def _redact(self, update: Update) -> Update:
@@ -220,6 +223,17 @@ def aggregate(updates: Sequence[Update]) -> Update:
         num_examples=sum(known) if len(known) == len(counts) else None,
         num_clients=clients,
         training=updates[0].training,
+    )
+
+
+def _secrets(bare: nn.Module, training: LocalTraining | None) -> tuple[Secret, ...]:
+    """The dropout of an architecture: whether it draws is known to who knows the training, its rate to everybody."""
+    rates = {name: float(module.p) for name, module in bare.named_modules() if isinstance(module, _DropoutNd)}
+    modes = {name: module.training for name, module in bare.named_modules()}
+    return tuple(
+        Secret("dropout", name, rate, None if training is None else modes[name])
+        for name, rate in rates.items()
+        if rate > 0 and (training is None or modes[name])
     )
 
 

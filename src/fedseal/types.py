@@ -327,6 +327,23 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """Something that the client draws anew at every step and sends to nobody; that it is drawn is public.
+
+    Args:
+        kind: "dropout".
+        module: its name in the model.
+        rate: the probability with which a value is dropped; the others are divided by one minus it.
+        active: whether the client's training draws it; None where the threat model withholds the training's mode.
+    """
+
+    kind: Literal["dropout"]
+    module: str
+    rate: float
+    active: bool | None
+
+
+@dataclass(frozen=True)
 class Observation:
     """What the adversary holds, and nothing else; made by `ThreatModel.observe`. A withheld fact is None.
 
@@ -339,6 +356,7 @@ class Observation:
         training: the client's local training.
         labels: the true labels `(N,)`; only an oracle has them.
         defense: the public part of the client's defense, step by step; empty if the client is known to run none.
+        secrets: what layers of the architecture draw in secret, such as dropout. The model above does not draw.
     """
 
     model: nn.Module
@@ -349,6 +367,7 @@ class Observation:
     training: LocalTraining | None = None
     labels: Tensor | None = None
     defense: tuple[Mechanism, ...] | None = None
+    secrets: tuple[Secret, ...] = ()
 
     @property
     def update(self) -> Update:
@@ -414,9 +433,8 @@ class Outcome:
     """How an attack ended, judged by what the adversary sees.
 
     Args:
-        status: "exact": a closed form whose equations determine the data and hold to the arithmetic's precision;
-            "converged": a search whose replayed update agrees to that precision; "budget": one that ended before;
-            "diverged": not finite, or further from the observed update than an update of zeros;
+        status: "exact": a closed form, and "converged": a search, of whose result every example is certain (see
+            `Certificate`); "budget": not every example is; "diverged": not finite, or further from the observed update than an update of zeros;
             "not_applicable": no route fits.
         route: the name of the way taken.
         residual: relative distance between the observed update and the replayed one; where the weights are withheld,
@@ -436,10 +454,40 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """What an attack read out: model inputs `(N, ...)` and labels `(N,)`, None where nothing was found.
+class Certificate:
+    """What is proved of a reconstruction, example by example; made by `fedseal.attack.certify`, never by an attack.
 
-    `confidence` is the attack's own, 0 to 1, for every token `(N, L)` or column `(N, columns)`; None if it has none.
+    An example is certain if three facts hold: the reconstruction *explains* the update, the update *determines* the
+    example, and nothing else was drawn in secret on the way.
+
+    Args:
+        kind: "replay": the client's own arithmetic was run on the reconstruction and gave the update; "layer": the
+            equations of the first layer alone, which need no weights.
+        residual: relative distance between the observed update and what the reconstruction gives.
+        tolerance: the residual up to which it explains the update, from what the client's arithmetic leaves.
+        sensitivity: for each example, the smallest relative change of the update that a change of that example by
+            0.01 (root mean square) causes, whatever the other examples do; tokens are compared with other tokens.
+        certain: for each example, whether all three facts hold.
+        assumption: what the proof takes for granted, such as the number of examples that the client named.
+        note: why examples are not certain; empty if all are.
+    """
+
+    kind: Literal["replay", "layer"]
+    residual: float
+    tolerance: float
+    sensitivity: tuple[float, ...]
+    certain: tuple[bool, ...]
+    assumption: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack read out: model inputs `(N, ...)` and labels, None where nothing was found.
+
+    Labels are class indices `(N,)`, or targets `(N, outputs)` under a loss that takes such. `confidence` is the
+    attack's own, 0 to 1, for every token `(N, L)` or column `(N, columns)`; None if it has none. `certificate` is None
+    where nothing can be proved.
     """
 
     inputs: Tensor | None
@@ -447,6 +495,18 @@ class Reconstruction:
     outcome: Outcome
     explanation: tuple[RouteNote, ...] = field(default=())
     confidence: Tensor | None = None
+    certificate: Certificate | None = None
+
+    @property
+    def certain(self) -> Tensor:
+        """Which examples are certain, `(N,)` booleans; none where nothing was found.
+
+        >>> Reconstruction(torch.zeros(2, 3), None, Outcome("budget", "dlg", 0.5, 10, 0.1)).certain.tolist()
+        [False, False]
+        """
+        if self.certificate is not None:
+            return torch.tensor(self.certificate.certain)
+        return torch.zeros(0 if self.inputs is None else len(self.inputs), dtype=torch.bool)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 # What each part may import, besides itself: section 2 of the design. A higher part may import every lower one.
 BOTTOM = {"errors", "mechanism", "files"}
 TYPES = BOTTOM | {"types"}
-CLIENT = TYPES | {"client"}
+CLIENT = TYPES | {"criterion", "client"}
 THREAT = CLIENT | {"threat"}
 MODALITY = THREAT | {"modality"}
 DUEL = {"attack", "defense", "metric", "federation", "zoo", "secagg"}
@@ -20,7 +20,8 @@ ARROWS: dict[str, set[str]] = {
     "mechanism": set(),
     "files": set(),
     "types": BOTTOM,
-    "client": TYPES,
+    "criterion": TYPES,
+    "client": TYPES | {"criterion"},
     "threat": CLIENT,
     "modality": THREAT,
     "attack": MODALITY,
