@@ -175,19 +175,47 @@ def test_one_scrubber_moves_every_picture_of_a_batch(report: Path, open_tab: Ope
     assert not set(before) & set(after)
 
 
-def test_iterations_play_by_themselves_once_unless_less_motion_is_asked_for(report: Path, open_tab: Open) -> None:
-    moving, still = open_tab(report, reduced_motion="no-preference").page, open_tab(report).page
-    for page in (moving, still):
-        page.evaluate(
-            """id => { window.seen = new Set(); const out = document.querySelector(`#cell-${id} output`);
-            new MutationObserver(() => window.seen.add(out.textContent)).observe(out, {childList: true}); }""",
-            shots()[9].key.id,
-        )
-        page.locator(f"#cell-{shots()[9].key.id} .scrubber").scroll_into_view_if_needed()
-    assert all_seen(moving, 7)
-    assert still.evaluate("window.seen.size") == 0
-    still.locator(f"#cell-{shots()[9].key.id} .scrubber button").click()
-    assert all_seen(still, 7)
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_the_page_stays_on_the_final_picture_until_the_iterations_are_asked_for(
+    report: Path, open_tab: Open, motion: str
+) -> None:
+    page = open_tab(report, reduced_motion=motion).page
+    card = page.locator(f"#cell-{shots()[9].key.id}")
+    picture, caption = card.locator("img[data-guess]"), card.locator("figcaption").nth(1)
+    final = picture.get_attribute("src")
+    page.evaluate(
+        """id => { window.seen = new Set(); const out = document.querySelector(`#cell-${id} output`);
+        new MutationObserver(() => window.seen.add(out.textContent)).observe(out, {childList: true}); }""",
+        shots()[9].key.id,
+    )
+    card.locator(".scrubber").scroll_into_view_if_needed()
+    page.wait_for_timeout(600)  # a strip that plays by itself would have begun
+    assert page.evaluate("window.seen.size") == 0
+    assert (picture.get_attribute("src"), caption.inner_text()) == (final, "Reconstruction")
+    card.locator(".scrubber button").click()
+    assert all_seen(page, 7)
+    assert (picture.get_attribute("src"), caption.inner_text()) == (final, "Reconstruction")
+
+
+def test_an_iteration_is_never_called_the_reconstruction(report: Path, open_tab: Open) -> None:
+    page = open_tab(report).page
+    card = page.locator(f"#cell-{shots()[13].key.id}")
+    card.get_by_role("slider").focus()
+    page.keyboard.press("Home")
+    captions = card.locator("img[data-guess] ~ figcaption").all_inner_texts()
+    assert captions == ["Iteration: step 0 of 300"] * 2
+
+
+def test_paper_shows_the_final_picture_wherever_the_strip_stood(report: Path, open_tab: Open) -> None:
+    page = open_tab(report, reduced_motion="no-preference").page
+    card = page.locator(f"#cell-{shots()[9].key.id}")
+    picture, caption = card.locator("img[data-guess]"), card.locator("figcaption").nth(1)
+    final = picture.get_attribute("src")
+    card.get_by_role("slider").focus()
+    page.keyboard.press("Home")
+    assert picture.get_attribute("src") != final
+    page.pdf()  # as a reader prints it
+    assert (picture.get_attribute("src"), caption.inner_text()) == (final, "Reconstruction")
 
 
 def test_a_link_from_the_table_unfolds_the_card_it_leads_to(report: Path, open_tab: Open) -> None:

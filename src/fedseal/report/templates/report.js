@@ -2,19 +2,27 @@
 (() => {
   const PREFIX = "data:image/png;base64,";
   const cells = JSON.parse(document.getElementById("frames").textContent);
-  const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 
+  // The page opens and prints with what the attack ended with; its iterations are shown on request only, and their
+  // captions say that they are iterations, since the scores beside them are those of the end.
   function scrubber(card) {
     const { steps, total, frames } = cells[card.dataset.cell];
     const box = card.querySelector(".scrubber");
     const range = box.querySelector("input");
     const output = box.querySelector("output");
     const pictures = [...card.querySelectorAll("img[data-guess]")];
+    const captions = pictures.map((img) => img.parentElement.querySelector("figcaption"));
+    const ends = pictures.map((img, i) => [img.src, captions[i].textContent]);
+    const last = frames.length - 1;
     let timer = 0;
 
     function show(place) {
-      pictures.forEach((img, i) => { img.src = PREFIX + frames[place][i]; });
       const words = steps[place] < 0 ? "result" : `step ${steps[place]} of ${Math.max(total, steps[place])}`;
+      pictures.forEach((img, i) => {
+        const end = place === last;
+        img.src = end ? ends[i][0] : PREFIX + frames[place][i];
+        captions[i].textContent = end ? ends[i][1] : `Iteration: ${words}`;
+      });
       output.textContent = words;
       range.value = String(place);
       range.setAttribute("aria-valuetext", words);
@@ -30,32 +38,20 @@
       timer = setInterval(() => {
         place += 1;
         show(place);
-        if (place >= frames.length - 1) stop();
+        if (place >= last) stop();
       }, Math.min(200, Math.max(70, 2600 / frames.length)));
     }
 
     range.addEventListener("input", () => { stop(); show(Number(range.value)); });
     box.querySelector("button").addEventListener("click", () => { if (timer) stop(); else play(); });
     box.hidden = pictures.length !== frames[0].length;
-    show(frames.length - 1);
-    return { play, stop };
+    show(last);
+    return () => { stop(); show(last); };
   }
 
-  // Each search plays once, when it is first seen; never for those who asked for less motion.
-  const players = new Map();
-  for (const card of document.querySelectorAll("article[data-cell]")) {
-    if (cells[card.dataset.cell]) players.set(card, scrubber(card));
-  }
-  if ("IntersectionObserver" in window) {
-    const watcher = new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        if (!entry.isIntersecting) continue;
-        watcher.unobserve(entry.target);
-        if (!still.matches) players.get(entry.target).play();
-      }
-    }, { threshold: 0.6 });
-    for (const card of players.keys()) watcher.observe(card);
-  }
+  const rewinds = [...document.querySelectorAll("article[data-cell]")]
+    .filter((card) => cells[card.dataset.cell])
+    .map(scrubber);
 
   function sortable(table) {
     // Every attacker has a body of its own, which begins with who it is and stays where it is.
@@ -114,7 +110,7 @@
   // Paper cannot unfold: everything is open while printing, and as it was afterwards.
   let closed = [];
   window.addEventListener("beforeprint", () => {
-    for (const player of players.values()) player.stop();
+    for (const rewind of rewinds) rewind();
     closed = [...document.querySelectorAll("details:not([open])")];
     for (const details of closed) details.open = true;
   });
