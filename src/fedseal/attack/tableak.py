@@ -25,7 +25,8 @@ from fedseal.attack.objective import balanced_distance, cosine_distance
 from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Prediction, Simulate, assign, cast
-from fedseal.client import forward, local_steps, loss_function, train
+from fedseal.client import forward, local_steps, train
+from fedseal.criterion import loss_function
 from fedseal.errors import BadConfig
 from fedseal.modality.tabular import Categorical, Tabular
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction

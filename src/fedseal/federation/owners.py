@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedseal.client import explained, local_update, loss_function, state_of
+from fedseal.client import explained, local_update, state_of
+from fedseal.criterion import loss_function
 from fedseal.errors import BadConfig
 from fedseal.federation.local import sample_rate
 from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update

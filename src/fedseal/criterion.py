@@ -1,0 +1,613 @@
+"""What a loss computes, settled by trying it: neither its name nor its spelling decides.
+
+A loss is evaluated on a few fixed numbers, and its gradient by the outputs is held against closed forms: softmax
+cross-entropy with class weights and label smoothing, binary cross-entropy with logits, and the squared error, each
+summed or averaged and times any factor. What agrees to the arithmetic's precision, at several batch sizes, *is* that
+loss for everything that an update shows; what does not is "unknown", with a reason.
+
+The closed form gives the gradient by the outputs for a target, and its inverse the target from the gradient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedseal.errors import UnknownName
+from fedseal.types import LossFunction
+
+Kind = Literal["cross_entropy", "bce", "mse", "unknown"]
+Reduction = Literal["mean", "weights", "sum"]
+Form = Literal["classes", "rows", "column", "whole_rows", "whole_column"]
+Link = Literal["identity", "log_softmax", "sigmoid"]
+
+LOSSES: dict[str, LossFunction] = {
+    "cross_entropy": F.cross_entropy,
+    "bce": F.binary_cross_entropy_with_logits,
+    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+    "mse": F.mse_loss,
+}
+LINKS: dict[Link, Callable[[Tensor], Tensor]] = {
+    "identity": lambda outputs: outputs,
+    "log_softmax": lambda outputs: outputs.log_softmax(-1),
+    "sigmoid": torch.sigmoid,
+}
+AGREES = {torch.float64: 1e-8, torch.float32: 2e-4}  # share of the largest entry up to which two gradients agree
+SIZES = (1, 2, 3, 5)  # batches on which a closed form must agree
+MOST = 1024  # outputs up to which every class's weight is tried; beyond, SOME are, and must be alike
+SOME = 32
+FAILS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, UserWarning)
+FORMS: dict[Form, str] = {
+    "classes": "class indices (N,)",
+    "rows": "one row of numbers for each example, (N, outputs)",
+    "column": "one number for each example, (N,)",
+    "whole_rows": "one row of whole numbers for each example, (N, outputs)",
+    "whole_column": "one whole number for each example, (N,)",
+}
+
+
+def loss_function(loss: str | LossFunction) -> LossFunction:
+    """The function behind a loss's name; a function is returned as it is.
+
+    Raises:
+        UnknownName: no such loss.
+    """
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        raise UnknownName("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+class Reading(NamedTuple):
+    """Targets read off gradients by the outputs.
+
+    Args:
+        targets: class indices `(N,)`, or rows `(N, outputs)` in float64.
+        misfit: for each example, the distance between the gradient and the one that its target gives, relative to the
+            latter; 0 where every gradient has a target, as under the squared error.
+        margin: the same for the next best class; infinite where there is none to confuse it with.
+    """
+
+    targets: Tensor
+    misfit: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Criterion:
+    """A loss as a closed form: `factor / norm` times a sum over the examples.
+
+    Under cross-entropy an example of class y adds (1 - smoothing) weights[y] (-log p[y]) + smoothing / outputs times
+    the sum over k of weights[k] (-log p[k]). Under binary cross-entropy it adds, for each output k, weights[k]
+    (1 - t) softplus(z) + positive[k] t softplus(-z); under the squared error weights[k] (z - t)^2.
+
+    Args:
+        kind: "unknown" where no closed form agrees; nothing below then means anything but `reason`.
+        outputs: how many numbers the model gives for an example.
+        reduction: the norm is the number of examples ("mean"), the sum of their classes' weights ("weights", as torch
+            averages under class weights), or 1 ("sum").
+        factor: times all; the means over outputs that torch takes are in it.
+        weights: `(outputs,)` in float64, of mean 1.
+        positive: binary cross-entropy alone: weights where the target is 1, in the same unit.
+        smoothing: of labels, in [0, 1].
+        forms: the targets that the loss takes, the plainest first.
+        soft: whether the loss takes class probabilities `(N, outputs)` and means by them what `loss` does.
+        reason: why it is unknown, as a clause; empty otherwise.
+
+    >>> one = settle(nn.CrossEntropyLoss(reduction="sum"), 10)
+    >>> one.kind, one.reduction, one.uniform, one.plain
+    ('cross_entropy', 'sum', True, False)
+    >>> settle("cross_entropy", 10).plain
+    True
+    """
+
+    kind: Kind
+    outputs: int
+    reduction: Reduction = "mean"
+    factor: float = 1.0
+    weights: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))
+    positive: Tensor | None = None
+    smoothing: float = 0.0
+    forms: tuple[Form, ...] = ()
+    soft: bool = False
+    reason: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether a closed form agrees."""
+        return self.kind != "unknown"
+
+    @property
+    def classes(self) -> bool:
+        """Whether a target is one class of several."""
+        return self.kind == "cross_entropy"
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all outputs weigh the same."""
+        same = bool((self.weights - 1).abs().max() < 1e-6)
+        return same and (self.positive is None or bool((self.positive - 1).abs().max() < 1e-6))
+
+    @property
+    def hard(self) -> bool:
+        """Whether it is cross-entropy whose gradient is that of plain cross-entropy up to one factor."""
+        return self.classes and self.uniform and self.smoothing < 1e-6
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the mean cross-entropy of hard labels."""
+        return self.hard and self.reduction != "sum" and abs(self.factor - 1) < 1e-6
+
+    @property
+    def obstacle(self) -> str:
+        """Why routes that need the closed form do not apply; empty if it is known."""
+        return "" if self.known else f"the loss is not one that was recognized: {self.reason}"
+
+    def describe(self) -> str:
+        """In words, such as "cross_entropy (sum, weights, smoothing 0.1)"."""
+        parts = ["sum"] if self.reduction == "sum" else []
+        parts += [] if self.uniform or not self.known else ["weights"]
+        parts += [f"smoothing {self.smoothing:.3g}"] if self.smoothing >= 1e-6 else []
+        return f"{self.kind} ({', '.join(parts)})" if parts else self.kind
+
+    def norm(self, targets: Tensor) -> Tensor:
+        """What the sum over examples is divided by, a number.
+
+        Args:
+            targets: class indices `(N,)`, probabilities `(N, outputs)`, or rows.
+        """
+        if self.reduction == "sum":
+            return torch.ones((), dtype=torch.float64, device=targets.device)
+        if self.reduction == "mean":
+            return torch.full((), float(len(targets)), dtype=torch.float64, device=targets.device)
+        weights = self.weights.to(targets.device)
+        return (targets.double() @ weights if targets.is_floating_point() else weights[targets]).sum()
+
+    def mass(self, targets: Tensor) -> Tensor:
+        """Under cross-entropy: by how much each class's -log p counts for each example, `(N, outputs)` in float64."""
+        weights = self.weights.to(targets.device)
+        hard = targets.double() if targets.is_floating_point() else F.one_hot(targets, self.outputs).double()
+        told = hard.sum(1, keepdim=True)
+        return (1 - self.smoothing) * hard * weights + self.smoothing / self.outputs * told * weights
+
+    def signal(self, outputs: Tensor, targets: Tensor, norm: Tensor | float | None = None) -> Tensor:
+        """dL/doutputs `(N, outputs)` in float64.
+
+        Args:
+            outputs: `(N, outputs)`.
+            targets: class indices `(N,)`, probabilities `(N, outputs)`, or in any of `forms`.
+            norm: of the whole batch, if these are not all of its examples.
+        """
+        z, targets = outputs.double(), self.rows(targets)
+        scale = self.factor / (self.norm(targets) if norm is None else norm)
+        if self.kind == "cross_entropy":
+            mass = self.mass(targets)
+            return scale * (mass.sum(1, keepdim=True) * z.softmax(-1) - mass)
+        weights = self.weights.to(z.device)
+        if self.kind == "bce":
+            assert self.positive is not None
+            p, t = z.sigmoid(), targets.double()
+            return scale * (weights * (1 - t) * p - self.positive.to(z.device) * t * (1 - p))
+        if self.kind == "mse":
+            return scale * 2 * weights * (z - targets.double())
+        raise ValueError(self.obstacle)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss itself, differentiable by outputs and by targets, which may be soft where the function's may not."""
+        targets = self.rows(targets)
+        weights = self.weights.to(outputs)
+        scale = self.factor / self.norm(targets).to(outputs)
+        if self.kind == "cross_entropy":
+            return scale * -(self.mass(targets).to(outputs) * outputs.log_softmax(-1)).sum()
+        t = targets.to(outputs)
+        if self.kind == "bce":
+            assert self.positive is not None
+            parts = weights * (1 - t) * F.softplus(outputs) + self.positive.to(outputs) * t * F.softplus(-outputs)
+            return scale * parts.sum()
+        if self.kind == "mse":
+            return scale * (weights * (outputs - t).square()).sum()
+        raise ValueError(self.obstacle)
+
+    def read(self, outputs: Tensor, signal: Tensor, norm: float | None = None) -> Reading:
+        """The inverse of `signal`: each example's target from its outputs and its gradient by them.
+
+        Args:
+            outputs, signal: `(N, outputs)`.
+            norm: of the batch; None where only the signal's direction is known, which tells classes alone.
+        """
+        z, signal = outputs.double(), signal.double()
+        if self.kind == "cross_entropy":
+            return self._read_classes(z, signal, norm)
+        assert norm is not None
+        weights, none = self.weights.to(z.device), signal.new_full((len(z),), torch.inf)
+        unscaled = signal * norm / self.factor
+        if self.kind == "mse":
+            targets = z - unscaled / (2 * weights)
+            return Reading(targets, torch.zeros_like(none), none)
+        assert self.positive is not None
+        p, positive = z.sigmoid(), self.positive.to(z.device)
+        targets = (weights * p - unscaled) / (weights * p + positive * (1 - p))
+        off = (targets - targets.clamp(0, 1)).abs().amax(1)
+        return Reading(targets.clamp(0, 1), off, none)
+
+    def _read_classes(self, z: Tensor, signal: Tensor, norm: float | None) -> Reading:
+        every = torch.arange(self.outputs, device=z.device)
+        scale = 1.0 if norm is None else self.factor / norm
+        mass = scale * self.mass(every)  # (classes, classes)
+        distances = []
+        for p, observed in zip(z.softmax(-1), signal, strict=True):
+            guess = mass.sum(1, keepdim=True) * p - mass
+            length = guess.norm(dim=1).clamp_min(1e-300)
+            if norm is None:  # the direction alone: sign and all
+                share = (guess @ observed / length.square()).clamp_min(0)
+                away = (observed - share[:, None] * guess).norm(dim=1) / observed.norm().clamp_min(1e-300)
+            else:
+                away = (observed - guess).norm(dim=1) / length
+            distances.append(away)
+        ordered, places = torch.stack(distances).sort(1)
+        return Reading(places[:, 0], ordered[:, 0], ordered[:, 1])
+
+    def rows(self, targets: Tensor) -> Tensor:
+        """Targets of any form as this class works with them: class indices `(N,)`, else float rows `(N, outputs)`."""
+        if self.kind == "cross_entropy":
+            return targets
+        return (targets if targets.ndim == 2 else targets[:, None]).to(
+            targets.dtype if targets.is_floating_point() else torch.float64
+        )
+
+    def formed(self, targets: Tensor) -> Tensor:
+        """Class indices `(N,)` or rows `(N, outputs)` in the form that the loss itself takes."""
+        if self.kind in ("cross_entropy", "unknown") or not self.forms:
+            return targets
+        form = self.forms[0]
+        shaped = targets[:, 0] if form in ("column", "whole_column") and targets.ndim == 2 else targets
+        return shaped.round().long() if form.startswith("whole") else shaped
+
+    def misfit(self, targets: Tensor) -> str | None:
+        """Why a loss that is known does not take such targets, None if it does or is unknown."""
+        if not self.known:
+            return None
+        form = form_of(targets, self.outputs)
+        soft = self.kind == "cross_entropy" and self.soft and form == "rows"
+        if form in self.forms or soft:
+            return None
+        takes = " or ".join(FORMS[one] for one in self.forms)
+        return f"the loss, {self.describe()} of {self.outputs} output(s), takes {takes}"
+
+
+def form_of(targets: Tensor, outputs: int) -> Form | None:
+    """The form that targets have, None for none of them.
+
+    >>> form_of(torch.zeros(4, 3), 3), form_of(torch.tensor([1, 0]), 1)
+    ('rows', 'whole_column')
+    """
+    whole = not targets.is_floating_point()
+    if targets.ndim == 1:
+        return ("whole_column" if outputs == 1 else "classes") if whole else ("column" if outputs == 1 else None)
+    if targets.ndim == 2 and targets.shape[1] == outputs:
+        return "whole_rows" if whole else "rows"
+    return None
+
+
+_SETTLED: WeakKeyDictionary[object, dict[Hashable, Criterion]] = WeakKeyDictionary()
+_NAMED: dict[Hashable, Criterion] = {}
+
+
+def settle(
+    loss: str | LossFunction, outputs: int, *, link: Link = "identity", device: torch.device | str = "cpu"
+) -> Criterion:
+    """What a loss computes for a model of so many outputs.
+
+    Args:
+        loss: a name of `LOSSES`, or a function `(outputs, targets) -> scalar`.
+        link: what the model itself applies to the scores that the closed form is about, such as a final log-softmax.
+        device: where the loss is tried: where its weights lie.
+
+    Raises:
+        UnknownName: no such loss.
+
+    >>> import torch.nn.functional as F
+    >>> settle(F.nll_loss, 3).kind, settle(F.nll_loss, 3, link="log_softmax").plain
+    ('unknown', True)
+    """
+    function = loss_function(loss)
+    if loss == "cross_entropy" and link in ("identity", "log_softmax") and outputs > 1:
+        ones = torch.ones(outputs, dtype=torch.float64)
+        return Criterion("cross_entropy", outputs, weights=ones, forms=("classes",), soft=True)
+    key = (outputs, link, str(device), _contents(function))
+    kept = _NAMED if isinstance(loss, str) else _kept(function)
+    named = (loss, *key) if isinstance(loss, str) else key
+    if named not in kept:
+        kept[named] = _settled(function, outputs, link, torch.device(device))
+    return kept[named]
+
+
+def _kept(function: LossFunction) -> dict[Hashable, Criterion]:
+    """What was settled of a function; nothing is kept of one that cannot be watched."""
+    try:
+        return _SETTLED.setdefault(function, {})
+    except TypeError:  # no weak reference, or no hash
+        return {}
+
+
+def _contents(function: LossFunction) -> Hashable:
+    """What may change in a loss that is a module: its tensors' versions and its plain attributes."""
+    if not isinstance(function, nn.Module):
+        return None
+    tensors = [*function.parameters(), *function.buffers()]
+    plain = {n: v for n, v in vars(function).items() if isinstance(v, (str, int, float, bool, type(None)))}
+    return tuple((id(t), t._version) for t in tensors), tuple(sorted(plain.items(), key=lambda item: item[0]))
+
+
+class _Refused(Exception):
+    """The loss does not take such targets, or gives no number; the message says which."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A loss under trial: in one float format, behind one link."""
+
+    function: LossFunction
+    outputs: int
+    link: Link
+    device: torch.device
+    dtype: torch.dtype
+
+    def logits(self, count: int, seed: int) -> Tensor:
+        """Fixed numbers `(count, outputs)`."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(count, self.outputs, generator=generator, dtype=torch.float64)
+        return drawn.to(self.device, self.dtype)
+
+    def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """dL/dlogits in float64 on the CPU."""
+        return self.values(logits, targets)[1]
+
+    def values(self, logits: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+        """The loss, and its gradient by the logits in float64 on the CPU.
+
+        Raises:
+            _Refused: the function raises, warns, or gives no finite number that depends on the outputs.
+        """
+        targets = targets.to(self.device, self.dtype) if targets.is_floating_point() else targets.to(self.device)
+        try:
+            with _quiet(), torch.enable_grad():
+                leaf = logits.detach().clone().requires_grad_()
+                value = self.function(LINKS[self.link](leaf), targets)
+                (gradient,) = torch.autograd.grad(value, leaf)
+        except FAILS as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise _Refused(f"it fails on targets of shape {tuple(targets.shape)} ({first})") from error
+        if not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
+            raise _Refused("its gradient by the outputs is zero or not finite")
+        return float(value.detach()), gradient.double().cpu()
+
+    def agrees(self, criterion: Criterion, logits: Tensor, targets: Tensor) -> bool:
+        """Whether a closed form gives the function's gradient."""
+        observed = self.gradient(logits, targets)
+        guess = criterion.signal(logits.cpu(), targets)
+        return bool((observed - guess).abs().max() <= AGREES[self.dtype] * observed.abs().max())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's warning of targets that are broadcast is a refusal; other warnings are silent."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", "Using a target size", UserWarning)
+        yield
+
+
+def _settled(function: LossFunction, outputs: int, link: Link, device: torch.device) -> Criterion:
+    refused, tried = "", ""
+    for dtype in AGREES:  # a loss with weights in float32 takes no float64
+        trial = _Trial(function, outputs, link, device, dtype)
+        for fit in (_as_classes, _as_rows):
+            try:
+                with _drawing_undone():
+                    found = fit(trial)
+            except _Refused as refusal:
+                refused = refused or str(refusal)
+                continue
+            if found.known:
+                return found
+            tried = tried or found.reason
+    return Criterion("unknown", outputs, reason=tried or refused)
+
+
+@contextmanager
+def _drawing_undone() -> Iterator[None]:
+    """A loss that draws random numbers draws fixed ones here, and leaves no trace in torch's global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def _as_classes(trial: _Trial) -> Criterion:
+    """Cross-entropy of class indices: two examples of each class tell the class's mass, and so weights and smoothing.
+
+    The gradient by the logits is g = a p - t with t the mass of the example's class and a its sum.
+    """
+    outputs = trial.outputs
+    if outputs < 2:
+        raise _Refused("it takes no class indices of one output")
+    tried = torch.arange(outputs) if outputs <= MOST else torch.arange(SOME) * (outputs // SOME)
+    labels = torch.cat([tried, tried])
+    logits = trial.logits(len(labels), 1)
+    gradient, p = trial.gradient(logits, labels), logits.double().cpu().softmax(-1)
+    if not torch.equal(gradient, trial.gradient(logits, labels)):
+        return Criterion("unknown", outputs, reason="it gives another value every time, as if it drew random numbers")
+    first, second = gradient.chunk(2)
+    apart = p[: len(tried)] - p[len(tried) :]
+    total = ((first - second) * apart).sum(1) / apart.square().sum(1)
+    mass = 0.5 * (total[:, None] * (p[: len(tried)] + p[len(tried) :]) - first - second)
+    own = mass[torch.arange(len(tried)), tried]
+    column = (mass[:, tried].sum(0) - own) / (len(tried) - 1)  # smoothing / outputs times the weight of the class
+    weights = own - column + outputs * column
+    if not bool(torch.isfinite(weights).all()) or float(weights.abs().sum()) <= 0:
+        return Criterion("unknown", outputs, reason="its gradient is none of softmax cross-entropy")
+    smoothing = float(outputs * column.sum() / weights.sum())
+    loose = AGREES[trial.dtype]
+    smoothing = 0.0 if abs(smoothing) < 10 * loose * outputs else smoothing
+    mean = float(weights.mean())
+    weights = weights / mean
+    if float((weights - 1).abs().max()) < 100 * loose:
+        weights = torch.ones_like(weights)
+    elif outputs > MOST:
+        return Criterion("unknown", outputs, reason=f"it weighs classes, and there are more than {MOST} of them")
+    weights = torch.ones(outputs, dtype=torch.float64) if outputs > MOST else weights
+    guess = Criterion("cross_entropy", outputs, "sum", 1.0, weights, None, smoothing, ("classes",))
+    reductions: tuple[Reduction, ...] = ("mean", "weights", "sum")
+    for reduction in reductions:
+        scaled = replace(guess, reduction=reduction)
+        factor = mean * float(scaled.norm(labels))
+        scaled = replace(scaled, factor=1.0 if abs(factor - 1) < 10 * loose else factor)
+        if all(trial.agrees(scaled, trial.logits(n, 2 + n), _labels(n, outputs)) for n in SIZES):
+            return replace(scaled, soft=_takes_soft(trial, scaled))
+    return Criterion("unknown", outputs, reason="its gradient is none of softmax cross-entropy")
+
+
+def _labels(count: int, outputs: int) -> Tensor:
+    """Fixed labels, of which several are equal."""
+    return torch.tensor([(7 * place * place + count) % outputs for place in range(count)])
+
+
+def _takes_soft(trial: _Trial, criterion: Criterion) -> bool:
+    logits = trial.logits(3, 11)
+    soft = trial.logits(3, 12).double().cpu().softmax(-1)
+    try:
+        return trial.agrees(criterion, logits, soft)
+    except _Refused:
+        return False
+
+
+def _as_rows(trial: _Trial) -> Criterion:
+    """Binary cross-entropy or the squared error, in every form of target that the loss takes."""
+    found: dict[Form, Criterion] = {}
+    reason, evaluated = "", False
+    forms: tuple[Form, ...] = ("rows", "column", "whole_rows", "whole_column")
+    for form in forms:
+        if "column" in form and trial.outputs != 1:
+            continue
+        try:
+            one = _as_binary(trial, form) or _as_squared(trial, form)
+        except _Refused as refusal:
+            reason = reason or str(refusal)
+            continue
+        evaluated = True
+        if one is not None:
+            found[form] = one
+    if not found and evaluated:
+        return Criterion("unknown", trial.outputs, reason="its gradient is that of no loss known here")
+    if not found:
+        raise _Refused(reason)
+    taken = next(iter(found.values()))
+    return replace(taken, forms=tuple(form for form, one in found.items() if one.kind == taken.kind))
+
+
+def _shaped(targets: Tensor, form: Form) -> Tensor:
+    shaped = targets[:, 0] if "column" in form else targets
+    return shaped.long() if form.startswith("whole") else shaped
+
+
+def _checkered(count: int, outputs: int) -> Tensor:
+    """Targets 0 and 1 `(count, outputs)`, both for every output."""
+    return torch.tensor([[float((i + k) % 2) for k in range(outputs)] for i in range(count)], dtype=torch.float64)
+
+
+def _as_binary(trial: _Trial, form: Form) -> Criterion | None:
+    outputs, count = trial.outputs, 6
+    targets, logits = _checkered(count, outputs), trial.logits(count, 1)
+    gradient, p = trial.gradient(logits, _shaped(targets, form)), logits.double().cpu().sigmoid()
+    off = (gradient / p * (1 - targets)).sum(0) / (1 - targets).sum(0)
+    on = (-gradient / (1 - p) * targets).sum(0) / targets.sum(0)
+    mean = float(off.mean())
+    if not mean > 0:
+        return None
+    guess = Criterion("bce", outputs, "sum", mean, _snapped(off / mean, trial), _snapped(on / mean, trial))
+    return _reduced(trial, guess, form, count, fractions=True)
+
+
+def _as_squared(trial: _Trial, form: Form) -> Criterion | None:
+    outputs, count = trial.outputs, 6
+    targets, logits = _checkered(count, outputs), trial.logits(count, 1)
+    gradient = trial.gradient(logits, _shaped(targets, form))
+    weights = (gradient / (2 * (logits.double().cpu() - targets))).mean(0)
+    mean = float(weights.mean())
+    if not mean > 0:
+        return None
+    return _reduced(trial, Criterion("mse", outputs, "sum", mean, _snapped(weights / mean, trial)), form, count)
+
+
+def _snapped(weights: Tensor, trial: _Trial) -> Tensor:
+    """Ones where weights differ from one by rounding alone."""
+    return torch.where((weights - 1).abs() < 100 * AGREES[trial.dtype], torch.ones_like(weights), weights)
+
+
+def _reduced(trial: _Trial, guess: Criterion, form: Form, count: int, fractions: bool = False) -> Criterion | None:
+    """The closed form with the norm under which it agrees at all sizes, None if there is none."""
+    outputs = trial.outputs
+    scales: dict[Reduction, int] = {"mean": count, "sum": 1}
+    for reduction, scale in scales.items():
+        factor = guess.factor * scale
+        simple = round(factor * outputs) / outputs  # 1 and 1 / outputs, free of rounding
+        close = simple > 0 and abs(factor - simple) < 10 * AGREES[trial.dtype] * simple
+        one = replace(guess, reduction=reduction, factor=simple if close else factor, forms=(form,))
+        tried = []
+        for n in SIZES:
+            targets = trial.logits(n, 20 + n).double().cpu()
+            targets = targets.sigmoid() if fractions else targets
+            targets = (targets > 0.5).double() if form.startswith("whole") else targets
+            tried.append(trial.agrees(one, trial.logits(n, 2 + n), _shaped(targets, form)))
+        if all(tried):
+            return one
+    return None
+
+
+def fingerprint(loss: str | LossFunction, outputs: int, targets: Tensor) -> str:
+    """A hash of what a loss computes for targets like these: equal for spellings of one loss, else different.
+
+    Args:
+        outputs: how many numbers the model gives for an example.
+        targets: some of the client's, of which form and range count.
+
+    >>> fingerprint("cross_entropy", 3, torch.tensor([0])) == fingerprint(nn.CrossEntropyLoss(), 3, torch.tensor([0]))
+    True
+    """
+    criterion = settle(loss, outputs, device=targets.device)
+    if criterion.known:
+        numbers = [criterion.factor, criterion.smoothing, *criterion.weights.tolist()]
+        numbers += [] if criterion.positive is None else criterion.positive.tolist()
+        said = [criterion.kind, criterion.reduction, *(f"{number:.4g}" for number in numbers)]
+    else:
+        said = _behavior(loss_function(loss), outputs, targets)
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _behavior(function: LossFunction, outputs: int, targets: Tensor) -> list[str]:
+    """Values and gradients of a loss that is not known, in words that rounding does not change."""
+    said = []
+    for dtype in AGREES:
+        trial = _Trial(function, outputs, "identity", targets.device, dtype)
+        for count, seed in ((1, 31), (2, 32), (4, 33)):
+            few = targets[:count]
+            try:
+                with _drawing_undone():
+                    value, gradient = trial.values(3 * trial.logits(len(few), seed), few)
+            except _Refused as refusal:
+                said.append(str(refusal))
+                continue
+            said += [f"{value:.4g}", f"{float(gradient.norm()):.4g}", f"{float(gradient.flatten()[0]):.4g}"]
+        if not all(word.startswith("it ") for word in said):
+            return said
+    return [*said, f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', '?')}"]
