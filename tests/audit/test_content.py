@@ -17,7 +17,7 @@ from fedseal.audit import Case, Record, compare, summarize
 from fedseal.audit.content import content
 from fedseal.audit.record import Row, Rows, Texts
 from fedseal.errors import BadConfig
-from fedseal.modality import Image
+from fedseal.modality import Image, Text
 from fedseal.modality.tabular import Categorical, Continuous, Tabular
 from fedseal.types import Attack, Batch, LocalTraining, Outcome, Reconstruction
 from metric.stub import ids, text
@@ -178,3 +178,16 @@ def test_a_modality_of_another_length_is_refused() -> None:
 def test_pictures_hold_no_content() -> None:
     batch = Batch(pictures(1, 0), torch.tensor([0]))
     assert content(Image(shape=(1, 12, 12)), batch, None, None) is None
+
+
+def test_bytes_of_a_character_are_kept_as_they_were_read_and_joined_for_readers() -> None:
+    read = Text(zoo.bpe(), length=16)
+    truth = Batch(read.encode(["über Brücke", "liberty"]), torch.zeros(2, dtype=torch.long))
+    kept = content(read, truth, None, None)
+    assert isinstance(kept, Texts)
+    uber, liberty = kept.truth
+    assert (uber.text, uber.tokens[:3]) == ("über Brücke", ("Ġ", "Ã", "¼"))
+    assert uber.pieces is not None
+    assert "".join(uber.pieces).replace("Ġ", " ").strip() == "über Brücke"
+    assert liberty.pieces is None
+    assert Texts.model_validate_json(kept.model_dump_json()) == kept

@@ -140,3 +140,13 @@ def test_what_is_no_table_is_refused_with_the_reason(case: str) -> None:
     with pytest.raises(kind) as caught:
         make()
     assert words in str(caught.value)
+
+
+def test_a_long_category_is_shown_short_in_the_schema_and_in_errors() -> None:
+    long = "x" * 5000
+    table = Tabular((Categorical("job", ("cook", long)), Categorical("n" * 5000, ("a", "b"))))
+    assert len(str(table)) < 400
+    assert "… (5,002 characters)" in str(table)
+    with pytest.raises(UnfitBatch, match="5,003 characters") as caught:
+        table.encode([{"job": long + "y", "n" * 5000: "a"}])
+    assert len(str(caught.value)) < 500

@@ -30,6 +30,59 @@ def test_rows_are_padded_at_the_end_and_words_leave_padding_out() -> None:
     assert bool((ids[0, 3:] == TEXT.pad).all())
 
 
+def byte_fallback() -> fs.Text:
+    """A tokenizer that spells unknown characters as bytes, "<0xC3>", as unigram vocabularies do."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    learned = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    learned.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=350, special_tokens=["<pad>", "<unk>", *bytes_], show_progress=False)
+    learned.train_from_iterator(["the people of the united states"], trainer)
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=learned, pad_token="<pad>", unk_token="<unk>")
+    return fs.Text(made, length=64)
+
+
+LETTERS = st.text(alphabet=st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=8)
+
+
+@given(LETTERS)
+@settings(max_examples=60, deadline=None)
+def test_pieces_of_any_script_join_to_the_sentence(sentence: str) -> None:
+    text = fs.Text(fs.zoo.bpe(), length=64)
+    row = text.encode([sentence])[0]
+    pieces = text.pieces(row)
+    spaced = [word.startswith("Ġ") for word in text.words(row)]
+    joined = "".join(" " + piece[1:] if sign else piece for piece, sign in zip(pieces, spaced, strict=True))
+    assert joined.strip() == text.sentence(row)
+
+
+@pytest.mark.parametrize("text", [fs.Text(fs.zoo.bpe(), length=64), byte_fallback()], ids=["bytes", "fallback"])
+@pytest.mark.parametrize("sentence", ["über", "你好", "שלום", "☕👩‍💻"])
+def test_bytes_are_joined_over_tokens_before_they_are_decoded(text: fs.Text, sentence: str) -> None:
+    pieces = text.pieces(text.encode([sentence])[0])
+    assert "".join(pieces).strip("Ġ▁") == sentence
+    assert "" in pieces
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_bytes_that_make_no_character_are_shown_as_such_and_spoil_no_other() -> None:
+    row = fs.Text(fs.zoo.bpe(), length=64).encode(["a ü b"])[0]
+    first = next(place for place, word in enumerate(TEXT.words(row)) if word == "Ã")
+    cut = torch.cat([row[: first + 1], row[first + 2 :]])
+    assert "".join(TEXT.pieces(cut)) == "ĠaĠ\ufffdĠb"
+    assert TEXT.pieces(torch.tensor([99_999])) == ("<?>",)
+
+
+def test_pieces_of_a_word_are_left_as_they_are() -> None:
+    _, text = fs.zoo.minilm(length=16)
+    row = text.encode(["unconstitutionality, don't"])[0]
+    assert text.pieces(row) == text.words(row)
+    assert any(word.startswith("##") for word in text.words(row))
+
+
 def test_a_word_that_nobody_knows_is_shown_as_such() -> None:
     assert TEXT.words(torch.tensor([5, 99_999])) == (TEXT.words(torch.tensor([5]))[0], "<?>")
 

@@ -57,6 +57,46 @@ def test_pieces_of_words_are_joined(pieces: tuple[str, ...], shown: list[str]) -
     assert ["+" * token.joined + token.text for token in found] == shown
 
 
+UBER = Sentence(
+    text="über b",
+    tokens=("Ġ", "Ã", "¼", "ber", "Ġb"),
+    pieces=("Ġ", "ü", "", "ber", "Ġb"),
+    confidence=(0.9, 0.8, 0.7, 1, 1),
+)
+
+
+def test_tokens_that_make_one_character_are_shown_as_one_with_the_mark_and_confidence_of_the_worst() -> None:
+    found = tokens(UBER, ["right", "right", "moved", "right", "wrong"])
+    assert ["+" * token.joined + token.text for token in found] == ["ü", "+ber", "b"]
+    assert [token.mark for token in found] == ["moved", "right", "wrong"]
+    assert found[0].help == "token of the sentence, at another place, confidence 70 %"
+
+
+def test_a_script_without_spaces_is_shown_without_spaces() -> None:
+    spoken = Sentence(text="你好", tokens=("ä½ł", "å¥", "½"), pieces=("你", "好", ""))
+    assert [(t.text, t.joined) for t in tokens(spoken, ["plain"] * 3)] == [("你", False), ("好", True)]
+
+
+def test_tokens_are_compared_by_what_they_are_not_by_how_they_look() -> None:
+    cut = Sentence(text="\ufffd", tokens=("Ã", "Ã"), pieces=("\ufffd", "\ufffd"))
+    assert marks(UBER, cut, ()) == ["wrong", "right"]
+
+
+def test_what_would_break_a_line_or_turn_its_direction_is_spelled_out() -> None:
+    spoken = Sentence(text="a\nb", tokens=("Ġa", "Ċ", "Ġ\u202e", "Ġ", "Ġb"), pieces=("Ġa", "\n", "Ġ\u202e", "Ġ", "Ġb"))
+    assert [token.text for token in tokens(spoken, ["plain"] * 5)] == ["a", "\\n", "\\u202e", "␣", "b"]
+
+
+def test_a_long_value_is_shown_short_and_kept_whole() -> None:
+    long, other = "x" * 5000, "x" * 4999 + "y"
+    rows = row(Read({"job": long, "n" * 5000: 1}, {"job": other, "n" * 5000: 1}))
+    found = laid_out(rows, 0)
+    assert max(len(part) for e in found.entries for part in (e.column, e.truth, e.guess)) < 90
+    assert found.entries[0].truth.endswith("… (5,000 characters)")
+    assert found.entries[0].right is False
+    assert rows.truth[0].values["job"] == long
+
+
 def test_confidence_stands_beside_what_the_mark_means() -> None:
     found = laid_out(sentence(Read("the cat", "the dog", confidence=0.5)), 0)
     assert [token.help for token in found.guess[1:3]] == [

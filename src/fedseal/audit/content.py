@@ -58,9 +58,13 @@ def _sentence(text: Text, row: Tensor, confidence: Tensor | None = None) -> Sent
     row = row.round().long() if row.is_floating_point() else row
     shown = (row != text.pad).nonzero().flatten().tolist()
     length = shown[-1] + 1 if shown else 0
+    tokens = tuple("".join(_token(text, token)) for token in row[:length])
+    decoded = dict(zip(shown, text.pieces(row), strict=True))
+    pieces = tuple(decoded.get(place, "") for place in range(length))
     return Sentence(
         text=text.sentence(row),
-        tokens=tuple("".join(_token(text, token)) for token in row[:length]),
+        tokens=tokens,
+        pieces=None if pieces == tokens else pieces,
         confidence=None if confidence is None else tuple(_share(value) for value in confidence[:length].tolist()),
     )
 

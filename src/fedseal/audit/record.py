@@ -53,10 +53,13 @@ class Sentence(_Frozen):
 
     Args:
         tokens: by position, padding at the end left out; an empty string where an attack found none.
+        pieces: the same for readers, such as "ü" for the two bytes "Ã" and "¼": a character whose bytes lie in several
+            tokens stands with the first of them, and the others are empty. None where the tokens say it themselves.
     """
 
     text: str
     tokens: tuple[str, ...]
+    pieces: tuple[str, ...] | None = None
     confidence: tuple[float, ...] | None = Field(default=None, description="the attack's own, 0 to 1, of each token")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch
 
-SHOWN = 8  # categories that an error or a schema spells out
+SHOWN = 8  # categories or names that an error or a schema spells out
+LONG = 60  # characters of one that it shows
 BITS = 6  # significant digits of a number whose column names no decimals; float32 holds a little more
 
 
@@ -72,7 +74,7 @@ class Continuous:
                 number = math.nan
             if not math.isfinite(number):
                 raise UnfitBatch(
-                    f"row {row + 1} has {value!r} in column '{self.name}', which holds numbers",
+                    f"row {row + 1} has {brief(repr(value))} in column '{brief(self.name)}', which holds numbers",
                     "give a finite number, or declare the column categorical",
                 )
             numbers.append((number - self.mean) / self.std)
@@ -128,7 +130,8 @@ class Categorical:
     def __post_init__(self) -> None:
         if len(self.values) < 2 or len(set(self.values)) < len(self.values):
             raise BadConfig(
-                f"the vocabulary of column '{self.name}' is {_some(self.values)}", "give two or more different values"
+                f"the vocabulary of column '{brief(self.name)}' is {some(self.values)}",
+                "give two or more different values",
             )
 
     @property
@@ -152,8 +155,8 @@ class Categorical:
         for row, value in enumerate(values):
             if text(value) not in places:
                 raise UnfitBatch(
-                    f"row {row + 1} has the unknown category {text(value)!r} in column '{self.name}'",
-                    f"known are {_some(self.values)}; leave the row out, or make the vocabulary from a table with it",
+                    f"row {row + 1} has the unknown category {brief(repr(text(value)))} in column '{brief(self.name)}'",
+                    f"known are {some(self.values)}; leave the row out, or make the vocabulary from a table with it",
                 )
             encoded[row, places[text(value)]] = 1.0
         return encoded
@@ -175,7 +178,7 @@ class Categorical:
         return {"kind": "categorical", "name": self.name, "values": list(self.values)}
 
     def __str__(self) -> str:
-        return f"{len(self.values)} categories: {_some(self.values)}"
+        return f"{len(self.values)} categories: {some(self.values)}"
 
 
 Column = Continuous | Categorical
@@ -196,6 +199,20 @@ def by_size(value: object) -> tuple[bool, float, str]:
     return not number, float(value) if isinstance(value, (int, float)) else 0.0, str(value)
 
 
-def _some(values: tuple[str, ...]) -> str:
-    shown = ", ".join(repr(value) for value in values[:SHOWN])
+def brief(text: str, most: int = LONG) -> str:
+    """A text to show: of a long one the beginning and its length.
+
+    >>> brief("a" * 5000, most=8), brief("cook")
+    ('aaaaaaaa… (5,000 characters)', 'cook')
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def some(values: Sequence[str], *, quoted: bool = True) -> str:
+    """The first of several names or categories, and how many more there are.
+
+    >>> some(["a", "b"]), some([str(n) for n in range(10)], quoted=False)
+    ("'a', 'b'", '0, 1, 2, 3, 4, 5, 6, 7 and 2 more')
+    """
+    shown = ", ".join(brief(repr(value) if quoted else value) for value in values[:SHOWN])
     return shown + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")

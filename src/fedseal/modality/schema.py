@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedseal.errors import BadConfig, UnfitBatch
-from fedseal.modality.columns import Categorical, Column, Continuous, by_size, text
+from fedseal.modality.columns import Categorical, Column, Continuous, brief, by_size, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,8 @@ def column_of(values: pd.Series, categorical: bool = False, continuous: bool = F
     number = is_numeric_dtype(values) and not is_bool_dtype(values)
     if continuous and not number:
         raise UnfitBatch(
-            f"column '{name}' is declared continuous and holds {str(values.iloc[0])!r}", "declare it categorical"
+            f"column '{name}' is declared continuous and holds {brief(repr(str(values.iloc[0])))}",
+            "declare it categorical",
         )
     distinct = values.nunique()
     if distinct < 2:
@@ -52,7 +53,7 @@ def column_of(values: pd.Series, categorical: bool = False, continuous: bool = F
         return _numbers(name, values.to_numpy(dtype=np.float64))
     if distinct > VOCABULARY:
         raise UnfitBatch(
-            f"column '{name}' has {distinct:,} different texts, such as {str(values.iloc[0])!r}",
+            f"column '{name}' has {distinct:,} different texts, such as {brief(repr(str(values.iloc[0])))}",
             f"leave it out with drop=['{name}'], or group its values into at most {VOCABULARY} categories",
         )
     return Categorical(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fedseal.errors import BadConfig, MissingExtra, StorageFailure, UnfitBatch
-from fedseal.modality.columns import Column, by_size, text
+from fedseal.modality.columns import Column, brief, by_size, some, text
 from fedseal.modality.schema import column_of
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch
@@ -41,7 +41,7 @@ class Table:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        head = f"{len(self.batch):,} rows; label '{self.label}' with the classes {', '.join(self.classes)}"
+        head = f"{len(self.batch):,} rows; label '{self.label}' with the classes {some(self.classes, quoted=False)}"
         return "\n".join([head, str(self.modality), *[f"note: {note}" for note in self.notes]])
 
 
@@ -193,7 +193,7 @@ def _check_names(frame: pd.DataFrame, label: str, named: Sequence[str]) -> None:
         raise UnfitBatch(f"the table has two columns '{twice[0]}'", "give every column a name of its own")
     for name in (label, *named):
         if name not in names:
-            raise BadConfig(f"the table has no column '{name}'", f"its columns are {', '.join(names[:20])}")
+            raise BadConfig(f"the table has no column '{name}'", f"its columns are {some(names, quoted=False)}")
     if label in named:
         raise BadConfig(f"'{label}' is the label and cannot be an input too", "leave it out of the columns' lists")
 
@@ -240,7 +240,8 @@ def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> t
         foreign = [name for name in distinct if name not in known]
         if foreign:
             raise UnfitBatch(
-                f"the label column '{label}' has the unknown class '{foreign[0]}'", f"known are {', '.join(known)}"
+                f"the label column '{label}' has the unknown class '{brief(foreign[0])}'",
+                f"known are {some(known, quoted=False)}",
             )
     elif not 1 < len(distinct) <= CLASSES:
         raise UnfitBatch(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch
-from fedseal.modality.columns import Categorical, Column, Continuous
+from fedseal.modality.columns import Categorical, Column, Continuous, brief
 
 __all__ = ["Categorical", "Column", "Continuous", "Tabular"]
 
@@ -124,9 +124,11 @@ class Tabular:
 
     def __str__(self) -> str:
         """The schema, a line a column."""
-        widest = max(len(column.name) for column in self.columns)
+        names = [brief(column.name) for column in self.columns]
         lines = [f"{len(self.columns)} columns, {self.shape[0]} model inputs"]
-        return "\n".join([*lines, *[f"  {column.name:<{widest}}  {column}" for column in self.columns]])
+        widest = max(map(len, names))
+        told = [f"  {name:<{widest}}  {column}" for name, column in zip(names, self.columns, strict=True)]
+        return "\n".join([*lines, *told])
 
     @cached_property
     def _bounds(self) -> tuple[Tensor, Tensor]:

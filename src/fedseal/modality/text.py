@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch
 
+SPACED = ("Ġ", "▁")  # how byte-pair and unigram tokenizers begin a token that follows a space
+BROKEN = "\ufffd"  # what a tokenizer's decoder gives for bytes that are no whole character
+
 
 class Tokenizer(Protocol):
     """What is used of a transformers tokenizer."""
@@ -104,7 +107,9 @@ class Text:
         for row, sentence in zip(rows, sentences, strict=True):
             ids, close = list(self.tokenizer(sentence)["input_ids"]), self.frame[1]
             if len(ids) <= len(self.frame[0]) + len(close):
-                raise UnfitBatch(f"the sentence {sentence!r} holds no token", "give text that the vocabulary covers")
+                raise UnfitBatch(
+                    f"the sentence {sentence[:40]!r} holds no token", "give text that the vocabulary covers"
+                )
             if len(ids) > self.length and not truncate:
                 raise UnfitBatch(
                     f"the sentence '{sentence[:40]}...' has {len(ids)} tokens, and a row {self.length}",
@@ -123,6 +128,43 @@ class Text:
         """The tokens of one row as strings, without padding; ids that the tokenizer does not know as "<?>"."""
         known = [i if 0 <= i < self.size else None for i in self.ids(row)]
         return tuple("<?>" if i is None else str(self.tokenizer.convert_ids_to_tokens([i])[0]) for i in known)
+
+    def pieces(self, row: Tensor) -> tuple[str, ...]:
+        """What every token of `words` stands for, as text: bytes are joined over tokens before they are decoded.
+
+        A character whose bytes lie in several tokens stands with the first of them, and the others are empty. The sign
+        of a space before a token is kept. Bytes that make no character are shown as "\\ufffd".
+        """
+        ids, shown, place = self.ids(row), list(self.words(row)), 0
+        while place < len(ids):
+            count, text = self._whole(ids[place:])
+            raw = shown[place]
+            sign = raw[: len(raw) - len(raw.lstrip(raw[0]))] if raw.startswith(SPACED) else ""
+            if text is not None:
+                shown[place] = sign + (text.lstrip(" ") if sign else text or BROKEN)
+            shown[place + 1 : place + count] = [""] * (count - 1)
+            place += count
+        return tuple(shown)
+
+    def _whole(self, ids: list[int]) -> tuple[int, str | None]:
+        """How many of these tokens make whole characters, and their text; None for a token that nobody knows."""
+        text, count = self._text(ids[:1]), 1
+        while text is not None and self._broken(ids[:count], text) and count < len(ids):
+            after = self._text(ids[count : count + 1])
+            if after is None or not (after.startswith(BROKEN) or self._broken(ids[count : count + 1], after)):
+                break
+            count += 1
+            text = self._text(ids[:count])
+        return count, text
+
+    def _text(self, ids: list[int]) -> str | None:
+        known = all(0 <= i < self.size for i in ids)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False)) if known else None
+
+    def _broken(self, ids: list[int], text: str) -> bool:
+        """Whether the last character misses bytes; some decoders leave such bytes out, so that nothing is left."""
+        signs = all(str(token).strip("".join(SPACED)) == "" for token in self.tokenizer.convert_ids_to_tokens(ids))
+        return text.endswith(BROKEN) or (not text and not signs)
 
     def sentence(self, row: Tensor) -> str:
         """One row as a person reads it, without padding and special tokens."""

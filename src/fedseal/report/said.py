@@ -22,6 +22,8 @@ MARKS: dict[Mark, str] = {
 PIECES = 20_000  # tokens and table cells that a page shows, originals and reconstructions together
 GAP = "▢"  # stands where an attack found no token
 SPACED = ("Ġ", "▁")  # how byte-pair and unigram tokenizers begin a token that follows a space
+CLOSED = "</w>"  # how other byte-pair tokenizers end a word
+BLANK = "␣"  # stands where a token is nothing but a space
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a row: the original, what the attack read, whether they agree, and its confidence; "" for none."""
+    """One cell of a row: the original, what the attack read, whether they agree, and its confidence; "" for none.
+
+    Long names and values are shortened; the record keeps them whole.
+    """
 
     column: str
     truth: str
@@ -122,19 +127,43 @@ def marks(truth: Sentence, guess: Sentence, special: Collection[str]) -> list[Ma
 
 
 def tokens(sentence: Sentence, marked: Collection[Mark]) -> tuple[Token, ...]:
-    """A sentence's tokens for a page."""
-    pieces = any(token.startswith("##") for token in sentence.tokens)
-    spaced = any(token.startswith(SPACED) for token in sentence.tokens)
-    shown = []
-    for place, (token, mark) in enumerate(zip(sentence.tokens, marked, strict=True)):
-        joined = token.startswith("##") if pieces else spaced and mark != "special" and not token.startswith(SPACED)
-        text = token.removeprefix("##") if pieces else token.lstrip("".join(SPACED)) if spaced else token
-        surely = (
-            None if sentence.confidence is None or place >= len(sentence.confidence) else sentence.confidence[place]
+    """A sentence's tokens for a page; those that make one character together, or a space and what follows, are one."""
+    cut = any(token.startswith("##") for token in sentence.tokens)
+    bytewise = sentence.pieces is not None and not any(token.endswith(CLOSED) for token in sentence.tokens)
+    spaced = not cut and (bytewise or any(token.startswith(SPACED) for token in sentence.tokens))
+    shown: list[Token] = []
+    for places, text, mark in _together(sentence, marked, spaced):
+        token = sentence.tokens[places[0]]
+        after_space = spaced and token.startswith(SPACED)
+        joined = token.startswith("##") if cut else spaced and mark != "special" and not after_space
+        text = text.removeprefix("##") if cut else text.lstrip(token[0]) if after_space else text
+        known = [surely for place, surely in enumerate(sentence.confidence or ()) if place in places]
+        helps = [MARKS.get(mark, ""), f"confidence {words.percent(min(known))}" if known else ""]
+        nothing = BLANK if token else GAP
+        shown.append(
+            Token(words.printed(text) or nothing, mark, joined and places[0] > 0, ", ".join(h for h in helps if h))
         )
-        helps = [MARKS.get(mark, ""), "" if surely is None else f"confidence {words.percent(surely)}"]
-        shown.append(Token(text or GAP, mark, joined and place > 0, ", ".join(h for h in helps if h)))
     return tuple(shown)
+
+
+def _together(sentence: Sentence, marked: Collection[Mark], spaced: bool) -> list[tuple[tuple[int, ...], str, Mark]]:
+    """Places and text of what is shown as one, and the mark of its worst token."""
+    pieces = sentence.tokens if sentence.pieces is None else sentence.pieces
+    found: list[tuple[tuple[int, ...], str, Mark]] = []
+    opened = False  # the last one is nothing but a space so far
+    for place, (token, piece, mark) in enumerate(zip(sentence.tokens, pieces, marked, strict=True)):
+        goes_on = bool(token) and not piece
+        follows = opened and bool(piece) and mark != "special" and not token.startswith(SPACED)
+        if found and (goes_on or follows):
+            places, text, before = found[-1]
+            found[-1] = ((*places, place), text + piece, max(before, mark, key=_WORSE.index))
+        else:
+            found.append(((place,), piece, mark))
+        opened = spaced and token in SPACED
+    return found
+
+
+_WORSE: tuple[Mark, ...] = ("special", "plain", "right", "moved", "wrong")
 
 
 def _sentence(texts: Texts, truth: Sentence, guess: Sentence | None) -> Said:
@@ -154,9 +183,9 @@ def _entry(name: str, truth: Row, guess: Row | None) -> Entry:
     right = None if guess is None or guess.right is None else guess.right.get(name)
     surely = None if guess is None or guess.confidence is None else guess.confidence.get(name)
     return Entry(
-        column=name,
-        truth=value(truth.values[name]),
-        guess="" if guess is None else value(guess.values.get(name)),
+        column=words.shortened(name),
+        truth=words.shortened(value(truth.values[name])),
+        guess="" if guess is None else words.shortened(value(guess.values.get(name))),
         right=right,
         confidence="" if surely is None else words.percent(surely),
     )

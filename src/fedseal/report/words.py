@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fedseal.audit.record import Cell
 from fedseal.audit.summary import Rate
+from fedseal.modality.columns import brief
 
 CERTIFIED = ("exact", "converged")
 
@@ -187,6 +188,27 @@ def listing(items: Iterable[str]) -> str:
     """
     words = list(items)
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def printed(text: str) -> str:
+    """A text of somebody else's in one line: characters that control a screen or turn its direction are spelled out.
+
+    >>> printed("a\\tb"), printed("über"), printed("\\u202eabc")
+    ('a\\\\tb', 'über', '\\\\u202eabc')
+    """
+    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in text)
+
+
+_JOINERS = "\u200c\u200d"  # of letters and of pictograms
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The same, and of a long text the beginning and its length.
+
+    >>> shortened("a" * 5000, most=8), shortened("cook")
+    ('aaaaaaaa… (5,000 characters)', 'cook')
+    """
+    return printed(brief(text, most))
 
 
 def decibel(value: float | None) -> str:
