@@ -18,10 +18,12 @@ from fedseal.attack.base import better, order_is_secret
 from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.bottleneck import Bottleneck, with_draw
+from fedseal.attack.exact.bottleneck import Bottleneck
 from fedseal.attack.exact.dager import Dager
-from fedseal.attack.exact.layerwise import Layerwise, rank_analysis
+from fedseal.attack.exact.draw import drawn
+from fedseal.attack.exact.layerwise import Layerwise
 from fedseal.attack.exact.linear import LinearFirstLayer
+from fedseal.attack.exact.rank import rank_analysis
 from fedseal.attack.exact.spear import Spear
 from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import grey
@@ -96,7 +98,7 @@ class Auto:
     ) -> Reconstruction:
         """Attack by the first route that certifies its result; else keep the smallest residual."""
         started = time.perf_counter()
-        evidence = Evidence(with_draw(observation))
+        evidence = Evidence.of(drawn(observation))
         notes: list[RouteNote] = []
         if evidence.observation is not observation:
             notes.append(RouteNote("bottleneck's draw", True, DRAWN))

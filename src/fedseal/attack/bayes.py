@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import conclude, order_is_secret
+from fedseal.attack.belief import belief
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.bottleneck import with_draw
-from fedseal.attack.exact.joint import belief
+from fedseal.attack.exact.draw import drawn
 from fedseal.attack.init import grey
 from fedseal.attack.likelihood import TRUST, Likelihood
 from fedseal.attack.matching import LBFGS, Adam, GradientMatching, Search
@@ -94,18 +94,16 @@ class Bayes:
             NotTwiceDifferentiable: an operator of the model has no second derivative.
         """
         started = time.perf_counter()
-        observation = with_draw(observation)
-        evidence = Evidence(observation)
+        observation = drawn(observation)
+        evidence = Evidence.of(observation)
         searches = [self._searched(evidence, search, progress) for search in self._begun(evidence, generator)]
         best = searches[0] if len(searches) == 1 else min(searches, key=lambda ended: self._value(evidence, ended))
-        signs = bool(Release(observation).of_kind("sign"))  # a replayed update is not near its signs
         return conclude(
             observation,
             replace(best.found, inputs=self._valid(observation, best.found.inputs)),
             route=self.name,
             steps=sum(ended.steps for ended in searches),
             started=started,
-            status="budget" if signs and best.steps else None,
         )
 
     def _begun(self, evidence: Evidence, generator: torch.Generator) -> list[Search]:

@@ -1,15 +1,220 @@
 """The certificate: what can be proved of a reconstruction, from what the adversary sees and nothing else.
 
 `certify` is the only maker of certificates. Attacks call it at their end to know whether to go on; whoever prints a
-result calls it again, so that no claim stands on an attack's own word.
+result calls it again, so that no claim stands on an attack's own word. Three facts are kept apart: the reconstruction
+*explains* the update (`replay`), the update *determines* each example (`sensitivity`), and *nothing else was drawn in
+secret* on the way.
 """
 
 from __future__ import annotations
 
-from fedseal.types import Observation, Reconstruction
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.draw import drawn
+from fedseal.attack.replay import (
+    CAP,
+    arithmetic,
+    in_dtype,
+    order_is_secret,
+    replayable,
+    residual,
+    rounding,
+)
+from fedseal.attack.sensitivity import MARGIN, Sensitivity, first_layer, sensitivity, swaps
+from fedseal.modality.text import Text
+from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Secret, Status
+
+CERTAIN: tuple[Status, ...] = ("exact", "converged")
+LINEAR = 1e-13  # relative error of the closed form of an outer product in float64
+OPEN = "explains the update, does not determine"
+CHANGED = {
+    "mixed": "examples were mixed before training, in a ratio drawn in secret",
+    "flipped": "signs were flipped in secret before training",
+    "transformed": "examples were transformed before training, in a way drawn in secret",
+    "bottleneck": "the model draws a random bottleneck in secret",
+}
 
 
 def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """The reconstruction with residual, certificate and status worked out anew; whatever it claims itself is dropped."""
-    del observation
-    return found
+    """The reconstruction with residual, certificate and status worked out anew; whatever it claims itself is dropped.
+
+    "exact" and "converged" stand only if every example is certain, and a result that is becomes "converged" if it did
+    not claim to be "exact". Inputs that are not finite are dropped, as "diverged".
+    """
+    end, inputs = found.outcome, found.inputs
+    bare = replace(found, certificate=None)
+    if inputs is None:
+        status: Status = "not_applicable" if end.status in CERTAIN else end.status
+        return replace(bare, outcome=replace(end, status=status, residual=None))
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        return replace(bare, inputs=None, outcome=replace(end, status="diverged", residual=None))
+    observation = drawn(observation)
+    evidence = Evidence.of(observation)
+    certificate = _by_replay(evidence, found) if found.labels is not None else None
+    if certificate is None or not all(certificate.certain):
+        certificate = _by_layer(evidence, inputs, certificate) or certificate
+    value = None if certificate is None else certificate.residual
+    if certificate is not None and all(certificate.certain):
+        status = "exact" if end.status == "exact" else "converged"
+    elif value is not None and not value <= 1 and _near_means_right(evidence):  # further than sending nothing at all
+        status = "diverged"
+    else:
+        status = "budget" if end.status in CERTAIN else end.status
+    return replace(bare, certificate=certificate, outcome=replace(end, status=status, residual=value))
+
+
+def _near_means_right(evidence: Evidence) -> bool:
+    """Whether a replay far from the update shows that a search went astray.
+
+    A wrong token moves two whole rows of the embedding, so that half of a sentence may lie further from the update
+    than nothing at all; and no replayed update is near its signs.
+    """
+    return not isinstance(evidence.observation.modality, Text) and evidence.release.family != "sign"
+
+
+def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
+    """By the client's own arithmetic; None where nobody without the truth can run it."""
+    observation, training = evidence.observation, replayable(evidence.observation)
+    assert found.inputs is not None
+    assert found.labels is not None
+    if training is None or len(found.labels) != len(found.inputs):
+        return None
+    candidate = Candidate(in_dtype(found.inputs, observation), found.labels)
+    value = residual(observation, candidate)
+    assert value is not None
+    count = len(found.inputs)
+    nothing = Certificate("replay", value, CAP, (), (False,) * count, _assumption(observation, count))
+    wide = max(CAP, rounding(observation))
+    if not value <= wide:
+        return replace(nothing, note="does not explain the update")
+    tolerance = max(min(CAP, arithmetic(observation, candidate)), rounding(observation))
+    if not value <= tolerance:
+        return replace(nothing, tolerance=tolerance, note="does not explain the update to the arithmetic's precision")
+    reasons = [*_unknown(observation, count), *_secrets(observation, observation.secrets)]
+    if order_is_secret(training, count):
+        reasons.append("the client's order is unknown: this is the residual of one possible order")
+    moved = _sensitivity(evidence, candidate, tolerance, found.outcome.steps)
+    return _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
+
+
+def _sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, steps: int) -> Sensitivity:
+    if isinstance(evidence.observation.modality, Text):
+        return swaps(evidence, candidate)
+    return sensitivity(evidence, candidate, tolerance, steps)
+
+
+def _judged(bare: Certificate, moved: Sensitivity, reasons: list[str], unseen: float) -> Certificate:
+    """Which examples are certain, and why the others are not."""
+    held = [not reasons and value > MARGIN * unseen for value in moved.values]
+    short = [str(k + 1) for k, value in enumerate(moved.values) if not value > MARGIN * unseen]
+    notes = list(reasons)
+    if short:
+        which = "" if len(short) == len(held) else f" {', '.join(short)} of {len(held)}"
+        many = "s" if len(short) > 1 or not which else ""
+        notes.append(f"{OPEN} example{many}{which} ({moved.how})")
+    return replace(bare, sensitivity=moved.values, certain=tuple(held), note="; ".join(notes))
+
+
+def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) -> Certificate | None:
+    """By the equations of a fully connected first layer, whose gradient is a sum of outer products; None if it has
+    none, or if the inputs do not solve them.
+
+    The weights may be withheld, and whatever the client draws behind that layer does not matter.
+    """
+    observation, update, layer = evidence.observation, evidence.observation.update, evidence.first_linear
+    if layer is None or layer.bias is None or isinstance(observation.modality, Text) or len(observation.rounds) > 1:
+        return None
+    if layer.weight not in update.tensors or layer.bias not in update.tensors:
+        return None
+    if replayed is not None and not _secrets(observation, observation.secrets):
+        return None  # a replay that says no is not outvoted
+    value = _misfit(evidence, inputs)
+    values = first_layer(evidence, inputs)
+    if values is None or value is None:
+        return None
+    count = len(inputs)
+    bare = Certificate("layer", value, CAP, values, (False,) * count, _assumption(observation, count))
+    if not value <= CAP:
+        return replace(bare, note="does not explain the first layer's gradient")
+    eps = torch.finfo(observation.like.dtype).eps
+    tolerance = max(min(CAP, 8 * eps), rounding(observation), LINEAR)
+    reasons = [
+        *_unknown(observation, count),
+        *_secrets(observation, observation.secrets),
+        *_sums(observation),
+        *_signs(evidence),
+    ]
+    return _judged(
+        replace(bare, tolerance=max(tolerance, min(CAP, value))),
+        Sensitivity(values, "the first layer's gradient"),
+        reasons,
+        max(tolerance, value),
+    )
+
+
+def _misfit(evidence: Evidence, inputs: Tensor) -> float | None:
+    """How far the first layer's gradient is from outer products with these inputs, relative to its size."""
+    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
+    assert layer is not None
+    assert layer.bias is not None
+    weight, bias = tensors[layer.weight].double().cpu(), tensors[layer.bias].double().cpu()
+    rows = evidence.first_rows(inputs).double().cpu()
+    gradient = torch.cat([weight, bias[:, None]], 1)
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    deltas = bias[None] if len(rows) == 1 else torch.linalg.pinv(rows).T @ gradient.T
+    rest = gradient - deltas.T @ rows
+    sent = evidence.release.sent(layer.weight)
+    if sent is not None:
+        rest[:, :-1] *= sent.cpu()
+    return float(rest.norm() / gradient.norm().clamp_min(1e-300))
+
+
+def _assumption(observation: Observation, count: int) -> str:
+    told = observation.update.num_examples
+    if told is None:
+        return f"that {count} example{'s' if count > 1 else ''} made the update; the message names no number"
+    return f"the client's word that {told} example{'s' if told > 1 else ''} made the update"
+
+
+def _unknown(observation: Observation, count: int) -> list[str]:
+    """What is not known of the number of examples."""
+    told = observation.update.num_examples
+    if told is None:
+        return [f"the number of examples is unknown: {count} explain the update, and so may others"]
+    return [] if told == count else [f"{told} examples made the update, and these are {count}"]
+
+
+def _secrets(observation: Observation, layers: tuple[Secret, ...]) -> list[str]:
+    """What was, or may have been, drawn in secret on the way."""
+    found = [
+        f"'{secret.module}' drops values at random{'' if secret.active else ', if the client trains in train mode'}"
+        for secret in layers[:1]
+    ]
+    kinds = {step.kind for step in observation.defense or ()}
+    return found + [words for kind, words in CHANGED.items() if kind in kinds]
+
+
+def _sums(observation: Observation) -> list[str]:
+    """Why a weight difference may be no sum of outer products with the inputs."""
+    training = observation.training
+    if observation.update.kind == "gradient":
+        return []
+    if training is None:
+        return ["the local training is withheld: weight decay or Adam would change what the layer's update says"]
+    if training.optimizer != "sgd" or training.weight_decay or not training.fresh_optimizer:
+        return ["the local optimizer changes what the layer's update says"]
+    return []
+
+
+def _signs(evidence: Evidence) -> list[str]:
+    """An update of signs alone has outer products of signs, which say nothing of the values."""
+    layer = evidence.first_linear
+    assert layer is not None
+    sizes = evidence.observation.update.tensors[layer.weight].abs()
+    sizes = sizes[sizes > 0]
+    flat = len(sizes) > 8 and bool((sizes - sizes[0]).abs().max() <= 1e-6 * sizes[0])
+    return ["every entry has the same size, as if signs alone had been sent"] if flat else []

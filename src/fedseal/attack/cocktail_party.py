@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import precision, refused, residual
+from fedseal.attack.base import refused
+from fedseal.attack.certificate import certify
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.spear import labels_by_signal
 from fedseal.attack.prior import total_variation
 from fedseal.attack.route import Route
-from fedseal.types import Candidate, Outcome, Progress, ProgressCallback, Reconstruction
+from fedseal.types import Outcome, Progress, ProgressCallback, Reconstruction
 
 GAUSSIAN = 0.37456720749  # mean of log cosh of a standard normal number
 REPORTS, BULK = 50, 50  # progress reports; values from which on a few are outliers
@@ -204,20 +205,15 @@ class CocktailParty(Route):
         wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
         flat = fitted(found.inputs, float(modality.project(-wide).min()), float(modality.project(wide).max()))
         inputs = modality.project(flat.reshape(count, *modality.shape)).to(observation.like)
-        labels = value = None
+        labels = None
         known = observation.state is not None and observation.training is not None
         if known and bias is not None and evidence.gradient_scale is not None:
             labels = labels_by_signal(evidence, inputs, found.deltas * evidence.gradient_scale)
-            value = None if labels is None else residual(observation, Candidate(inputs, labels))
-        outcome = Outcome(
-            status="converged" if value is not None and value <= precision(observation) else "budget",
-            route=self.name,
-            residual=value,
-            steps=self.steps,
-            seconds=time.perf_counter() - started,
-            note="pictures are unmixed by their statistics: what two of them have in common may stay in both",
+        note = "pictures are unmixed by their statistics: what two of them have in common may stay in both"
+        ended = certify(
+            observation, Reconstruction(inputs, labels, Outcome("budget", self.name, None, self.steps, 0.0, note))
         )
-        return Reconstruction(inputs, labels, outcome)
+        return replace(ended, outcome=replace(ended.outcome, seconds=time.perf_counter() - started))
 
 
 def _count(evidence: Evidence) -> int | None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedseal.attack.entrance import Undone, undo
+from fedseal.attack.preprocessing import Preprocessing, read_preprocessing
 from fedseal.attack.release import Release
 from fedseal.attack.structure import Linear, Structure, structure_of
-from fedseal.types import Observation
+from fedseal.types import Observation, Secret
 
 # steps of a defense that change the finished update, entry by entry
 ALTERING = (
@@ -49,16 +52,90 @@ class Evidence:
             self._kept[what] = make()
         return cast("Made", self._kept[what])
 
+    def kept(self, what: str, kind: type[Made]) -> Made | None:
+        """What was made under that name, None if nothing was."""
+        found = self._kept.get(what)
+        return found if isinstance(found, kind) else None
+
+    @staticmethod
+    def of(observation: Observation) -> Evidence:
+        """The evidence of an observation, gathered once for all who hold this observation."""
+        known = observation.__dict__.get("_evidence")
+        if not isinstance(known, Evidence):
+            known = Evidence(observation)
+            observation.__dict__["_evidence"] = known
+        return known
+
+    def first_rows(self, inputs: Tensor) -> Tensor:
+        """What the first layer is fed for these inputs `(N, ...)`, `(N, features)`, where no dropout draws."""
+        before = self.preprocessing
+        return inputs.flatten(1) if before is None else before.plain(inputs.flatten(1).double().cpu()).to(inputs.device)
+
     @cached_property
     def _kept(self) -> dict[str, object]:
         return {}
 
     @cached_property
     def structure(self) -> Structure:
-        """The model's layers."""
+        """The model's layers, behind what stands before the first of them; none where that cannot be undone."""
+        found, before = self._traced, self._before
+        return replace(found, layers=(), obstacle=before, entrance=None) if isinstance(before, str) else found
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the model does to its input before the first layer; None where that is no more than a change of shape,
+        or cannot be undone.
+        """
+        return None if isinstance(self._before, str) else self._before
+
+    @cached_property
+    def _traced(self) -> Structure:
         modality = self.observation.modality
         whole = not modality.forward(torch.zeros(1, *modality.shape)).is_floating_point()
         return structure_of(self.observation.model, modality.shape, whole=whole)
+
+    @cached_property
+    def _before(self) -> Preprocessing | str | None:
+        entrance, seen = self._traced.entrance, self.observation
+        if entrance is None:
+            return None
+        # buffers are sent as they are after the training, which changes those that it does not normalize by
+        known = seen.update.buffers or {} if seen.state is None else seen.state
+        rates = {secret.module: secret.rate for secret in seen.secrets}
+        return read_preprocessing(seen.model, entrance, seen.modality, known, rates, seen.like.dtype)
+
+    def undo(self, rows: Tensor, *, tolerance: float | None = None) -> Undone:
+        """The model inputs behind what the first layer takes in, `(N, ...)`.
+
+        Args:
+            tolerance: how far a row's values may be off, relative to the largest; None for some roundings.
+        """
+        layer = self.structure.layers[0].weight if self.preprocessing is not None else ""  # type: ignore[union-attr]
+        secrets = self.secrets_before(layer) if layer else ()
+        off = 30 * self.eps if tolerance is None else tolerance
+        return undo(self.preprocessing, self.observation.modality, rows, secrets, off)
+
+    @property
+    def doubt(self) -> str:
+        """Why inputs that `undo` gives are not known to be the client's though the first layer's are; empty if they
+        are.
+        """
+        before, model = self.preprocessing, self.observation.model
+        if before is None:
+            return ""
+        if before.groups is not None:
+            return "the normalization before the first layer is withheld"
+        names = {name.rpartition(".")[0] for name in before.entrance.state}
+        batch = [name for name in names if isinstance(model.get_submodule(name), _BatchNorm)]
+        if batch and self.observation.training is None:
+            return f"whether '{batch[0]}' normalizes by the batch is withheld"
+        return ""
+
+    def secrets_before(self, weight: str) -> tuple[Secret, ...]:
+        """What may be drawn in secret before this parameter is used, or at a place that is not known."""
+        passed = {name for _, names in self._traced.dropout for name in names}
+        here = self._traced.dropout_before(weight)
+        return tuple(s for s in self.observation.secrets if s.module in here or s.module not in passed)
 
     @cached_property
     def eps(self) -> float:
@@ -87,8 +164,10 @@ class Evidence:
         return training.lr if whole else None
 
     def gradient(self, name: str) -> Tensor | None:
-        """The mean gradient of one parameter in float64, None where the update is not a multiple of one gradient."""
-        if self.gradient_scale is None:
+        """The mean gradient of one parameter in float64, None where it was not sent (frozen), or where the update is
+        not a multiple of one gradient.
+        """
+        if self.gradient_scale is None or name not in self.observation.update.tensors:
             return None
         return self.observation.update.tensors[name].double() * self.gradient_scale
 
@@ -200,10 +279,23 @@ class Evidence:
 
     @cached_property
     def first_linear(self) -> Linear | None:
-        """The first layer, if it is fully connected on the flattened input."""
+        """The first layer, if it is fully connected on the whole input."""
         for layer in self.structure.layers:
             if isinstance(layer, Linear):
                 return layer
             if type(layer).__name__ != "Reshape":
                 return None
+        return None
+
+    @property
+    def no_first_linear(self) -> str | None:
+        """Why there is no gradient of a fully connected first layer to read, None if there is."""
+        layer = self.first_linear
+        if layer is None:
+            obstacle = self.structure.obstacle if not self.structure.layers else None
+            return obstacle or "the first layer is not fully connected on the flattened input"
+        if layer.weight not in self.observation.update.tensors:
+            return f"the update has no gradient of the first layer's weight '{layer.weight}' (frozen)"
+        if not bool(self.observation.update.tensors[layer.weight].any()):
+            return "the gradient of the first layer's weight is zero: no unit of that layer was active"
         return None

@@ -24,8 +24,9 @@ from fedseal.attack.objective import Measured, Objective, squared_distance
 from fedseal.attack.optimizer import LBFGS, Adam, Descent, Leaf
 from fedseal.attack.prior import Bindable, Prior, Scene
 from fedseal.attack.simulation import Simulate, UpdateModel, merged
-from fedseal.client import explained, twice_differentiable
+from fedseal.client import twice_differentiable
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownName, UnknownToAdversary
+from fedseal.layout import canonical
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
 __all__ = ["LBFGS", "Adam", "GradientMatching", "Labels", "Search"]
@@ -98,7 +99,7 @@ class Search:
     def __init__(self, attack: GradientMatching, observation: Observation, generator: torch.Generator) -> None:
         self.attack, self.observation = attack, observation
         observation.require_state(attack.name)
-        evidence = Evidence(observation)
+        evidence = Evidence.of(observation)
         count = _batch_size(attack, evidence)
         like = observation.like
         dtype = attack.dtype or (like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32)
@@ -110,7 +111,7 @@ class Search:
             )
         self.prediction = attack.update_model.bind(observation, attack.name, count, to, generator)
         self.copies = self.prediction.copies
-        self.start = self._start(count, generator).to(to).clone()
+        self.start = canonical(self._start(count, generator)).to(to).clone()
         self.objectives = self._bound(attack.objective)
         moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
         self.pieces = _leaves(moving, 1 if attack.one_at_a_time else len(moving))
@@ -219,7 +220,7 @@ class Search:
             route=self.attack.name,
             steps=self.done,
             started=started,
-            status=None if self.finite else "diverged",
+            status="budget" if self.finite else "diverged",
         )
 
     def _objective(self) -> Tensor:
@@ -242,21 +243,18 @@ class Search:
         It goes backward through the whole graph: asked for some leaves only, torch leaves out, silently, a branch that
         cannot be differentiated twice.
         """
-        with explained(self.observation.model, self.start, self.candidate().labels):
-            try:
-                self._objective().backward()  # type: ignore[no-untyped-call]
-            except (RuntimeError, NotImplementedError) as error:
-                message = str(error)
-                if any(
-                    w in message
-                    for w in ("not implemented", "once_differentiable", "not differentiable", "is not diff")
-                ):
-                    raise NotTwiceDifferentiable(
-                        f"the loss cannot be differentiated twice: {message.splitlines()[0]}",
-                        "switch that operator to a plain one: attn_implementation='eager' for fused attention, "
-                        "F.layer_norm or a hand-written function for fused or custom kernels",
-                    ) from error
-                raise
+        objective = self._objective()  # in which `client.train` says what the model does not take
+        try:
+            objective.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            message = str(error)
+            if any(w in message for w in ("not implemented", "once_differentiable", "not differentiable", "is not diff")):
+                raise NotTwiceDifferentiable(
+                    f"the loss cannot be differentiated twice: {message.splitlines()[0]}",
+                    "switch that operator to a plain one: attn_implementation='eager' for fused attention, "
+                    "F.layer_norm or a hand-written function for fused or custom kernels",
+                ) from error
+            raise
 
 
 def _leaves(values: Tensor, size: int) -> list[Tensor]:

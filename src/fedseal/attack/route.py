@@ -29,4 +29,4 @@ class Route(ABC):
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
         """Attack."""
-        return self.read(Evidence(observation), generator=generator, progress=progress)
+        return self.read(Evidence.of(observation), generator=generator, progress=progress)

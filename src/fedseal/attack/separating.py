@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedseal.attack.base import better, conclude, precision, refused
+from fedseal.attack.base import better, conclude, refused
+from fedseal.attack.certificate import CERTAIN
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact import separation
-from fedseal.attack.exact.layerwise import invertible, rank_analysis
+from fedseal.attack.exact.rank import CLOSED, invertible, rank_analysis
 from fedseal.attack.exact.recursion import batch_signal, closed_form, reach
 from fedseal.attack.exact.separation import Separated
 from fedseal.attack.features import KnownActivation
@@ -55,7 +56,7 @@ class Separation(Route):
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """Labels, features, then inputs. The status is "exact" only for a closed form whose replay certifies it."""
+        """Labels, features, then inputs: in closed form where every layer determines them, else by a search."""
         started = time.perf_counter()
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
@@ -65,7 +66,7 @@ class Separation(Route):
         found = None
         if _determined(evidence, len(separated.labels)):
             found = self._solve(evidence, separated, started, generator, progress)
-        if found is None or found.outcome.status != "exact":
+        if found is None or found.outcome.status not in CERTAIN:
             searched = self._search(evidence, separated, generator, progress)
             found = searched if found is None else better(found, searched)
         note = f"{found.outcome.note}; {describe(separated)}" if found.outcome.note else describe(separated)
@@ -82,13 +83,12 @@ class Separation(Route):
     ) -> Reconstruction:
         """Closed form over the whole batch."""
         observation = evidence.observation
-        closed = closed_form(evidence, batch_signal(evidence, separated), generator, progress)
+        closed = evidence.once(
+            CLOSED, lambda: closed_form(evidence, batch_signal(evidence, separated), generator, progress)
+        )
         inputs = closed.inputs.reshape(-1, *observation.modality.shape).to(observation.like)
         candidate = Candidate(inputs, separated.labels.to(inputs.device))
-        found = conclude(observation, candidate, route=self.name, steps=0, started=started, status="budget")
-        value = found.outcome.residual
-        certain = value is not None and value <= precision(observation) and not closed.open
-        return replace(found, outcome=replace(found.outcome, status="exact")) if certain else found
+        return conclude(observation, candidate, route=self.name, steps=0, started=started, status="exact")
 
     def _search(
         self,

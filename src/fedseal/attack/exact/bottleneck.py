@@ -12,63 +12,25 @@ ICLR 2022, arXiv:2111.04706); that its own gradients give the draw is ours.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedseal.attack.base import better, conclude, precision, refused
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.layerwise import Layerwise, invertible
+from fedseal.attack.exact.draw import bottleneck_of, drawn
+from fedseal.attack.exact.layerwise import Layerwise
+from fedseal.attack.exact.rank import CLOSED, invertible
 from fedseal.attack.exact.recursion import closed_form, head_signal
 from fedseal.attack.route import Route
 from fedseal.attack.structure import Linear, Structure
 from fedseal.client import RandomLayer
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
-PARTS = tuple(f"{part}.{kind}" for part in ("mean", "spread", "out") for kind in ("weight", "bias"))
 STACKED = ("bottleneck.weight", "bottleneck.bias")  # of mean and spread as one layer
-
-
-def with_draw(observation: Observation) -> Observation:
-    """The same observation of a model without a secret, where the update gives the bottleneck's draw away.
-
-    Else it is returned as it is: no such defense is known, several examples, several local steps, weights withheld, or
-    what else the defense did to the update.
-
-    >>> import fedseal as fs
-    >>> shield, photo = fs.defense.parse("precode:8"), fs.zoo.photos(size=8)[:1]
-    >>> model, draws = shield.on_model(fs.zoo.lenet(size=8, width=4)), torch.Generator().manual_seed(0)
-    >>> update = fs.local_update(model, photo, training=fs.LocalTraining.fedsgd(), defense=shield, generator=draws)
-    >>> threat = fs.ThreatModel.honest_but_curious()
-    >>> known = with_draw(threat.observe(model, update, modality=fs.Image(shape=(3, 8, 8)), defense=shield))
-    >>> fs.attack.base.residual(known, fs.types.Candidate(photo.inputs, photo.labels)) < 1e-5
-    True
-    """
-    evidence = Evidence(observation)
-    place = _bottleneck(observation)
-    if place is None or observation.state is None or not evidence.release.of_kind("bottleneck"):
-        return observation
-    if len(observation.rounds) != 1 or evidence.batch_size != 1 or evidence.gradient_scale is None or evidence.altered:
-        return observation
-    state, sent = observation.state, observation.update.tensors
-    if not all(f"{place}{part}" in sent for part in PARTS):
-        return observation
-    features, code = (_input(sent, f"{place}{part}") for part in ("mean", "out"))
-    mean, spread = (
-        state[f"{place}{part}.weight"].double() @ features + state[f"{place}{part}.bias"].double()
-        for part in ("mean", "spread")
-    )
-    model = copy.deepcopy(observation.model)
-    layer = model.get_submodule(place.removesuffix("."))
-    assert isinstance(layer, RandomLayer)
-    layer.drawn = (code - mean) / F.softplus(spread)
-    rest = tuple(step for step in observation.defense or () if step.kind != "bottleneck")
-    return replace(observation, model=model, defense=rest)
 
 
 @dataclass(frozen=True)
@@ -79,7 +41,7 @@ class Bottleneck(Route):
 
     def obstacle(self, evidence: Evidence) -> str | None:
         """Why this route does not apply, None if it does."""
-        if _bottleneck(evidence.observation) is None:
+        if bottleneck_of(evidence.observation) is None:
             return "the model holds no random bottleneck"
         known = _known(evidence)
         if known is None:
@@ -101,19 +63,16 @@ class Bottleneck(Route):
         if obstacle is not None or known is None:
             return refused(self.name, obstacle or "", started)
         row, label = _Before(known), Evidence(known).label
-        closed = closed_form(row, head_signal(row), generator, progress)
-        inputs = closed.inputs.reshape(1, *known.modality.shape).to(known.like)
+        form = closed_form(row, head_signal(row), generator, progress)
+        Evidence.of(known).once(CLOSED, lambda: form)
+        inputs = form.inputs.reshape(1, *known.modality.shape).to(known.like)
         candidate = Candidate(inputs, torch.tensor([label], device=inputs.device))
-        found = conclude(known, candidate, route=self.name, steps=0, started=started, status="budget")
-        sure = found.outcome.residual is not None and found.outcome.residual <= precision(known)
-        determined = not closed.open and Layerwise().determined(row)
-        if sure and determined:
-            return replace(found, outcome=replace(found.outcome, status="exact"))
-        if not sure:
-            found = better(found, Layerwise().match(known, closed, determined, generator, progress))
-        status = "budget" if not determined and found.outcome.status != "diverged" else found.outcome.status
+        found = conclude(known, candidate, route=self.name, steps=0, started=started, status="exact")
+        if found.outcome.residual is None or found.outcome.residual > precision(known):
+            determined = not form.open and Layerwise().determined(row)
+            found = better(found, Layerwise().match(known, form, determined, generator, progress))
         seconds = time.perf_counter() - started
-        return replace(found, outcome=replace(found.outcome, status=status, route=self.name, seconds=seconds))
+        return replace(found, outcome=replace(found.outcome, route=self.name, seconds=seconds))
 
 
 class _Before(Evidence):
@@ -121,7 +80,7 @@ class _Before(Evidence):
 
     def __init__(self, known: Observation) -> None:
         state, update = known.state, known.update
-        place = _bottleneck(known)
+        place = bottleneck_of(known)
         assert state is not None
         assert place is not None
         stacked = replace(update, tensors={**update.tensors, **_stacked(update.tensors, place)})
@@ -144,30 +103,10 @@ class _Before(Evidence):
 
 def _known(evidence: Evidence) -> Observation | None:
     """The observation with the draw, read once."""
-    known = evidence.once("draw", lambda: with_draw(evidence.observation))
-    place = _bottleneck(known)
+    known = drawn(evidence.observation)
+    place = bottleneck_of(known)
     layer = None if place is None else known.model.get_submodule(place.removesuffix("."))
     return known if isinstance(layer, RandomLayer) and layer.drawn is not None else None
-
-
-def _bottleneck(observation: Observation) -> str | None:
-    """What the names of the bottleneck's parameters begin with; None if there is none, or several."""
-    places = [
-        f"{name}." if name else ""
-        for name, module in observation.model.named_modules()
-        if isinstance(module, RandomLayer) and _parts_of(module)
-    ]
-    return places[0] if len(places) == 1 else None
-
-
-def _parts_of(module: nn.Module) -> bool:
-    return {name for name, _ in module.named_parameters()} == set(PARTS)
-
-
-def _input(sent: Mapping[str, Tensor], layer: str) -> Tensor:
-    """The input of a linear layer from its gradient, an outer product of which the bias's is one factor; float64."""
-    weight, bias = sent[f"{layer}.weight"].double(), sent[f"{layer}.bias"].double()
-    return weight.T @ bias / bias.square().sum().clamp_min(1e-300)
 
 
 def _stacked(tensors: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:

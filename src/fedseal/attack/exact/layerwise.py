@@ -11,74 +11,25 @@ by what the client's floating-point format leaves of them, and the error of each
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedseal.attack.base import better, conclude, precision, refused
+from fedseal.attack.belief import belief
+from fedseal.attack.certificate import CERTAIN
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.joint import FLOORS, belief, joint_equations, solve_jointly
-from fedseal.attack.exact.recursion import ClosedForm, Signal, closed_form, head_signal
+from fedseal.attack.exact.joint import FLOORS, joint_equations, solve_jointly
+from fedseal.attack.exact.rank import closed, invertible, rank_analysis, sent_counts, signal, undetermined
+from fedseal.attack.exact.recursion import ClosedForm
 from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.route import Route
-from fedseal.attack.structure import Activation, Conv, Layer, Linear
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction, Status
-
-INVERTIBLE = ("sigmoid", "tanh", "leaky_relu")
-
-
-class Count(NamedTuple):
-    """One layer of the rank analysis."""
-
-    layer: str
-    equations: int
-    unknowns: int
-
-    @property
-    def determined(self) -> bool:
-        """Whether there are at least as many equations as unknowns."""
-        return self.equations >= self.unknowns
-
-
-def rank_analysis(
-    layers: tuple[Layer, ...], count: int = 1, sent: Mapping[str, int] | None = None
-) -> tuple[Count, ...]:
-    """Equations against unknowns, convolution by convolution, from the input on (R-GAP's count).
-
-    Over a batch of `count`, every example has forward equations of its own; all share the gradient equations, of which
-    a defense may have left only so many as `sent` says by the weight's name.
-    """
-    counts = []
-    for layer in layers:
-        if isinstance(layer, Conv):
-            inputs, outputs = math.prod(layer.in_shape), math.prod(layer.out_shape)
-            weights = layer.out_shape[0] * layer.in_shape[0] // layer.groups * _taps(layer)
-            weights = weights if sent is None else sent.get(layer.weight, weights)
-            name = layer.weight.removesuffix(".weight")
-            counts.append(Count(name, count * outputs + weights, count * inputs))
-    return tuple(counts)
-
-
-def invertible(evidence: Evidence) -> str | None:
-    """Why the layers cannot all be inverted from the head to the input, None if they can."""
-    structure = evidence.structure
-    if structure.obstacle is not None:
-        return structure.obstacle
-    for layer in structure.layers:
-        if isinstance(layer, Activation) and layer.kind not in INVERTIBLE:
-            return f"the activation '{layer.kind}' cannot be inverted: it maps many values to one"
-        if isinstance(layer, Activation) and layer.kind == "leaky_relu" and layer.slope <= 0:
-            return f"a leaky ReLU of slope {layer.slope:g} cannot be inverted"
-    sent = evidence.observation.update.tensors
-    missing = [name for layer in structure.layers for name in _parameters(layer) if name not in sent]
-    return f"the update has no gradient of '{missing[0]}' (frozen)" if missing else None
 
 
 def _unfit_defense(evidence: Evidence) -> str | None:
@@ -94,14 +45,6 @@ def _unfit_defense(evidence: Evidence) -> str | None:
     if mask is not None and not mask.any():
         return "nothing of the head's gradient was sent as it was"
     return None
-
-
-def _parameters(layer: Layer) -> list[str]:
-    return [layer.weight] if isinstance(layer, (Linear, Conv)) else []
-
-
-def _taps(layer: Conv) -> int:
-    return layer.kernel[0] * layer.kernel[1]
 
 
 @dataclass(frozen=True)
@@ -132,7 +75,7 @@ class Layerwise(Route):
 
     def determined(self, evidence: Evidence) -> bool:
         """Whether every layer has at least as many equations as unknowns."""
-        return all(count.determined for count in rank_analysis(evidence.structure.layers, sent=_sent(evidence)))
+        return all(count.determined for count in rank_analysis(evidence.structure.layers, sent=sent_counts(evidence)))
 
     def coordinates(self, evidence: Evidence, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
         """Coordinates `(numel, 1)` in which the closed form's errors are alike; None without a first convolution.
@@ -140,7 +83,7 @@ class Layerwise(Route):
         They are of single precision, which is half the memory to read in every step; a search after an exact result
         needs those of `match`.
         """
-        whiten = _closed(evidence, generator).whiten
+        whiten = closed(evidence, generator).whiten
         return None if whiten is None else lambda unit: whiten(unit.float()).to(unit)
 
     def read(
@@ -154,19 +97,13 @@ class Layerwise(Route):
             return refused(self.name, obstacle, started)
         if evidence.altered:
             return self._read_altered(evidence, generator, progress, started)
-        closed = _closed(evidence, generator, progress)
-        found = self._conclude(evidence, closed.inputs, started)
-        certain = found.outcome.residual is not None and found.outcome.residual <= precision(observation)
-        short = _undetermined(evidence, closed)
-        if certain and not short:
-            return replace(found, outcome=replace(found.outcome, status="exact"))
-        if not certain:
-            found = better(found, self.match(observation, closed, not short, generator, progress))
-        note = f"not determined: {short}; total variation chose among the inputs that agree" if short else ""
-        status = found.outcome.status if not short or found.outcome.status == "diverged" else "budget"
-        outcome = replace(
-            found.outcome, route=self.name, status=status, seconds=time.perf_counter() - started, note=note
-        )
+        form = closed(evidence, generator, progress)
+        short = undetermined(evidence, form)
+        note = f"not determined by layer: {short}; total variation chose among the inputs that agree" if short else ""
+        found = self._conclude(evidence, form.inputs, started)
+        if found.outcome.status not in CERTAIN and not _explains(found, precision(observation)):
+            found = better(found, self.match(observation, form, not short, generator, progress))
+        outcome = replace(found.outcome, route=self.name, seconds=time.perf_counter() - started, note=note)
         return replace(found, outcome=outcome)
 
     def _conclude(self, evidence: Evidence, inputs: Tensor, started: float, steps: int = 0) -> Reconstruction:
@@ -175,7 +112,7 @@ class Layerwise(Route):
             inputs.reshape(1, *observation.modality.shape).to(observation.like),
             torch.tensor([evidence.label], device=observation.like.device),
         )
-        status: Status | None = "budget" if steps == 0 else None
+        status: Status = "exact" if steps == 0 else "budget"
         return conclude(observation, candidate, route=self.name, steps=steps, started=started, status=status)
 
     def _read_altered(
@@ -186,29 +123,27 @@ class Layerwise(Route):
         The update itself says which of the two is nearer: the joint one has seen the prior, the other every digit.
         """
         observation = evidence.observation
-        closed = _closed(evidence, generator, progress) if self.determined(evidence) else None
-        short = _undetermined(evidence, closed)
-        if closed is not None:
-            found = self._conclude(evidence, closed.inputs, started)
-            value = found.outcome.residual
-            if value is not None and value <= precision(observation) and not short:
-                return replace(found, outcome=replace(found.outcome, status="exact"))
-        equations, prior = joint_equations(evidence, _signal(evidence)), belief(observation.modality)
+        form = closed(evidence, generator, progress) if self.determined(evidence) else None
+        short = undetermined(evidence, form)
+        if form is not None:
+            found = self._conclude(evidence, form.inputs, started)
+            if found.outcome.status in CERTAIN or (_explains(found, precision(observation)) and not short):
+                return found
+        equations, prior = joint_equations(evidence, signal(evidence)), belief(observation.modality)
         inputs, steps = solve_jointly(equations, prior, prior.mean, progress=progress), len(FLOORS)
-        if closed is not None and equations.energy(closed.inputs.flatten()) < equations.energy(inputs):
-            inputs = solve_jointly(equations, prior, closed.inputs.flatten(), floors=FLOORS[-1:], progress=progress)
+        if form is not None and equations.energy(form.inputs.flatten()) < equations.energy(inputs):
+            inputs = solve_jointly(equations, prior, form.inputs.flatten(), floors=FLOORS[-1:], progress=progress)
         shaped = observation.modality.project(inputs.reshape(1, *observation.modality.shape))
         found = self._conclude(evidence, shaped, started, steps)
         if not short:
             return found
-        status: Status = "diverged" if found.outcome.status == "diverged" else "budget"
-        note = f"not determined: {short}; a prior chose among the inputs that agree"
-        return replace(found, outcome=replace(found.outcome, status=status, note=note))
+        note = f"not determined by layer: {short}; a prior chose among the inputs that agree"
+        return replace(found, outcome=replace(found.outcome, note=note))
 
     def match(
         self,
         observation: Observation,
-        closed: ClosedForm,
+        form: ClosedForm,
         determined: bool,
         generator: torch.Generator,
         progress: ProgressCallback | None,
@@ -218,7 +153,7 @@ class Layerwise(Route):
 
         Where the layers do not determine the picture, total variation decides first and is then relaxed in stages.
         """
-        start = observation.modality.project(closed.inputs.reshape(1, *observation.modality.shape))
+        start = observation.modality.project(form.inputs.reshape(1, *observation.modality.shape))
         stages = (0.0,) if determined else (1e-3, 1e-4, 1e-5)
         for weight in stages:
             attack = GradientMatching(
@@ -230,7 +165,7 @@ class Layerwise(Route):
                 steps=self.matching_steps // len(stages),
                 dtype=torch.float32 if observation.like.device.type == "mps" else torch.float64,
                 start=start,
-                coordinates=closed.whiten,
+                coordinates=form.whiten,
                 target=(0.1 * precision(observation)) ** 2,
                 stall=1e-2,
             )
@@ -241,25 +176,6 @@ class Layerwise(Route):
         return found
 
 
-def _signal(evidence: Evidence) -> Signal:
-    return evidence.once("head", lambda: head_signal(evidence))
-
-
-def _closed(evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None = None) -> ClosedForm:
-    return evidence.once("closed form", lambda: closed_form(evidence, _signal(evidence), generator, progress))
-
-
-def _sent(evidence: Evidence) -> dict[str, int] | None:
-    """How many entries of each tensor carry a value; None where all do."""
-    masks = {name: evidence.release.sent(name) for name in evidence.observation.update.tensors}
-    return {name: int(mask.sum()) for name, mask in masks.items() if mask is not None} or None
-
-
-def _undetermined(evidence: Evidence, closed: ClosedForm | None) -> str:
-    """Why the equations leave the input open, empty if they do not."""
-    short = [count for count in rank_analysis(evidence.structure.layers, sent=_sent(evidence)) if not count.determined]
-    if short:
-        return f"layer '{short[0].layer}' alone has {short[0].equations} equations for {short[0].unknowns} unknowns"
-    if closed is None or not closed.open:
-        return ""
-    return f"the equations leave {closed.open} of {closed.inputs.numel()} input values open"
+def _explains(found: Reconstruction, tolerance: float) -> bool:
+    """Whether the replay agrees, so that no search can come nearer."""
+    return found.outcome.residual is not None and found.outcome.residual <= tolerance

@@ -8,17 +8,18 @@ by d_i.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import precision, refused, residual
+from fedseal.attack.base import refused
+from fedseal.attack.belief import belief, settled
+from fedseal.attack.certificate import certify
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.joint import belief, settled
 from fedseal.attack.route import Route
-from fedseal.types import Candidate, Outcome, ProgressCallback, Reconstruction
+from fedseal.types import Outcome, ProgressCallback, Reconstruction
 
 FITS = 3.0  # standard errors per equation up to which a single outer product explains a gradient
 
@@ -38,10 +39,10 @@ class LinearFirstLayer(Route):
             return "the first layer has no bias, so its gradient gives the input only up to a factor"
         if not bool(evidence.observation.update.tensors[layer.bias].any()):
             return "the gradient of the first layer's bias is zero: no neuron of that layer was active"
+        if evidence.batch_size not in (1, None):
+            return f"it reads one example, and the update is of {evidence.batch_size}"
         if evidence.release.of_kind("sign", "unknown_noise"):
             return "signs alone, or noise of untold strength, leave no outer product to fit"
-        if evidence.altered and evidence.batch_size not in (1, None):
-            return f"the update is of {evidence.batch_size} examples, and noise or gaps may hide that"
         if evidence.altered:
             misfit = _weighted_rank_one(evidence).misfit
             if misfit > FITS:
@@ -59,7 +60,7 @@ class LinearFirstLayer(Route):
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        """Closed form; draws nothing. The certificate is the replay, or the outer product itself without weights."""
+        """Closed form; draws nothing."""
         started = time.perf_counter()
         observation = evidence.observation
         obstacle = self.obstacle(evidence)
@@ -67,29 +68,19 @@ class LinearFirstLayer(Route):
             return refused(self.name, obstacle, started)
         if evidence.altered:
             fit = _weighted_rank_one(evidence)
-            row, ratio, determined = _with_prior(evidence, fit), fit.ratio, fit.determined
+            row, ratio = _with_prior(evidence, fit), fit.ratio
         else:
-            (row, ratio), determined = _rank_one(evidence), True
+            row, ratio = _rank_one(evidence)
         inputs = row.reshape(1, *observation.modality.shape).to(observation.like.dtype)
         labels = None if evidence.label is None else torch.tensor([evidence.label], device=inputs.device)
-        value = None if labels is None else residual(observation, Candidate(inputs, labels))
-        certain = determined and (ratio if value is None else value) <= precision(observation)
-        if value is None:
-            proof = "certified by the layer's own equations: its gradient is an outer product; the weights are withheld"
-            note = proof if certain else "the weights are withheld, so that nothing can be replayed"
-        else:
-            note = "" if certain else "the replayed update differs: the layer's input is right, the label may not be"
-            if evidence.altered and not certain:
-                note = "as near as the known defense lets the layer's equations come"
-        outcome = Outcome(
-            status="exact" if certain else "budget",
-            route=self.name,
-            residual=ratio if value is None else value,
-            steps=0,
-            seconds=time.perf_counter() - started,
-            note=note,
-        )
-        return Reconstruction(inputs, labels, outcome)
+        note = "as near as the known defense lets the layer's equations come" if evidence.altered else ""
+        if evidence.batch_size is None:
+            note = "one outer product: one example, or several whose gradients are parallel"
+        found = Reconstruction(inputs, labels, Outcome("exact", self.name, ratio, 0, 0.0, note))
+        found = certify(observation, found)
+        if found.outcome.residual is None:  # several rounds, or no bias: the outer product's own misfit
+            found = replace(found, outcome=replace(found.outcome, residual=ratio))
+        return replace(found, outcome=replace(found.outcome, seconds=time.perf_counter() - started))
 
 
 def _rank_one(evidence: Evidence) -> tuple[Tensor, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from fedseal.attack.exact.equations import conv_equations, solve
 from fedseal.attack.exact.noisy import Head, read_head, through_squashing
 from fedseal.attack.exact.separation import Separated
 from fedseal.attack.features import Side
+from fedseal.attack.preprocessing import bounds
 from fedseal.attack.structure import Activation, Conv, Layer, Linear, Reshape
 from fedseal.types import Progress, ProgressCallback
 
@@ -43,10 +45,12 @@ class Signal(NamedTuple):
 class ClosedForm(NamedTuple):
     """The recursion's result: inputs `(N, *shape)` in float64, and coordinates in which their errors are alike.
 
-    `open` counts the input values that no equation reaches: their error is as wide as what was known before.
+    `error` are the standard errors of the inputs, like them, that rounding alone leaves. `open` counts the input values
+    that no equation reaches: their error is as wide as what was known before.
     """
 
     inputs: Tensor
+    error: Tensor
     open: int
     whiten: Callable[[Tensor], Tensor] | None
 
@@ -65,7 +69,37 @@ def closed_form(
             signal = _back(evidence, layers, index, layer, signal)
         if progress is not None:
             progress(Progress("layerwise", len(layers) - 1 - index, len(layers), math.nan, None))
-    return ClosedForm(signal.value, unreached, whiten if isinstance(layers[0], Conv) else None)
+    return _at_the_input(evidence, signal, unreached, whiten if isinstance(layers[0], Conv) else None)
+
+
+def _at_the_input(
+    evidence: Evidence, signal: Signal, unreached: int, whiten: Callable[[Tensor], Tensor] | None
+) -> ClosedForm:
+    """From what the first layer takes in to the model's input."""
+    undone, before = evidence.undo(signal.value), evidence.preprocessing
+    if before is None:
+        return ClosedForm(signal.value, signal.value_error, unreached, whiten)
+    unreached += int((~undone.known).sum())
+    count, numel = len(signal.value), undone.inputs[0].numel()
+    place, factor = before.kept.places(numel)
+    error = signal.value_error.flatten(1)[:, place] * factor
+    back = None if whiten is None else _moved(whiten, place, factor, count)
+    return ClosedForm(undone.inputs.to(signal.value), error.reshape(undone.inputs.shape), unreached, back)
+
+
+def _moved(whiten: Callable[[Tensor], Tensor], place: Tensor, factor: Tensor, count: int) -> Callable[[Tensor], Tensor]:
+    """Coordinates of the model's input from those of what the first layer takes in."""
+
+    @lru_cache(maxsize=1)
+    def there(device: torch.device, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        return place.to(device), factor.to(device, kind)[:, None]
+
+    def back(unit: Tensor) -> Tensor:
+        moved = whiten(unit)
+        where, scale = there(moved.device, moved.dtype)
+        return (moved.reshape(count, -1, moved.shape[-1])[:, where] * scale).flatten(0, 1)
+
+    return back
 
 
 class Reached(NamedTuple):
@@ -89,6 +123,8 @@ def reach(evidence: Evidence, separated: Separated, generator: torch.Generator) 
     for index in range(separated.site.place - 1, -1, -1):
         layer = tail[index]
         before = tail[index - 1] if index else None
+        if isinstance(layer, (Linear, Conv)) and layer.weight not in evidence.observation.update.tensors:
+            break
         if isinstance(layer, Activation) and layer.kind == "relu":
             open_ = signal.value > 4 * signal.value_error
             if not isinstance(before, Linear) or len(signal.value) > before.out_shape[0]:
@@ -110,7 +146,7 @@ def reach(evidence: Evidence, separated: Separated, generator: torch.Generator) 
             reached = Reached(layer.weight, "input", signal.value, signal.value_error)
         else:
             count, outputs = len(signal.value), math.prod(layer.out_shape)
-            taps = layer.out_shape[0] * layer.in_shape[0] // layer.groups * layer.kernel[0] * layer.kernel[1]
+            taps = layer.out_shape[0] * layer.in_shape[0] // layer.groups * math.prod(layer.kernel)
             if not before and evidence.structure.obstacle is not None:
                 break  # what stands before is not the model's input
             if count * outputs + taps < count * math.prod(layer.in_shape):
@@ -370,14 +406,16 @@ def _through_conv(
 ) -> tuple[Signal, Callable[[Tensor], Tensor], int]:
     """From behind a convolution to before it, with whitened coordinates and the number of values left open."""
     weight = _weight(evidence, layer.weight)
-    bias = _weight(evidence, layer.bias).reshape(-1, 1, 1)
+    bias = _weight(evidence, layer.bias).reshape(-1, *[1] * len(layer.kernel))
     output = signal.value - bias
     output_error = signal.value_error + evidence.eps * (signal.value.abs() + bias.abs() + 1e-30)
     mean, spread = _prior(evidence, layers, index, layer, weight, output)
-    rows = signal.delta_error.square().sum((0, 2, 3)).sqrt() * float((mean.square().mean() + spread**2).sqrt())
+    rows = signal.delta_error.square().transpose(0, 1).flatten(1).sum(1).sqrt() * float(
+        (mean.square().mean() + spread**2).sqrt()
+    )
     errors = evidence.error(layer.weight).cpu() if evidence.altered else evidence.noise(layer.weight).cpu()
-    if errors.ndim > 1 and bool((errors == errors[:, :1, :1, :1]).all()):
-        errors = errors[:, 0, 0, 0]
+    if errors.ndim > 1 and bool((errors.flatten(1) == errors.flatten(1)[:, :1]).all()):
+        errors = errors.flatten(1)[:, 0]
     equations = conv_equations(
         layer,
         weight,
@@ -402,13 +440,15 @@ def _transposed(layer: Conv, size: torch.Size) -> Callable[[Tensor, Tensor], Ten
     extra = [
         layer.in_shape[1 + k]
         - ((size[k] - 1) * layer.stride[k] - 2 * layer.padding[k] + layer.dilation[k] * (layer.kernel[k] - 1) + 1)
-        for k in (0, 1)
+        for k in range(len(size))
     ]
+    transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(size) - 1]
 
     def back(delta: Tensor, weight: Tensor) -> Tensor:
-        return F.conv_transpose2d(
+        found: Tensor = transposed(
             delta, weight, None, layer.stride, layer.padding, tuple(extra), layer.groups, layer.dilation
         )
+        return found
 
     return back
 
@@ -416,7 +456,7 @@ def _transposed(layer: Conv, size: torch.Size) -> Callable[[Tensor, Tensor], Ten
 def _prior(
     evidence: Evidence, layers: tuple[Layer, ...], index: int, layer: Conv, weight: Tensor, output: Tensor
 ) -> tuple[Tensor, float]:
-    """Mean `(C, H, W)` and spread of a layer's input that its activation or the modality allows."""
+    """Mean `(C, *sides)` and spread of a layer's input that its activation or the modality allows."""
     shape = torch.zeros(layer.in_shape, dtype=torch.float64)
     before = [earlier for earlier in layers[:index] if not isinstance(earlier, Reshape)]
     if not before:
@@ -431,10 +471,13 @@ def _prior(
 
 
 def _box(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """The smallest and largest input."""
-    modality = evidence.observation.modality
-    wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
-    return modality.project(-wide)[0], modality.project(wide)[0]
+    """The smallest and largest values that the first layer takes in, flat."""
+    low, high = bounds(evidence.observation.modality)
+    before = evidence.preprocessing
+    if before is None:
+        return low, high
+    ends = before.kept(torch.stack([low, high]))
+    return ends.amin(0), ends.amax(0)
 
 
 def _range_of(layers: tuple[Layer, ...], index: int) -> tuple[float, float] | None:

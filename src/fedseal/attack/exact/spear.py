@@ -6,19 +6,21 @@ SPEAR (Dimitrov, Baader, Müller and Vechev, NeurIPS 2024, arXiv:2403.03945).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedseal.attack.base import better, precision, refused, residual
+from fedseal.attack.base import better, refused
+from fedseal.attack.certificate import CERTAIN, certify
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
+from fedseal.attack.replay import CAP
 from fedseal.attack.route import Route
 from fedseal.attack.structure import Activation, Reshape
 from fedseal.client import forward, train
-from fedseal.types import Candidate, LocalTraining, Outcome, ProgressCallback, Reconstruction
+from fedseal.types import LocalTraining, Outcome, ProgressCallback, Reconstruction
 
 __all__ = ["Diagnostics", "Disaggregated", "Spear", "disaggregate"]
 
@@ -63,7 +65,7 @@ class Spear(Route):
         started = time.perf_counter()
         observation, reason = evidence.observation, _unfit(evidence)
         best: Reconstruction | None = None
-        while reason is None and (best is None or best.outcome.status != "exact"):
+        while reason is None and (best is None or best.outcome.status not in CERTAIN):
             layer = evidence.first_linear
             assert layer is not None
             assert layer.bias is not None
@@ -94,28 +96,23 @@ class Spear(Route):
         observation, diagnostics = evidence.observation, found.diagnostics
         like = observation.like
         inputs = found.inputs.reshape(-1, *observation.modality.shape).to(like)
-        labels, value = None, diagnostics.residual
-        note = "certified by the layer's own equations: every example's zeros are borne out; the weights are withheld"
+        labels, note = None, ""
         if observation.state is not None and observation.training is not None:
             labels = labels_by_signal(evidence, inputs, found.deltas)
-            value = None if labels is None else residual(observation, Candidate(inputs, labels))
-            note = "" if value is not None else "the inputs are right if the layer's zeros are; no labels fit them"
+            if labels is None:
+                note = "the inputs are right if the layer's zeros are; no labels fit them"
         elif diagnostics.candidates > diagnostics.rank:
-            value = None
             note = f"{diagnostics.candidates} directions are borne out for {diagnostics.rank} examples; without the "
             note += "weights nothing tells which of them are examples"
-        certain = value is not None and value <= precision(observation)
-        if value is not None and labels is not None and not certain:
+        bare = Reconstruction(inputs, labels, Outcome("exact", self.name, diagnostics.residual, 0, 0.0, note))
+        if note and labels is None:
+            ended = replace(bare, outcome=replace(bare.outcome, status="budget", residual=None))
+        else:
+            ended = certify(observation, bare)
+        if labels is not None and not bool(ended.certain.all()) and (ended.outcome.residual or 0.0) > CAP:
             note = f"the replayed update differs: of {diagnostics.rank} directions at least one may be false"
-        outcome = Outcome(
-            status="exact" if certain else "budget",
-            route=self.name,
-            residual=value,
-            steps=0,
-            seconds=time.perf_counter() - started,
-            note=note,
-        )
-        return Reconstruction(inputs, labels, outcome)
+        outcome = replace(ended.outcome, seconds=time.perf_counter() - started, note=note)
+        return replace(ended, outcome=outcome)
 
 
 def _unfit(evidence: Evidence) -> str | None:

@@ -1,0 +1,150 @@
+"""The replay: the update that a reconstruction gives by the client's own arithmetic, and how near that must come.
+
+Nothing here knows the truth; everything is a function of the observation and of what an attack found.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.release import Release
+from fedseal.client import train
+from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
+
+CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
+ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
+
+
+def distance(observed: Tensors, replayed: Tensors) -> float:
+    """Relative Euclidean distance of two updates, computed in float64."""
+    difference = sum(float((observed[n].double() - replayed[n].detach().double()).square().sum()) for n in observed)
+    norm = sum(float(tensor.double().square().sum()) for tensor in observed.values())
+    return float((difference / norm) ** 0.5)
+
+
+def precision(observation: Observation) -> float:
+    """A residual that rounding alone leaves, with room for another order of sums, before anything was replayed.
+
+    A hundred units in the last place of the update's dtype, at most 1e-3: 1.2e-5 for float32. Searches aim below it;
+    what a certificate asks is `arithmetic`, measured at the reconstruction.
+    """
+    return min(CAP, 100 * torch.finfo(observation.like.dtype).eps)
+
+
+def rounding(observation: Observation) -> float:
+    """The residual that a known rounding of the update to a coarser format leaves; 0 without one."""
+    release = Release(observation)
+    if release.family != "interval" or release.of_kind("levels"):
+        return 0.0
+    tensors = observation.update.tensors
+    error = sum(float(release.spread(name).square().expand(t.shape).sum()) for name, t in tensors.items())
+    norm = sum(float(tensor.double().square().sum()) for tensor in tensors.values())
+    return 1.5 * math.sqrt(error / max(norm, 1e-300))
+
+
+def agreement(observation: Observation) -> float:
+    """The residual up to which a search counts as at its end: `precision`, or what a coarser format leaves."""
+    return max(precision(observation), rounding(observation))
+
+
+def replay(observation: Observation, round: Round, candidate: Candidate, training: LocalTraining) -> dict[str, Tensor]:
+    """The update that the client would have sent for this candidate, by the client's own arithmetic.
+
+    A client that shuffles keeps its order to itself: the candidate's own order stands in for it.
+    """
+    assert round.state is not None
+    labels = candidate.labels
+    if labels.is_floating_point():
+        labels = labels.to(candidate.inputs.dtype)
+    return train(observation.model, round.state, candidate.inputs, labels, training).tensors
+
+
+def replayable(observation: Observation) -> LocalTraining | None:
+    """The local training, where somebody without the truth can run it again; None where that is withheld or lost."""
+    training = observation.training
+    if observation.state is None or training is None or not training.fresh_optimizer:
+        return None
+    return training
+
+
+def residual(observation: Observation, candidate: Candidate) -> float | None:
+    """Relative distance between observed and replayed updates, the largest over the rounds.
+
+    What a known defense does without chance, such as clipping, is done to the replay; of a known mask only the entries
+    that were sent are compared.
+
+    Args:
+        candidate: inputs `(N, ...)` in any float dtype; replayed in the update's own.
+
+    Returns:
+        None where nobody without the truth can replay: the weights or the local training are withheld, or the
+        client's optimizer went on with a state that was not sent. NaN where the replay is not finite.
+    """
+    training = replayable(observation)
+    if training is None:
+        return None
+    return largest(
+        distance(round.update.tensors, _imitated(observation, number, candidate, training))
+        for number, round in enumerate(observation.rounds)
+    )
+
+
+def largest(values: object) -> float:
+    """The largest of some numbers, NaN if one of them is; `max` alone passes over a NaN that is not first."""
+    numbers = [float(value) for value in values]  # type: ignore[attr-defined]
+    return math.nan if any(math.isnan(number) for number in numbers) else max(numbers)
+
+
+def arithmetic(observation: Observation, candidate: Candidate) -> float:
+    """The residual that the client's own arithmetic leaves at this candidate, with room for another order of sums.
+
+    Inputs and weights are moved by one unit in the last place, up and down, and the client's training is run again:
+    what that changes is what another machine, or another order of sums, may change.
+    """
+    training = replayable(observation)
+    assert training is not None
+    eps = torch.finfo(observation.like.dtype).eps
+    still = [_imitated(observation, k, candidate, training) for k in range(len(observation.rounds))]
+    moved = []
+    for sign in (1.0, -1.0):
+        inputs = candidate.inputs
+        near = Candidate(_nudged(inputs, sign * eps) if inputs.is_floating_point() else inputs, candidate.labels)
+        for number, before in enumerate(still):
+            state = observation.rounds[number].state
+            assert state is not None
+            other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
+            moved.append(distance(before, _imitated(observation, number, near, training, other)))
+    finite = [value for value in moved if math.isfinite(value)]
+    return ROOM * max([*finite, eps])
+
+
+def _nudged(tensor: Tensor, eps: float) -> Tensor:
+    """Every other entry a unit in the last place larger, the others smaller, in an order without a pattern."""
+    places = torch.arange(tensor.numel(), device=tensor.device)
+    signs = 1.0 - 2.0 * ((places * 0x9E3779B1 >> 7) & 1)
+    return tensor * (1 + eps * signs).to(tensor.dtype).view(tensor.shape)
+
+
+def _imitated(
+    observation: Observation, number: int, candidate: Candidate, training: LocalTraining, state: Tensors | None = None
+) -> dict[str, Tensor]:
+    """The replay of one round, with what a known defense does to it without chance."""
+    round = observation.rounds[number]
+    if state is not None:
+        round = Round(state, round.update)
+    inputs = in_dtype(candidate.inputs.detach(), observation)
+    finite = Candidate(observation.modality.forward(inputs), candidate.labels.detach())
+    return Release(observation, number).imitate(replay(observation, round, finite, training))
+
+
+def in_dtype(inputs: Tensor, observation: Observation) -> Tensor:
+    """Inputs in the update's dtype; token ids stay whole numbers."""
+    return inputs.to(observation.like.dtype) if inputs.is_floating_point() else inputs
+
+
+def order_is_secret(training: LocalTraining, count: int) -> bool:
+    """Whether the client took `count` examples in an order of its own on which the update depends."""
+    return training.shuffle and training.batch_size is not None and training.batch_size < count

@@ -1,0 +1,415 @@
+"""How much of an update hangs on each example: what a visible change of one example moves at least.
+
+A replay that agrees proves that the data *explains* the update. Whether the update *determines* the data is another
+fact: for each example, the smallest relative change of the update that a change of this example by `VISIBLE` (root
+mean square) causes, whatever the other examples do meanwhile. It is worked out from the Jacobian of the update at the
+reconstruction, in the cheapest way that is a proof to first order:
+
+- for a fully connected first layer its algebra: its gradient is a sum of outer products, so that all other directions
+  than mixtures of the examples show in it at once (`first_layer`);
+- for layers in a row that were inverted, the error bars of the closed form;
+- the Jacobian itself, where it is small and these bounds from below do not settle it;
+- elsewhere Lanczos steps on J^T J. They bound the smallest singular value from above only: where the bound still
+  falls at the end, nothing is said to be determined.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.rank import CLOSED, closed, invertible, rank_analysis, sent_counts
+from fedseal.attack.exact.recursion import ClosedForm
+from fedseal.attack.replay import distance, replay, replayable
+from fedseal.attack.structure import Activation, Reshape
+from fedseal.client import train, twice_differentiable
+from fedseal.modality.text import Text
+from fedseal.types import Candidate, LocalTraining, Round, Tensors
+
+MARGIN = 2.0  # times the tolerance by which another example must differ
+VISIBLE = 1e-2  # root mean square of a change that can be seen
+COLUMNS = 1024  # input values up to which the whole Jacobian is worked out
+ENTRIES = 3e7  # of that Jacobian
+CHUNK = 128  # directions at a time
+STEPS = 6  # Lanczos steps at least: a step costs three gradients
+SHARE = 8  # steps of a search for one Lanczos step more
+SETTLED = 0.9  # share of the step before above which a Lanczos bound no longer falls
+FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
+TRIALS = 16  # replays with another token or order, for all sentences together
+ZERO = 1e-4  # of an example's largest delta below which a unit counts as off
+
+
+class Sensitivity(NamedTuple):
+    """Of each example, `(N,)` relative changes of the update; and how they were worked out."""
+
+    values: tuple[float, ...]
+    how: str
+
+
+def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, steps: int = 0) -> Sensitivity:
+    """What a change of each example by `VISIBLE` changes in the update, at least.
+
+    Args:
+        evidence: of an observation that can be replayed.
+        candidate: inputs `(N, ...)` of floating point and labels, which explain the update.
+        tolerance: the relative change of the update that nobody sees.
+        steps: of the search that found the candidate: a longer one is worth a longer look.
+    """
+    count, size = len(candidate.inputs), candidate.inputs[0].numel()
+    best = Sensitivity((0.0,) * count, "")
+    for how, bound in (
+        ("the first layer's gradient", lambda: first_layer(evidence, candidate.inputs)),
+        ("the error bars of the closed form", lambda: _error_bars(evidence, candidate)),
+    ):
+        values = bound()
+        if values is not None:
+            best = _larger(best, Sensitivity(values, how))
+            if min(values) > MARGIN * tolerance:
+                return best
+    entries = sum(tensor.numel() for tensor in evidence.observation.update.tensors.values())
+    if count * size <= COLUMNS and count * size * entries * len(evidence.observation.rounds) <= ENTRIES:
+        return Sensitivity(_dense(evidence, candidate, tolerance), "the whole Jacobian")
+    return _larger(best, _lanczos(evidence, candidate, max(STEPS, steps // SHARE)))
+
+
+def _larger(one: Sensitivity, other: Sensitivity) -> Sensitivity:
+    """For each example the better of two bounds from below."""
+    values = tuple(max(pair) for pair in zip(one.values, other.values, strict=True))
+    return Sensitivity(values, ", ".join(filter(None, [one.how, other.how])))
+
+
+class _Map:
+    """The update as a function of the inputs and of targets that are real numbers, differentiable at a candidate.
+
+    Jacobian products come from the backward pass alone, run twice, so that every model that can be matched has them.
+    """
+
+    def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype) -> None:
+        observation, training = evidence.observation, replayable(evidence.observation)
+        assert training is not None
+        self.inputs = candidate.inputs.detach().to(dtype).requires_grad_()
+        free = candidate.labels.is_floating_point() and real_targets(evidence)
+        labels = candidate.labels.detach()
+        self.targets = labels.to(dtype).requires_grad_() if free else None
+        fed, labels = observation.modality.forward(self.inputs), labels if self.targets is None else self.targets
+        if labels.is_floating_point():
+            labels = labels.to(dtype)
+        with twice_differentiable():
+            self.update = torch.cat(
+                [
+                    part
+                    for number, round in enumerate(observation.rounds)
+                    for part in _flat(evidence, number, round, fed, labels, training, dtype)
+                ]
+            )
+        self.leaves = [self.inputs] if self.targets is None else [self.inputs, self.targets]
+        self.probe = torch.zeros_like(self.update, requires_grad=True)
+        pulled = torch.autograd.grad(
+            self.update, self.leaves, self.probe, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        self.pulled = torch.cat([part.flatten() for part in pulled])
+        self.norm = float(self.update.detach().norm())
+
+    @property
+    def columns(self) -> int:
+        """Input values and real targets."""
+        return len(self.pulled)
+
+    def push(self, directions: Tensor) -> Tensor:
+        """J v for each row v of `(k, columns)`: `(k, entries)`."""
+        if not self.pulled.requires_grad:
+            return self.update.new_zeros(len(directions), len(self.update))
+        try:
+            with twice_differentiable():
+                (moved,) = torch.autograd.grad(
+                    self.pulled,
+                    [self.probe],
+                    directions,
+                    retain_graph=True,
+                    is_grads_batched=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+        except RuntimeError:  # an operator without a batching rule
+            moved = torch.stack([self._push_one(direction) for direction in directions])
+        return moved.detach()
+
+    def _push_one(self, direction: Tensor) -> Tensor:
+        with twice_differentiable():
+            (moved,) = torch.autograd.grad(
+                self.pulled, [self.probe], direction, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        return moved
+
+    def pull(self, change: Tensor) -> Tensor:
+        """J^T w `(columns,)` for a change of the update."""
+        with twice_differentiable():
+            parts = torch.autograd.grad(
+                self.update, self.leaves, change, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        return torch.cat([part.flatten() for part in parts]).detach()
+
+
+def _flat(
+    evidence: Evidence,
+    number: int,
+    round: Round,
+    inputs: Tensor,
+    labels: Tensor,
+    training: LocalTraining,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    """One round's update, entry by entry, of what was sent."""
+    assert round.state is not None
+    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in round.state.items()}
+    made: Tensors = train(evidence.observation.model, state, inputs, labels, training, differentiable=True).tensors
+    release = evidence.release if number == 0 else type(evidence.release)(evidence.observation, number)
+    for name in round.update.tensors:
+        sent = release.sent(name)
+        yield (made[name] if sent is None else made[name] * sent).flatten()
+
+
+def real_targets(evidence: Evidence) -> bool:
+    """Whether targets are real numbers, which may move as the inputs may; class indices and findings do not."""
+    return False
+
+
+def _dense(evidence: Evidence, candidate: Candidate, tolerance: float) -> tuple[float, ...]:
+    """From the whole Jacobian: for each example the smallest singular value of its columns, others moving along."""
+    jacobian, norm = _jacobian(evidence, candidate)
+    count, values = len(candidate.inputs), candidate.inputs[0].numel()
+    if evidence.release.only_direction:  # clipped to a length that says nothing
+        way = torch.nn.functional.normalize(
+            torch.cat([t.double().flatten() for t in evidence.observation.update.tensors.values()]), dim=0
+        ).to(jacobian)
+        if len(way) == jacobian.shape[1]:
+            jacobian = jacobian - torch.outer(jacobian @ way, way)
+    triangle = torch.linalg.qr(jacobian.T, mode="r")[1] if jacobian.shape[1] > len(jacobian) else jacobian.T
+    blocks = [torch.arange(k * values, (k + 1) * values) for k in range(count)]
+    found = []
+    for block in blocks:
+        others = torch.ones(len(jacobian), dtype=torch.bool)
+        others[block] = False
+        found.append(_least(triangle[:, block], triangle[:, others], tolerance * norm))
+    size = VISIBLE * math.sqrt(values) / max(norm, 1e-300)
+    return tuple(size * value for value in found)
+
+
+def _least(own: Tensor, others: Tensor, unseen: float) -> float:
+    """The smallest length of `own v + others w` over unit v and whatever w, which costs `unseen` at `FREE`."""
+    if own.shape[0] < own.shape[1]:
+        return 0.0
+    if others.shape[1]:
+        cost = max(unseen, 1e-300) / (FREE * math.sqrt(others.shape[1]))
+        tall = torch.cat([others, cost * torch.eye(others.shape[1], dtype=others.dtype, device=others.device)])
+        basis = torch.linalg.qr(tall)[0]
+        own = torch.cat([own, own.new_zeros(others.shape[1], own.shape[1])])
+        own = own - basis @ (basis.T @ own)
+    return float(torch.linalg.svdvals(own)[-1])
+
+
+def _jacobian(evidence: Evidence, candidate: Candidate) -> tuple[Tensor, float]:
+    """The transposed Jacobian `(columns, entries)` in float64, and the length of the update."""
+    best = torch.float64 if evidence.observation.like.device.type != "mps" else torch.float32
+    try:
+        there = _Map(evidence, candidate, best)
+    except RuntimeError:  # a model that insists on its own dtype
+        there = _Map(evidence, candidate, evidence.observation.like.dtype)
+    parts = [there.push(part) for part in torch.split(torch.eye(there.columns).to(there.inputs), CHUNK)]
+    return torch.cat(parts).double(), there.norm
+
+
+def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
+    """The same from the gradient of a fully connected first layer; None where that does not settle it.
+
+    Its gradient by weight and bias is D^T X with the inputs X `(N, inputs + 1)`, a one at the end of each, and the
+    gradients by its outputs D `(N, outputs)`. A change of an example that is no mixture of the examples shows in it at
+    once, by as much as this example's D stands out of the span of the others'. A mixture X + M X may be undone by
+    D - M^T D, but not where a ReLU shut units off: these zeros stay, so that M vanishes if the others' deltas are
+    independent there; and the column of ones makes the rows of M sum to zero.
+    """
+    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
+    if layer is None or layer.weight not in tensors or layer.bias is None or layer.bias not in tensors:
+        return None
+    gradient = torch.cat([tensors[layer.weight], tensors[layer.bias][:, None]], 1).double().cpu()
+    rows = evidence.first_rows(inputs).double().cpu()
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    norm = math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
+    size = VISIBLE * math.sqrt(inputs[0].numel()) / norm
+    if len(rows) == 1:
+        deltas = gradient[:, -1]
+        sent = evidence.release.sent(layer.weight)
+        if sent is not None:
+            seen = (deltas.square()[:, None] * sent.cpu()).sum(0).sqrt().min()
+            return (size * float(seen),)
+        return (size * float(deltas.norm()),)
+    if evidence.altered or len(rows) > len(deltas_of(gradient, rows)[0]):
+        return None
+    deltas = deltas_of(gradient, rows)
+    apart = _apart(deltas)
+    spread = _apart(rows)
+    found = [size * value for value in apart]
+    if not _relu_follows(evidence):
+        return None
+    for one in range(len(rows)):
+        off = deltas[one].abs() <= ZERO * deltas[one].abs().max()
+        others = torch.cat([deltas[:one], deltas[one + 1 :]])[:, off]
+        least = float(torch.linalg.svdvals(others)[-1]) if int(off.sum()) >= len(others) + 2 else 0.0
+        for other in range(len(rows)):
+            if other != one:  # example `other` moves towards example `one`
+                far = float((rows[one] - rows[other]).norm())
+                moved = size * least * spread[one] / max(far, 1e-300)
+                found[other] = min(found[other], moved)
+    return tuple(found)
+
+
+def deltas_of(gradient: Tensor, rows: Tensor) -> Tensor:
+    """The gradients by the layer's outputs `(N, outputs)` that make `gradient` of these rows, by least squares."""
+    deltas: Tensor = torch.linalg.pinv(rows).T @ gradient.T
+    return deltas
+
+
+def _apart(rows: Tensor) -> list[float]:
+    """How far each row stands out of the span of the others."""
+    found = []
+    for one in range(len(rows)):
+        others = torch.cat([rows[:one], rows[one + 1 :]])
+        _, values, right = torch.linalg.svd(others, full_matrices=False)
+        basis = right[values > 1e-12 * values.max().clamp_min(1e-300)]
+        found.append(float((rows[one] - basis.T @ (basis @ rows[one])).norm()))
+    return found
+
+
+def _relu_follows(evidence: Evidence) -> bool:
+    layers = evidence.structure.layers
+    after = layers[layers.index(evidence.first_linear) + 1 :] if evidence.first_linear in layers else ()
+    following = next((later for later in after if not isinstance(later, Reshape)), None)
+    return isinstance(following, Activation) and following.kind == "relu"
+
+
+def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] | None:
+    """From the closed form of layers in a row: how far its equations, true to rounding, leave each value open.
+
+    Only a route knows how to invert a batch; of one example it is done here, where no route did.
+    """
+    form = evidence.kept(CLOSED, ClosedForm)
+    if form is None:
+        one = len(candidate.inputs) == 1 and evidence.batch_size == 1 and evidence.gradient_scale is not None
+        if not one or evidence.label is None or invertible(evidence) is not None or evidence.altered:
+            return None
+        counts = rank_analysis(evidence.structure.layers, sent=sent_counts(evidence))
+        if not counts or not all(count.determined for count in counts):
+            return None
+        form = closed(evidence, torch.Generator().manual_seed(0))
+    if form.open or len(form.inputs) != len(candidate.inputs):
+        return None
+    size = form.error.flatten(1).square().mean(1).sqrt()  # no direction is worse than all of them together
+    return tuple(evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist())
+
+
+def _lanczos(evidence: Evidence, candidate: Candidate, steps: int) -> Sensitivity:
+    """A bound from above by Lanczos steps on J^T J; zero where it still falls at the end."""
+    dtype = evidence.observation.like.dtype
+    there = _Map(evidence, candidate, dtype if dtype == torch.float64 else torch.float32)
+    count, values = len(candidate.inputs), candidate.inputs[0].numel()
+    start = torch.randn(there.columns, generator=torch.Generator().manual_seed(0)).to(there.inputs)
+    bounds = list(_ritz(lambda v: there.pull(there.push(v[None])[0]), start, steps))
+    size = VISIBLE * math.sqrt(values) / max(there.norm, 1e-300)
+    bound = size * math.sqrt(max(bounds[-1], 0.0))
+    settled = len(bounds) > 2 and bounds[-1] >= SETTLED**2 * bounds[-2] >= SETTLED**4 * bounds[-3]
+    how = f"{len(bounds)} Lanczos steps"
+    if not settled:
+        return Sensitivity((0.0,) * count, f"{how}: at most {bound:.1g}, and still falling")
+    return Sensitivity((bound,) * count, how)
+
+
+def _ritz(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Iterator[float]:
+    """The smallest Ritz value after each step, all vectors kept orthogonal."""
+    basis = [start / start.norm()]
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(steps):
+        image = product(basis[-1]).double().to(start.dtype)
+        diagonal.append(float(image.double() @ basis[-1].double()))
+        for vector in basis:
+            image = image - (image @ vector) * vector
+        length = float(image.norm())
+        matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        for place, value in enumerate(beside):
+            matrix[place, place + 1] = matrix[place + 1, place] = value
+        yield float(torch.linalg.eigvalsh(matrix)[0])
+        if length <= 1e-7 * max(diagonal[0], 1e-300):
+            return
+        beside.append(length)
+        basis.append(image / length)
+
+
+def swaps(evidence: Evidence, candidate: Candidate) -> Sensitivity:
+    """Of sentences: what another token in one place, or two tokens the other way round, changes at least.
+
+    Args:
+        candidate: token ids `(N, L)` and labels.
+    """
+    observation, training = evidence.observation, replayable(evidence.observation)
+    assert training is not None
+    text = cast("Text", observation.modality)
+    round = observation.rounds[0]
+    still = replay(observation, round, candidate, training)
+    groups = [list(range(first, len(candidate.inputs), TRIALS)) for first in range(min(TRIALS, len(candidate.inputs)))]
+    found = [math.inf] * len(candidate.inputs)
+    spare = TRIALS - len(groups)
+    for number, group in enumerate(groups):
+        tries = [_replaced(evidence, text, candidate.inputs, group)]
+        if number < spare:
+            tries.append(_turned(text, candidate.inputs, group))
+        for other in tries:
+            if torch.equal(other, candidate.inputs):
+                continue
+            moved = distance(still, replay(observation, round, Candidate(other, candidate.labels), training))
+            for one in group:
+                found[one] = min(found[one], moved / math.sqrt(len(group)))
+    return Sensitivity(tuple(0.0 if math.isinf(v) else v for v in found), "other tokens tried")
+
+
+def _replaced(evidence: Evidence, text: Text, ids: Tensor, group: list[int]) -> Tensor:
+    """One ordinary token in the middle of each of these sentences replaced by the next most alike."""
+    changed = ids.clone()
+    for one in group:
+        places = _ordinary(text, ids[one])
+        if places:
+            place = places[len(places) // 2]
+            changed[one, place] = _nearest(evidence, text, int(ids[one, place]))
+    return changed
+
+
+def _turned(text: Text, ids: Tensor, group: list[int]) -> Tensor:
+    """Two neighbors in each of these sentences the other way round."""
+    changed = ids.clone()
+    for one in group:
+        places = _ordinary(text, ids[one])
+        pairs = [(a, b) for a, b in itertools.pairwise(places) if int(ids[one, a]) != int(ids[one, b])]
+        if pairs:
+            a, b = pairs[len(pairs) // 2]
+            changed[one, [a, b]] = ids[one, [b, a]]
+    return changed
+
+
+def _ordinary(text: Text, sentence: Tensor) -> list[int]:
+    return [k for k, token in enumerate(sentence.tolist()) if token != text.pad and token not in text.special]
+
+
+def _nearest(evidence: Evidence, text: Text, token: int) -> int:
+    """The token whose row in a table as long as the vocabulary is nearest; the next one where there is none."""
+    state = evidence.observation.state or {}
+    table = next((t for t in state.values() if t.ndim == 2 and len(t) == text.size), None)
+    if table is None:
+        return (token + 1) % text.size
+    far = (table.float() - table[token].float()).norm(dim=1)
+    far[token] = math.inf
+    return int(far.argmin())
