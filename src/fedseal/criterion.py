@@ -28,7 +28,8 @@ from fedseal.types import LossFunction
 Kind = Literal["cross_entropy", "bce", "mse", "unknown"]
 Reduction = Literal["mean", "weights", "sum"]
 Form = Literal["classes", "rows", "column", "whole_rows", "whole_column"]
-Link = Literal["identity", "log_softmax", "sigmoid"]
+LinkStep = Literal["log_softmax", "sigmoid", "column"]
+Link = tuple[LinkStep, ...]
 
 LOSSES: dict[str, LossFunction] = {
     "cross_entropy": F.cross_entropy,
@@ -36,15 +37,18 @@ LOSSES: dict[str, LossFunction] = {
     "binary_cross_entropy": F.binary_cross_entropy_with_logits,
     "mse": F.mse_loss,
 }
-LINKS: dict[Link, Callable[[Tensor], Tensor]] = {
-    "identity": lambda outputs: outputs,
+LINKS: dict[LinkStep, Callable[[Tensor], Tensor]] = {
     "log_softmax": lambda outputs: outputs.log_softmax(-1),
     "sigmoid": torch.sigmoid,
+    "column": lambda outputs: outputs[..., 0],
 }
-AGREES = {torch.float64: 1e-8, torch.float32: 2e-4}  # share of the largest entry up to which two gradients agree
+AGREES = {torch.float64: 1e-6, torch.float32: 2e-4}  # share of the largest entry up to which two gradients agree
+SNAPS = {torch.float64: 1e-7, torch.float32: 2e-5}  # up to which a weight or a factor is 1, and no smoothing is there
 SIZES = (1, 2, 3, 5)  # batches on which a closed form must agree
 MOST = 1024  # outputs up to which every class's weight is tried; beyond, SOME are, and must be alike
 SOME = 32
+FEW = 8  # classes that are told apart to full precision
+WHOLE = 1e-3  # from 0 or 1, within which a target of binary cross-entropy is taken for that
 FAILS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, UserWarning)
 FORMS: dict[Form, str] = {
     "classes": "class indices (N,)",
@@ -103,6 +107,7 @@ class Criterion:
         forms: the targets that the loss takes, the plainest first.
         soft: whether the loss takes class probabilities `(N, outputs)` and means by them what `loss` does.
         reason: why it is unknown, as a clause; empty otherwise.
+        link: what the model applies to the scores that this is about before the loss sees them.
 
     >>> one = settle(nn.CrossEntropyLoss(reduction="sum"), 10)
     >>> one.kind, one.reduction, one.uniform, one.plain
@@ -121,6 +126,7 @@ class Criterion:
     forms: tuple[Form, ...] = ()
     soft: bool = False
     reason: str = ""
+    link: Link = ()
 
     @property
     def known(self) -> bool:
@@ -130,7 +136,7 @@ class Criterion:
     @property
     def classes(self) -> bool:
         """Whether a target is one class of several."""
-        return self.kind == "cross_entropy"
+        return self.kind == "cross_entropy" or (not self.known and "classes" in self.forms)
 
     @property
     def uniform(self) -> bool:
@@ -141,7 +147,7 @@ class Criterion:
     @property
     def hard(self) -> bool:
         """Whether it is cross-entropy whose gradient is that of plain cross-entropy up to one factor."""
-        return self.classes and self.uniform and self.smoothing < 1e-6
+        return self.kind == "cross_entropy" and self.uniform and self.smoothing < 1e-6
 
     @property
     def plain(self) -> bool:
@@ -152,6 +158,14 @@ class Criterion:
     def obstacle(self) -> str:
         """Why routes that need the closed form do not apply; empty if it is known."""
         return "" if self.known else f"the loss is not one that was recognized: {self.reason}"
+
+    def unit(self) -> Criterion:
+        """The same loss without its factor, averaged where it is summed: what `scale` times its gradients belong to."""
+        return replace(self, factor=1.0, reduction="mean" if self.reduction == "sum" else self.reduction)
+
+    def scale(self, count: int) -> float:
+        """The factor from the gradient of a batch of `count` under this loss to that under its `unit`."""
+        return 1.0 / (self.factor * (count if self.reduction == "sum" else 1)) if self.known else 1.0
 
     def describe(self) -> str:
         """In words, such as "cross_entropy (sum, weights, smoothing 0.1)"."""
@@ -203,8 +217,14 @@ class Criterion:
         raise ValueError(self.obstacle)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss itself, differentiable by outputs and by targets, which may be soft where the function's may not."""
+        """The loss itself, differentiable by outputs and by targets, which may be soft where the function's may not.
+
+        Args:
+            outputs: the model's, behind `link`.
+        """
         targets = self.rows(targets)
+        outputs = outputs[..., None] if "column" in self.link else outputs
+        outputs = outputs.logit() if "sigmoid" in self.link else outputs
         weights = self.weights.to(outputs)
         scale = self.factor / self.norm(targets).to(outputs)
         if self.kind == "cross_entropy":
@@ -218,44 +238,57 @@ class Criterion:
             return scale * (weights * (outputs - t).square()).sum()
         raise ValueError(self.obstacle)
 
-    def read(self, outputs: Tensor, signal: Tensor, norm: float | None = None) -> Reading:
+    def read(self, outputs: Tensor, signal: Tensor, norm: float | Literal["own", "free"]) -> Reading:
         """The inverse of `signal`: each example's target from its outputs and its gradient by them.
 
         Args:
             outputs, signal: `(N, outputs)`.
-            norm: of the batch; None where only the signal's direction is known, which tells classes alone.
+            norm: of the batch; "own" where each example is a batch by itself; "free" where only the signal's direction
+                is known, which tells classes alone.
         """
         z, signal = outputs.double(), signal.double()
         if self.kind == "cross_entropy":
             return self._read_classes(z, signal, norm)
-        assert norm is not None
+        assert norm != "free"
         weights, none = self.weights.to(z.device), signal.new_full((len(z),), torch.inf)
-        unscaled = signal * norm / self.factor
+        unscaled = signal * (1.0 if norm == "own" else norm) / self.factor
         if self.kind == "mse":
-            targets = z - unscaled / (2 * weights)
-            return Reading(targets, torch.zeros_like(none), none)
+            return Reading(z - unscaled / (2 * weights), torch.zeros_like(none), none)
         assert self.positive is not None
         p, positive = z.sigmoid(), self.positive.to(z.device)
         targets = (weights * p - unscaled) / (weights * p + positive * (1 - p))
-        off = (targets - targets.clamp(0, 1)).abs().amax(1)
-        return Reading(targets.clamp(0, 1), off, none)
+        whole = targets.round().clamp(0, 1)
+        targets = torch.where((targets - whole).abs() < WHOLE, whole, targets)
+        return Reading(targets.clamp(0, 1), (targets - targets.clamp(0, 1)).abs().amax(1), none)
 
-    def _read_classes(self, z: Tensor, signal: Tensor, norm: float | None) -> Reading:
-        every = torch.arange(self.outputs, device=z.device)
-        scale = 1.0 if norm is None else self.factor / norm
-        mass = scale * self.mass(every)  # (classes, classes)
-        distances = []
-        for p, observed in zip(z.softmax(-1), signal, strict=True):
-            guess = mass.sum(1, keepdim=True) * p - mass
-            length = guess.norm(dim=1).clamp_min(1e-300)
-            if norm is None:  # the direction alone: sign and all
-                share = (guess @ observed / length.square()).clamp_min(0)
-                away = (observed - share[:, None] * guess).norm(dim=1) / observed.norm().clamp_min(1e-300)
+    def _read_classes(self, z: Tensor, signal: Tensor, norm: float | Literal["own", "free"]) -> Reading:
+        """Every class is tried: first all at once by products, then the few best to full precision."""
+        p, free = z.softmax(-1), norm == "free"
+        weights, rest = self.weights.to(z.device), self.smoothing / self.outputs
+        own = weights if self.reduction == "weights" else torch.ones_like(weights)
+        scale = self.factor / (own if norm == "own" else 1.0 if isinstance(norm, str) else norm)
+        total, hard = (1 - self.smoothing) * weights + rest * weights.sum(), (1 - self.smoothing) * weights
+        dot = total * (signal * p).sum(1, keepdim=True) - hard * signal - rest * (signal @ weights)[:, None]
+        length = total.square() * p.square().sum(1, keepdim=True) + hard.square() + rest**2 * weights.square().sum()
+        length = length - 2 * total * (hard * p + rest * (p @ weights)[:, None]) + 2 * hard * rest * weights
+        share = (dot / length.clamp_min(1e-300)).clamp_min(0) if free else scale
+        away = (signal.square().sum(1, keepdim=True) - 2 * share * dot + share * share * length).clamp_min(0)
+        few = (away if free else away / (share * share * length).clamp_min(1e-300)).topk(
+            min(self.outputs, FEW), largest=False
+        )
+        misfits = []
+        for place, classes in enumerate(few.indices):
+            mass = self.mass(classes)
+            guess = mass.sum(1, keepdim=True) * p[place] - mass
+            if free:
+                factor = (guess @ signal[place] / guess.square().sum(1).clamp_min(1e-300)).clamp_min(0)
             else:
-                away = (observed - guess).norm(dim=1) / length
-            distances.append(away)
-        ordered, places = torch.stack(distances).sort(1)
-        return Reading(places[:, 0], ordered[:, 0], ordered[:, 1])
+                factor = torch.as_tensor(scale, dtype=z.dtype, device=z.device).expand(self.outputs)[classes]
+            guess = factor[:, None] * guess
+            size = signal[place].norm() if free else guess.norm(dim=1)
+            misfits.append((signal[place] - guess).norm(dim=1) / size.clamp_min(1e-300))
+        ordered, places = torch.stack(misfits).sort(1)
+        return Reading(few.indices.gather(1, places)[:, 0], ordered[:, 0], ordered[:, 1])
 
     def rows(self, targets: Tensor) -> Tensor:
         """Targets of any form as this class works with them: class indices `(N,)`, else float rows `(N, outputs)`."""
@@ -303,9 +336,7 @@ _SETTLED: WeakKeyDictionary[object, dict[Hashable, Criterion]] = WeakKeyDictiona
 _NAMED: dict[Hashable, Criterion] = {}
 
 
-def settle(
-    loss: str | LossFunction, outputs: int, *, link: Link = "identity", device: torch.device | str = "cpu"
-) -> Criterion:
+def settle(loss: str | LossFunction, outputs: int, *, link: Link = (), device: torch.device | str = "cpu") -> Criterion:
     """What a loss computes for a model of so many outputs.
 
     Args:
@@ -317,13 +348,13 @@ def settle(
         UnknownName: no such loss.
 
     >>> import torch.nn.functional as F
-    >>> settle(F.nll_loss, 3).kind, settle(F.nll_loss, 3, link="log_softmax").plain
+    >>> settle(F.nll_loss, 3).kind, settle(F.nll_loss, 3, link=("log_softmax",)).plain
     ('unknown', True)
     """
     function = loss_function(loss)
-    if loss == "cross_entropy" and link in ("identity", "log_softmax") and outputs > 1:
+    if loss == "cross_entropy" and link in ((), ("log_softmax",)) and outputs > 1:
         ones = torch.ones(outputs, dtype=torch.float64)
-        return Criterion("cross_entropy", outputs, weights=ones, forms=("classes",), soft=True)
+        return Criterion("cross_entropy", outputs, weights=ones, forms=("classes",), soft=True, link=link)
     key = (outputs, link, str(device), _contents(function))
     kept = _NAMED if isinstance(loss, str) else _kept(function)
     named = (loss, *key) if isinstance(loss, str) else key
@@ -383,7 +414,10 @@ class _Trial:
         try:
             with _quiet(), torch.enable_grad():
                 leaf = logits.detach().clone().requires_grad_()
-                value = self.function(LINKS[self.link](leaf), targets)
+                outputs = leaf
+                for step in self.link:
+                    outputs = LINKS[step](outputs)
+                value = self.function(outputs, targets)
                 (gradient,) = torch.autograd.grad(value, leaf)
         except FAILS as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -410,8 +444,8 @@ def _quiet() -> Iterator[None]:
 
 def _settled(function: LossFunction, outputs: int, link: Link, device: torch.device) -> Criterion:
     refused, tried = "", ""
-    for dtype in AGREES:  # a loss with weights in float32 takes no float64
-        trial = _Trial(function, outputs, link, device, dtype)
+    trials = [_Trial(function, outputs, link, device, dtype) for dtype in AGREES]
+    for trial in trials:  # a loss with weights in float32 takes no float64
         for fit in (_as_classes, _as_rows):
             try:
                 with _drawing_undone():
@@ -420,9 +454,23 @@ def _settled(function: LossFunction, outputs: int, link: Link, device: torch.dev
                 refused = refused or str(refusal)
                 continue
             if found.known:
-                return found
+                return replace(found, link=link)
             tried = tried or found.reason
-    return Criterion("unknown", outputs, reason=tried or refused)
+    forms = tuple(form for form in FORMS if any(_takes(trial, form) for trial in trials))
+    return Criterion("unknown", outputs, forms=forms, reason=tried or refused, link=link)
+
+
+def _takes(trial: _Trial, form: Form) -> bool:
+    """Whether a loss that is not known takes targets of this form at all."""
+    if (trial.outputs == 1 and form == "classes") or (trial.outputs > 1 and "column" in form):
+        return False
+    targets = _labels(3, trial.outputs) if form == "classes" else _shaped(_checkered(3, trial.outputs), form)
+    try:
+        with _drawing_undone():
+            trial.values(trial.logits(3, 4), targets)
+    except _Refused:
+        return False
+    return True
 
 
 @contextmanager
@@ -445,8 +493,6 @@ def _as_classes(trial: _Trial) -> Criterion:
     labels = torch.cat([tried, tried])
     logits = trial.logits(len(labels), 1)
     gradient, p = trial.gradient(logits, labels), logits.double().cpu().softmax(-1)
-    if not torch.equal(gradient, trial.gradient(logits, labels)):
-        return Criterion("unknown", outputs, reason="it gives another value every time, as if it drew random numbers")
     first, second = gradient.chunk(2)
     apart = p[: len(tried)] - p[len(tried) :]
     total = ((first - second) * apart).sum(1) / apart.square().sum(1)
@@ -457,11 +503,11 @@ def _as_classes(trial: _Trial) -> Criterion:
     if not bool(torch.isfinite(weights).all()) or float(weights.abs().sum()) <= 0:
         return Criterion("unknown", outputs, reason="its gradient is none of softmax cross-entropy")
     smoothing = float(outputs * column.sum() / weights.sum())
-    loose = AGREES[trial.dtype]
-    smoothing = 0.0 if abs(smoothing) < 10 * loose * outputs else smoothing
+    loose = SNAPS[trial.dtype]
+    smoothing = 0.0 if abs(smoothing) < 10 * loose else smoothing
     mean = float(weights.mean())
     weights = weights / mean
-    if float((weights - 1).abs().max()) < 100 * loose:
+    if float((weights - 1).abs().max()) < loose:
         weights = torch.ones_like(weights)
     elif outputs > MOST:
         return Criterion("unknown", outputs, reason=f"it weighs classes, and there are more than {MOST} of them")
@@ -471,10 +517,13 @@ def _as_classes(trial: _Trial) -> Criterion:
     for reduction in reductions:
         scaled = replace(guess, reduction=reduction)
         factor = mean * float(scaled.norm(labels))
-        scaled = replace(scaled, factor=1.0 if abs(factor - 1) < 10 * loose else factor)
+        scaled = replace(scaled, factor=1.0 if abs(factor - 1) < loose else factor)
         if all(trial.agrees(scaled, trial.logits(n, 2 + n), _labels(n, outputs)) for n in SIZES):
             return replace(scaled, soft=_takes_soft(trial, scaled))
-    return Criterion("unknown", outputs, reason="its gradient is none of softmax cross-entropy")
+    again = trial.gradient(logits, labels)
+    drawn = "it gives another value every time, as if it drew random numbers"
+    why = "its gradient is none of softmax cross-entropy" if torch.equal(gradient, again) else drawn
+    return Criterion("unknown", outputs, reason=why)
 
 
 def _labels(count: int, outputs: int) -> Tensor:
@@ -551,7 +600,7 @@ def _as_squared(trial: _Trial, form: Form) -> Criterion | None:
 
 def _snapped(weights: Tensor, trial: _Trial) -> Tensor:
     """Ones where weights differ from one by rounding alone."""
-    return torch.where((weights - 1).abs() < 100 * AGREES[trial.dtype], torch.ones_like(weights), weights)
+    return torch.where((weights - 1).abs() < SNAPS[trial.dtype], torch.ones_like(weights), weights)
 
 
 def _reduced(trial: _Trial, guess: Criterion, form: Form, count: int, fractions: bool = False) -> Criterion | None:
@@ -561,7 +610,7 @@ def _reduced(trial: _Trial, guess: Criterion, form: Form, count: int, fractions:
     for reduction, scale in scales.items():
         factor = guess.factor * scale
         simple = round(factor * outputs) / outputs  # 1 and 1 / outputs, free of rounding
-        close = simple > 0 and abs(factor - simple) < 10 * AGREES[trial.dtype] * simple
+        close = simple > 0 and abs(factor - simple) < SNAPS[trial.dtype] * simple
         one = replace(guess, reduction=reduction, factor=simple if close else factor, forms=(form,))
         tried = []
         for n in SIZES:
@@ -574,7 +623,7 @@ def _reduced(trial: _Trial, guess: Criterion, form: Form, count: int, fractions:
     return None
 
 
-def fingerprint(loss: str | LossFunction, outputs: int, targets: Tensor) -> str:
+def fingerprint(loss: str | LossFunction, outputs: int, targets: Tensor, *, link: Link = ()) -> str:
     """A hash of what a loss computes for targets like these: equal for spellings of one loss, else different.
 
     Args:
@@ -584,7 +633,7 @@ def fingerprint(loss: str | LossFunction, outputs: int, targets: Tensor) -> str:
     >>> fingerprint("cross_entropy", 3, torch.tensor([0])) == fingerprint(nn.CrossEntropyLoss(), 3, torch.tensor([0]))
     True
     """
-    criterion = settle(loss, outputs, device=targets.device)
+    criterion = settle(loss, outputs, link=link, device=targets.device)
     if criterion.known:
         numbers = [criterion.factor, criterion.smoothing, *criterion.weights.tolist()]
         numbers += [] if criterion.positive is None else criterion.positive.tolist()
@@ -598,7 +647,7 @@ def _behavior(function: LossFunction, outputs: int, targets: Tensor) -> list[str
     """Values and gradients of a loss that is not known, in words that rounding does not change."""
     said = []
     for dtype in AGREES:
-        trial = _Trial(function, outputs, "identity", targets.device, dtype)
+        trial = _Trial(function, outputs, (), targets.device, dtype)
         for count, seed in ((1, 31), (2, 32), (4, 33)):
             few = targets[:count]
             try:
