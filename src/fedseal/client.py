@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate, UnknownName
+from fedseal.errors import BadConfig, Misfit, UnfitModel, UnfitUpdate, UnknownName
 from fedseal.types import Batch, Defense, LocalStep, LocalTraining, LossFunction, Tensors, Update
 
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
@@ -168,6 +168,7 @@ def train(
 
     Raises:
         UnfitUpdate: the training went on with an optimizer's state that was not sent.
+        Misfit: the model or the loss does not take the examples.
         BadConfig: `rows` without a local step, or with several for FedSGD.
     """
     if not training.fresh_optimizer:
@@ -190,13 +191,15 @@ def train(
     frozen = {name: state[name] for name in names.frozen}
 
     def gradient(weights: Tensors, part: slice | Tensor, number: int) -> dict[str, Tensor | None]:
-        outputs = forward(model, {**weights, **frozen, **buffers}, inputs[part])
-        loss = loss_function(training.loss)(outputs, labels[part])
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, allow_unused=True)
+        fed, told = inputs[part], labels[part]
+        with explained(model, fed, told):
+            outputs = forward(model, {**weights, **frozen, **buffers}, fed)
+            loss = loss_function(training.loss)(outputs, told)
+            grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, allow_unused=True)
         found: dict[str, Tensor | None] = dict(zip(weights, grads, strict=True))
         if on_gradient is None:
             return found
-        step = LocalStep(number, model, {**weights, **frozen, **buffers}, inputs[part], labels[part])
+        step = LocalStep(number, model, {**weights, **frozen, **buffers}, fed, told)
         return {**found, **on_gradient({name: grad for name, grad in found.items() if grad is not None}, step)}
 
     if training.kind == "gradient":
@@ -333,7 +336,7 @@ def _graph_bytes(model: nn.Module, state: Tensors, shape: tuple[int, ...], train
     with torch.random.fork_rng():
         try:
             run("meta")
-        except RuntimeError:  # an operator that looks at values
+        except (RuntimeError, Misfit):  # an operator that looks at values
             run(next(iter(state.values())).device)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
@@ -382,7 +385,7 @@ def local_update(
         if defense.per_step and not defense.per_example:  # else after the single examples' gradients
             hook = partial(_on_gradient, defense, generator)
     rows = local_steps(training, len(batch), generator=generator) if training.shuffle else None
-    with _random_numbers_of(generator if dropout or layers else None), explained(model, batch.inputs, batch.labels):
+    with _random_numbers_of(generator if dropout or layers else None):
         trained = train(bare, state_of(model), batch.inputs, batch.labels, training, rows=rows, on_gradient=hook)
         if defense is not None and generator is not None and defense.per_example:
             _check_buffers_kept(state_of(model), trained.buffers, defense)
@@ -459,7 +462,8 @@ def example_gradients(
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             found = all_at_once(weights, inputs, labels)
         return {name: found[name].detach() for name in weights}
-    except RuntimeError:  # an operator without a batching rule, or one that looks at values
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        # An operator without a batching rule, one that looks at values, or a misfit, which `train` then explains.
         singles = [train(model, state, inputs[[i]], labels[[i]], training).tensors for i in range(len(inputs))]
         return {name: torch.stack([single[name].detach() for single in singles]) for name in weights}
 
@@ -494,12 +498,20 @@ def twice_differentiable() -> Iterator[None]:
 
 @contextmanager
 def explained(model: nn.Module, inputs: Tensor, labels: Tensor) -> Iterator[None]:
-    """Turn what torch says of a misfit between model, inputs and labels into an `UnfitBatch`."""
+    """Turn what torch says of a misfit between model, inputs and labels into a `Misfit`.
+
+    Only a model's own forward pass, its loss and their gradient stand in it: around anything of ours it would turn a
+    crash into the user's mistake. A lack of memory stays what it is.
+    """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if "can't allocate memory" in str(error):  # the CPU's allocator raises a plain RuntimeError
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnfitBatch(
+        raise Misfit(
             f"{type(model).__name__} cannot train on inputs {tuple(inputs.shape)} of {inputs.dtype} with labels "
             f"{tuple(labels.shape)} ({first})",
             "check the input shape and dtype, and that every label is below the number of outputs",

@@ -41,6 +41,13 @@ class UnfitBatch(FedsealError):
     """Inputs and labels that do not belong together, or not to the model."""
 
 
+class Misfit(UnfitBatch):
+    """Inputs and labels that a model or its loss does not take, in torch's own words.
+
+    Of a client's batch it is the user's mistake; of a guess that an attack made itself it is the attack's fault.
+    """
+
+
 class UnfitUpdate(FedsealError):
     """An update that cannot be read, or that is not this model's."""
 
@@ -59,6 +66,10 @@ class UnfitPicture(FedsealError):
 
 class UnknownToAdversary(FedsealError):
     """An attack asked for a fact that the threat model withholds."""
+
+
+class BrokenAttack(FedsealError):
+    """An attack answered with what is no reconstruction: inputs of another shape, or labels of another number."""
 
 
 class BadConfig(FedsealError):
