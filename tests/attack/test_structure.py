@@ -108,7 +108,6 @@ OBSTACLES = {
         1,
         "after layer 1 the data takes 2 ways",
     ),
-    "residual at the input": (_behind(Skip(), features=192), 0, "at the input the data takes 2 ways"),
     "max pooling": (_behind(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), features=36), 1, "max_pool2d"),
     "average pooling": (_behind(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), features=36), 1, "avg_pool2d"),
     "batch norm": (_behind(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), features=144), 1, "batch_norm"),

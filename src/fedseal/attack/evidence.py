@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedseal.attack.entrance import Undone, undo
+from fedseal.attack.exact.single import Single, with_bias, without_bias
 from fedseal.attack.preprocessing import Preprocessing, read_preprocessing
 from fedseal.attack.release import Release
 from fedseal.attack.structure import Linear, Structure, structure_of
+from fedseal.criterion import Criterion, settle
 from fedseal.types import Observation, Secret
 
 # steps of a defense that change the finished update, entry by entry
@@ -146,11 +148,27 @@ class Evidence:
     def gradient_scale(self) -> float | None:
         """The factor from the update to a mean gradient; None where the update is not a multiple of one gradient.
 
-        Where clipping shortened it, `shrink` undoes that.
+        A loss that is a sum, or has a factor, is divided by that. Where clipping shortened it, `shrink` undoes that.
         """
         if self.observation.update.kind == "gradient":
-            return 1.0 / self.shrink
-        return None if self._rate is None else -1.0 / (self._rate * self.shrink)
+            return self._per_example / self.shrink
+        return None if self._rate is None else -self._per_example / (self._rate * self.shrink)
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """What the client's loss computes, as a function of the head's scores."""
+        structure, seen = self.structure, self.observation
+        return settle(seen.loss, structure.num_classes, link=structure.link, device=seen.like.device)
+
+    @cached_property
+    def unit(self) -> Criterion:
+        """The loss that `gradient` belongs to: a mean over the examples, without the factor of the client's own."""
+        return self.criterion.unit()
+
+    @property
+    def _per_example(self) -> float:
+        """The factor from the client's gradient to that of `unit`."""
+        return self.criterion.scale(self.batch_size or 1)
 
     @property
     def _rate(self) -> float | None:
@@ -200,18 +218,22 @@ class Evidence:
         logits in its true length.
         """
         head, state, tensors = self.structure.head, self.observation.state, self.observation.update.tensors
-        if not self.release.only_direction or head is None or state is None or self.label is None:
+        if not self.release.only_direction or head is None or state is None or self.target is None:
             return 1.0
         if head.bias is None or head.bias not in tensors or head.weight not in tensors:
             return 1.0
-        sign = -1.0 if self.observation.update.kind == "difference" else 1.0
-        by_bias, by_weight = sign * tensors[head.bias].double(), sign * tensors[head.weight].double()
+        by_bias, by_weight = self._sign * tensors[head.bias].double(), self._sign * tensors[head.weight].double()
         noise = self.release.spread(head.bias).square().expand(by_bias.shape).sum()
         features = by_weight.T @ by_bias / (by_bias.square().sum() - noise).clamp_min(1e-300)
-        d = torch.softmax(state[head.weight].double() @ features + state[head.bias].double(), 0)
-        d[self.label] -= 1.0
+        scores = state[head.weight].double() @ features + state[head.bias].double()
+        d = self.criterion.signal(scores[None], self.target)[0]
         rate = 1.0 if self.observation.update.kind == "gradient" else self._rate or 1.0
         return float((by_bias @ d) / (d @ d) / rate) or 1.0
+
+    @property
+    def _sign(self) -> float:
+        """Of the update against the gradient: a step goes against it."""
+        return -1.0 if self.observation.update.kind == "difference" else 1.0
 
     def error(self, name: str) -> Tensor:
         """Standard errors of `gradient(name)`, entry by entry, in float64, from the arithmetic and a known defense.
@@ -250,7 +272,8 @@ class Evidence:
             return None  # noise and gaps fill the rank
         values = self.head_factors[1]
         rank = int((values > values[0] * 30 * self.eps).sum())
-        most = min(self.structure.num_classes - 1, len(values))  # the rows of a softmax head's gradient sum to zero
+        # the rows of a softmax head's gradient sum to zero
+        most = min(self.structure.num_classes - int(self.criterion.classes), len(values))
         return rank if rank < most else None
 
     @cached_property
@@ -259,23 +282,70 @@ class Evidence:
 
         The gradient by the logits, softmax minus one-hot, is negative at the label alone. The head's bias gradient is
         that vector; without a bias, its weight gradient is that vector times the features, so that one row opposes all
-        others, whatever the features' signs.
+        others, whatever the features' signs. Two rows oppose whichever is the label's, and smoothed labels have no
+        sign of their own: these are read with the weights, or not at all.
         """
         head = self.structure.head
-        if head is None or self.batch_size != 1 or self.observation.loss != "cross_entropy":
+        if head is None or self.batch_size != 1 or self.criterion.kind != "cross_entropy":
             return None
-        sign = -1.0 if self.observation.update.kind == "difference" else 1.0  # a step goes against the gradient
-        if head.bias is not None and head.bias in self.observation.update.tensors:
-            by_bias = sign * self.observation.update.tensors[head.bias]
+        if (self.criterion.smoothing or self.structure.num_classes == 2) and self.single is not None:
+            return int(self.single.target)
+        sign, tensors = math.copysign(self._sign, self._sign * self.criterion.factor), self.observation.update.tensors
+        if head.bias is not None and head.bias in tensors:
+            by_bias = sign * tensors[head.bias]
             if bool((by_bias < 0).any()):  # else the label's entry was dropped, and the rows of the weight tell
                 return int(by_bias.argmin())
-        if self.head_factors is None or self.structure.num_classes == 2:  # two rows oppose, whichever is the label's
+        if self.head_factors is None or self.structure.num_classes == 2 or self.criterion.smoothing:
             return None
         left = self.head_factors[0][:, 0]
         positive = left > 0
         if int(positive.sum()) == 1 or int((~positive).sum()) == 1:
             return int((left * (1.0 if int(positive.sum()) == 1 else -1.0)).argmax())
         return None
+
+    @cached_property
+    def target(self) -> Tensor | None:
+        """The target of a single example, in the form that the loss takes, `(1,)` or `(1, outputs)`.
+
+        Under binary cross-entropy the gradient of the head's bias is negative where the target is 1, whatever the
+        weights; other targets follow from the scores, which need them.
+        """
+        device, criterion = self.observation.like.device, self.criterion
+        if criterion.kind == "cross_entropy":
+            return None if self.label is None else torch.tensor([self.label], device=device)
+        if not criterion.known or self.batch_size != 1:
+            return None
+        if self.single is not None:
+            return criterion.formed(self.single.target).to(device)
+        head, tensors = self.structure.head, self.observation.update.tensors
+        if criterion.kind == "mse" or head is None or head.bias not in tensors:
+            return None
+        by_bias = math.copysign(1.0, self._sign * criterion.factor) * tensors[head.bias or ""].double()
+        return criterion.formed((by_bias < 0).double()[None]).to(device)
+
+    @cached_property
+    def singles(self) -> list[Single]:
+        """What a single example may be at the head, where weights and gradients are known as they are; best first."""
+        head, state, tensors = self.structure.head, self.observation.state, self.observation.update.tensors
+        if head is None or state is None or head.weight not in tensors or self.batch_size != 1:
+            return []
+        if not self.criterion.known or self.altered or self.release.only_direction or self.gradient_scale is None:
+            return []
+        weight, gradient = state[head.weight].double(), tensors[head.weight].double() * self.gradient_scale
+        bias = weight.new_zeros(len(weight)) if head.bias is None else state[head.bias].double()
+        if head.bias is not None and head.bias in tensors:
+            by_bias = tensors[head.bias].double() * self.gradient_scale
+            return [with_bias(self.unit, weight, bias, gradient, by_bias)] if bool(by_bias.any()) else []
+        return without_bias(self.unit, weight, bias, gradient)
+
+    @property
+    def single(self) -> Single | None:
+        """The single example at the head, where it is one alone; None where two targets explain its gradient."""
+        if not self.singles:
+            return None
+        best = self.singles[0]
+        same = all(torch.equal(other.target, best.target) for other in self.singles)
+        return best if same and best.misfit <= 1e-2 else None
 
     @cached_property
     def first_linear(self) -> Linear | None:

@@ -27,7 +27,6 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fedseal.attack.structure import Conv
@@ -39,7 +38,7 @@ Solver = Callable[[Tensor], Tensor]
 class Solution(NamedTuple):
     """The posterior of a layer's input.
 
-    `mean` and standard error are `(N, C, H, W)`, `misfit` is that of the forward equations in standard errors, and
+    `mean` and standard error are `(N, C, *sides)`, `misfit` is that of the forward equations in standard errors, and
     `whiten` maps independent unit errors `(unknowns, 1)` to errors of the mean: coordinates in which a search is well
     conditioned.
     """
@@ -61,16 +60,16 @@ class Factored(NamedTuple):
 class ConvEquations:
     """Forward and gradient equations of one convolution, scaled to unit error, for N examples.
 
-    The examples stand side by side, `(C, N, H, W)`: as one picture of P = N * H * W positions, whose forward equations
-    keep the examples apart and whose gradient equations sum over them.
+    The examples stand side by side, `(C, N, *sides)`: as one picture of P = N * prod(sides) positions, whose forward
+    equations keep the examples apart and whose gradient equations sum over them.
 
     Args:
         count: number of examples N.
         forward: `(outputs, C * P)` sparse, rows scaled.
         target: right-hand side of the forward equations, scaled, `(outputs,)`.
-        gradient: `(groups, O / groups * kH * kW, P)`, rows scaled; the same for all input channels of a group.
-        gradient_target: `(C, O / groups * kH * kW)`, scaled.
-        emphasis: `(C, O / groups * kH * kW)`, how much more or less than its row an equation weighs, where weights
+        gradient: `(groups, O / groups * taps, P)`, rows scaled; the same for all input channels of a group.
+        gradient_target: `(C, O / groups * taps)`, scaled.
+        emphasis: `(C, O / groups * taps)`, how much more or less than its row an equation weighs, where weights
             differ by the entry; None where the row tells them.
         prior_mean, prior_precision: of every entry of x; the precision is one over the squared prior spread.
     """
@@ -91,9 +90,9 @@ class ConvEquations:
         return self.count * int(np.prod(self.conv.in_shape))
 
     def examples(self, x: Tensor) -> Tensor:
-        """From the order of the equations, `(C * P, k)`, to `(N * C * H * W, k)`."""
-        channels, height, width = self.conv.in_shape
-        return x.reshape(channels, self.count, height * width, -1).transpose(0, 1).reshape(x.shape)
+        """From the order of the equations, `(C * P, k)`, to `(N * C * prod(sides), k)`."""
+        channels, *sides = self.conv.in_shape
+        return x.reshape(channels, self.count, math.prod(sides), -1).transpose(0, 1).reshape(x.shape)
 
     def normal_times(self, x: Tensor) -> Tensor:
         """The normal matrix times `x`, `(unknowns, k)`."""
@@ -151,18 +150,18 @@ def conv_equations(
     """Set up the equations of one convolution, all in float64.
 
     Args:
-        weight: `(O, C / groups, kH, kW)`.
-        output: z - b, `(N, O, H', W')`, with its standard error `output_error`.
-        delta: gradient of the mean loss by z, `(N, O, H', W')`.
+        weight: `(O, C / groups, *kernel)`.
+        output: z - b, `(N, O, *sides)`, with its standard error `output_error`.
+        delta: gradient of the mean loss by z, like `output`.
         gradient: dL/dW, like `weight`; its standard error by output channel, `(O,)`, or by entry, like `weight`, and
             infinite for what was not sent.
-        prior: mean `(C, H, W)` and spread of the entries of x.
+        prior: mean `(C, *sides)` and spread of the entries of x.
     """
-    channels, height, width = conv.in_shape
+    channels, size = conv.in_shape[0], math.prod(conv.in_shape[1:])
     outputs, per_group = weight.shape[:2]
-    count, pixels = len(output), len(output) * height * width
-    one = _taps(conv, weight.shape[2:])
-    taps = torch.cat([torch.where(one > 0, one + k * height * width, 0) for k in range(count)], 1)
+    count, pixels = len(output), len(output) * size
+    one = _taps(conv)
+    taps = torch.cat([torch.where(one > 0, one + k * size, 0) for k in range(count)], 1)
     output, output_error, delta = (t.transpose(0, 1).reshape(outputs, -1) for t in (output, output_error, delta))
     scale = 1.0 / output_error.reshape(-1)
     forward = _forward_matrix(conv, weight, taps, scale, pixels)
@@ -219,15 +218,21 @@ def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int =
     return Solution(ordered(mean).reshape(shape), ordered(error).reshape(shape), misfit, coordinates)
 
 
-def _taps(conv: Conv, kernel: torch.Size) -> Tensor:
+def _taps(conv: Conv) -> Tensor:
     """The input position that each tap and output position reads, 1-based, 0 for padding: `(taps, positions)`."""
-    _, height, width = conv.in_shape
-    index = torch.arange(1, height * width + 1, dtype=torch.float64).reshape(1, 1, height, width)
-    return F.unfold(index, tuple(kernel), conv.dilation, conv.padding, conv.stride)[0].long()
+    taps, sides = torch.ones(1, 1, dtype=torch.long), conv.in_shape[1:]
+    for axis, side in enumerate(sides):  # one axis after the other: each tap and position is a pair of pairs
+        reach, steps = torch.arange(conv.kernel[axis]), torch.arange(conv.out_shape[1 + axis])
+        at = reach[:, None] * conv.dilation[axis] + steps * conv.stride[axis] - conv.padding[axis]
+        own = torch.where((at >= 0) & (at < side), at + 1, 0)
+        both = (taps[:, None, :, None] - 1) * side + own[None, :, None, :]
+        inside = (taps[:, None, :, None] > 0) & (own[None, :, None, :] > 0)
+        taps = torch.where(inside, both, 0).flatten(2).flatten(0, 1)
+    return taps
 
 
 def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor, pixels: int) -> sp.csr_array:
-    outputs, per_group, _, _ = weight.shape
+    outputs, per_group = weight.shape[:2]
     positions = taps.shape[1]
     group = torch.arange(outputs) // (outputs // conv.groups)
     channel = group[:, None] * per_group + torch.arange(per_group)  # (O, C / groups)

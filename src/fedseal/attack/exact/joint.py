@@ -4,14 +4,10 @@ Where a defense took or moved entries, no layer alone determines its input, but 
 probable input under a normal prior and the errors of the equations is searched in stages: every equation is first
 blurred by a floor on its error, wide enough that the prior's mean is a fair start, and the floor falls stage by stage.
 One Gauss-Newton step a stage, by conjugate gradients, follows the solution down.
-
-The prior of pictures is scale invariant: the power of natural images falls with the square of the frequency (Field,
-JOSA A 4:2379, 1987), and their channels move together.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,69 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedseal.attack.belief import Belief
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.recursion import Signal
+from fedseal.attack.preprocessing import Preprocessing
 from fedseal.attack.structure import Activation, Conv, Layer, Linear
-from fedseal.types import Modality, Progress, ProgressCallback
+from fedseal.types import Progress, ProgressCallback
 
 FLOORS = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # the blur of every stage, in sizes of a typical entry
 SHARP = 0.02  # the share of equations that count as the sharpest
-DENSE = 4096  # values of an input up to which a dense covariance of all of them is inverted
-COLOR = 0.85  # correlation of the channels of a natural picture
-
-
-@dataclass(frozen=True)
-class Belief:
-    """A normal prior of one input: `mean + spread(u)` for independent unit normal u `(numel,)`, in float64."""
-
-    mean: Tensor
-    spread: Callable[[Tensor], Tensor]
-    coordinates: Callable[[Tensor], Tensor]
-
-
-def belief(modality: Modality) -> Belief:
-    """What is known before: natural pictures by their spectrum, other inputs by their range alone.
-
-    >>> from fedseal import Image
-    >>> prior = belief(Image(shape=(3, 8, 8)))
-    >>> flat, rough = torch.full((192,), 0.1), 0.1 * (-1) ** torch.arange(192)
-    >>> bool(prior.coordinates(prior.mean + flat).norm() < 0.1 * prior.coordinates(prior.mean + rough).norm())
-    True
-    """
-    wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
-    low, high = modality.project(-wide)[0].flatten(), modality.project(wide)[0].flatten()
-    mean, width = (low + high) / 2, (high - low) / 4
-    if len(modality.shape) != 3:
-        return Belief(mean, lambda u: u * width, lambda x: (x - mean) / width)
-    channels, *sides = modality.shape
-    rows, columns = (_cosines(side) for side in sides)
-    squares = torch.arange(sides[0])[:, None] ** 2 + torch.arange(sides[1]) ** 2
-    power = 1.0 / (squares.double() + 0.3)
-    power = power / power.mean()
-    mixing = torch.full((channels, channels), COLOR, dtype=torch.float64)
-    mixing.fill_diagonal_(1.0)
-    shares, mixed = torch.linalg.eigh(mixing)
-    deviation = (shares[:, None, None] * power).sqrt()
-
-    def spread(u: Tensor) -> Tensor:
-        picture = rows.T @ (u.reshape(channels, *sides) * deviation) @ columns
-        offset: Tensor = torch.einsum("ab,bij->aij", mixed, picture).reshape(-1) * width
-        return offset
-
-    def coordinates(x: Tensor) -> Tensor:
-        unmixed = torch.einsum("ab,aij->bij", mixed, ((x - mean) / width).reshape(channels, *sides))
-        u: Tensor = (rows @ unmixed @ columns.T / deviation).reshape(-1)
-        return u
-
-    return Belief(mean, spread, coordinates)
-
-
-def _cosines(side: int) -> Tensor:
-    """The orthonormal cosine transform, `(frequencies, places)`."""
-    k = torch.arange(side, dtype=torch.float64)
-    basis = torch.cos((k + 0.5) * k[:, None] * math.pi / side) * math.sqrt(2 / side)
-    basis[0] /= math.sqrt(2)
-    return basis
 
 
 @dataclass(frozen=True)
@@ -89,7 +31,8 @@ class JointEquations:
     """Everything that one example's update says of its input, given what the head gave.
 
     Args:
-        layers: from the input to the head's input, in a row.
+        before: what stands before the first layer.
+        layers: from there to the head's input, in a row.
         state: their weights by name, in float64.
         delta: gradient of the loss by the head's input, flat.
         target, error: the head's input, then the layers' gradients, flat, with standard errors; infinite for what
@@ -97,6 +40,7 @@ class JointEquations:
         size: what a floor of 1 adds to the error of each.
     """
 
+    before: Preprocessing | None
     layers: tuple[Layer, ...]
     state: dict[str, Tensor]
     delta: Tensor
@@ -108,7 +52,8 @@ class JointEquations:
         """The left sides at an input `(numel,)`; differentiable twice."""
         weights = {name: weight.detach().requires_grad_() for name, weight in self.state.items()}
         with torch.enable_grad():
-            features = _forward(self.layers, weights, x)
+            entered = x if self.before is None else self.before.kept(x[None])[0]
+            features = _forward(self.layers, weights, entered)
             grads = torch.autograd.grad(features @ self.delta, list(weights.values()), create_graph=True)
         return torch.cat([features, *(grad.flatten() for grad in grads)])
 
@@ -142,6 +87,7 @@ def joint_equations(evidence: Evidence, signal: Signal) -> JointEquations:
     value = signal.value.flatten()
     typical = torch.cat(gradients).abs().mean() if gradients else value.new_ones(())
     return JointEquations(
+        evidence.preprocessing,
         layers,
         {name: fixed[name] for name in [*names, *(n for n in fixed if n not in names)]},
         signal.delta.flatten(),
@@ -160,7 +106,8 @@ def _forward(layers: tuple[Layer, ...], weights: dict[str, Tensor], x: Tensor) -
             if isinstance(layer, Linear):
                 x = F.linear(inputs, weights[layer.weight], bias)
             else:
-                x = F.conv2d(
+                convolve = (F.conv1d, F.conv2d, F.conv3d)[len(layer.kernel) - 1]
+                x = convolve(
                     inputs, weights[layer.weight], bias, layer.stride, layer.padding, layer.dilation, layer.groups
                 )
         elif isinstance(layer, Activation):
@@ -198,21 +145,6 @@ def solve_jointly(
             value = equations.energy(prior.mean + prior.spread(u), floor)
             progress(Progress("layerwise+joint", number + 1, len(stages), value, None))
     return prior.mean + prior.spread(u)
-
-
-def settled(prior: Belief, value: Tensor, error: Tensor) -> Tensor:
-    """The most probable input `(numel,)` where each value was seen directly, with a standard error.
-
-    Of more values than `DENSE` the prior is left out.
-    """
-    if len(value) > DENSE:
-        return value
-    root = torch.func.vmap(prior.spread)(torch.eye(len(value), dtype=torch.float64))  # rows: of unit coordinates
-    covariance = root.T @ root
-    seen = covariance.clone()
-    seen.diagonal().add_(error.square().clamp_min(1e-12 * float(covariance.diagonal().max())))
-    found: Tensor = prior.mean + covariance @ torch.linalg.solve(seen, value - prior.mean)
-    return found
 
 
 def _step(equations: JointEquations, prior: Belief, u: Tensor, floor: float, iterations: int) -> Tensor:

@@ -192,13 +192,13 @@ def head_signal(evidence: Evidence) -> Signal:
     head = evidence.structure.head
     assert head is not None
     weight, gradient = _weight(evidence, head.weight), _gradient(evidence, head.weight)
-    if evidence.altered and evidence.label is not None and weight.shape[1] <= FEATURES_LIMIT:
+    if evidence.altered and evidence.label is not None and evidence.unit.plain and weight.shape[1] <= FEATURES_LIMIT:
         return _noisy_head_signal(evidence, head, weight, gradient)
     if head.bias is not None and head.bias in evidence.observation.update.tensors:
         error = _gradient(evidence, head.bias)
         noise = evidence.noise(head.bias).cpu()
     else:
-        error = _logit_gradient(evidence, weight, gradient)
+        error = _logit_gradient(evidence, weight, gradient) if evidence.single is None else evidence.single.signal.cpu()
         noise = evidence.noise(head.weight).cpu() * error.norm() / gradient.norm()
     return _through_linear(evidence, head.weight, weight, gradient, error, noise)
 
