@@ -216,15 +216,18 @@ class Criterion:
             return scale * 2 * weights * (z - targets.double())
         raise ValueError(self.obstacle)
 
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Scores `(N, outputs)` behind a model's outputs, up to what a log-softmax takes from them."""
+        outputs = outputs[..., None] if "column" in self.link else outputs
+        return outputs.logit() if "sigmoid" in self.link else outputs
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss itself, differentiable by outputs and by targets, which may be soft where the function's may not.
 
         Args:
             outputs: the model's, behind `link`.
         """
-        targets = self.rows(targets)
-        outputs = outputs[..., None] if "column" in self.link else outputs
-        outputs = outputs.logit() if "sigmoid" in self.link else outputs
+        targets, outputs = self.rows(targets), self.scores(outputs)
         weights = self.weights.to(outputs)
         scale = self.factor / self.norm(targets).to(outputs)
         if self.kind == "cross_entropy":
@@ -397,8 +400,7 @@ class _Trial:
     def logits(self, count: int, seed: int) -> Tensor:
         """Fixed numbers `(count, outputs)`."""
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(count, self.outputs, generator=generator, dtype=torch.float64)
-        return drawn.to(self.device, self.dtype)
+        return torch.randn(count, self.outputs, generator=generator, dtype=torch.float64)
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
         """dL/dlogits in float64 on the CPU."""
@@ -410,10 +412,10 @@ class _Trial:
         Raises:
             _Refused: the function raises, warns, or gives no finite number that depends on the outputs.
         """
-        targets = targets.to(self.device, self.dtype) if targets.is_floating_point() else targets.to(self.device)
         try:
             with _quiet(), torch.enable_grad():
-                leaf = logits.detach().clone().requires_grad_()
+                targets = targets.to(self.device, self.dtype if targets.is_floating_point() else targets.dtype)
+                leaf = logits.detach().clone().to(self.device, self.dtype).requires_grad_()
                 outputs = leaf
                 for step in self.link:
                     outputs = LINKS[step](outputs)

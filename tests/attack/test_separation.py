@@ -11,7 +11,7 @@ from fedseal import Batch, LocalTraining, ThreatModel, zoo
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact import separation
 from fedseal.attack.exact.separation import mixture_of, separate, settle, sites
-from fedseal.attack.exact.unmixing import Mixture, evaluate, jacobian_of, normal_of, one_hot_of
+from fedseal.attack.exact.unmixing import Mixture, evaluate, jacobian_of, normal_of, mass_of
 
 LABELS = {"distinct": [0, 1, 2, 3], "two equal": [0, 1, 1, 3], "all equal": [2, 2, 2, 2]}
 
@@ -112,13 +112,13 @@ def _random_mixture(inside: bool) -> tuple[Mixture, Tensor, Tensor]:
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_normal_matrix_is_that_of_the_residuals_jacobian_by_autograd(inside: bool) -> None:
     mixture, labels, codes = _random_mixture(inside)
-    one_hot = one_hot_of(mixture, labels)
+    mass = mass_of(mixture, labels)
 
     def residual(flat: Tensor) -> Tensor:
-        return evaluate(mixture, flat.view(1, 4, 4), one_hot).residual.flatten()
+        return evaluate(mixture, flat.view(1, 4, 4), mass).residual.flatten()
 
     dense = torch.autograd.functional.jacobian(residual, codes.flatten())  # type: ignore[no-untyped-call]
-    state = evaluate(mixture, codes, one_hot)
+    state = evaluate(mixture, codes, mass)
     normal = normal_of(mixture, state, jacobian_of(mixture, state))[0]
     assert torch.allclose(normal, dense.T @ dense, rtol=1e-9, atol=1e-9 * float(normal.abs().max()))
 

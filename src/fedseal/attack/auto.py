@@ -260,8 +260,8 @@ def _said(step: Mechanism) -> str:
 
 
 def _modeled(evidence: Evidence) -> bool:
-    """Whether pictures were defended, and the attacker knows how."""
-    return bool(evidence.observation.defense) and len(evidence.observation.modality.shape) == 3
+    """Whether pictures were defended or rounded, and the attacker knows how."""
+    return bool(Release(evidence.observation).steps) and len(evidence.observation.modality.shape) == 3
 
 
 def _drawn(evidence: Evidence) -> bool:
@@ -280,7 +280,7 @@ def _labels(evidence: Evidence) -> str:
         return "joint"
     if evidence.label is not None:
         return "sign"
-    if head is None or head.weight not in update.tensors or evidence.observation.loss != "cross_entropy":
+    if head is None or head.weight not in update.tensors or not evidence.criterion.known:
         return "joint"
     summed = update.kind == "gradient" or (training is not None and training.optimizer == "sgd")
     return "best" if summed else "joint"

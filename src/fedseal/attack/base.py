@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedseal.attack.certificate import certify
+from fedseal.attack.relaxation import concluded
 from fedseal.attack.replay import agreement, distance, in_dtype, order_is_secret, precision, replay, residual
 from fedseal.types import (
     Attack,
@@ -59,10 +60,9 @@ def conclude(
             becomes "converged" if every example is certain, and "diverged" if the replay is further from the update
             than sending nothing at all.
     """
-    labels = candidate.labels.detach()
     found = Reconstruction(
         inputs=in_dtype(candidate.inputs.detach(), observation),
-        labels=labels.argmax(-1) if labels.is_floating_point() else labels,
+        labels=concluded(observation, candidate),
         outcome=Outcome(status, route, None, steps, 0.0, note),
     )
     found = certify(observation, found)

@@ -21,7 +21,7 @@ from torch import Tensor
 from fedseal.attack.base import refused
 from fedseal.attack.certificate import certify
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.spear import labels_by_signal
+from fedseal.attack.exact.targets import targets_by_signal
 from fedseal.attack.prior import total_variation
 from fedseal.attack.route import Route
 from fedseal.types import Outcome, Progress, ProgressCallback, Reconstruction
@@ -208,7 +208,7 @@ class CocktailParty(Route):
         labels = None
         known = observation.state is not None and observation.training is not None
         if known and bias is not None and evidence.gradient_scale is not None:
-            labels = labels_by_signal(evidence, inputs, found.deltas * evidence.gradient_scale)
+            labels = targets_by_signal(evidence, inputs, found.deltas * evidence.gradient_scale)
         note = "pictures are unmixed by their statistics: what two of them have in common may stay in both"
         ended = certify(
             observation, Reconstruction(inputs, labels, Outcome("budget", self.name, None, self.steps, 0.0, note))

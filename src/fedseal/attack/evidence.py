@@ -73,6 +73,14 @@ class Evidence:
         before = self.preprocessing
         return inputs.flatten(1) if before is None else before.plain(inputs.flatten(1).double().cpu()).to(inputs.device)
 
+    @property
+    def entry_gain(self) -> float:
+        """By how much a change of an input value changes what the first layer takes in, at least; 0 where one does not
+        reach it.
+        """
+        before = self.preprocessing
+        return 1.0 if before is None else before.plain.gain(math.prod(self.observation.modality.shape))
+
     @cached_property
     def _kept(self) -> dict[str, object]:
         return {}

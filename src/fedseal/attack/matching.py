@@ -23,8 +23,10 @@ from fedseal.attack.init import Init, normal
 from fedseal.attack.objective import Measured, Objective, squared_distance
 from fedseal.attack.optimizer import LBFGS, Adam, Descent, Leaf
 from fedseal.attack.prior import Bindable, Prior, Scene
+from fedseal.attack.relaxation import relaxed, softened
 from fedseal.attack.simulation import Simulate, UpdateModel, merged
 from fedseal.client import twice_differentiable
+from fedseal.criterion import Criterion
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownName, UnknownToAdversary
 from fedseal.layout import canonical
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
@@ -42,8 +44,10 @@ class GradientMatching:
 
     Args:
         name: as tables and records give it.
-        labels: "joint": optimize soft labels along with the inputs; "oracle": take the true labels, where the threat
+        labels: "joint": optimize soft targets along with the inputs; "oracle": take the true ones, where the threat
             model grants them; or a method of `fedseal.attack.labels.METHODS`, such as "sign", which infers them first.
+            Where a target is no class of several, a method stands for what the head tells of a single example, and for
+            "joint" without that.
         init: the start.
         objective: distance of updates, summed over the rounds; one that is `Measured` looks at the observation first.
         priors: weights and priors added to the objective.
@@ -109,21 +113,23 @@ class Search:
                 f"the inputs are whole numbers, such as token ids, so {attack.name} cannot move them by small steps",
                 "use 'dager' or 'tokens', or a search for sentences: 'mixture', 'dlg_text', 'tag' or 'lamp'",
             )
-        self.prediction = attack.update_model.bind(observation, attack.name, count, to, generator)
+        self.criterion, self.labels = evidence.criterion, _given_labels(attack, evidence)
+        searched = self.labels is None and (attack.labels == "joint" or _no_class(self.criterion, attack))
+        posed = softened(observation, self.criterion) if searched else observation
+        self.prediction = attack.update_model.bind(posed, attack.name, count, to, generator)
         self.copies = self.prediction.copies
         self.start = canonical(self._start(count, generator)).to(to).clone()
         self.objectives = self._bound(attack.objective)
         moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
         self.pieces = _leaves(moving, 1 if attack.one_at_a_time else len(moving))
         self.logits: list[Tensor] = []
-        self.labels: Tensor | None = None
-        if attack.known_labels is not None:
-            self.labels = attack.known_labels.to(like.device)
-        elif attack.labels == "joint":
+        if searched:
             logits = torch.randn(count, evidence.structure.num_classes, generator=generator).to(to)
             self.logits = _leaves(logits, 1 if attack.one_at_a_time else count)
-        else:
-            self.labels = _known_labels(attack, observation, count, generator).to(like.device)
+        elif self.labels is None:
+            self.labels = _known_labels(attack, observation, count, generator)
+        if self.labels is not None:
+            self.labels = self.labels.to(like.device, dtype if self.labels.is_floating_point() else self.labels.dtype)
         self.scene = Scene(observation, self.labels, self.copies, to, generator)
         self.priors = self._weighed(attack)
         self.descent = Descent(attack.optimizer, self._turns(), attack.steps, generator)
@@ -177,7 +183,8 @@ class Search:
             inputs = self.start + coordinates(inputs).view_as(self.start)
         if self.labels is not None:
             return Candidate(inputs, self.labels)
-        return Candidate(inputs, (self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)).softmax(-1))
+        numbers = self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)
+        return Candidate(inputs, relaxed(self.criterion, numbers))
 
     def advance(self, steps: int, progress: ProgressCallback | None = None) -> None:
         """Optimize for up to this many steps more; sets `done`, `finite` and `stopped`."""
@@ -272,6 +279,18 @@ def _batch_size(attack: GradientMatching, evidence: Evidence) -> int:
             "grant 'num_examples'",
         )
     return evidence.batch_size
+
+
+def _no_class(criterion: Criterion, attack: GradientMatching) -> bool:
+    """Whether targets are no classes, so that a method of reading labels means nothing."""
+    return criterion.known and not criterion.classes and attack.labels != "oracle"
+
+
+def _given_labels(attack: GradientMatching, evidence: Evidence) -> Tensor | None:
+    """Labels that are known before any search: handed in, or a single example's target."""
+    if attack.known_labels is not None or attack.labels == "joint":
+        return attack.known_labels
+    return evidence.target if _no_class(evidence.criterion, attack) else None
 
 
 def label_ways() -> list[str]:

@@ -240,11 +240,24 @@ def assign(reference: Candidate, other: Candidate) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment  # imported late: it takes longer than fedseal's own modules
 
-    classes = [c.labels.argmax(-1) if c.labels.ndim == 2 else c.labels for c in (reference, other)]
+    classes = _classes(reference.labels, other.labels)
     one, two = (c.inputs.detach().double().flatten(1) for c in (reference, other))
     costs = torch.cdist(one, two).square()
     costs = costs + 1e6 * (1 + costs.max()) * (classes[0][:, None] != classes[1][None, :])
     return torch.as_tensor(linear_sum_assignment(costs.cpu().numpy())[1], device=reference.inputs.device)
+
+
+def _classes(*labels: Tensor) -> list[Tensor]:
+    """Labels `(N,)` that are equal where examples may stand for each other: classes, the likeliest of soft ones, or
+    numbers of rows that are alike.
+    """
+    if labels[0].ndim == 1:
+        return list(labels)
+    rows = torch.cat(labels)
+    if rows.shape[1] > 1 and bool(((rows.sum(1) - 1).abs() < 1e-3).all()) and bool((rows >= 0).all()):
+        return [one.argmax(-1) for one in labels]
+    first = (rows[:, None] == rows[None]).all(-1).int().argmax(1)  # the first row that is alike
+    return list(torch.split(first, [len(one) for one in labels]))
 
 
 def merged(inputs: Tensor, labels: Tensor, copies: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from fedseal.attack.base import better, conclude, precision, refused
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.draw import bottleneck_of, drawn
-from fedseal.attack.exact.layerwise import Layerwise
+from fedseal.attack.exact.layerwise import Layerwise, unread
 from fedseal.attack.exact.rank import CLOSED, invertible
 from fedseal.attack.exact.recursion import closed_form, head_signal
 from fedseal.attack.route import Route
@@ -49,8 +49,8 @@ class Bottleneck(Route):
         row = _Before(known)
         if row.structure.obstacle is not None:
             return row.structure.obstacle
-        if Evidence(known).label is None:
-            return "the label cannot be read off the head: it needs cross-entropy and a linear head"
+        if Evidence(known).target is None:
+            return unread(Evidence(known))
         return invertible(row)
 
     def read(
@@ -62,15 +62,16 @@ class Bottleneck(Route):
         known = _known(evidence)
         if obstacle is not None or known is None:
             return refused(self.name, obstacle or "", started)
-        row, label = _Before(known), Evidence(known).label
+        row, target = _Before(known), Evidence(known).target
+        assert target is not None
         form = closed_form(row, head_signal(row), generator, progress)
         Evidence.of(known).once(CLOSED, lambda: form)
         inputs = form.inputs.reshape(1, *known.modality.shape).to(known.like)
-        candidate = Candidate(inputs, torch.tensor([label], device=inputs.device))
+        candidate = Candidate(inputs, target)
         found = conclude(known, candidate, route=self.name, steps=0, started=started, status="exact")
         if found.outcome.residual is None or found.outcome.residual > precision(known):
             determined = not form.open and Layerwise().determined(row)
-            found = better(found, Layerwise().match(known, form, determined, generator, progress))
+            found = better(found, Layerwise().match(Evidence(known), form, determined, generator, progress))
         seconds = time.perf_counter() - started
         return replace(found, outcome=replace(found.outcome, route=self.name, seconds=seconds))
 

@@ -29,7 +29,16 @@ from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
 from fedseal.attack.route import Route
-from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction, Status
+from fedseal.types import Candidate, ProgressCallback, Reconstruction, Status
+
+
+def unread(evidence: Evidence) -> str:
+    """Why the target of a single example cannot be read off the head."""
+    if not evidence.criterion.known:
+        return evidence.criterion.obstacle
+    if evidence.structure.head is None:
+        return "the target cannot be read off the head: no linear layer makes the outputs"
+    return f"the target under {evidence.criterion.describe()} cannot be read off the head's gradient"
 
 
 def _unfit_defense(evidence: Evidence) -> str | None:
@@ -69,8 +78,8 @@ class Layerwise(Route):
         reason = invertible(evidence)
         if reason is not None:
             return reason
-        if evidence.label is None:
-            return "the label cannot be read off the head: it needs cross-entropy and a linear head"
+        if evidence.target is None:
+            return unread(evidence)
         return _unfit_defense(evidence)
 
     def determined(self, evidence: Evidence) -> bool:
@@ -102,15 +111,16 @@ class Layerwise(Route):
         note = f"not determined by layer: {short}; total variation chose among the inputs that agree" if short else ""
         found = self._conclude(evidence, form.inputs, started)
         if found.outcome.status not in CERTAIN and not _explains(found, precision(observation)):
-            found = better(found, self.match(observation, form, not short, generator, progress))
+            found = better(found, self.match(evidence, form, not short, generator, progress))
         outcome = replace(found.outcome, route=self.name, seconds=time.perf_counter() - started, note=note)
         return replace(found, outcome=outcome)
 
     def _conclude(self, evidence: Evidence, inputs: Tensor, started: float, steps: int = 0) -> Reconstruction:
-        observation = evidence.observation
+        observation, target = evidence.observation, evidence.target
+        assert target is not None
         candidate = Candidate(
             inputs.reshape(1, *observation.modality.shape).to(observation.like),
-            torch.tensor([evidence.label], device=observation.like.device),
+            target,
         )
         status: Status = "exact" if steps == 0 else "budget"
         return conclude(observation, candidate, route=self.name, steps=steps, started=started, status=status)
@@ -142,7 +152,7 @@ class Layerwise(Route):
 
     def match(
         self,
-        observation: Observation,
+        evidence: Evidence,
         form: ClosedForm,
         determined: bool,
         generator: torch.Generator,
@@ -153,12 +163,13 @@ class Layerwise(Route):
 
         Where the layers do not determine the picture, total variation decides first and is then relaxed in stages.
         """
+        observation = evidence.observation
         start = observation.modality.project(form.inputs.reshape(1, *observation.modality.shape))
         stages = (0.0,) if determined else (1e-3, 1e-4, 1e-5)
         for weight in stages:
             attack = GradientMatching(
                 f"{self.name}+matching",
-                labels="sign",
+                known_labels=evidence.target,
                 objective=balanced_distance,
                 priors=((weight, total_variation),) if weight else (),
                 optimizer=LBFGS(line_search=True),

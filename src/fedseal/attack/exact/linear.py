@@ -18,31 +18,37 @@ from fedseal.attack.base import refused
 from fedseal.attack.belief import belief, settled
 from fedseal.attack.certificate import certify
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.factor import direction, scaled
 from fedseal.attack.route import Route
 from fedseal.types import Outcome, ProgressCallback, Reconstruction
 
+REPLAYED = "no gradient by the first layer's bias was sent: the input's size is the one whose replay has the update's"
+RANGED = (
+    "no gradient by the first layer's bias was sent, which leaves the input open up to a factor: the largest is taken "
+    "that valid inputs allow"
+)
 FITS = 3.0  # standard errors per equation up to which a single outer product explains a gradient
 
 
 @dataclass(frozen=True)
 class LinearFirstLayer(Route):
-    """Read the input off the gradient of a fully connected first layer with bias."""
+    """Read the input off the gradient of a fully connected first layer."""
 
     name: str = "linear"
 
     def obstacle(self, evidence: Evidence) -> str | None:
         """Why this route does not apply, None if it does."""
-        layer = evidence.first_linear
-        if layer is None:
-            return "the first layer is not fully connected on the flattened input"
-        if layer.bias is None or layer.bias not in evidence.observation.update.tensors:
-            return "the first layer has no bias, so its gradient gives the input only up to a factor"
-        if not bool(evidence.observation.update.tensors[layer.bias].any()):
+        reason = evidence.no_first_linear
+        if reason is not None:
+            return reason
+        if (biased := _biased(evidence)) and not bool(evidence.observation.update.tensors[biased].any()):
             return "the gradient of the first layer's bias is zero: no neuron of that layer was active"
         if evidence.batch_size not in (1, None):
             return f"it reads one example, and the update is of {evidence.batch_size}"
         if evidence.release.of_kind("sign", "unknown_noise"):
             return "signs alone, or noise of untold strength, leave no outer product to fit"
+        if evidence.altered and not biased:
+            return "the first layer has no gradient by a bias, and noise or gaps leave the input's size open"
         if evidence.altered:
             misfit = _weighted_rank_one(evidence).misfit
             if misfit > FITS:
@@ -51,7 +57,7 @@ class LinearFirstLayer(Route):
                     "explains): more than one example"
                 )
             return None
-        ratio = _rank_one(evidence)[1]
+        ratio = _rank_one(evidence)[1] if biased else direction(_weight(evidence))[1]
         # local steps on one example add multiples of one outer product; their difference inherits the weights' rounding
         if ratio > (1e-2 if evidence.observation.update.kind == "difference" else 30 * evidence.eps):
             return f"the first layer's gradient is no outer product (second part {ratio:.0e}): more than one example"
@@ -66,21 +72,49 @@ class LinearFirstLayer(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
-        if evidence.altered:
-            fit = _weighted_rank_one(evidence)
-            row, ratio = _with_prior(evidence, fit), fit.ratio
-        else:
-            row, ratio = _rank_one(evidence)
-        inputs = row.reshape(1, *observation.modality.shape).to(observation.like.dtype)
-        labels = None if evidence.label is None else torch.tensor([evidence.label], device=inputs.device)
-        note = "as near as the known defense lets the layer's equations come" if evidence.altered else ""
+        undone, ratio, notes = _read(evidence)
+        inputs = undone.to(observation.like)
+        labels = evidence.target
         if evidence.batch_size is None:
-            note = "one outer product: one example, or several whose gradients are parallel"
+            notes.append("one outer product: one example, or several whose gradients are parallel")
+        note = "; ".join(notes)
         found = Reconstruction(inputs, labels, Outcome("exact", self.name, ratio, 0, 0.0, note))
         found = certify(observation, found)
         if found.outcome.residual is None:  # several rounds, or no bias: the outer product's own misfit
             found = replace(found, outcome=replace(found.outcome, residual=ratio))
         return replace(found, outcome=replace(found.outcome, seconds=time.perf_counter() - started))
+
+
+def _biased(evidence: Evidence) -> str | None:
+    """The first layer's bias, None where it has none or its gradient was not sent."""
+    layer = evidence.first_linear
+    sent = layer is not None and layer.bias in evidence.observation.update.tensors
+    return layer.bias if sent and layer is not None else None
+
+
+def _weight(evidence: Evidence) -> Tensor:
+    layer = evidence.first_linear
+    assert layer is not None
+    return evidence.observation.update.tensors[layer.weight]
+
+
+def _read(evidence: Evidence) -> tuple[Tensor, float, list[str]]:
+    """The model's input `(1, *shape)` in float64, how far the gradient is from an outer product, and what limits it."""
+    notes: list[str] = []
+    if not _biased(evidence):
+        unit, ratio = direction(_weight(evidence))
+        row, replayed = scaled(evidence, unit)
+        notes.append(REPLAYED if replayed else RANGED)
+    elif evidence.altered:
+        notes.append("as near as the known defense lets the layer's equations come")
+        fit = _weighted_rank_one(evidence)
+        if evidence.preprocessing is None:
+            return _with_prior(evidence, fit).reshape(1, *evidence.observation.modality.shape), fit.ratio, notes
+        row, ratio = fit.row, fit.ratio
+    else:
+        row, ratio = _rank_one(evidence)
+    undone = evidence.undo(row[None])
+    return undone.inputs, ratio, [*filter(None, [undone.note]), *notes]
 
 
 def _rank_one(evidence: Evidence) -> tuple[Tensor, float]:

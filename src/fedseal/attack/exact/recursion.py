@@ -20,10 +20,10 @@ from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.equations import conv_equations, solve
+from fedseal.attack.exact.factor import entered_range
 from fedseal.attack.exact.noisy import Head, read_head, through_squashing
 from fedseal.attack.exact.separation import Separated
 from fedseal.attack.features import Side
-from fedseal.attack.preprocessing import bounds
 from fedseal.attack.structure import Activation, Conv, Layer, Linear, Reshape
 from fedseal.types import Progress, ProgressCallback
 
@@ -82,7 +82,7 @@ def _at_the_input(
     unreached += int((~undone.known).sum())
     count, numel = len(signal.value), undone.inputs[0].numel()
     place, factor = before.kept.places(numel)
-    error = signal.value_error.flatten(1)[:, place] * factor
+    error = signal.value_error.flatten(1)[:, place] * torch.where(factor == 0, math.inf, factor)
     back = None if whiten is None else _moved(whiten, place, factor, count)
     return ClosedForm(undone.inputs.to(signal.value), error.reshape(undone.inputs.shape), unreached, back)
 
@@ -460,7 +460,7 @@ def _prior(
     shape = torch.zeros(layer.in_shape, dtype=torch.float64)
     before = [earlier for earlier in layers[:index] if not isinstance(earlier, Reshape)]
     if not before:
-        low, high = _box(evidence)
+        low, high = entered_range(evidence)
         middle = 0.5 * (low + high).reshape(layer.in_shape)
         return middle, float((high - low).mean()) / 3
     known = _range_of(layers, index)
@@ -468,16 +468,6 @@ def _prior(
         return shape + known[0], known[1]
     row = float(weight.flatten(1).square().sum(1).mean().sqrt())
     return shape, max(3.0 * float(output.square().mean().sqrt()) / row, 1e-6)
-
-
-def _box(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """The smallest and largest values that the first layer takes in, flat."""
-    low, high = bounds(evidence.observation.modality)
-    before = evidence.preprocessing
-    if before is None:
-        return low, high
-    ends = before.kept(torch.stack([low, high]))
-    return ends.amin(0), ends.amax(0)
 
 
 def _range_of(layers: tuple[Layer, ...], index: int) -> tuple[float, float] | None:
@@ -490,6 +480,6 @@ def _range_of(layers: tuple[Layer, ...], index: int) -> tuple[float, float] | No
 def _inputs_of(evidence: Evidence, layers: tuple[Layer, ...], index: int) -> tuple[float, float]:
     """As `_range_of`; at the model's input the modality's range, and a wide guess elsewhere."""
     if all(isinstance(earlier, Reshape) for earlier in layers[:index]) and layers == evidence.structure.layers:
-        low, high = _box(evidence)
+        low, high = entered_range(evidence)
         return float((low + high).mean()) / 2, float((high - low).mean()) / 3
     return _range_of(layers, index) or (0.0, 3.0)

@@ -30,8 +30,8 @@ from fedseal.attack.exact.unmixing import (
     descend,
     evaluate,
     jacobian_of,
+    mass_of,
     normal_of,
-    one_hot_of,
     refine,
 )
 from fedseal.attack.structure import Activation, Linear
@@ -90,8 +90,8 @@ def obstacle(evidence: Evidence) -> str | None:
         return "the update has no gradient of a linear head"
     if observation.state is None:
         return f"it needs the weights, which the threat model '{observation.threat}' withholds"
-    if observation.loss != "cross_entropy":
-        return "the loss is not cross-entropy"
+    if evidence.criterion.kind != "cross_entropy":
+        return evidence.criterion.obstacle or f"the loss is {evidence.criterion.describe()}, not cross-entropy"
     if evidence.gradient_scale is None:
         return "the update mixes the gradients of several local steps"
     if count is None:
@@ -154,7 +154,7 @@ def mixture_of(evidence: Evidence, site: Site) -> Mixture:
         tilt=tilt.clamp_max(1.0),
         size=count,
         typical=typical,
-        classes=evidence.structure.num_classes,
+        criterion=evidence.unit,
     )
 
 
@@ -310,7 +310,7 @@ def finish(evidence: Evidence, site: Site, mixture: Mixture, codes: Tensor, labe
     The misfit allows for what the client's own forward pass rounds: a logit is a sum of products, off by some units
     in the last place of their size, and softmax hands that on in proportion to p (1 - p).
     """
-    state = evaluate(mixture, codes[None], one_hot_of(mixture, labels[None]))
+    state = evaluate(mixture, codes[None], mass_of(mixture, labels[None]))
     normal = normal_of(mixture, state, jacobian_of(mixture, state))[0]
     normal = normal + torch.eye(len(normal), dtype=torch.float64) / mixture.typical**2  # a feature is of typical size
     values, vectors = torch.linalg.eigh(normal)
@@ -330,15 +330,15 @@ def finish(evidence: Evidence, site: Site, mixture: Mixture, codes: Tensor, labe
 
 def _rounding(evidence: Evidence, mixture: Mixture, state: State, sizes: Tensor) -> Tensor:
     """By how much the client's rounded softmax moves a gradient's entries, by row."""
-    p, features = state.probabilities[0], mixture.basis.shape[1]
+    p, total, features = state.probabilities[0], state.total[0], mixture.basis.shape[1]
     unit = (4 if mixture.behind is None else 12) * evidence.eps
     by_outputs = unit * sizes[:, None] * mixture.weight.norm(dim=1) / math.sqrt(features)
     if mixture.behind is None:
-        moved = p * (1 - p) * by_outputs
+        moved = total * p * (1 - p) * by_outputs
     else:
         hidden, weight = state.outputs[0].relu(), mixture.behind.weight
         logits = unit * hidden.norm(dim=1, keepdim=True) * weight.norm(dim=1) / math.sqrt(weight.shape[1])
         logits = logits + (by_outputs.square() @ weight.square().T).sqrt()
-        moved = ((p * (1 - p) * logits).square() @ weight.square()).sqrt()
+        moved = ((total * p * (1 - p) * logits).square() @ weight.square()).sqrt()
     rounding: Tensor = (moved * sizes[:, None]).square().sum(0).sqrt() / mixture.size**1.5
     return rounding

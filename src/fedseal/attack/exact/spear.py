@@ -9,18 +9,16 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedseal.attack.base import better, refused
 from fedseal.attack.certificate import CERTAIN, certify
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
+from fedseal.attack.exact.targets import targets_by_signal
 from fedseal.attack.replay import CAP
 from fedseal.attack.route import Route
 from fedseal.attack.structure import Activation, Reshape
-from fedseal.client import forward, train
-from fedseal.types import LocalTraining, Outcome, ProgressCallback, Reconstruction
+from fedseal.types import Outcome, ProgressCallback, Reconstruction
 
 __all__ = ["Diagnostics", "Disaggregated", "Spear", "disaggregate"]
 
@@ -95,10 +93,11 @@ class Spear(Route):
         """Labels and certificate of inputs that were found."""
         observation, diagnostics = evidence.observation, found.diagnostics
         like = observation.like
-        inputs = found.inputs.reshape(-1, *observation.modality.shape).to(like)
+        undone = evidence.undo(found.inputs, tolerance=max(30 * evidence.eps, found.diagnostics.residual or 0.0))
+        inputs = undone.inputs.to(like)
         labels, note = None, ""
         if observation.state is not None and observation.training is not None:
-            labels = labels_by_signal(evidence, inputs, found.deltas)
+            labels = targets_by_signal(evidence, inputs, found.deltas)
             if labels is None:
                 note = "the inputs are right if the layer's zeros are; no labels fit them"
         elif diagnostics.candidates > diagnostics.rank:
@@ -111,6 +110,7 @@ class Spear(Route):
             ended = certify(observation, bare)
         if labels is not None and not bool(ended.certain.all()) and (ended.outcome.residual or 0.0) > CAP:
             note = f"the replayed update differs: of {diagnostics.rank} directions at least one may be false"
+        note = "; ".join(filter(None, [undone.note, note]))
         outcome = replace(ended.outcome, seconds=time.perf_counter() - started, note=note)
         return replace(ended, outcome=outcome)
 
@@ -118,8 +118,9 @@ class Spear(Route):
 def _unfit(evidence: Evidence) -> str | None:
     """What in the architecture or the training stands against this route."""
     layer, update = evidence.first_linear, evidence.observation.update
-    if layer is None:
-        return "the first layer is not fully connected on the flattened input"
+    reason = evidence.no_first_linear
+    if reason is not None or layer is None:
+        return reason
     if layer.bias is None or layer.bias not in update.tensors:
         return "the first layer has no bias, so its gradient gives each input only up to a factor"
     layers = evidence.structure.layers
@@ -132,44 +133,3 @@ def _unfit(evidence: Evidence) -> str | None:
     if not bool(update.tensors[layer.bias].any()):
         return "the gradient of the first layer's bias is zero: no unit of that layer was active"
     return None
-
-
-def labels_by_signal(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> Tensor | None:
-    """The labels `(b,)`: the one class for each example whose gradient by the first layer's output is the one found."""
-    observation, layer = evidence.observation, evidence.first_linear
-    assert observation.state is not None
-    assert observation.training is not None
-    assert layer is not None
-    assert layer.bias is not None
-    count, classes = len(inputs), evidence.structure.num_classes
-    counts = _counts(evidence, inputs)
-    possible = torch.arange(classes) if counts is None else counts.nonzero().flatten()
-    if any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules()):
-        # the examples' gradients depend on each other: the counts are known, their places are not
-        return None if counts is None else torch.arange(classes).repeat_interleave(counts).to(inputs.device)
-    single = LocalTraining.fedsgd(mode=observation.training.mode, loss=observation.training.loss)
-    labels = []
-    for example, delta in zip(inputs, deltas, strict=True):
-        distances = []
-        for label in possible.tolist():
-            one = torch.tensor([label], device=inputs.device)
-            alone = train(observation.model, observation.state, example[None], one, single).tensors[layer.bias]
-            distances.append(float((alone.detach().double().cpu() / count - delta).norm()))
-        labels.append(int(possible[min(range(len(distances)), key=distances.__getitem__)]))
-    return torch.tensor(labels, device=inputs.device)
-
-
-def _counts(evidence: Evidence, inputs: Tensor) -> Tensor | None:
-    """How often each class occurs, `(classes,)`: the sum of the softmax less the batch size times the head's bias
-    gradient; None where that is not known or comes out as no counts.
-    """
-    observation, head = evidence.observation, evidence.structure.head
-    if observation.loss != "cross_entropy" or head is None or head.bias is None:
-        return None
-    gradient = evidence.gradient(head.bias) if head.bias in observation.update.tensors else None
-    if gradient is None or observation.state is None:
-        return None
-    with torch.no_grad():
-        outputs = forward(observation.model, observation.state, observation.modality.forward(inputs))
-    counts = (outputs.double().softmax(-1).sum(0) - len(inputs) * gradient).round().long().clamp_min(0).cpu()
-    return counts if int(counts.sum()) == len(inputs) else None

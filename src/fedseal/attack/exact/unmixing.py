@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from fedseal.criterion import Criterion
 
 MARGINS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04, 0.025, 0.015, 0.005, 0.0)  # of the outputs' spread
 LOST = (0.1, 1e4)  # below this margin a start whose misfit is still so large is given up
@@ -38,7 +39,8 @@ class Mixture(NamedTuple):
         target: `(rows, K + 1)` scaled to unit error, the last column the bias gradient times `unit`.
         scale: `(rows, 1)`, one over the standard errors.
         basis: `(K, features)`, orthonormal rows, each off by `tilt` `(K,)`.
-        size: number of examples K. typical: the size of an input of the layer. classes: number of classes.
+        size: number of examples K. typical: the size of an input of the layer. criterion: the loss, a mean over the
+            examples.
     """
 
     weight: Tensor
@@ -51,22 +53,27 @@ class Mixture(NamedTuple):
     tilt: Tensor
     size: int
     typical: float
-    classes: int
+    criterion: Criterion
 
 
-def one_hot_of(mixture: Mixture, labels: Tensor) -> Tensor:
-    """`(S, K, classes)` of labels `(S, K)`."""
-    return F.one_hot(labels, mixture.classes).double()
+def mass_of(mixture: Mixture, labels: Tensor) -> Tensor:
+    """How much each class counts for each example, `(S, K, classes)` of labels `(S, K)`: one-hot vectors, or what class
+    weights and smoothing make of them.
+    """
+    norms = torch.stack([mixture.criterion.norm(one) for one in labels])
+    mass = mixture.criterion.mass(labels.flatten()).view(*labels.shape, -1)
+    return mass * (mixture.size / norms)[:, None, None]
 
 
 class State(NamedTuple):
-    """One evaluation of S starts: the layer's outputs and scaled deltas `(S, K, rows)`, softmax `(S, K, classes)`,
-    residual `(S, rows, K + 1)`, chi squared `(S,)`.
+    """One evaluation of S starts: the layer's outputs and scaled deltas `(S, K, rows)`, softmax `(S, K, classes)`, the
+    examples' total mass `(S, K, 1)`, residual `(S, rows, K + 1)`, chi squared `(S,)`.
     """
 
     codes: Tensor
     outputs: Tensor
     probabilities: Tensor
+    total: Tensor
     deltas: Tensor
     extended: Tensor
     residual: Tensor
@@ -75,13 +82,13 @@ class State(NamedTuple):
 
 def refine(mixture: Mixture, codes: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Levenberg and Marquardt on S starts at once: codes `(S, K, K)`, labels `(S, K)`; gives codes, misfits `(S,)`."""
-    one_hot = one_hot_of(mixture, labels)
-    state = evaluate(mixture, codes, one_hot)
+    mass = mass_of(mixture, labels)
+    state = evaluate(mixture, codes, mass)
     damping = torch.full((len(codes),), 1e-2, dtype=torch.float64)
     before = state.chi
     for step in range(steps):
-        move, trusted = _step(mixture, state, one_hot, damping)
-        tried = evaluate(mixture, state.codes + move, one_hot)
+        move, trusted = _step(mixture, state, mass, damping)
+        tried = evaluate(mixture, state.codes + move, mass)
         ok = (tried.chi < state.chi) & torch.isfinite(tried.chi) & trusted
         damping = torch.where(ok, 0.2 * damping, 4 * damping).clamp(1e-15, 1e8)
         state = State(*(torch.where(ok.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(tried, state, strict=True)))
@@ -106,24 +113,24 @@ def descend(mixture: Mixture, codes: Tensor, labels: Tensor) -> tuple[Tensor, fl
         present, misfits = refine(part, present, names, 60)
         if margin < LOST[0] and float(misfits[0]) > LOST[1]:
             break
-    state = evaluate(mixture, present, one_hot_of(mixture, names))
+    state = evaluate(mixture, present, mass_of(mixture, names))
     return present[0], float((state.chi[0] / mixture.target.numel()).sqrt())
 
 
-def evaluate(mixture: Mixture, codes: Tensor, one_hot: Tensor) -> State:
+def evaluate(mixture: Mixture, codes: Tensor, mass: Tensor) -> State:
     """Every example's deltas by the layer's own forward pass, and how far the equations are from holding."""
-    outputs = codes @ mixture.weight.T + mixture.bias
+    outputs, total = codes @ mixture.weight.T + mixture.bias, mass.sum(-1, keepdim=True)
     if mixture.behind is None:
         probabilities = torch.softmax(outputs, -1)
-        deltas = probabilities - one_hot
+        deltas = total * probabilities - mass
     else:
         weight, bias = mixture.behind
         probabilities = torch.softmax(outputs.relu() @ weight.T + bias, -1)
-        deltas = ((probabilities - one_hot) @ weight) * (outputs > 0)
+        deltas = ((total * probabilities - mass) @ weight) * (outputs > 0)
     deltas = deltas * mixture.scale[:, 0]
     extended = torch.cat([codes, codes.new_full((*codes.shape[:2], 1), mixture.unit)], 2)
     residual = deltas.mT @ extended / mixture.size - mixture.target
-    return State(codes, outputs, probabilities, deltas, extended, residual, residual.square().sum((1, 2)))
+    return State(codes, outputs, probabilities, total, deltas, extended, residual, residual.square().sum((1, 2)))
 
 
 def jacobian_of(mixture: Mixture, state: State) -> Tensor:
@@ -131,10 +138,10 @@ def jacobian_of(mixture: Mixture, state: State) -> Tensor:
     p = state.probabilities
     if mixture.behind is None:
         mean = (p @ mixture.weight)[:, :, None, :]
-        return p[..., None] * (mixture.weight - mean) * mixture.scale
+        return (state.total * p)[..., None] * (mixture.weight - mean) * mixture.scale
     weight, open_ = mixture.behind.weight, (state.outputs > 0)[..., None]
     logits = weight @ (mixture.weight * open_)
-    moved = p[..., None] * (logits - (p[..., None, :] @ logits))
+    moved = (state.total * p)[..., None] * (logits - (p[..., None, :] @ logits))
     return (weight.T @ moved) * open_ * mixture.scale
 
 
@@ -166,7 +173,7 @@ def _push(mixture: Mixture, state: State, jacobian: Tensor, move: Tensor) -> Ten
     return pushed / mixture.size
 
 
-def _step(mixture: Mixture, state: State, one_hot: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+def _step(mixture: Mixture, state: State, mass: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     """The damped step with its geodesic correction, and which starts may trust it."""
     jacobian = jacobian_of(mixture, state)
     normal = normal_of(mixture, state, jacobian)
@@ -179,7 +186,7 @@ def _step(mixture: Mixture, state: State, one_hot: Tensor, damping: Tensor) -> t
         logits = (logits * (state.outputs > 0)) @ mixture.behind.weight.T
     change = (logits - logits.mean(-1, keepdim=True)).abs().amax(-1)
     velocity = velocity * (3.0 / change.clamp_min(3.0))[..., None]
-    ahead = evaluate(mixture, state.codes + 0.1 * velocity, one_hot).residual
+    ahead = evaluate(mixture, state.codes + 0.1 * velocity, mass).residual
     bend = 20.0 * ((ahead - state.residual) / 0.1 - _push(mixture, state, jacobian, velocity))
     correction = -torch.cholesky_solve(_pull(mixture, state, jacobian, bend), factor).view_as(state.codes)
     lengths = [(v.flatten(1) * diagonal.sqrt()).norm(dim=1) for v in (correction, velocity)]

@@ -70,6 +70,8 @@ class Best:
         if observation.state is None:
             return LLG()
         biased = head is not None and head.bias is not None and head.bias in observation.update.tensors
+        if not evidence.criterion.hard and observation.update.kind == "gradient":
+            return Geng(bias=biased)
         if observation.update.kind == "difference" and not _gentle(evidence):
             return Dimitrov()
         return Moments() if biased else Geng()

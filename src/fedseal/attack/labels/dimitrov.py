@@ -48,7 +48,7 @@ class Dimitrov:
             softmax = (1 - part) * before.softmax.mean(0) + part * after.softmax.mean(0)
             features = (1 - part) * before.features + part * after.features
             sums += head.count / head.steps * softmax
-            estimate += head.count / head.steps * (softmax - logit_gradient(head, features, bias))
+            estimate += head.counts(softmax, logit_gradient(head, features, bias)) / head.steps
         counts = to_counts(estimate, head.count)
         return from_counts(counts, residual=bias_residual(head, sums, counts))
 

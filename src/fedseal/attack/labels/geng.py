@@ -47,8 +47,9 @@ class Geng:
                 needs_bias(head, self.name)
             assert round.state is not None
             seen = passed(observation.model, round.state, head.layer, inputs)
-            sums.append(head.count * seen.softmax.mean(0))
-            estimates.append(sums[-1] - head.count * logit_gradient(head, seen.features, self.bias))
+            softmax = seen.softmax.mean(0)
+            sums.append(head.count * softmax)
+            estimates.append(head.counts(softmax, logit_gradient(head, seen.features, self.bias)))
         estimate = torch.stack(estimates).mean(0)
         counts = to_counts(estimate, head.count)
         return from_counts(counts, residual=bias_residual(head, sums[-1], counts))

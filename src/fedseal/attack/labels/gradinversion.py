@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fedseal.attack.labels.base import Labels, from_counts
-from fedseal.attack.labels.head import read_head
+from fedseal.attack.labels.head import needs_hard, read_head
 from fedseal.errors import UnfitBatch
 from fedseal.types import Observation
 
@@ -29,6 +29,7 @@ class GradInversionRule:
             UnknownToAdversary: the number of examples is withheld.
         """
         head = read_head(observation, self.name)
+        needs_hard(head, self.name)
         if head.count > head.classes:
             raise UnfitBatch(
                 f"gradinversion gives each class at most one label, and {head.count} examples have {head.classes} "

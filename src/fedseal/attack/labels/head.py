@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.structure import Linear
+from fedseal.criterion import Criterion
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownToAdversary
 from fedseal.types import Observation, Round
 
@@ -27,6 +28,7 @@ class Head:
         count: number of examples K.
         steps: local steps; 1 for a gradient.
         layer: the names of the head's tensors.
+        criterion: the loss, without a factor and averaged.
     """
 
     gradient: Tensor
@@ -34,6 +36,32 @@ class Head:
     count: int
     steps: int
     layer: Linear
+    criterion: Criterion
+
+    def counts(self, softmax: Tensor, by_logits: Tensor) -> Tensor:
+        """How often each class occurs `(classes,)`, in fractions, if all examples had this softmax.
+
+        From K db = sum_k (a_k p_k - m_k), with m_k the mass of the example's label and a_k its sum: (1 - s) w_n c_n =
+        A p_n - s / C w_n S - D db_n with S the sum of the examples' weights, which the counts' own sum gives.
+
+        Args:
+            softmax: the mean over the examples, `(classes,)`.
+            by_logits: the mean gradient by the logits, `(classes,)`.
+        """
+        criterion, total = self.criterion, float(self.count)
+        if criterion.hard:
+            return total * (softmax - by_logits)
+        weights, share = criterion.weights.to(softmax), criterion.smoothing / self.classes
+        hard = (1 - criterion.smoothing) * weights
+        # in units of S: the sum of all masses is (1 - s) S + s / C K W
+        if criterion.reduction == "weights":
+            slope = (1 - criterion.smoothing) * softmax - by_logits
+            rest = share * total * (weights.sum() * softmax - weights)
+        else:
+            slope = (1 - criterion.smoothing) * softmax
+            rest = share * total * (weights.sum() * softmax - weights) - total * by_logits
+        size = (total - (rest / hard).sum()) / (slope / hard).sum()
+        return (size * slope + rest) / hard
 
     @property
     def classes(self) -> int:
@@ -53,7 +81,8 @@ def read_head(observation: Observation, who: str, *, round: Round | None = None)
         UnfitModel: no linear head.
         UnknownToAdversary: batch size or local training are withheld.
         UnfitUpdate: the head's gradient is not sent or zero, or its rank exceeds the batch size named.
-        BadConfig: another loss than cross-entropy, or a batch size that is no number of examples.
+        BadConfig: another loss than cross-entropy (summed, weighted and smoothed ones are read as well), or a batch
+            size that is no number of examples.
     """
     round = observation.rounds[0] if round is None else round
     evidence = Evidence(observation)
@@ -63,8 +92,10 @@ def read_head(observation: Observation, who: str, *, round: Round | None = None)
             f"{who} found no classification head: the model's scores are not made by a fully connected layer",
             "attack a model that ends in nn.Linear or F.linear on (N, features)",
         )
-    if observation.loss != "cross_entropy":
-        raise BadConfig(f"{who} inverts cross-entropy, and the loss is '{observation.loss}'", "use a joint attack")
+    criterion = evidence.criterion
+    if criterion.kind != "cross_entropy":
+        fact = criterion.obstacle or f"{who} inverts cross-entropy, and the loss is {criterion.describe()}"
+        raise BadConfig(fact, "use a joint attack")
     tensors = round.update.tensors
     if layer.weight not in tensors:
         raise UnfitUpdate(
@@ -76,7 +107,7 @@ def read_head(observation: Observation, who: str, *, round: Round | None = None)
     bias = None if layer.bias not in tensors else _undecayed(observation, round, layer.bias or "", scale)
     if not bool(gradient.any()):
         raise UnfitUpdate(f"the gradient of the head's weight '{layer.weight}' is zero", "it holds no labels to read")
-    head = Head(gradient, bias, count, steps, layer)
+    head = Head(gradient, bias, count, steps, layer, evidence.unit)
     _check_rank(head, evidence, who)
     return head
 
@@ -94,7 +125,7 @@ def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[floa
     if count < 1:
         raise BadConfig(f"the update names {count} examples", "an update is made from at least one")
     if update.kind == "gradient":
-        return 1.0, 1, count
+        return evidence.criterion.scale(count), 1, count
     training = observation.require_training(who)
     assert training.lr is not None
     if training.optimizer != "sgd":
@@ -105,7 +136,8 @@ def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[floa
     steps = training.epochs * math.ceil(count / (training.batch_size or count))
     # with momentum m the gradient of step t moves the weights by lr (1 - m^(T - t)) / (1 - m) in all
     moved = sum((1 - training.momentum ** (steps - t)) / (1 - training.momentum) for t in range(steps))
-    return -1.0 / (training.lr * moved), steps, count
+    per_step = evidence.criterion.scale(min(count, training.batch_size or count))
+    return -per_step / (training.lr * moved), steps, count
 
 
 def _undecayed(observation: Observation, round: Round, name: str, scale: float) -> Tensor:
@@ -133,8 +165,8 @@ def _check_rank(head: Head, evidence: Evidence, who: str) -> None:
 
 
 def undefended(observation: Observation) -> bool:
-    """Whether no defense is known to have changed the update."""
-    return not observation.defense
+    """Whether no defense, and no coarser number format, is known to have changed the update."""
+    return not observation.defense and not any(round.update.rounding for round in observation.rounds)
 
 
 def bias_residual(head: Head, softmax_sum: Tensor, counts: Tensor) -> float | None:
@@ -143,10 +175,23 @@ def bias_residual(head: Head, softmax_sum: Tensor, counts: Tensor) -> float | No
     Args:
         softmax_sum: the probabilities `(classes,)` that the method believes, summed over the examples.
     """
-    if head.bias_gradient is None:
+    if head.bias_gradient is None or not head.criterion.hard:
         return None
     observed = head.count * head.bias_gradient
     return float((observed - (softmax_sum - counts)).norm() / observed.norm().clamp_min(1e-300))
+
+
+def needs_hard(head: Head, who: str) -> None:
+    """Refuse a loss under which classes weigh differently or labels are smoothed.
+
+    Raises:
+        BadConfig: it is one.
+    """
+    if not head.criterion.hard:
+        raise BadConfig(
+            f"{who} reads hard labels that weigh the same, and the loss is {head.criterion.describe()}",
+            "use geng, geng_bias or best",
+        )
 
 
 def needs_bias(head: Head, who: str) -> Tensor:

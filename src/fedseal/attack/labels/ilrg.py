@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedseal.attack.labels.base import Labels, from_counts, to_counts
 from fedseal.attack.labels.geng import Geng
-from fedseal.attack.labels.head import Head, bias_residual, needs_bias, read_head
+from fedseal.attack.labels.head import Head, bias_residual, needs_bias, needs_hard, read_head
 from fedseal.errors import BadConfig
 from fedseal.types import Observation, Tensors
 
@@ -47,6 +47,7 @@ class ILRG:
         """
         state = observation.require_state(self.name)
         head = read_head(observation, self.name)
+        needs_hard(head, self.name)
         softmax = class_softmax(head, needs_bias(head, self.name), state, self.temperature)
         estimate, misfit = solve(head, softmax)
         if misfit <= TRUSTED:

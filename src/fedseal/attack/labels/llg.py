@@ -8,7 +8,7 @@ import torch
 
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.dummies import normal_dummies, passed
-from fedseal.attack.labels.head import read_head
+from fedseal.attack.labels.head import needs_hard, read_head
 from fedseal.types import Observation
 
 
@@ -35,6 +35,7 @@ class LLG:
         """
         state = observation.require_state(self.name) if self.dummies else None
         head = read_head(observation, self.name)
+        needs_hard(head, self.name)
         sums = head.row_sums.clone()
         share = (1 + 1 / head.classes) / head.count * float(sums.clamp_max(0).sum())
         if state is not None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedseal.attack.labels.base import Labels, from_counts, to_counts
 from fedseal.attack.labels.dimitrov import state_after
 from fedseal.attack.labels.dummies import Passed, passed, varied_dummies
-from fedseal.attack.labels.head import Head, bias_residual, read_head
+from fedseal.attack.labels.head import Head, bias_residual, needs_hard, read_head
 from fedseal.types import Observation, Round
 
 PRIOR = 1.0  # the weight of the random inputs' mean logits, in examples
@@ -73,6 +73,7 @@ class Moments:
         observation.require_state(self.name)
         inputs = varied_dummies(observation, self.dummies, generator)
         heads = [read_head(observation, self.name, round=round) for round in observation.rounds]
+        needs_hard(heads[0], self.name)
         found = [
             estimate(observation, round, head, inputs) for round, head in zip(observation.rounds, heads, strict=True)
         ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedseal.attack.labels.base import Labels, from_counts, to_counts
 from fedseal.attack.labels.dummies import passed, varied_dummies
-from fedseal.attack.labels.head import Head, bias_residual, needs_bias, read_head
+from fedseal.attack.labels.head import Head, bias_residual, needs_bias, needs_hard, read_head
 from fedseal.attack.labels.ilrg import solve
 from fedseal.client import local_steps, train
 from fedseal.types import LocalTraining, Observation, Tensors
@@ -40,6 +40,7 @@ class RLU:
         state = observation.require_state(self.name)
         training = observation.require_training(self.name)
         head = read_head(observation, self.name)
+        needs_hard(head, self.name)
         bias_gradient = needs_bias(head, self.name)
         inputs = varied_dummies(observation, head.count, generator)
         counts = to_counts(head.count * (1 / head.classes - bias_gradient), head.count)

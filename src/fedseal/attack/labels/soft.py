@@ -12,7 +12,7 @@ from torch import Tensor
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.head import read_head, undefended
-from fedseal.errors import UnfitBatch
+from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.types import Observation
 
 SCALES = 400  # feature lengths tried for a head without bias, over five orders of magnitude
@@ -43,6 +43,7 @@ class Soft:
 
         Raises:
             UnknownToAdversary: weights or number of examples are withheld.
+            BadConfig: the loss weighs classes.
             UnfitBatch: more than one example, whose targets are only seen added up.
         """
         state = observation.require_state(self.name)
@@ -52,6 +53,11 @@ class Soft:
                 f"soft reads one example's target from one gradient; here are {head.count} examples and {head.steps} "
                 "local steps",
                 "use a counting method, such as moments, which gives hard labels",
+            )
+        if not head.criterion.uniform:
+            raise BadConfig(
+                "soft reads a target whose classes weigh the same, and the loss weighs classes",
+                "use best, which gives the hard label",
             )
         weight = state[head.layer.weight].double()
         bias = state[head.layer.bias].double() if head.layer.bias else weight.new_zeros(head.classes)
