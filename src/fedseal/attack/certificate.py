@@ -128,7 +128,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
     observation, update, layer = evidence.observation, evidence.observation.update, evidence.first_linear
     if layer is None or layer.bias is None or isinstance(observation.modality, Text) or len(observation.rounds) > 1:
         return None
-    if layer.weight not in update.tensors or layer.bias not in update.tensors:
+    if layer.weight not in update.tensors or layer.bias not in update.tensors or evidence.doubt:
         return None
     if replayed is not None and not _secrets(observation, observation.secrets):
         return None  # a replay that says no is not outvoted
@@ -144,7 +144,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
     tolerance = max(min(CAP, 8 * eps), rounding(observation), LINEAR)
     reasons = [
         *_unknown(observation, count),
-        *_secrets(observation, observation.secrets),
+        *_secrets(observation, evidence.secrets_before(layer.weight)),
         *_sums(observation),
         *_signs(evidence),
     ]

@@ -84,6 +84,13 @@ class Affine:
         place[self.index[largest]] = largest.nonzero()[:, 0]
         return place, torch.where(best > 0, 1.0 / torch.where(best > 0, self.scale[place], 1.0), 0.0)
 
+    def gain(self, numel: int) -> float:
+        """By how much a change of one of `numel` input values changes what the first layer takes in, at least."""
+        inside = self.index >= 0
+        squares = torch.zeros(numel, dtype=torch.float64)
+        squares.scatter_add_(0, self.index[inside], self.scale[inside].square())
+        return float(squares.min().sqrt())
+
     def back(self, rows: Tensor, known: Tensor, numel: int) -> tuple[Tensor, Tensor]:
         """Inputs `(N, numel)` from rows `(N, M)`, of which only what is `known` `(N, M)` counts; and which are reached.
 
@@ -192,7 +199,7 @@ class _Probe:
             elif name in entrance.state:
                 value = 0.5 + torch.rand(tensor.shape, generator=fixed)
             else:  # the first layer's and those behind it, which are not reached: no memory is needed
-                value = torch.zeros(1).expand(tensor.shape)
+                value = torch.zeros(()).expand(tensor.shape)
             self.state[name] = value if tensor.is_floating_point() else value.round().to(tensor.dtype)
         digits = max(1, math.ceil(math.log(max(self.numel, 2), BASE)))
         places = torch.arange(self.numel)

@@ -241,7 +241,7 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
     rows = evidence.first_rows(inputs).double().cpu()
     rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
     norm = math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
-    size = VISIBLE * math.sqrt(inputs[0].numel()) / norm
+    size = VISIBLE * math.sqrt(inputs[0].numel()) / norm * evidence.entry_gain
     if len(rows) == 1:
         deltas = gradient[:, -1]
         sent = evidence.release.sent(layer.weight)
@@ -301,7 +301,7 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
     form = evidence.kept(CLOSED, ClosedForm)
     if form is None:
         one = len(candidate.inputs) == 1 and evidence.batch_size == 1 and evidence.gradient_scale is not None
-        if not one or evidence.label is None or invertible(evidence) is not None or evidence.altered:
+        if not one or evidence.target is None or invertible(evidence) is not None or evidence.altered:
             return None
         counts = rank_analysis(evidence.structure.layers, sent=sent_counts(evidence))
         if not counts or not all(count.determined for count in counts):
