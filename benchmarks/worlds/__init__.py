@@ -1,0 +1,54 @@
+"""Small worlds drawn at random: whether what is called certain is true, and nobody is beaten who should not be.
+
+`python -m benchmarks worlds` judges 5,000 of them and prints the table; `python -m benchmarks.worlds --seed K` judges
+one and prints its script, `--find KIND` looks for the smallest world with a kind of fault.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+
+from benchmarks.worlds import table, tally
+from benchmarks.worlds.generate import from_seed
+from benchmarks.worlds.judgement import Judgement, judge
+
+WORLDS = 5000
+
+
+def run(scale: float = 1.0) -> dict[str, object]:
+    """Judge the worlds and count."""
+    judged = list(every(range(max(1, round(WORLDS * scale)))))
+    return tally.figures(judged)
+
+
+def every(seeds: Iterable[int], *, processes: int | None = None) -> Iterator[tuple[int, Judgement]]:
+    """Judge the worlds of these seeds, as many at a time as there are processors."""
+    workers = processes or min(os.cpu_count() or 1, 8)
+    if workers == 1:
+        yield from map(one, seeds)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawned, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(one, seeds, chunksize=4)
+
+
+def one(seed: int) -> tuple[int, Judgement]:
+    """Judge the world of a seed."""
+    world = from_seed(seed)
+    return seed, judge(world, table.recipes(world, seed), thorough=table.thorough(seed))
+
+
+def grave(judged: Sequence[tuple[int, Judgement]]) -> str:
+    """What must never be, in words, a line a fault; empty if all is well."""
+    from benchmarks.worlds.judgement import GRAVE
+
+    return "\n".join(
+        f"seed {seed}: {fault.kind} by {fault.attack} as {fault.threat}: {fault.words}"
+        for seed, judgement in judged
+        for fault in judgement.of(*GRAVE)
+    )
