@@ -311,6 +311,9 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     value = best.outcome.residual
     if best.outcome.status == "exact" or (best.outcome.status in CERTAIN and not _drawn(evidence)):
         return "; ".join(["an exact route has certified its result", *_at_most(evidence)])
+    layer, reads = evidence.first_linear, isinstance(route, (LinearFirstLayer, Spear))
+    if reads and layer is not None and best.inputs is not None and evidence.secrets_before(layer.weight):
+        return "what dropout left of the input was read; a search takes the model for one that drops nothing"
     rounded = _modeled(evidence) and Release(evidence.observation).family == "interval"
     if rounded and isinstance(route, LinearFirstLayer):
         return "rounding leaves more in the first layer's rows than a search would add"

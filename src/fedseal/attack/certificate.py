@@ -71,9 +71,10 @@ def _near_means_right(evidence: Evidence) -> bool:
     """Whether a replay far from the update shows that a search went astray.
 
     A wrong token moves two whole rows of the embedding, so that half of a sentence may lie further from the update
-    than nothing at all; and no replayed update is near its signs.
+    than nothing at all; no replayed update is near its signs; and a replay drops no values.
     """
-    return not isinstance(evidence.observation.modality, Text) and evidence.release.family != "sign"
+    observation = evidence.observation
+    return not isinstance(observation.modality, Text) and evidence.release.family != "sign" and not observation.secrets
 
 
 def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
@@ -139,7 +140,8 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
     count = len(inputs)
     bare = Certificate("layer", value, CAP, values, (False,) * count, _assumption(observation, count))
     if not value <= CAP:
-        return replace(bare, note="does not explain the first layer's gradient")
+        dropped = _secrets(observation, evidence.secrets_before(layer.weight))
+        return replace(bare, note="; ".join(dropped) or "does not explain the first layer's gradient")
     eps = torch.finfo(observation.like.dtype).eps
     tolerance = max(min(CAP, 8 * eps), rounding(observation), LINEAR)
     reasons = [

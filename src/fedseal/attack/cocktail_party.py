@@ -21,6 +21,7 @@ from torch import Tensor
 from fedseal.attack.base import refused
 from fedseal.attack.certificate import certify
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.factor import entered_range
 from fedseal.attack.exact.targets import targets_by_signal
 from fedseal.attack.prior import total_variation
 from fedseal.attack.route import Route
@@ -28,6 +29,7 @@ from fedseal.types import Outcome, Progress, ProgressCallback, Reconstruction
 
 GAUSSIAN = 0.37456720749  # mean of log cosh of a standard normal number
 REPORTS, BULK = 50, 50  # progress reports; values from which on a few are outliers
+BLUR = 1e-2  # of a row's largest value, up to which unmixing leaves a value of another row
 
 
 class Unmixed(NamedTuple):
@@ -74,6 +76,7 @@ def unmix(
     count: int,
     generator: torch.Generator,
     shape: tuple[int, ...] | None = None,
+    order: Tensor | None = None,
     steps: int = 1000,
     lr: float = 0.1,
     contrast: Contrast = Contrast(),
@@ -86,6 +89,7 @@ def unmix(
         bias_gradient: `(m,)` in the same unit, for sign and scale; None leaves each input of unit variance.
         count: the batch size b, at most min(m, n).
         shape: `(C, H, W)` of the inputs if they are pictures, for the total variation; None for features.
+        order: where the picture's values stand among the inputs, `(C * H * W,)`; None if in order.
 
     >>> seeded = torch.Generator().manual_seed(0)
     >>> inputs, deltas = torch.rand(2, 2000, generator=seeded) ** 6, torch.randn(2, 20, generator=seeded)
@@ -99,6 +103,8 @@ def unmix(
     values, axes = torch.linalg.eigh(centered @ centered.T / centered.shape[1])
     whiten = (axes / values.clamp_min(1e-12 * values[-1]).sqrt()).T
     white = (whiten @ centered).float()
+    if order is not None:
+        white = white[:, order.cpu()]
     free = torch.randn(count, count, generator=generator).requires_grad_()
     optimizer = torch.optim.Adam([free], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -167,9 +173,9 @@ class CocktailParty(Route):
 
     def obstacle(self, evidence: Evidence) -> str | None:
         """Why this attack does not apply, None if it does."""
-        layer, update = evidence.first_linear, evidence.observation.update
-        if layer is None:
-            return "the first layer is not fully connected on the flattened input"
+        layer, update, reason = evidence.first_linear, evidence.observation.update, evidence.no_first_linear
+        if reason is not None or layer is None:
+            return reason
         if update.num_examples is not None and update.num_examples >= min(update.tensors[layer.weight].shape):
             return (
                 f"a batch of {update.num_examples} fills the first layer's gradient of shape "
@@ -190,26 +196,32 @@ class CocktailParty(Route):
             return refused(self.name, reason or "", started)
         tensors, modality = observation.update.tensors, observation.modality
         bias = tensors.get(layer.bias) if layer.bias is not None else None
-        shape = modality.shape if len(modality.shape) == 3 else None
+        bias = bias if bias is not None and bool(bias.any()) else None
+        before = evidence.preprocessing
         found = unmix(
             tensors[layer.weight],
             bias,
             count=count,
             generator=generator,
-            shape=shape,
+            shape=modality.shape if len(modality.shape) == 3 else None,
+            order=None if before is None else before.plain.places(math.prod(modality.shape))[0],
             steps=self.steps,
             lr=self.lr,
             contrast=self.contrast,
             progress=progress,
         )
-        wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
-        flat = fitted(found.inputs, float(modality.project(-wide).min()), float(modality.project(wide).max()))
-        inputs = modality.project(flat.reshape(count, *modality.shape)).to(observation.like)
+        rows = found.inputs
+        if before is None or before.groups is None:
+            low, high = entered_range(evidence)
+            rows = fitted(rows, float(low.min()), float(high.max()))
+        undone = evidence.undo(rows, tolerance=None if count == 1 else BLUR)
+        inputs = modality.project(undone.inputs).to(observation.like)
         labels = None
         known = observation.state is not None and observation.training is not None
         if known and bias is not None and evidence.gradient_scale is not None:
             labels = targets_by_signal(evidence, inputs, found.deltas * evidence.gradient_scale)
         note = "pictures are unmixed by their statistics: what two of them have in common may stay in both"
+        note = "; ".join(filter(None, [note, undone.note]))
         ended = certify(
             observation, Reconstruction(inputs, labels, Outcome("budget", self.name, None, self.steps, 0.0, note))
         )
@@ -217,10 +229,14 @@ class CocktailParty(Route):
 
 
 def _count(evidence: Evidence) -> int | None:
-    """The batch size: as sent, else the rank of the first layer's gradient where that is below full."""
-    layer, update = evidence.first_linear, evidence.observation.update
-    if update.num_examples is not None or layer is None:
-        return update.num_examples
-    values = torch.linalg.svdvals(update.tensors[layer.weight].double())
+    """How many pictures there are to unmix: the rank of the first layer's gradient, at most the number sent; None where
+    neither tells.
+    """
+    layer, told = evidence.first_linear, evidence.observation.update.num_examples
+    if evidence.no_first_linear is not None or layer is None:
+        return None
+    values = torch.linalg.svdvals(evidence.observation.update.tensors[layer.weight].double())
     rank = int((values > values[0] * 30 * evidence.eps).sum())
-    return rank if 0 < rank < len(values) else None
+    if told is not None:
+        return min(told, rank)
+    return rank if rank < len(values) else None

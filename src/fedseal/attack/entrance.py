@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedseal.attack.gaps import filled
@@ -14,6 +15,7 @@ from fedseal.attack.preprocessing import Affine, Preprocessing, bounds
 from fedseal.types import Modality, Secret
 
 ROOM = 1e-3  # of the range of valid inputs, by which a reading may leave it
+WINDOW = 5  # side of the square in which values of a picture are likely alike
 FEW = 8  # values that share unknown numbers, from which on they fill the range of valid inputs
 
 
@@ -49,11 +51,10 @@ def undo(
     gaps = torch.zeros_like(flat, dtype=torch.bool)
     for secret in here:
         gaps |= (flat - before.dropped[secret.module]).abs() <= tolerance * flat.abs().amax(1, keepdim=True)
-    draws = torch.ones(len(flat), dtype=torch.bool)
-    if not here:
-        draws[:] = False
-    elif all(secret.active is None for secret in here):
-        draws = _drawn(before, modality, flat, gaps, 1 - math.prod(1 - secret.rate for secret in here))
+    rate = 1 - math.prod(1 - secret.rate for secret in here)
+    draws = torch.full((len(flat),), bool(here))
+    if here and all(secret.active is None for secret in here):
+        draws = _drawn(before, modality, flat, gaps, rate)
     numel = math.prod(modality.shape)
     parts = [
         before_.back(one[None], ~gap[None] if drawn else torch.ones_like(gap[None]), numel)
@@ -61,11 +62,31 @@ def undo(
         for before_ in [before.kept if drawn else before.plain]
     ]
     values, known = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    likely = ~known & draws[:, None] & _among_their_like(~known, modality, rate)
+    if bool(likely.any()):  # what a dropped value leaves is what many here show
+        shown = before.kept.back(flat, torch.ones_like(gaps), numel)[0]
+        low, high = bounds(modality)
+        likely &= (shown >= low) & (shown <= high)
+        values = torch.where(likely, shown, values)
     if before.groups is not None:
         values = _stretched(before, modality, values)
     notes = [_withheld(before)] if before.groups is not None else []
-    notes += _said(here, draws, ~known, modality)
-    return Undone(filled(modality, values, known).reshape(-1, *modality.shape), known, "; ".join(notes))
+    notes += _said(here, draws, ~known, ~known & ~likely, modality)
+    inputs = filled(modality, values, known | likely).reshape(-1, *modality.shape)
+    return Undone(inputs, known, "; ".join(notes))
+
+
+def _among_their_like(gaps: Tensor, modality: Modality, rate: float) -> Tensor:
+    """Which gaps `(N, numel)` lie where there are so many that most are no work of dropout, as in a black background.
+
+    Only a picture's values have neighbors that are likely alike.
+    """
+    if len(modality.shape) != 3:
+        return torch.zeros_like(gaps)
+    maps = gaps.reshape(-1, *modality.shape).double().mean(1, keepdim=True)
+    share = F.avg_pool2d(maps, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    around: Tensor = (share > (1 + rate) / 2).expand(-1, modality.shape[0], -1, -1).flatten(1)
+    return gaps & around
 
 
 def _drawn(before: Preprocessing, modality: Modality, rows: Tensor, gaps: Tensor, rate: float) -> Tensor:
@@ -136,9 +157,9 @@ def _withheld(before: Preprocessing) -> str:
     )
 
 
-def _said(secrets: Sequence[Secret], draws: Tensor, gaps: Tensor, modality: Modality) -> list[str]:
+def _said(secrets: Sequence[Secret], draws: Tensor, gaps: Tensor, open_: Tensor, modality: Modality) -> list[str]:
     """What was dropped, and what stands in its place."""
-    count, of = int(gaps.sum()), gaps.numel()
+    count, of, left = int(gaps.sum()), gaps.numel(), int(open_.sum())
     how = "from the others by what natural pictures look like" if len(modality.shape) == 3 else "with what is usual"
     if not secrets:
         return [f"{count} of {of} values do not reach the first layer and are filled in {how}"] if count else []
@@ -146,8 +167,8 @@ def _said(secrets: Sequence[Secret], draws: Tensor, gaps: Tensor, modality: Moda
     unknown = all(secret.active is None for secret in secrets)
     if not bool(draws.any()):
         return [f"nobody says whether dropout '{module}' drew; the values look as if it did not"] if unknown else []
-    certain = "" if not unknown else " (nobody says whether it drew; the values look as if it did)"
-    return [
-        f"dropout '{module}' before the first layer dropped {count} of {of} values{certain}, which are filled in "
-        f"{how}; a value that was 0 cannot be told from one that was dropped"
-    ]
+    said = f"{count} of {of} values are as dropout '{module}' before the first layer leaves those that it drops"
+    if unknown:
+        said = f"nobody says whether dropout '{module}' drew; {said}"
+    kept = f"{count - left} of them lie among their like and are taken at their word, " if left < count else ""
+    return [f"{said}: {kept}{left} are filled in {how}"]
