@@ -1,0 +1,285 @@
+"""What "certain" says, against inputs for which a weaker proof said it falsely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fedseal as fs
+from fedseal.attack.certificate import certify
+from fedseal.attack.replay import CAP
+from fedseal.types import Certificate, Observation, Outcome, Reconstruction
+
+FEDSGD = fs.LocalTraining.fedsgd()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
+
+
+def pictures(count: int, size: int = 4, channels: int = 1, seed: int = 0) -> Tensor:
+    return torch.rand(count, channels, size, size, generator=seeded(seed))
+
+
+def seen(
+    model: nn.Module,
+    batch: fs.Batch,
+    threat: str = "honest_but_curious",
+    training: fs.LocalTraining = FEDSGD,
+    **changes: object,
+) -> Observation:
+    update = fs.local_update(model, batch, training=training, generator=seeded(1))
+    modality = fs.Image(shape=tuple(batch.inputs.shape[1:]))
+    observer: fs.ThreatModel = getattr(fs.ThreatModel, threat)()
+    return observer.observe(model, replace(update, **changes), modality=modality)  # type: ignore[arg-type]
+
+
+def claim(inputs: Tensor, labels: Tensor | None, status: str = "exact") -> Reconstruction:
+    """What an attack may say of itself."""
+    return Reconstruction(inputs, labels, Outcome(status, "liar", 0.0, 0, 0.0))  # type: ignore[arg-type]
+
+
+def perceptron(width: int = 16, classes: int = 10, act: type[nn.Module] = nn.Sigmoid, inputs: int = 16) -> nn.Module:
+    return made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), act(), nn.Linear(width, classes)))
+
+
+def softmax(classes: int = 2) -> nn.Module:
+    return made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, classes)))
+
+
+def certificate_of(found: Reconstruction) -> Certificate:
+    assert found.certificate is not None
+    return found.certificate
+
+
+class TestTheThreeFacts:
+    def test_the_truth_of_a_determined_example_is_certain(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = certify(seen(perceptron(), batch), claim(batch.inputs, batch.labels))
+        assert found.outcome.status == "exact"
+        assert found.certain.tolist() == [True]
+        assert certificate_of(found).kind == "replay"
+        assert certificate_of(found).residual <= certificate_of(found).tolerance <= CAP
+        assert "1 example" in certificate_of(found).assumption
+
+    def test_another_input_does_not_explain(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = certify(seen(perceptron(), batch), claim(batch.inputs + 1e-2, batch.labels))
+        assert (found.outcome.status, found.certain.tolist()) == ("budget", [False])
+        assert found.outcome.residual is not None
+        assert found.outcome.residual > 1e-3
+
+    def test_a_claim_of_its_own_is_dropped(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        forged = Certificate("replay", 0.0, 1e-6, (1.0,), (True,), "nothing")
+        lie = replace(claim(torch.zeros_like(batch.inputs), batch.labels), certificate=forged)
+        found = certify(seen(perceptron(), batch), lie)
+        assert found.outcome.status in ("budget", "diverged")
+        assert found.certain.tolist() == [False]
+        assert found.outcome.residual != 0.0
+
+    def test_what_is_not_finite_is_dropped(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = certify(seen(perceptron(), batch), claim(batch.inputs * torch.nan, batch.labels))
+        assert (found.outcome.status, found.inputs, found.certain.tolist()) == ("diverged", None, [])
+
+    def test_a_search_that_ends_at_the_truth_is_converged(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = certify(seen(perceptron(), batch), claim(batch.inputs, batch.labels, "budget"))
+        assert found.outcome.status == "converged"
+
+    def test_each_example_for_itself(self) -> None:
+        """One picture that the model has learned well leaves nothing above the rounding of the others."""
+        model = perceptron(width=64)
+        batch = fs.Batch(pictures(3), torch.tensor([0, 1, 2]))
+        head = model[3]
+        assert isinstance(head, nn.Linear)
+        with torch.no_grad():
+            features = model[:3](batch.inputs[2:])[0]
+            head.weight[2] += 60 * features / features.square().sum()
+            for known in (0, 1):
+                other = model[:3](batch.inputs[known : known + 1])[0]
+                head.weight[known] += 60 * other / other.square().sum() - 0.5 * 60 * other / other.square().sum()
+        observation = seen(model, batch)
+        found = certify(observation, claim(batch.inputs, batch.labels))
+        certain = found.certain.tolist()
+        values = certificate_of(found).sensitivity
+        assert all(value > certificate_of(found).tolerance for value, held in zip(values, certain, strict=True) if held)
+
+    def test_sensitivity_is_that_of_the_whole_jacobian(self) -> None:
+        """Moving the picture along the weakest direction by 0.01 rms changes the update by what was said."""
+        batch, model = fs.Batch(pictures(1).double(), torch.tensor([3])), perceptron(act=nn.Tanh).double()
+        observation = seen(model, batch)
+        said = certificate_of(certify(observation, claim(batch.inputs, batch.labels))).sensitivity[0]
+        exact = _weakest(model, batch)
+        assert said <= exact * 1.001  # a bound from below
+        assert said > 0.05 * exact
+
+
+def _weakest(model: nn.Module, batch: fs.Batch) -> float:
+    """The smallest relative change of the gradient by 0.01 rms, from finite differences."""
+
+    def update(inputs: Tensor) -> Tensor:
+        tensors = fs.local_update(model, fs.Batch(inputs, batch.labels), training=FEDSGD).tensors
+        return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+    columns = []
+    for place in range(batch.inputs.numel()):
+        step = torch.zeros(batch.inputs.numel(), dtype=torch.float64)
+        step[place] = 1e-6
+        step = step.view_as(batch.inputs)
+        columns.append((update(batch.inputs + step) - update(batch.inputs - step)) / 2e-6)
+    least = torch.linalg.svdvals(torch.stack(columns, 1))[-1]
+    return float(1e-2 * batch.inputs[0].numel() ** 0.5 * least / update(batch.inputs).norm())
+
+
+class TestOneOuterProduct:
+    """Rank one never proves one example by itself."""
+
+    @pytest.mark.parametrize("threat", ["honest_but_curious", "eavesdropper", "unknown_training"])
+    def test_a_batch_under_softmax_regression_of_two_classes(self, threat: str) -> None:
+        batch = fs.Batch(pictures(8), torch.tensor([0, 1] * 4))
+        found = fs.attack.parse("linear")(seen(softmax(), batch, threat), generator=seeded())
+        assert not bool(found.certain.any())
+        found = fs.attack.auto(steps=20)(seen(softmax(), batch, threat), generator=seeded())
+        assert not bool(found.certain.any())
+
+    @pytest.mark.parametrize("threat", ["honest_but_curious", "eavesdropper", "unknown_training"])
+    def test_without_the_number_of_examples(self, threat: str) -> None:
+        batch = fs.Batch(pictures(8), torch.tensor([0, 1] * 4))
+        observation = seen(softmax(), batch, threat, num_examples=None)
+        found = fs.attack.parse("linear")(observation, generator=seeded())
+        assert not bool(found.certain.any())
+        assert "several whose gradients are parallel" in found.outcome.note
+
+    def test_a_zero_head_and_equal_labels_show_the_mean(self) -> None:
+        model, batch = softmax(10), fs.Batch(pictures(4), torch.full((4,), 7))
+        nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(model[1].bias)  # type: ignore[arg-type]
+        observation = seen(model, batch, num_examples=None)
+        mean = claim(batch.inputs.mean(0, keepdim=True), batch.labels[:1])
+        found = certify(observation, mean)
+        assert certificate_of(found).residual < 1e-6  # it does explain the update
+        assert found.certain.tolist() == [False]
+        assert "number of examples is unknown" in certificate_of(found).note
+
+    def test_duplicates_and_one_picture_under_two_labels(self) -> None:
+        one = pictures(1)
+        twice = fs.Batch(one.repeat(2, 1, 1, 1), torch.tensor([1, 1]))
+        assert not bool(certify(seen(perceptron(), twice), claim(twice.inputs, twice.labels)).certain.any())
+        observation = seen(perceptron(), twice)
+        assert not bool(certify(observation, claim(one, twice.labels[:1])).certain.any())
+        both = fs.Batch(one.repeat(2, 1, 1, 1), torch.tensor([1, 2]))
+        assert not bool(fs.attack.parse("linear")(seen(perceptron(), both), generator=seeded()).certain.any())
+
+
+class TestPrecision:
+    def test_noise_does_not_pass_in_bfloat16(self) -> None:
+        model = perceptron(width=32).bfloat16()
+        batch = fs.Batch(pictures(4).bfloat16(), torch.arange(4))
+        observation = seen(model, batch)
+        noise = torch.rand(batch.inputs.shape, generator=seeded(9)).bfloat16()
+        assert certify(observation, claim(noise, batch.labels)).outcome.status in ("budget", "diverged")
+        assert fs.attack.parse("dlg:steps=2")(observation, generator=seeded()).outcome.status in ("budget", "diverged")
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+    def test_the_tolerance_is_what_the_arithmetic_leaves(self, dtype: torch.dtype) -> None:
+        model, batch = perceptron().to(dtype), fs.Batch(pictures(1).to(dtype), torch.tensor([3]))
+        found = certify(seen(model, batch), claim(batch.inputs, batch.labels))
+        eps = torch.finfo(dtype).eps
+        assert min(CAP, eps) <= certificate_of(found).tolerance <= min(CAP, 1000 * eps)
+
+
+class TestDetermined:
+    """A residual of nothing, of pictures that the update does not tell apart."""
+
+    def test_a_dead_first_layer(self) -> None:
+        model = perceptron(act=nn.ReLU)
+        nn.init.constant_(model[1].bias, -100.0)  # type: ignore[arg-type]
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = certify(seen(model, batch), claim(torch.rand_like(batch.inputs), batch.labels))
+        assert certificate_of(found).residual == 0.0
+        assert found.certain.tolist() == [False]
+        assert "does not determine" in certificate_of(found).note
+
+    def test_colors_averaged_and_pixels_skipped(self) -> None:
+        def gray() -> nn.Module:
+            net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 10))
+            with torch.no_grad():
+                net[0].weight.copy_(net[0].weight.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+            return net
+
+        def skipping() -> nn.Module:
+            return nn.Sequential(nn.Conv2d(3, 8, 1, stride=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 10))
+
+        batch = fs.Batch(pictures(1, channels=3), torch.tensor([3]))
+        skipped = batch.inputs.clone()
+        skipped[:, :, 1::2] = 0.0
+        found = certify(seen(made(skipping), batch), claim(skipped, batch.labels))
+        assert certificate_of(found).residual < 1e-6
+        assert found.certain.tolist() == [False]
+        found = certify(seen(made(gray), batch), claim(batch.inputs, batch.labels))
+        assert certificate_of(found).residual < 1e-6
+
+    def test_searches_say_so_too(self) -> None:
+        net = made(lambda: nn.Sequential(nn.Conv2d(1, 8, 1, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(32, 10)))
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = fs.attack.parse("dlg:steps=60")(seen(net, batch), generator=seeded())
+        assert found.certain.tolist() == [False]
+
+
+class TestSecrets:
+    def net(self, first: bool) -> nn.Module:
+        layers = [nn.Flatten(), nn.Dropout(0.2), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10)]
+        if not first:
+            layers[1], layers[2], layers[3] = layers[2], layers[3], layers[1]
+        return made(lambda: nn.Sequential(*layers))
+
+    @pytest.mark.parametrize("threat", ["honest_but_curious", "eavesdropper", "unknown_training"])
+    def test_never_certain_behind_dropout(self, threat: str) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = fs.attack.auto(steps=20)(seen(self.net(True), batch, threat), generator=seeded())
+        assert not bool(found.certain.any())
+
+    def test_dropout_that_is_off_hides_nothing(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        observation = seen(self.net(True), batch, training=fs.LocalTraining.fedsgd(mode="eval"))
+        assert observation.secrets == ()
+        assert fs.attack.auto()(observation, generator=seeded()).certain.tolist() == [True]
+
+    def test_an_order_of_the_clients_own(self) -> None:
+        training = fs.LocalTraining.fedavg(lr=0.1, batch_size=1, shuffle=True)
+        batch = fs.Batch(pictures(2), torch.tensor([0, 1]))
+        observation = seen(perceptron(), batch, training=training)
+        assert not bool(certify(observation, claim(batch.inputs, batch.labels)).certain.any())
+
+
+class TestLayer:
+    def test_no_weights_are_needed(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        found = fs.attack.parse("linear")(seen(perceptron(), batch, "eavesdropper"), generator=seeded())
+        assert (certificate_of(found).kind, found.certain.tolist()) == ("layer", [True])
+
+    def test_signs_alone_are_no_picture(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        model, sign = perceptron(), fs.defense.parse("sign")
+        update = fs.local_update(model, batch, training=FEDSGD, defense=sign, generator=seeded())
+        threat = fs.ThreatModel.eavesdropper()
+        observation = threat.observe(model, update, modality=fs.Image(shape=(1, 4, 4)), defense=sign)
+        assert not bool(fs.attack.parse("linear")(observation, generator=seeded()).certain.any())
+
+    def test_adam_makes_outer_products_that_are_no_pictures(self) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        training = fs.LocalTraining.fedavg(lr=0.01, optimizer="adam")
+        observation = seen(perceptron(), batch, "eavesdropper", training)
+        assert not bool(fs.attack.parse("linear")(observation, generator=seeded()).certain.any())
