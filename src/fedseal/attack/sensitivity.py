@@ -177,7 +177,7 @@ def _flat(
 
 def real_targets(evidence: Evidence) -> bool:
     """Whether targets are real numbers, which may move as the inputs may; class indices and findings do not."""
-    return False
+    return evidence.criterion.kind in ("mse", "unknown")
 
 
 def _dense(evidence: Evidence, candidate: Candidate, tolerance: float) -> tuple[float, ...]:
