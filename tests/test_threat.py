@@ -150,7 +150,7 @@ def test_the_clients_order_is_nowhere_in_what_is_sent() -> None:
     parameters = {name for name, _ in model.named_parameters()}
     buffers = {name for name, _ in model.named_buffers()}
     assert {f.name for f in fields(Update)} == {
-        "kind", "tensors", "buffers", "num_examples", "num_clients", "training",
+        "kind", "tensors", "buffers", "num_examples", "num_clients", "training", "rounding",
     }  # fmt: skip
     assert (set(seen.update.tensors), set(seen.update.buffers or {})) == (parameters, buffers)
 
@@ -257,7 +257,9 @@ def test_half_precision_updates_fit() -> None:
     model = _model()
     half = {name: tensor.half() for name, tensor in _sent(model).tensors.items()}
     seen = ThreatModel.oracle().observe(model, Update("gradient", half, training=FEDSGD), modality=IMAGE)
-    assert seen.like.dtype == torch.float16
+    assert seen.like.dtype == torch.float32
+    (step,) = seen.update.rounding
+    assert (step.kind, step.figures["eps"], step.where) == ("float", 2.0**-11, ())
 
 
 def test_a_training_of_another_kind_is_refused() -> None:

@@ -17,16 +17,15 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.errors import BadConfig, Misfit, UnfitModel, UnfitUpdate, UnknownName
-from fedseal.types import Batch, Defense, LocalStep, LocalTraining, LossFunction, Tensors, Update
-
-LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
+from fedseal.criterion import loss_function
+from fedseal.errors import BadConfig, Misfit, UnfitModel, UnfitUpdate
+from fedseal.layout import canonical
+from fedseal.types import Batch, Defense, LocalStep, LocalTraining, Tensors, Update
 
 
 class Trained(NamedTuple):
@@ -104,23 +103,10 @@ def forward(model: nn.Module, tensors: Tensors, inputs: Tensor) -> Tensor:
     return outputs
 
 
-def loss_function(loss: str | LossFunction) -> LossFunction:
-    """The function behind a loss's name; a function is returned as it is.
-
-    Raises:
-        UnknownName: no such loss.
-    """
-    if callable(loss):
-        return loss
-    if loss not in LOSSES:
-        raise UnknownName("loss", loss, LOSSES)
-    return LOSSES[loss]
-
-
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers by name, also of buffers that a state dict omits."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor.detach().clone() for name, tensor in tensors}
+    return {name: canonical(tensor.detach()).clone() for name, tensor in tensors}
 
 
 def architecture(model: nn.Module, training: LocalTraining | None = None) -> nn.Module:
@@ -182,7 +168,7 @@ def train(
             f"{len(rows)} local steps are named for {'FedSGD' if training.kind == 'gradient' else 'FedAvg'}",
             "name at least one step; FedSGD takes one",
         )
-    names = _slots(model)
+    names, inputs = _slots(model), canonical(inputs)
     buffers = {name: state[name].clone() for name in names.buffers}
     weights = {
         name: state[name] if state[name].requires_grad else state[name].detach().requires_grad_()
@@ -392,7 +378,7 @@ def local_update(
             trained = Trained(_defended_gradient(bare, model, batch, training, defense, generator), trained.buffers)
     update = Update(
         kind=training.kind,
-        tensors={name: tensor.detach() for name, tensor in trained.tensors.items()},
+        tensors={name: canonical(tensor.detach()) for name, tensor in trained.tensors.items()},
         buffers={name: buffer.detach() for name, buffer in trained.buffers.items()},
         num_examples=len(batch),
         training=training,

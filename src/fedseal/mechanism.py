@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import torch
+
 # kind -> its figures, as public facts
 KINDS: Mapping[str, tuple[str, ...]] = {
     "gaussian": ("sigma",),  # independent normal noise of this standard deviation on every entry
@@ -59,3 +61,25 @@ class Mechanism:
     def touches(self, parameter: str) -> bool:
         """Whether it does anything to this parameter's tensor."""
         return not self.where or parameter in self.where
+
+
+def rounded_to(
+    sent: torch.dtype, computed: torch.dtype, where: tuple[str, ...] = (), *, largest: float | None = None
+) -> Mechanism | None:
+    """The rounding that a number format does to what was computed in a finer one; None if it is none.
+
+    Args:
+        where: the parameters that were sent so; empty for all.
+        largest: the power of two that the largest number sent reaches, where weights were sent and the update is how
+            far they moved, so that the error is no share of it; None where the update itself was sent.
+
+    >>> rounded_to(torch.float16, torch.float32).figures["eps"] == 2**-11
+    True
+    """
+    fine, coarse = torch.finfo(computed), torch.finfo(sent)
+    if coarse.eps <= fine.eps:
+        return None
+    eps, tiny = coarse.eps / 2, coarse.smallest_normal * coarse.eps / 2
+    if largest is not None:
+        return Mechanism("float", {"eps": 0.0, "tiny": eps * largest + tiny}, where)
+    return Mechanism("float", {"eps": eps, "tiny": tiny}, where)

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.client import architecture, loss_function, state_of
-from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
+from fedseal.client import architecture, state_of
+from fedseal.criterion import loss_function
+from fedseal.errors import BadConfig, UnfitUpdate, UnknownName
+from fedseal.layout import canonical
+from fedseal.message import fit, fit_state
 from fedseal.types import Defense, LocalTraining, Modality, Observation, Round, Secret, Tensors, Update
 
 GRANTS = {
@@ -133,11 +136,14 @@ class ThreatModel:
         """What this adversary holds of several updates of one batch, each with the weights it was computed at."""
         if not rounds:
             raise BadConfig("there is no round to observe", "give at least one (state, update)")
+        states = [fit_state(model, state) for state, _ in rounds]
+        fitted = [fit(model, state, update) for state, (_, update) in zip(states, rounds, strict=True)]
+        updates = [found.update for found in fitted]
         if training is not None:  # the adversary's assumption takes the place of what really happened
-            rounds = [(state, replace(update, training=training)) for state, update in rounds]
-        training = rounds[0][1].training
-        for _, update in rounds:
-            _check(model, update, training)
+            updates = [replace(update, training=training) for update in updates]
+        training = updates[0].training
+        for update in updates:
+            _check(update, training)
             if update.num_clients == 1 and "single_updates" not in self.grants:
                 raise BadConfig(
                     f"the threat model '{self.name}' sees aggregates only, and this is one client's update",
@@ -156,14 +162,16 @@ class ThreatModel:
             model=bare,
             modality=modality,
             rounds=tuple(
-                Round(_copy(state) if "state" in granted else None, self._redact(update)) for state, update in rounds
+                Round(_copy(state) if "state" in granted else None, self._redact(update))
+                for state, update in zip(states, updates, strict=True)
             ),
             loss=training.loss if training else "cross_entropy",
             threat=self.name,
             training=training if "training" in granted else None,
-            labels=labels.clone() if labels is not None and "labels" in granted else None,
+            labels=canonical(labels).clone() if labels is not None and "labels" in granted else None,
             defense=(() if defense is None else defense.fit(model).public) if "defense" in granted else None,
             secrets=secrets,
+            notes=tuple(dict.fromkeys(note for found in fitted for note in found.notes)),
         )
 
     def _redact(self, update: Update) -> Update:
@@ -223,6 +231,7 @@ def aggregate(updates: Sequence[Update]) -> Update:
         num_examples=sum(known) if len(known) == len(counts) else None,
         num_clients=clients,
         training=updates[0].training,
+        rounding=updates[0].rounding,
     )
 
 
@@ -238,42 +247,17 @@ def _secrets(bare: nn.Module, training: LocalTraining | None) -> tuple[Secret, .
 
 
 def _copy(tensors: Tensors) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    return {name: canonical(tensor.detach()).clone() for name, tensor in tensors.items()}
 
 
-def _check(model: nn.Module, update: Update, training: LocalTraining | None) -> None:
-    expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not expected:
-        raise UnfitModel("the model has no trainable parameters", "unfreeze some, or attack another model")
+def _check(update: Update, training: LocalTraining | None) -> None:
     if update.num_examples is not None and update.num_examples < 1:
         raise UnfitUpdate(f"the update names {update.num_examples} examples", "an update is made from at least one")
-    missing, foreign = sorted(expected.keys() - update.tensors.keys()), sorted(update.tensors.keys() - expected.keys())
-    if missing or foreign:
-        raise UnfitUpdate(
-            f"the update is not this model's: {_some('it lacks', missing)}{_some('it has the foreign', foreign)}"[:-2],
-            "give the model that the client trained, with the same parameter names",
-        )
-    for name, tensor in update.tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise UnfitUpdate(
-                f"the update's '{name}' has shape {tuple(tensor.shape)}, the model's {tuple(expected[name].shape)}",
-                "give the model that the client trained",
-            )
-        if not tensor.is_floating_point():
-            raise UnfitUpdate(f"the update's '{name}' has dtype {tensor.dtype}", "send floating-point tensors")
-        if not bool(torch.isfinite(tensor).all()):
-            raise UnfitUpdate(f"the update's '{name}' holds NaN or infinity", "find out why the client's step diverged")
-    if all(not bool(tensor.any()) for tensor in update.tensors.values()):
-        raise UnfitUpdate("the update is zero everywhere, so it holds nothing to read", "send one from a real step")
     if training is not None:
         loss_function(training.loss)
         if training.kind != update.kind:
             raise UnfitUpdate(
                 f"the update is a {update.kind}, but the local training named makes a {training.kind}",
-                "name the training that made it: LocalTraining.fedsgd() or .fedavg(...)",
+                "name the training that made it: LocalTraining.fedsgd() or .fedavg(...), and of a file that does not "
+                "say what it holds its kind: Update.load(path, kind=...)",
             )
-
-
-def _some(words: str, names: list[str]) -> str:
-    shown = ", ".join(f"'{n}'" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{words} {shown}, " if names else ""

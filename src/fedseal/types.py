@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownToAdversary
+from fedseal import captured
+from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownName, UnknownToAdversary
+from fedseal.layout import canonical
 from fedseal.mechanism import Mechanism
 
 Tensors = Mapping[str, Tensor]
@@ -58,6 +60,8 @@ class Batch:
             )
         if self.labels.ndim == 1 and self.labels.is_floating_point():
             raise UnfitBatch("the labels are fractions", "give class indices as integers, or rows of probabilities")
+        object.__setattr__(self, "inputs", canonical(self.inputs))
+        object.__setattr__(self, "labels", canonical(self.labels))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -232,6 +236,7 @@ class Update:
         sent. num_examples: how many examples it was computed on; None if not sent.
         num_clients: of how many clients this is the mean; 1 unless aggregated.
         training: the local training that made it, where known.
+        rounding: what a coarser number format took from it on its way, beside any defense; everybody sees the format.
 
     >>> import fedseal as fs
     >>> batch = fs.Batch(torch.rand(1, 3, 32, 32), torch.tensor([7]))
@@ -246,6 +251,7 @@ class Update:
     num_examples: int | None = None
     num_clients: int = 1
     training: LocalTraining | None = None
+    rounding: tuple[Mechanism, ...] = ()
 
     def to(self, device: torch.device | str) -> Update:
         """The same update on another device."""
@@ -258,52 +264,74 @@ class Update:
         Raises:
             StorageFailure: the file cannot be written.
         """
-        flat = {f"update.{n}": t.detach().cpu().contiguous() for n, t in self.tensors.items()}
-        flat |= {f"buffer.{n}": b.detach().cpu().contiguous() for n, b in (self.buffers or {}).items()}
-        header = {
+        named = [(f"update.{n}", t) for n, t in self.tensors.items()]
+        named += [(f"buffer.{n}", b) for n, b in (self.buffers or {}).items()]
+        flat = {n: canonical(t.detach().cpu()) for n, t in named}
+        owner = {t.untyped_storage().data_ptr(): n for n, t in flat.items()}
+        # tied weights stand in a state dict twice, and slices of one vector share its memory: a file holds copies
+        flat = {n: t if owner[t.untyped_storage().data_ptr()] == n else t.clone() for n, t in flat.items()}
+        header: dict[str, object] = {
             "kind": self.kind,
             "num_examples": self.num_examples,
             "num_clients": self.num_clients,
             "has_buffers": self.buffers is not None,
             "training": None if self.training is None else self.training.describe(),
         }
+        if self.rounding:
+            header["rounding"] = [[step.kind, dict(step.figures), list(step.where)] for step in self.rounding]
         try:
             save_file(flat, str(path), metadata={"fedseal.update": json.dumps(header)})
         except (OSError, SafetensorError) as error:
             raise StorageFailure(f"cannot write the update to '{path}' ({error})", "choose another place") from None
 
     @classmethod
-    def load(cls, path: str | Path) -> Update:
-        """Read what `save` wrote, or any safetensors file whose tensors bear the model's parameter names.
+    def load(cls, path: str | Path, kind: FileKind | None = None, before: Tensors | str | Path | None = None) -> Update:
+        """Read what `save` wrote, or tensors that bear the model's parameter names: safetensors, `.npz`, `.pt`.
 
-        Nothing is unpickled and no code is loaded. A custom loss is remembered by name only: pass the training anew.
+        No code in a file is run. A custom loss is remembered by name only: pass the training anew. What differs from
+        the model, such as names that a wrapper made longer, is settled where the model is known: `ThreatModel.observe`.
+
+        Args:
+            kind: what the tensors are: "gradient"; "difference": weights after minus weights before local training; or
+                "weights": those after it, which become a difference. None for what the file says of itself, or a
+                gradient where it says nothing.
+            before: the weights that the client was sent, by name, or a file of them; for "weights" alone.
 
         Raises:
-            UnfitUpdate: missing, truncated, or not a safetensors file.
+            UnfitUpdate: missing, damaged or of another format, or its tensors are not of that kind.
+            BadConfig: weights without those before, or those before without weights.
+            UnknownName: another kind.
         """
-        if not Path(path).is_file():
-            raise UnfitUpdate(f"there is no update file '{path}'", "check the path")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("fedseal.update", "{}"))
-                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError) as error:
-            raise UnfitUpdate(
-                f"'{path}' is not a whole safetensors file ({error})",
-                "write it with Update.save(), or safetensors.torch.save_file() with the model's parameter names",
-            ) from None
-        return cls._from_parts(flat, header, path)
+        if kind is not None and kind not in FILE_KINDS:
+            raise UnknownName("kind of update", kind, FILE_KINDS)
+        both = 'give both: Update.load(path, kind="weights", before=model.state_dict())'
+        if kind == "weights" and before is None:
+            raise BadConfig(f"of the weights after training in '{path}' those before are not given", both)
+        if kind != "weights" and before is not None:
+            raise BadConfig(f"weights before training are given for '{path}', which is not called weights", both)
+        flat, texts = captured.read(path)
+        if HEADER in texts:
+            found = cls._from_parts(flat, _header(texts[HEADER], path), path)
+            if kind not in (None, found.kind):
+                raise UnfitUpdate(f"'{path}' says that it holds a {found.kind}, no {kind}", "leave the kind out")
+            return found
+        if before is not None:
+            start = before if isinstance(before, Mapping) else captured.read(before)[0]
+            moved, rounding = captured.difference(flat, start, path)
+            return cls("difference", moved, rounding=rounding)
+        return cls("difference" if kind == "difference" else "gradient", flat)
 
     @classmethod
     def _from_parts(cls, flat: Tensors, header: Mapping[str, object], path: str | Path) -> Update:
-        if not header:
-            return cls("gradient", dict(flat))
         try:
             training = header["training"]
             if isinstance(training, dict) and "betas" in training:
                 training = {**training, "betas": tuple(training["betas"])}
             if header["kind"] not in ("gradient", "difference") or int(str(header["num_clients"])) < 1:
                 raise ValueError(f"{header['kind']} of {header['num_clients']} clients")
+            rounding = header.get("rounding", [])
+            if not isinstance(rounding, list):
+                raise ValueError(f"the rounding {rounding!r}")
             return cls(
                 kind="gradient" if header["kind"] == "gradient" else "difference",
                 tensors={n.removeprefix("update."): t for n, t in flat.items() if n.startswith("update.")},
@@ -313,9 +341,33 @@ class Update:
                 num_examples=None if header["num_examples"] is None else int(str(header["num_examples"])),
                 num_clients=int(str(header["num_clients"])),
                 training=LocalTraining(**training) if isinstance(training, dict) else None,
+                rounding=tuple(
+                    Mechanism(kind, {name: float(v) for name, v in figures.items()}, tuple(map(str, where)))
+                    for kind, figures, where in rounding
+                ),
             )
-        except (KeyError, TypeError, ValueError, BadConfig) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, BadConfig) as error:
             raise UnfitUpdate(f"the header of '{path}' is not fedseal's ({error!r})", "write it anew") from None
+
+
+FileKind = Literal["gradient", "difference", "weights"]
+FILE_KINDS: tuple[FileKind, ...] = ("gradient", "difference", "weights")
+HEADER = "fedseal.update"
+
+
+def _header(text: str, path: str | Path) -> Mapping[str, object]:
+    """The facts in a file's header.
+
+    Raises:
+        UnfitUpdate: it is no JSON object.
+    """
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnfitUpdate(f"the header of '{path}' is not fedseal's ({error!r})", "write it anew") from None
+    if not isinstance(header, dict):
+        raise UnfitUpdate(f"the header of '{path}' is not fedseal's ({header!r:.40})", "write it anew")
+    return header
 
 
 @dataclass(frozen=True)
@@ -357,6 +409,7 @@ class Observation:
         labels: the true labels `(N,)`; only an oracle has them.
         defense: the public part of the client's defense, step by step; empty if the client is known to run none.
         secrets: what layers of the architecture draw in secret, such as dropout. The model above does not draw.
+        notes: how the update was spelled and what was made of it, as sentences for people; attacks read none of them.
     """
 
     model: nn.Module
@@ -368,6 +421,7 @@ class Observation:
     labels: Tensor | None = None
     defense: tuple[Mechanism, ...] | None = None
     secrets: tuple[Secret, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def update(self) -> Update:

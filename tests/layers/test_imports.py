@@ -43,6 +43,10 @@ PLANTED = {
     ("zoo/models.py", "import torchvision.models"): "imports torchvision",
     ("types.py", "from pickle import loads"): "imports pickle",
     ("types.py", "state = torch.load(path)"): "torch.load unpickles",
+    ("types.py", "state = torch.load(path, weights_only=True)"): "torch.load unpickles",
+    ("captured.py", "state = torch.load(path)"): "torch.load unpickles",
+    ("captured.py", "state = torch.load(path, weights_only=False)"): "torch.load unpickles",
+    ("captured.py", "from pickle import UnpicklingError, loads"): "imports pickle",
     ("types.py", "state = np.load(path)"): "np.load unpickles",
     ("types.py", "state = np.load(path, allow_pickle=True)"): "np.load unpickles",
     ("client.py", "import random"): "imports random",
@@ -58,6 +62,7 @@ ALLOWED = (
     ("federation/local.py", "from fedseal.defense import chain\nfrom ..secagg import wire"),
     ("types.py", "import torch.random\nfrom torch import Tensor\nimport safetensors.torch"),
     ("types.py", "x = np.load(p, allow_pickle=False)\ny = safetensors.torch.load(b)"),
+    ("captured.py", "from pickle import UnpicklingError\nx = torch.load(p, weights_only=True)"),
     ("client.py", "x = torch.randn(3, generator=g)\nw.uniform_(0, 1, generator=g)"),
     ("client.py", "with torch.random.fork_rng():\n    torch.manual_seed(0)"),
 )

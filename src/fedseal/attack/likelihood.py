@@ -175,7 +175,9 @@ def _link(release: Release, step: Mechanism, names: Sequence[str], observed: Seq
     if step.kind in ("clip", "clip_examples"):
         return _Link("clip", nothing, step.figures["norm"])
     if step.kind in DRAWN:
-        alone = Release(replace(release.observation, defense=(step,)), release.number)
+        update = replace(release.round.update, rounding=())
+        single = replace(release.observation, defense=(step,), rounds=(replace(release.round, update=update),))
+        alone = Release(single)
         return _Link("error", [alone.spread(n).square().to(o) if step.touches(n) else None for n, o in pairs])
     if step.kind not in ("prune", "random_mask", "masked_layer"):
         return _Link("none", nothing)

@@ -42,8 +42,8 @@ class Release:
 
     @property
     def steps(self) -> tuple[Mechanism, ...]:
-        """The known steps of the defense; none where there is none, or where it is withheld."""
-        return self.observation.defense or ()
+        """The known steps of the defense, none where it is withheld, and what the number format rounded off."""
+        return (*(self.observation.defense or ()), *self.round.update.rounding)
 
     def of_kind(self, *kinds: str) -> tuple[Mechanism, ...]:
         """The steps of these kinds."""
