@@ -261,7 +261,7 @@ class Criterion:
         p, positive = z.sigmoid(), self.positive.to(z.device)
         targets = (weights * p - unscaled) / (weights * p + positive * (1 - p))
         whole = targets.round().clamp(0, 1)
-        targets = torch.where((targets - whole).abs() < WHOLE, whole, targets)
+        targets = torch.where((targets - whole).abs() < WHOLE, whole + 0.0, targets)
         return Reading(targets.clamp(0, 1), (targets - targets.clamp(0, 1)).abs().amax(1), none)
 
     def _read_classes(self, z: Tensor, signal: Tensor, norm: float | Literal["own", "free"]) -> Reading:

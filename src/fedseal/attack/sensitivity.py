@@ -26,6 +26,7 @@ from torch import Tensor
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.rank import CLOSED, closed, invertible, rank_analysis, sent_counts
 from fedseal.attack.exact.recursion import ClosedForm
+from fedseal.attack.exact.rivals import rivaled
 from fedseal.attack.replay import distance, replay, replayable
 from fedseal.attack.structure import Activation, Reshape
 from fedseal.client import train, twice_differentiable
@@ -254,7 +255,8 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
     deltas = deltas_of(gradient, rows)
     apart = _apart(deltas)
     spread = _apart(rows)
-    found = [size * value for value in apart]
+    doubtful = rivaled(deltas.masked_fill(deltas.abs() <= ZERO * deltas.abs().amax(1, keepdim=True), 0.0))
+    found = [0.0 if rival else size * value for value, rival in zip(apart, doubtful.tolist(), strict=True)]
     if not _relu_follows(evidence):
         return None
     for one in range(len(rows)):

@@ -14,6 +14,7 @@ from fedseal.attack.base import better, refused
 from fedseal.attack.certificate import CERTAIN, certify
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
+from fedseal.attack.exact.rivals import told_apart
 from fedseal.attack.exact.targets import targets_by_signal
 from fedseal.attack.replay import CAP
 from fedseal.attack.route import Route
@@ -93,11 +94,12 @@ class Spear(Route):
         """Labels and certificate of inputs that were found."""
         observation, diagnostics = evidence.observation, found.diagnostics
         like = observation.like
-        undone = evidence.undo(found.inputs, tolerance=max(30 * evidence.eps, found.diagnostics.residual or 0.0))
+        read, deltas = told_apart(evidence, found.inputs, found.deltas)
+        undone = evidence.undo(read, tolerance=max(30 * evidence.eps, found.diagnostics.residual or 0.0))
         inputs = undone.inputs.to(like)
         labels, note = None, ""
         if observation.state is not None and observation.training is not None:
-            labels = targets_by_signal(evidence, inputs, found.deltas)
+            labels = targets_by_signal(evidence, inputs, deltas)
             if labels is None:
                 note = "the inputs are right if the layer's zeros are; no labels fit them"
         elif diagnostics.candidates > diagnostics.rank:
