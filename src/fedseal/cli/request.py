@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from fedseal import defense as defenses
 from fedseal.audit import Case
+from fedseal.audit.recorded import at
+from fedseal.captured import read
+from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitUpdate, UnknownName
+from fedseal.message import fit_state
 from fedseal.modality.table import Missing
 from fedseal.threat import preset
-from fedseal.types import Batch, LocalTraining, Modality, Mode, Observation, Update
+from fedseal.types import Batch, FileKind, LocalTraining, Modality, Mode, Observation, Update
 
 ZOO = "zoo:"
 
@@ -23,7 +27,8 @@ ZOO = "zoo:"
 class Request:
     """What `fedseal attack` was asked for, as values; None for what was not said.
 
-    The label is a class, or of a table the name of the column that holds it.
+    The label is a class, or of a table the name of the column that holds it. `update` is a captured file, `kind` what
+    it holds, `before` the weights that the client was sent, in place of the model's own.
     """
 
     image: Path | None = None
@@ -33,6 +38,8 @@ class Request:
     index: int | None = None
     batch: int | None = None
     update: Path | None = None
+    kind: FileKind | None = None
+    before: Path | None = None
     model: str = "zoo:lenet"
     data: str = "photos"
     size: int | None = None
@@ -154,17 +161,19 @@ def captured(request: Request, path: Path, model: nn.Module, modality: Modality)
     Raises:
         FedsealError: whatever of it does not exist or does not fit.
     """
-    update = Update.load(path)
+    if request.before is not None:
+        model = at(model, fit_state(model, read(request.before)[0]))
+    update = Update.load(path, request.kind, state_of(model) if request.kind == "weights" else None)
     if request.training is not None:
         training = training_from(request.training, request.mode or "train")
-        if update.training is None:  # a plain file of tensors does not say what they are
+        if update.training is None and request.kind is None:  # a plain file of tensors does not say what they are
             update = replace(update, kind=training.kind)
     elif update.training is not None:
         training = update.training if request.mode is None else replace(update.training, mode=request.mode)
     else:
         raise BadConfig(
             f"'{path}' does not say which local training made it",
-            "name it: --training fedsgd, or --training fedavg:lr=0.01,epochs=3,batch_size=8",
+            "name it: --training fedsgd for a gradient, else --training fedavg:lr=0.01,epochs=3,batch_size=8",
         )
     if update.num_examples is not None and update.num_examples < 1:
         raise UnfitUpdate(f"'{path}' names {update.num_examples} examples", "an update is made from at least one")
@@ -179,7 +188,7 @@ def captured(request: Request, path: Path, model: nn.Module, modality: Modality)
     observation = preset(request.threat).observe(
         model, update.to(request.device), modality=modality, training=training, defense=defense
     )
-    return Aim(observation, modality, None, path.stem)
+    return Aim(observation, modality, None, path.stem, observation.notes)
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
