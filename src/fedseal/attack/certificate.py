@@ -24,7 +24,16 @@ from fedseal.attack.replay import (
     residual,
     rounding,
 )
-from fedseal.attack.sensitivity import MARGIN, Sensitivity, first_layer, sensitivity, swaps
+from fedseal.attack.sensitivity import (
+    MARGIN,
+    Sensitivity,
+    delta_of,
+    deltas_of,
+    first_layer,
+    first_sent,
+    sensitivity,
+    swaps,
+)
 from fedseal.modality.text import Text
 from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Secret, Status
 
@@ -167,11 +176,9 @@ def _misfit(evidence: Evidence, inputs: Tensor) -> float | None:
     rows = evidence.first_rows(inputs).double().cpu()
     gradient = torch.cat([weight, bias[:, None]], 1)
     rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
-    deltas = bias[None] if len(rows) == 1 else torch.linalg.pinv(rows).T @ gradient.T
-    rest = gradient - deltas.T @ rows
-    sent = evidence.release.sent(layer.weight)
-    if sent is not None:
-        rest[:, :-1] *= sent.cpu()
+    sent = first_sent(evidence)
+    deltas = delta_of(gradient, rows[0], sent)[None] if len(rows) == 1 else deltas_of(gradient, rows)
+    rest = sent * (gradient - deltas.T @ rows)
     return float(rest.norm() / gradient.norm().clamp_min(1e-300))
 
 

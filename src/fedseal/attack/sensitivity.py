@@ -244,12 +244,9 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
     norm = math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
     size = VISIBLE * math.sqrt(inputs[0].numel()) / norm * evidence.entry_gain
     if len(rows) == 1:
-        deltas = gradient[:, -1]
-        sent = evidence.release.sent(layer.weight)
-        if sent is not None:
-            seen = (deltas.square()[:, None] * sent.cpu()).sum(0).sqrt().min()
-            return (size * float(seen),)
-        return (size * float(deltas.norm()),)
+        sent = first_sent(evidence)
+        seen = (delta_of(gradient, rows[0], sent).square()[:, None] * sent[:, :-1]).sum(0).sqrt().min()
+        return (size * float(seen),)
     if evidence.altered or len(rows) > len(deltas_of(gradient, rows)[0]):
         return None
     deltas = deltas_of(gradient, rows)
@@ -269,6 +266,26 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
                 moved = size * least * spread[one] / max(far, 1e-300)
                 found[other] = min(found[other], moved)
     return tuple(found)
+
+
+def first_sent(evidence: Evidence) -> Tensor:
+    """Which entries of the first layer's gradient by weight and bias `(outputs, inputs + 1)` were sent: 1, else 0."""
+    layer, release = evidence.first_linear, evidence.release
+    assert layer is not None
+    assert layer.bias is not None
+    masks = [release.sent(layer.weight), release.sent(layer.bias)]
+    weight, bias = (evidence.observation.update.tensors[name] for name in (layer.weight, layer.bias))
+    shapes = (weight.shape, (len(bias), 1))
+    parts = [
+        torch.ones(shape) if mask is None else mask.reshape(shape).cpu()
+        for mask, shape in zip(masks, shapes, strict=True)
+    ]
+    return torch.cat([part.double() for part in parts], 1)
+
+
+def delta_of(gradient: Tensor, row: Tensor, sent: Tensor) -> Tensor:
+    """The gradient by the layer's outputs `(outputs,)` that makes what was sent of `gradient` of this one row."""
+    return (sent * gradient * row).sum(1) / (sent * row.square()).sum(1).clamp_min(1e-300)
 
 
 def deltas_of(gradient: Tensor, rows: Tensor) -> Tensor:

@@ -38,13 +38,21 @@ class LinearFirstLayer(Route):
 
     def obstacle(self, evidence: Evidence) -> str | None:
         """Why this route does not apply, None if it does."""
+        count = evidence.batch_size
+        several = None if count in (1, None) else f"the update is of {count} examples"
+        if several and evidence.altered:
+            return f"{several}, and noise or gaps may hide that"
+        if several:
+            several += ", whose gradients are parallel: only a mixture of them shows"
+        return self._no_product(evidence) or several
+
+    def _no_product(self, evidence: Evidence) -> str | None:
+        """Why the first layer's gradient is no outer product with the input, None if it is one."""
         reason = evidence.no_first_linear
         if reason is not None:
             return reason
         if (biased := _biased(evidence)) and not bool(evidence.observation.update.tensors[biased].any()):
             return "the gradient of the first layer's bias is zero: no neuron of that layer was active"
-        if evidence.batch_size not in (1, None):
-            return f"it reads one example, and the update is of {evidence.batch_size}"
         if evidence.release.of_kind("sign", "unknown_noise"):
             return "signs alone, or noise of untold strength, leave no outer product to fit"
         if evidence.altered and not biased:
