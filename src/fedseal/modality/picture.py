@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitPicture
 from fedseal.files import write_whole
+from fedseal.layout import canonical
 
 LARGEST = 200_000_000  # pixels of the largest picture accepted; more is an accident, or an attack on memory
 DRAFT = 16_000_000  # pixels above which a JPEG is decoded at a reduced size where that is enough
@@ -85,7 +86,7 @@ def load(path: str | Path, shape: tuple[int, int, int] | None = None) -> Loaded:
         raise UnfitPicture(
             f"'{path}' is not a whole picture ({error})", "give a picture that a picture viewer opens"
         ) from None
-    return Loaded(torch.from_numpy(array), tuple(notes))
+    return Loaded(canonical(torch.from_numpy(array)), tuple(notes))
 
 
 def to_png(pixels: Tensor, *, scale: int | None = 1) -> bytes:

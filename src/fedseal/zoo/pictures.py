@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedseal.errors import BadConfig
+from fedseal.layout import canonical
 from fedseal.types import Batch
 
 PHOTOS = ("chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
@@ -190,7 +191,7 @@ def _resized(picture: Image.Image, shape: tuple[int, int, int], box: tuple[int, 
 
 
 def _as_tensor(pictures: list[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).float() / 255
+    return canonical(torch.from_numpy(np.stack(pictures))).float() / 255
 
 
 def _same(pool: Tensor, exclude: Tensor) -> Tensor:
