@@ -15,12 +15,12 @@ from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.preprocessing import bounds
-from fedseal.attack.replay import replay, replayable, residual
+from fedseal.attack.replay import agreement, replayable, residual
 from fedseal.types import Candidate
 
 BULK = 0.01  # share of values that may leave the range
-GRID = torch.logspace(-2, 1, 25, dtype=torch.float64).tolist()  # factors tried, in those that fill the range
-HALVINGS = 40
+GRID = torch.logspace(-2, 1, 49, dtype=torch.float64).tolist()  # factors tried, in those that fill the range
+VALLEYS, SECTIONS = 4, 45  # of the replay's misfit that are followed down, and steps of each
 
 
 class Scaled(NamedTuple):
@@ -84,35 +84,37 @@ def entered_range(evidence: Evidence) -> tuple[Tensor, Tensor]:
 
 
 def _by_replay(evidence: Evidence, row: Tensor, target: Tensor) -> tuple[Tensor, float] | None:
-    """The multiple of `row` whose replayed update has the observed one's size, and its residual; None if none has."""
-    observation, training = evidence.observation, replayable(evidence.observation)
-    assert training is not None
-    observed = observation.update.tensors
+    """The multiple of `row` whose replayed update is nearest to the observed one, and how near; None if none is."""
+    observation = evidence.observation
 
-    def candidate(factor: float) -> Candidate:
+    def misfit(factor: float) -> float:
         inputs = evidence.undo(factor * row[None]).inputs
-        return Candidate(inputs.to(observation.like), target)
+        value = residual(observation, Candidate(inputs.to(observation.like), target))
+        return value if value is not None and math.isfinite(value) else math.inf
 
-    def excess(factor: float) -> float:
-        sent = replay(observation, observation.rounds[0], candidate(factor), training)
-        along = sum(float((sent[n].detach().double() * t.double()).sum()) for n, t in observed.items())
-        return along / sum(float(t.double().square().sum()) for t in observed.values()) - 1.0
-
-    values = [excess(factor) for factor in GRID]
-    roots = [
-        _root(excess, low, high)
-        for low, high, before, after in zip(GRID, GRID[1:], values, values[1:], strict=False)
-        if before * after <= 0
-    ]
-    found = [(factor * row, residual(observation, candidate(factor))) for factor in roots]
-    known = [(one, value) for one, value in found if value is not None and math.isfinite(value)]
-    return min(known, key=lambda pair: pair[1], default=None)
+    values = [misfit(factor) for factor in GRID]
+    valleys = [k for k in range(1, len(GRID) - 1) if values[k] <= min(values[k - 1], values[k + 1]) < math.inf]
+    best = (math.inf, 0.0)
+    for k in sorted(valleys, key=values.__getitem__)[:VALLEYS]:
+        best = min(best, _lowest(misfit, GRID[k - 1], GRID[k + 1]), (values[k], GRID[k]))
+        if best[0] <= agreement(observation):
+            break
+    return (best[1] * row, best[0]) if best[0] < math.inf else None
 
 
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function changes its sign, by halving."""
-    sign = function(low)
-    for _ in range(HALVINGS):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if function(middle) * sign > 0 else (low, middle)
-    return math.sqrt(low * high)
+def _lowest(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """The least value between two positive numbers, where there is one valley, and its place: by golden section."""
+    share = (math.sqrt(5) - 1) / 2
+    ends = [math.log(low), math.log(high)]
+    inner = [ends[1] - share * (ends[1] - ends[0]), ends[0] + share * (ends[1] - ends[0])]
+    values = [function(math.exp(at)) for at in inner]
+    for _ in range(SECTIONS):
+        if values[0] <= values[1]:
+            ends[1], inner[1], values[1] = inner[1], inner[0], values[0]
+            inner[0] = ends[1] - share * (ends[1] - ends[0])
+            values[0] = function(math.exp(inner[0]))
+        else:
+            ends[0], inner[0], values[0] = inner[0], inner[1], values[1]
+            inner[1] = ends[0] + share * (ends[1] - ends[0])
+            values[1] = function(math.exp(inner[1]))
+    return min((value, math.exp(at)) for value, at in zip(values, inner, strict=True))
