@@ -22,8 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.criterion import loss_function
-from fedseal.errors import BadConfig, Misfit, UnfitModel, UnfitUpdate
+from fedseal.criterion import loss_function, settle
+from fedseal.errors import BadConfig, Misfit, UnfitBatch, UnfitModel, UnfitUpdate
 from fedseal.layout import canonical
 from fedseal.types import Batch, Defense, LocalStep, LocalTraining, Tensors, Update
 
@@ -362,6 +362,7 @@ def local_update(
         chance = "a random layer" if layers else "a shuffled order"
         what = "dropout" if dropout else chance if defense is None else f"the defense '{defense.name}'"
         raise BadConfig(f"{what} draws random numbers", "pass generator=torch.Generator().manual_seed(0)")
+    _check_labels(bare, batch, training)
     hook = None
     if defense is not None and generator is not None:
         if defense.per_example:
@@ -384,6 +385,42 @@ def local_update(
         training=training,
     )
     return update if defense is None or generator is None else defense.on_update(update, generator)
+
+
+def _check_labels(bare: nn.Module, batch: Batch, training: LocalTraining) -> None:
+    """Refuse labels in another form than the loss takes: torch broadcasts some of them, and trains on nonsense.
+
+    Raises:
+        UnfitBatch: the loss is one that was recognized, and takes other labels.
+    """
+    outputs = _outputs_of(bare, batch.inputs)
+    if outputs is None or len(outputs) > 2:
+        return
+    one = len(outputs) == 1
+    criterion = settle(
+        training.loss,
+        1 if one else outputs[1],
+        link=("column",) if one else (),
+        device=batch.labels.device,
+    )
+    wrong = criterion.misfit(batch.labels)
+    if wrong is not None:
+        raise UnfitBatch(
+            f"the labels have shape {tuple(batch.labels.shape)} of {batch.labels.dtype}, the model's outputs "
+            f"{tuple(outputs)}, and {wrong}",
+            "give labels in that form, such as labels.float()[:, None] for one output, or let the loss reshape them",
+        )
+
+
+def _outputs_of(bare: nn.Module, inputs: Tensor) -> tuple[int, ...] | None:
+    """The shape of what the model gives for these inputs, by a pass without values; None where there is no telling."""
+    tensors = {**dict(bare.named_parameters()), **dict(bare.named_buffers())}
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            outputs = forward(bare, tensors, torch.empty_like(inputs, device="meta"))
+        except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
+            return None  # training says what is wrong, or an operator looks at values
+    return tuple(outputs.shape) if isinstance(outputs, Tensor) else None
 
 
 def _check_examples_apart(bare: nn.Module, training: LocalTraining, defense: Defense) -> None:

@@ -310,15 +310,13 @@ class Criterion:
         return shaped.round().long() if form.startswith("whole") else shaped
 
     def misfit(self, targets: Tensor) -> str | None:
-        """Why a loss that is known does not take such targets, None if it does or is unknown."""
-        if not self.known:
+        """Why a loss of rows or numbers does not take such targets; None if it does, or if targets are classes, of
+        which torch itself refuses what does not fit.
+        """
+        if self.classes or not self.forms or form_of(targets, self.outputs) in self.forms:
             return None
-        form = form_of(targets, self.outputs)
-        soft = self.kind == "cross_entropy" and self.soft and form == "rows"
-        if form in self.forms or soft:
-            return None
-        takes = " or ".join(FORMS[one] for one in self.forms)
-        return f"the loss, {self.describe()} of {self.outputs} output(s), takes {takes}"
+        what = f"{self.describe()} of" if self.known else "of"
+        return f"the loss, {what} {self.outputs} output{'s' * (self.outputs > 1)}, takes {FORMS[self.forms[0]]}"
 
 
 def form_of(targets: Tensor, outputs: int) -> Form | None:

@@ -36,8 +36,9 @@ class Batch:
 
     Args:
         inputs: what the model is fed, `(N, ...)`.
-        labels: class indices `(N,)`, class probabilities `(N, C)`, or class indices of positions `(N, P)`, below 0
-            where there is none, as in language modelling.
+        labels: what the loss takes: class indices `(N,)`, class probabilities `(N, C)`, class indices of positions
+            `(N, P)`, below 0 where there is none, as in language modelling; or findings and numbers, `(N, outputs)` or
+            `(N,)` floats. `local_update` refuses labels that a loss would broadcast.
 
     Raises:
         UnfitBatch: empty, or inputs and labels differ in number.
@@ -56,10 +57,8 @@ class Batch:
         if self.labels.ndim not in (1, 2) or len(self.labels) != len(self.inputs):
             raise UnfitBatch(
                 f"{len(self.inputs)} inputs came with labels of shape {tuple(self.labels.shape)}",
-                "give one class index, or one row of probabilities or of indices, for each input",
+                "give one class index or number, or one row of them, for each input",
             )
-        if self.labels.ndim == 1 and self.labels.is_floating_point():
-            raise UnfitBatch("the labels are fractions", "give class indices as integers, or rows of probabilities")
         object.__setattr__(self, "inputs", canonical(self.inputs))
         object.__setattr__(self, "labels", canonical(self.labels))
 

@@ -124,7 +124,8 @@ def _sharpened(sums: Tensor, rows: Tensor) -> Tensor:
     """The same directions from the gradient anew, by their zeros alone: combinations cost digits."""
     left = torch.linalg.svd(sums, full_matrices=False)[0][:, : len(rows)]
     sharp = [torch.linalg.svd(left[row == 0], full_matrices=True)[2][-1] for row in rows]
-    return (left @ torch.stack(sharp).T).T.masked_fill(rows == 0, 0.0)
+    found: Tensor = (left @ torch.stack(sharp).T).T
+    return found.masked_fill(rows == 0, 0.0)
 
 
 def _closed(deltas: Tensor) -> Tensor:
