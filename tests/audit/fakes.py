@@ -112,5 +112,5 @@ def timeless(record: Record) -> dict[str, object]:
     """The record without what differs from run to run: times and the folder."""
     content = record.model_dump(exclude={"folder": True, "header": {"created", "given"}})
     for cell in content["cells"]:
-        del cell["seconds"]
+        del cell["seconds"], cell["check_seconds"]
     return content

@@ -3,20 +3,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from audit.fakes import SHAPE, linear_model, pictures, small_case
-from fedseal import defense
+from audit.fakes import SHAPE, Divide, linear_model, pictures, small_case
+from fedseal import audit, defense
 from fedseal.audit import Case
 from fedseal.audit.case import stream
 from fedseal.client import local_update
 from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.modality import Image
 from fedseal.threat import ThreatModel
-from fedseal.types import Batch, LocalTraining, Observation
+from fedseal.types import Batch, LocalTraining, LossFunction, Observation
 
 SERVER = ThreatModel.honest_but_curious()
 
@@ -137,3 +140,74 @@ def test_the_fingerprint_of_an_equal_case_is_equal() -> None:
 def test_moving_a_case_leaves_the_given_model_alone() -> None:
     case = small_case()
     assert case.to("cpu").model is not case.model
+
+
+SPELLINGS = {
+    "name": "cross_entropy",
+    "function": F.cross_entropy,
+    "module": nn.CrossEntropyLoss(),
+    "partial": partial(F.cross_entropy, reduction="mean"),
+    "lambda": lambda outputs, labels: F.cross_entropy(outputs, labels),
+}
+OTHERS = {
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "smoothing": nn.CrossEntropyLoss(label_smoothing=0.1),
+    "less smoothing": nn.CrossEntropyLoss(label_smoothing=0.05),
+    "weights": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])),
+    "partial": partial(F.cross_entropy, reduction="sum", label_smoothing=0.2),
+    "margin": nn.MultiMarginLoss(),
+    "wider margin": nn.MultiMarginLoss(margin=2.0),
+    "lambda": lambda outputs, labels: 2 * F.cross_entropy(outputs, labels),
+    "other lambda": lambda outputs, labels: 3 * F.cross_entropy(outputs, labels),
+}
+
+
+def _scaled(factor: float) -> LossFunction:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return factor * (outputs**4).mean() + outputs.gather(1, labels[:, None]).sum()
+
+    return loss
+
+
+def _under(loss: str | LossFunction) -> str:
+    return small_case(training=LocalTraining.fedsgd(loss=loss)).fingerprint()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_fingerprint_knows_a_loss_by_what_it_computes(spelling: str) -> None:
+    assert _under(SPELLINGS[spelling]) == _under("cross_entropy")  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_tells_losses_apart_whatever_they_are_called() -> None:
+    losses = [*OTHERS.values(), _scaled(1.0), _scaled(2.0), "cross_entropy"]
+    assert len({_under(loss) for loss in losses}) == len(losses)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 3)], ids=["one output", "findings"])
+def test_the_fingerprint_tells_losses_of_rows_apart(shape: tuple[int, int]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[1] * SHAPE[2], shape[1]))
+    batch = Batch(pictures(4, 0), torch.rand(shape, generator=torch.Generator().manual_seed(0)).round())
+    losses = [nn.BCEWithLogitsLoss(), nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), nn.HuberLoss(delta=0.1)]
+    cases = [Case(model, batch, LocalTraining.fedsgd(loss=loss)) for loss in losses]
+    assert len({case.fingerprint() for case in cases}) == len(losses)
+    alike = replace(cases[0], training=LocalTraining.fedsgd(loss=F.binary_cross_entropy_with_logits))
+    assert alike.fingerprint() == cases[0].fingerprint()
+
+
+def test_the_fingerprint_tells_losses_of_positions_apart() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[1] * SHAPE[2], 12), nn.Unflatten(1, (3, 4)))
+    batch = Batch(pictures(4, 0), torch.arange(16).view(4, 4) % 3)
+    losses = ["cross_entropy", nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(ignore_index=0)]
+    prints = {Case(model, batch, LocalTraining.fedsgd(loss=loss)).fingerprint() for loss in losses}  # type: ignore[arg-type]
+    assert len(prints) == len(losses)
+
+
+def test_old_cells_do_not_stand_for_another_loss_under_the_same_name(tmp_path: Path) -> None:
+    """The smallest input that showed it: two modules, which were both called torch.nn.modules.loss:?"""
+    first, other = (
+        small_case(1, LocalTraining.fedsgd(loss=loss))
+        for loss in (lambda o, y: F.cross_entropy(o, y), lambda o, y: F.cross_entropy(2 * o, y))
+    )
+    audit.run(first, attacks=[Divide()], out=tmp_path)
+    with pytest.raises(BadConfig, match="holds another audit"):
+        audit.run(other, attacks=[Divide()], out=tmp_path)

@@ -1,20 +1,35 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from audit.fakes import CLASSES, SHAPE, Divide, Guess, Told, ended, pictures, raising, refusing, small_case, timeless
 from fedseal import audit
 from fedseal.audit import Case, CellProgress, Record
-from fedseal.errors import BadConfig, FedsealError, StorageFailure, UnfitBatch, UnknownName
+from fedseal.audit.store import traceback_path
+from fedseal.defense.base import Hooks
+from fedseal.errors import (
+    BadConfig,
+    FedsealError,
+    Misfit,
+    MissingExtra,
+    NotTwiceDifferentiable,
+    StorageFailure,
+    UnfitBatch,
+    UnfitModel,
+    UnfitUpdate,
+    UnknownName,
+    UnknownToAdversary,
+)
 from fedseal.metric.baseline import baselines
 from fedseal.metric.scores import Baseline
 from fedseal.report import html
 from fedseal.threat import ThreatModel
-from fedseal.types import Attack, Batch, LocalTraining
+from fedseal.types import Attack, Batch, LocalStep, LocalTraining, Reconstruction, Tensors
 
 
 def run(case: Case, out: Path, *attacks: Attack | str, **arguments: object) -> Record:
@@ -63,15 +78,105 @@ def test_what_load_reads_is_what_run_returned(tmp_path: Path) -> None:
     assert audit.load(tmp_path) == record
 
 
-def test_a_refusal_is_a_cell_and_a_crash_is_none(tmp_path: Path) -> None:
-    cell = run(small_case(1), tmp_path / "a", refusing()).cells[0]
+def test_a_refusal_is_a_cell(tmp_path: Path) -> None:
+    cell = run(small_case(1), tmp_path, refusing()).cells[0]
     assert (cell.status, cell.scores, cell.labels) == ("refused", None, None)
     assert cell.note == "this attack needs the moon; grant it"
-    with pytest.raises(ZeroDivisionError):
-        run(small_case(1), tmp_path / "b", Divide(), raising(ZeroDivisionError()))
-    partial = audit.load(tmp_path / "b")
-    assert [c.key.attack for c in partial.cells] == ["divide"]
-    assert not partial.complete
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("by nothing"),
+        TypeError("of our own code"),
+        RuntimeError("shapes cannot be multiplied"),
+        LinAlgError("singular"),
+        StorageFailure("a cache cannot be read", "delete it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_crash_is_a_failed_cell_and_the_others_go_on(tmp_path: Path, error: Exception) -> None:
+    record = run(small_case(2), tmp_path, raising(error), Divide())
+    assert [cell.status for cell in record.cells[:2]] == ["failed", "failed"]
+    assert all(cell.scores is not None for cell in record.cells[2:])
+    assert record.failed == record.cells[:2]
+    assert not record.complete
+    first = record.cells[0]
+    assert str(error) in first.note
+    assert (first.residual, first.labels, first.scores, first.certificate) == (None, None, None, None)
+    trace = traceback_path(tmp_path, first.key).read_text()
+    assert "Traceback (most recent call last)" in trace
+    assert "in answer" in trace  # the line of the attack that raised
+    assert audit.pictures(record, first).reconstruction is None
+    assert audit.load(tmp_path) == record
+    (told,) = [group for group in audit.summarize(record) if group.attack == "raising"]
+    assert (told.cells, told.failed, told.refused, told.samples, told.certified) == (2, 2, 0, 0, 0)
+
+
+def test_what_attacks_say_at_their_door_is_no_crash_and_a_misfit_of_their_own_guess_is(tmp_path: Path) -> None:
+    doors = [UnfitBatch, UnfitModel, UnfitUpdate, UnknownToAdversary, NotTwiceDifferentiable, BadConfig, MissingExtra]
+    attacks = [replace(raising(kind("it does not fit", "take another")), name=kind.__name__) for kind in doors]  # type: ignore[type-var]
+    misfit = raising(Misfit("the model does not take the guess", "guess better"))
+    record = run(small_case(1), tmp_path, *attacks, misfit)
+    assert [cell.status for cell in record.cells] == ["refused"] * len(doors) + ["failed"]
+
+
+def test_failed_cells_are_tried_again_and_leave_no_traceback_once_they_are_done(tmp_path: Path) -> None:
+    broken = [True]
+
+    def answer() -> Reconstruction:
+        if broken[0]:
+            raise ZeroDivisionError
+        return ended(pictures(1, 3), torch.tensor([0]))
+
+    first = run(small_case(1), tmp_path, Divide(), Told(answer))
+    assert [cell.status for cell in first.cells][1] == "failed"
+    assert traceback_path(tmp_path, first.cells[1].key).is_file()
+    broken[0] = False
+    again = run(small_case(1), tmp_path, Divide(), Told(answer))
+    assert again.complete
+    assert again.cells[0] == first.cells[0]
+    assert again.cells[1].status != "failed"
+    assert not list(tmp_path.rglob("*.traceback.txt"))
+    assert audit.load(tmp_path) == again
+
+
+@dataclass(frozen=True)
+class _Broken(Hooks):
+    """A defense with a fault of our own in one of its hooks."""
+
+    name: str = "broken"
+
+    @property
+    def per_step(self) -> bool:
+        return True
+
+    def on_gradient(self, grads: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
+        raise TypeError("a fault of the hook")
+
+
+def test_a_defense_that_crashes_fails_its_own_cells(tmp_path: Path) -> None:
+    record = run(small_case(1), tmp_path, Divide(), defenses=["none", _Broken()])
+    assert [cell.status == "failed" for cell in record.cells] == [False, True]
+    assert record.cells[1].note == "TypeError: a fault of the hook"
+
+
+def test_a_crash_of_scoring_fails_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, reconstruction: object) -> None:
+        raise KeyError("a fault of the score")
+
+    monkeypatch.setattr("fedseal.metric.grade.Grader.score", broken)
+    assert [cell.status for cell in run(small_case(1), tmp_path, Divide()).cells] == ["failed"]
+
+
+def test_what_looks_on_may_end_the_audit(tmp_path: Path) -> None:
+    def tired(event: CellProgress) -> None:
+        if event.progress is not None:
+            raise ZeroDivisionError("enough")
+
+    with pytest.raises(ZeroDivisionError, match="enough"):
+        run(small_case(1), tmp_path, Guess(), on_progress=tired)
+    assert audit.load(tmp_path).cells == ()
 
 
 def test_an_update_with_nothing_in_it_ends_its_own_cell_only(tmp_path: Path) -> None:
@@ -81,7 +186,7 @@ def test_an_update_with_nothing_in_it_ends_its_own_cell_only(tmp_path: Path) -> 
         layer.weight.zero_()
         layer.bias.copy_(torch.tensor([200.0, 0.0, 0.0]))  # certain of class 0, so its example has no gradient
     record = run(replace(case, model=torch.nn.Sequential(torch.nn.Flatten(), layer)), tmp_path, Divide())
-    assert [cell.status for cell in record.cells] == ["refused", "budget"]
+    assert [cell.status for cell in record.cells] == ["refused", "converged"]
     assert "zero everywhere" in record.cells[0].note
 
 

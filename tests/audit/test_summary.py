@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from audit.fakes import Divide, Guess, refusing, small_case
 from fedseal import audit
 from fedseal.audit import Cell, CellKey, Group, Record, compare, summarize
+from fedseal.audit.record import CellCertificate
 from fedseal.audit.summary import Rate
 from fedseal.metric import score_labels
 from fedseal.metric.scores import Baseline, Identification, SampleScores, Score, Scores
@@ -90,10 +91,21 @@ def test_without_a_gallery_identification_is_unmeasured(empty: Record) -> None:
     assert found.psnr_mean == 30.0
 
 
-def test_certificates_are_counted(empty: Record) -> None:
-    statuses = ["exact", "converged", "budget", "diverged", "refused"]
-    found = group(empty, *(cell(1.0, first=i, status=status) for i, status in enumerate(statuses)))
-    assert found.certified == 2
+def test_certain_examples_are_counted_and_not_cells(empty: Record) -> None:
+    statuses = ["exact", "converged", "budget", "diverged", "refused", "failed"]
+    cells = [cell(1.0, first=i, status=status) for i, status in enumerate(statuses)]
+    assert group(empty, *cells).certified == 0  # whatever a status says
+    key = cells[2].key.model_copy(update={"batch_size": 3})
+    some = cells[2].model_copy(update={"key": key, "certificate": certificate(True, False, True)})
+    found = group(empty, *cells[:2], some, *cells[3:])
+    assert (found.certified, found.samples, found.refused, found.failed) == (2, 6, 1, 1)
+
+
+def certificate(*certain: bool) -> CellCertificate:
+    moved = (0.1,) * len(certain)
+    return CellCertificate(
+        kind="replay", residual=1e-7, tolerance=1e-6, sensitivity=moved, certain=certain, assumption="that it is so"
+    )
 
 
 def test_labels_in_whatever_order_are_added_up_and_given_ones_do_not_count(empty: Record) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from audit.fakes import timeless
+from audit.fakes import raising, small_case, timeless
 from fedseal.audit import load, ray_engine
+from fedseal.audit.executor import Done
+from fedseal.audit.grid import Job
 from fedseal.audit.ray_engine import Ray
+from fedseal.audit.record import CellKey
 from fedseal.errors import BadConfig, EngineFailure, MissingExtra
 
 OWN = """
@@ -117,3 +120,14 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fedseal\[scale\]'"):
         Ray()
+
+
+def test_a_crash_on_a_cluster_fails_its_cell_with_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(small_case(1), [raising(ZeroDivisionError("by moon"))], ["none"], ["honest_but_curious"])
+    monkeypatch.setitem(ray_engine._KNOWN, "job", job.worker())
+    key = CellKey(attack="raising", defense="none", threat="honest_but_curious", first=0, batch_size=1, seed=0)
+    sent = ray_engine._compute([None], "job", 1, {}, key)
+    assert isinstance(sent, Done)
+    cell, _, trace = sent.finished()
+    assert (cell.status, cell.note) == ("failed", "ZeroDivisionError: by moon")
+    assert "in answer" in trace

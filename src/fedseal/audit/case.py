@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fedseal.client import local_update, state_of
+from fedseal.criterion import fingerprint, loss_function
 from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.modality import Image
 from fedseal.threat import ThreatModel, aggregate
 from fedseal.types import Batch, Defense, LocalTraining, Modality, Observation
+
+FEW = 4  # examples on which a loss is tried that takes no rows of outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +173,15 @@ class Case:
         return [whole[start : start + batch_size] for start in range(0, needed, batch_size)]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the model with its weights, the data, the gallery and the local training."""
+        """SHA-256 over the model with its weights, the data, the gallery and the local training.
+
+        A loss counts by what it computes: spellings of one loss are alike, and two losses under one name are not.
+        """
         digest = hashlib.sha256()
         modes = [module.training for module in self.model.modules()] if self.training.mode == "as_is" else None
         trainable = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        facts = [without_addresses(repr(self.model)), modes, trainable, self.training.describe()]
+        training = {**self.training.describe(), "loss": loss_digest(self.model, self.batch, self.training)}
+        facts = [without_addresses(repr(self.model)), modes, trainable, training]
         digest.update(json.dumps(facts).encode())
         data = {"inputs": self.batch.inputs, "labels": self.batch.labels}
         gallery = {} if self.gallery is None else {"gallery": self.gallery}
@@ -183,6 +190,39 @@ class Case:
             digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def loss_digest(model: nn.Module, batch: Batch, training: LocalTraining) -> str:
+    """A hash of what the loss computes, whatever it is called.
+
+    Where the model gives `(N, outputs)` the loss is tried on numbers of that shape; else on what the model gives for
+    the first examples: its value, and its gradient by the outputs.
+
+    Raises:
+        UnknownName: a name that no loss has.
+    """
+    few = batch[:FEW]
+    loss = loss_function(training.loss)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            outputs = copy.deepcopy(model).eval()(few.inputs)
+        except (RuntimeError, ValueError, LookupError, TypeError):  # the client's training says what does not fit
+            return training.loss_name
+    if isinstance(outputs, Tensor) and outputs.ndim == 2:
+        return fingerprint(training.loss, int(outputs.shape[1]), batch.labels)
+    said: list[object] = [training.loss_name]
+    if isinstance(outputs, Tensor):
+        leaf = outputs.detach().requires_grad_(outputs.is_floating_point())
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(0)
+            try:
+                value = loss(leaf, few.labels)
+                (gradient,) = torch.autograd.grad(value, leaf)
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError):
+                return training.loss_name
+        said = [f"{float(value.detach()):.5g}", f"{float(gradient.double().norm()):.5g}"]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def stream(*key: object) -> torch.Generator:

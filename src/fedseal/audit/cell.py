@@ -1,11 +1,12 @@
-"""One cell of an audit: observe, attack, score."""
+"""One cell of an audit: observe, attack, verify, score."""
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from torch import Tensor
 from fedseal import zoo
 from fedseal.audit.case import Case, stream
 from fedseal.audit.content import content, kind
+from fedseal.audit.executor import Computed
 from fedseal.audit.frames import Frames, decoded
-from fedseal.audit.record import Cell, CellKey
-from fedseal.errors import BadConfig, FedsealError, UnfitUpdate
+from fedseal.audit.record import Cell, CellCertificate, CellKey
+from fedseal.audit.verification import DOOR, Verified, verified
+from fedseal.errors import BadConfig, FedsealError, Misfit, UnfitUpdate
 from fedseal.metric import Grader, Scores
 from fedseal.modality import Text
 from fedseal.threat import ThreatModel
@@ -25,6 +28,21 @@ GALLERY = 200  # unrelated pictures or sentences
 ROWS = 2000  # unrelated rows
 SAME = 0.5 / 255  # largest difference of two pictures that are the same once stored in 8 bits
 NOTHING = -1  # the label of a true example that no reconstruction was matched to
+
+
+@dataclass(eq=False)
+class _Watch:
+    """Keeps an attack's iterations and tells who looks on; `broken` once that raised, which is no crash of the cell."""
+
+    frames: Frames
+    on_step: Callable[[Progress], None]
+    broken: bool = False
+
+    def __call__(self, progress: Progress) -> None:
+        self.frames.add(progress)
+        self.broken = True
+        self.on_step(progress)
+        self.broken = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +63,37 @@ class Worker:
     seen: Callable[[CellKey], Observation] | None = None
     _graders: dict[tuple[int, int], Grader] = field(default_factory=dict, repr=False)
 
-    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
-        """The finished cell and its pictures if it has any, as the record stores them."""
-        truth = self.case.part(key.first, key.batch_size)
-        frames = Frames(self.case.inputs_as)
-        started = time.perf_counter()
+    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> Computed:
+        """The finished cell and its pictures if it has any, as the record stores them.
 
-        def watch(progress: Progress) -> None:
-            frames.add(progress)
-            on_step(progress)
+        Raises:
+            FedsealError: what the case's model and data do not allow for whatever cell, which ends the audit.
+        """
+        truth, started = self.case.part(key.first, key.batch_size), time.perf_counter()
+        watch = _Watch(Frames(self.case.inputs_as), on_step)
+        try:
+            return self._computed(key, truth, started, watch)
+        except FedsealError:
+            raise
+        except Exception as error:
+            if watch.broken:
+                raise
+            return self._failed(key, truth, error, started)
 
+    def _computed(self, key: CellKey, truth: Batch, started: float, watch: _Watch) -> Computed:
         # An update that holds nothing to read, a defense that this local training leaves no place for, and an attack
-        # that does not fit are findings about this cell. Whatever else goes wrong says nothing about leakage, and ends
-        # the audit.
+        # that does not fit are findings about this cell. A model that does not take the data ends the audit.
         try:
             observation = self._observe(key)
         except (UnfitUpdate, BadConfig) as error:
             return self._refused(key, truth, error, started)
         try:
-            found = self.attacks[key.attack](observation, generator=stream("attack", key.id), progress=watch)
+            answer = verified(self.attacks[key.attack], observation, generator=stream("attack", key.id), progress=watch)
         except FedsealError as error:
-            return self._refused(key, truth, error, started)
-        return self._finished(key, truth, _on_cpu(found), frames)
+            if isinstance(error, DOOR) and not isinstance(error, Misfit):
+                return self._refused(key, truth, error, started)
+            return self._failed(key, truth, error, started)
+        return self._finished(key, truth, answer._replace(found=_on_cpu(answer.found)), watch.frames)
 
     def _observe(self, key: CellKey) -> Observation:
         if self.seen is not None:
@@ -80,10 +107,8 @@ class Worker:
         )
         return observation
 
-    def _finished(
-        self, key: CellKey, truth: Batch, found: Reconstruction, frames: Frames
-    ) -> tuple[Cell, dict[str, Tensor]]:
-        modality = self.case.inputs_as
+    def _finished(self, key: CellKey, truth: Batch, answer: Verified, frames: Frames) -> Computed:
+        modality, found = self.case.inputs_as, answer.found
         grader = self._grader(key.first, truth)
         scores = None if found.inputs is None else grader.score(found)
         order = _order(scores)
@@ -101,38 +126,54 @@ class Worker:
             residual=end.residual,
             steps=end.steps,
             seconds=end.seconds,
+            check_seconds=answer.check_seconds if found.inputs is not None else None,
             note=end.note,
             explanation=found.explanation,
+            certificate=_certificate(found, order),
             knows=tuple(sorted(self.threats[key.threat].grants)),
             true_labels=_indices(truth.labels),
             labels=None if labels is None else _indices(labels),
+            true_targets=_targets(truth.labels),
+            targets=None if labels is None else _targets(labels),
             scores=scores,
             label_score=grader.score_labels(found),
             frame_steps=tuple(frames.steps),
             content=content(modality, truth, found, order, grader.judge),
         )
-        return cell, images
+        return Computed(cell, images)
 
-    def _refused(
-        self, key: CellKey, truth: Batch, error: FedsealError, started: float
-    ) -> tuple[Cell, dict[str, Tensor]]:
-        cell = Cell(
+    def _refused(self, key: CellKey, truth: Batch, error: FedsealError, started: float) -> Computed:
+        """The attack said at its door why it cannot."""
+        return Computed(self._without(key, truth, "refused", str(error), started), self._pictured(truth))
+
+    def _failed(self, key: CellKey, truth: Batch, error: Exception, started: float) -> Computed:
+        """Something crashed, which is no finding about the data; its traceback goes to the run folder."""
+        words = (
+            str(error) if isinstance(error, FedsealError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        )
+        cell = self._without(key, truth, "failed", words.rstrip(": "), started)
+        return Computed(cell, self._pictured(truth), "".join(traceback.format_exception(error)))
+
+    def _without(
+        self, key: CellKey, truth: Batch, status: Literal["refused", "failed"], note: str, started: float
+    ) -> Cell:
+        return Cell(
             key=key,
-            status="refused",
+            status=status,
             route="",
             residual=None,
             steps=0,
             seconds=time.perf_counter() - started,
-            note=str(error),
+            note=note,
             explanation=(),
             knows=tuple(sorted(self.threats[key.threat].grants)),
             true_labels=_indices(truth.labels),
             labels=None,
+            true_targets=_targets(truth.labels),
             scores=None,
             frame_steps=(),
             content=content(self.case.inputs_as, truth, None, None),
         )
-        return cell, self._pictured(truth)
 
     def _pictured(self, truth: Batch) -> dict[str, Tensor]:
         """The true examples, where they are shown as pictures; others lie in the cell itself."""
@@ -200,6 +241,25 @@ def _order(scores: Scores | None) -> list[int | None] | None:
     return None if scores is None else [s.matched for s in sorted(scores.samples, key=lambda s: s.index)]
 
 
+def _certificate(found: Reconstruction, order: Sequence[int | None] | None) -> CellCertificate | None:
+    """The certificate with its examples in the order of the true ones."""
+    proof = found.certificate
+    if proof is None:
+        return None
+    places = list(range(len(proof.certain))) if order is None else order
+    return CellCertificate(
+        kind=proof.kind,
+        residual=proof.residual,
+        tolerance=proof.tolerance,
+        sensitivity=tuple(
+            proof.sensitivity[place] if place is not None and proof.sensitivity else None for place in places
+        ),
+        certain=tuple(place is not None and proof.certain[place] for place in places),
+        assumption=proof.assumption,
+        note=proof.note,
+    )
+
+
 def _arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0) -> Tensor:
     """The rows in the order of the true examples, blank where there is none; as they are if nothing was matched."""
     if order is None or any(place is not None and place >= len(rows) for place in order):
@@ -209,6 +269,13 @@ def _arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0
         if place is not None:
             arranged[row] = rows[place]
     return arranged
+
+
+def _targets(labels: Tensor) -> tuple[tuple[float, ...], ...] | None:
+    """Findings or numbers `(N, outputs)` as rows; None for class indices, and for those of positions."""
+    if labels.ndim != 2 or not labels.is_floating_point():
+        return None
+    return tuple(tuple(float(value) for value in row) for row in labels.tolist())
 
 
 def _indices(labels: Tensor) -> tuple[int, ...] | None:

@@ -42,7 +42,7 @@ from torch import nn
 
 from fedseal import zoo
 from fedseal.audit.case import Case
-from fedseal.audit.cost import Cost, Plan, measure_case
+from fedseal.audit.cost import Cost, Plan, check_accuracy, measure_case
 from fedseal.audit.executor import Engine
 from fedseal.audit.factory import build_object
 from fedseal.audit.grid import expanded
@@ -216,7 +216,13 @@ class Setup(Arguments):
         resume: bool = True,
         on_progress: Callable[[CellProgress], None] | None = None,
     ) -> Record:
-        """The audit; see `audit.run`."""
+        """The audit; see `audit.run`.
+
+        Raises:
+            BadConfig: also where costs are to be measured, and the labels have no accuracy.
+        """
+        if self.cost is not None:
+            check_accuracy(self.case.model, self.case.batch, self.case.training)
         return run(
             self.case,
             out=self.out,

@@ -6,6 +6,7 @@ points of accuracy it loses are differences of pairs.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -20,14 +21,18 @@ from torch import Tensor, nn
 
 from fedseal import defense as defenses_module
 from fedseal import federation
-from fedseal.audit.case import Case, stream
+from fedseal.audit.case import Case, loss_digest, stream
 from fedseal.audit.cost_record import Cost, Interval, costs_of, write_cost
 from fedseal.audit.encoding import encoded_bytes
+from fedseal.client import explained
+from fedseal.criterion import Link, settle
 from fedseal.errors import BadConfig, UnfitUpdate
-from fedseal.types import Batch, Defense, LocalTraining, Update
+from fedseal.metric.labels import binary, targets_of
+from fedseal.types import Batch, Defense, LocalTraining, LossFunction, Update
 
 __all__ = ["Cost", "Plan", "accuracy", "costs_of", "measure", "measure_case", "measured", "write_cost"]
 
+LINKS: tuple[Link, ...] = ((), ("sigmoid",))  # of outputs that are logits, and of probabilities
 CHUNK = 500  # examples that the accuracy is measured on at a time
 
 
@@ -127,10 +132,14 @@ def measured(
         without: the cost of "none" of an earlier call with all else equal, which then is neither measured nor given.
     """
     plan = plan or Plan()
+    first = model if isinstance(model, nn.Module) else model(plan.seeds[0])
+    for batch in (train, *(() if test is None else (test,))):
+        check_accuracy(first, batch, training)
     shields = [defenses_module.parse(one) if isinstance(one, str) else one for one in defenses]
     by_name = {shield.name: shield for shield in (*((defenses_module.none(),) if without is None else ()), *shields)}
     parts = {seed: _parts(train, test, plan, seed) for seed in plan.seeds}
-    setting = _setting(model, train, test, training, plan)
+    setting = _setting(first, train, test, training, plan)
+    chance = fmean(_chance(held, _outputs(first, held), training.loss) for _, held in parts.values())
     for name, shield in by_name.items():
         runs = []
         for seed, (own, held) in parts.items():
@@ -138,7 +147,7 @@ def measured(
                 on_progress(name, seed)
             start = model if isinstance(model, nn.Module) else model(seed)
             runs.append(_trained(start, own, held, shield, training, plan, seed))
-        found = _cost(name, runs, without, plan, list(parts.values()), setting)
+        found = _cost(name, runs, without, plan, list(parts.values()), setting, chance)
         without = without or found
         yield found
 
@@ -208,14 +217,22 @@ def _trained(
         if not sizes:  # else an update that has grown beyond what the defense can write
             raise
         finite = False
-    return _Run(accuracy(model, held) if finite else 0.0, not finite, tuple(sizes), tuple(seconds))
+    return _Run(accuracy(model, held, loss=training.loss) if finite else 0.0, not finite, tuple(sizes), tuple(seconds))
 
 
-def accuracy(model: nn.Module, batch: Batch) -> float:
-    """Share of labels that the model, in evaluation, gives its largest output; of positions where they have labels.
+def accuracy(model: nn.Module, batch: Batch, *, loss: str | LossFunction | None = None) -> float:
+    """Share of labels that the model, in evaluation, gets right.
+
+    Of classes the largest output counts, of positions where they have labels. Of one output, and of several findings
+    for each example, every output counts by itself: it says yes above 0, or above 0.5 where the loss takes
+    probabilities.
+
+    Args:
+        loss: that the model was trained on, which tells findings with one yes each from classes; None for outputs that
+            are logits, and for classes where every example has one.
 
     Raises:
-        BadConfig: outputs that hold no class for each label.
+        BadConfig: outputs that hold no answer for each label, or labels that are numbers.
     """
     was = model.training
     model.eval()
@@ -223,16 +240,82 @@ def accuracy(model: nn.Module, batch: Batch) -> float:
     with torch.no_grad():
         for first in range(0, len(batch), CHUNK):
             part = batch[first : first + CHUNK]
-            outputs, labels = model(part.inputs), _indices(part.labels)
-            if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs[:, 0].shape != labels.shape:
-                raise BadConfig(
-                    "the model's outputs hold no class for each label, so it has no accuracy", "leave the costs out"
-                )
-            known = labels >= 0
-            right = (outputs.argmax(1) == labels) & torch.isfinite(outputs).all(1) & known
-            hits, counted = hits + int(right.sum()), counted + int(known.sum())
+            outputs = model(part.inputs)
+            right, known = _judged(outputs, part.labels, _line(outputs, batch.labels, loss))
+            hits, counted = hits + int((right & known).sum()), counted + int(known.sum())
     model.train(was)
     return hits / max(counted, 1)
+
+
+def _judged(outputs: object, labels: Tensor, line: float | None) -> tuple[Tensor, Tensor]:
+    """Which labels are right, and which there are, in one shape; `line`: see `_line`."""
+    if isinstance(outputs, Tensor) and line is not None:
+        told = labels.reshape(len(labels), -1)
+        right = ((outputs > line) == (told > 0.5)) & torch.isfinite(outputs)
+        return right, torch.ones_like(right)
+    classes = _indices(labels)
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs[:, 0].shape != classes.shape:
+        raise BadConfig(
+            "the model's outputs hold no class for each label, so it has no accuracy", "leave the costs out"
+        )
+    return (outputs.argmax(1) == classes) & torch.isfinite(outputs).all(1), classes >= 0
+
+
+def _line(outputs: object, labels: Tensor, loss: str | LossFunction | None) -> float | None:
+    """Above which value an output says yes; None where the largest of several outputs is the answer.
+
+    Args:
+        labels: of all examples: a part of them may look like others.
+
+    Raises:
+        BadConfig: labels that are numbers, so that none is right or wrong.
+    """
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        return None
+    count = outputs.shape[1]
+    return _threshold(loss, count) if _yes_or_no(labels, count, loss) else None
+
+
+def _yes_or_no(labels: Tensor, outputs: int, loss: str | LossFunction | None) -> bool:
+    """Whether each output is an answer of its own.
+
+    Raises:
+        BadConfig: labels that are numbers, so that none is right or wrong.
+    """
+    whole = labels.reshape(len(labels), -1)
+    own = whole.shape[1] == outputs and binary(labels)
+    kind = targets_of(labels)
+    if kind == "numbers" or (kind in ("classes", "positions") and outputs == 1 and not own):
+        raise BadConfig(
+            "the labels are numbers, of which no prediction is right or wrong, so there is no accuracy",
+            "leave the costs out",
+        )
+    if not own or (kind == "classes" and outputs > 1):
+        return False
+    if outputs > 1 and kind == "soft":  # one yes for each example: a class, unless the loss says otherwise
+        return loss is not None and any(settle(loss, outputs, link=link).kind == "bce" for link in LINKS)
+    return True
+
+
+def _threshold(loss: str | LossFunction | None, outputs: int) -> float:
+    """Above which an output says yes: of logits 0, of probabilities and under the squared error a half."""
+    if loss is None or settle(loss, outputs).kind == "bce":
+        return 0.0
+    half = settle(loss, outputs).kind == "mse" or settle(loss, outputs, link=("sigmoid",)).kind == "bce"
+    return 0.5 if half else 0.0
+
+
+def check_accuracy(model: nn.Module, batch: Batch, training: LocalTraining) -> None:
+    """Refuse at the door what has no accuracy; one example is looked at.
+
+    Raises:
+        BadConfig: see `accuracy`.
+        UnfitBatch: the model does not take the examples.
+    """
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad(), explained(model, batch.inputs, batch.labels):
+        outputs = model(batch.inputs[:1])
+    _judged(outputs, batch.labels[:1], _line(outputs, batch.labels, training.loss))
 
 
 def _parts(train: Batch, test: Batch | None, plan: Plan, seed: int) -> tuple[Batch, Batch]:
@@ -254,7 +337,11 @@ def _indices(labels: Tensor) -> Tensor:
     return labels.argmax(1) if labels.is_floating_point() else labels
 
 
-def _chance(batch: Batch) -> float:
+def _chance(batch: Batch, outputs: int | None, loss: str | LossFunction | None) -> float:
+    """What the best guess that ignores the inputs gets right."""
+    if outputs is not None and _yes_or_no(batch.labels, outputs, loss):
+        there = (batch.labels.reshape(len(batch), -1) > 0.5).double().mean(0)
+        return float(there.maximum(1 - there).mean())
     labels = _indices(batch.labels)
     counts = torch.bincount(labels[labels >= 0])
     return float(counts.max() / counts.sum()) if len(counts) else 0.0
@@ -267,6 +354,7 @@ def _cost(
     plan: Plan,
     parts: Sequence[tuple[Batch, Batch]],
     setting: str,
+    chance: float,
 ) -> Cost:
     accuracies = tuple(run.accuracy for run in runs)
     base = without.accuracies if without is not None else accuracies
@@ -280,7 +368,7 @@ def _cost(
         accuracy_interval=_bounds(mean_interval(accuracies), 0.0, 1.0),
         accuracy_without=fmean(base),
         accuracy_without_interval=_bounds(mean_interval(base), 0.0, 1.0),
-        chance=fmean(_chance(held) for _, held in parts),
+        chance=chance,
         points_lost=fmean(lost),
         points_lost_interval=_bounds(mean_interval(lost), -100.0, 100.0),
         accuracies=accuracies,
@@ -316,17 +404,18 @@ def _bounds(interval: Interval | None, low: float, high: float) -> Interval | No
     return None if interval is None else (max(low, interval[0]), min(high, interval[1]))
 
 
-def _setting(
-    model: nn.Module | Callable[[int], nn.Module],
-    train: Batch,
-    test: Batch | None,
-    training: LocalTraining,
-    plan: Plan,
-) -> str:
-    first = model if isinstance(model, nn.Module) else model(plan.seeds[0])
-    digest = hashlib.sha256(json.dumps([training.describe(), asdict(plan)]).encode())
+def _outputs(model: nn.Module, batch: Batch) -> int | None:
+    """How many numbers the model gives for an example; None if that is no row."""
+    with torch.no_grad():
+        outputs = copy.deepcopy(model).eval()(batch.inputs[:1])
+    return int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
+
+
+def _setting(model: nn.Module, train: Batch, test: Batch | None, training: LocalTraining, plan: Plan) -> str:
+    told = {**training.describe(), "loss": loss_digest(model, train, training)}
+    digest = hashlib.sha256(json.dumps([told, asdict(plan)]).encode())
     held: Mapping[str, Tensor] = {} if test is None else {"inputs": test.inputs, "labels": test.labels}
-    for name, tensor in [*first.state_dict().items(), ("train", train.inputs), ("of", train.labels), *held.items()]:
+    for name, tensor in [*model.state_dict().items(), ("train", train.inputs), ("of", train.labels), *held.items()]:
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())

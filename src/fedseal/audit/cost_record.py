@@ -21,11 +21,17 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     defense: str
-    accuracy: float = Field(description="share of right test predictions after training, mean over the seeds")
+    accuracy: float = Field(
+        description="share of right test predictions after training, mean over the seeds; of several findings for each "
+        "example every one counts"
+    )
     accuracy_interval: Interval | None
     accuracy_without: float = Field(description="the same of the model trained without a defense")
     accuracy_without_interval: Interval | None
-    chance: float = Field(description="the share of the commonest label among the test examples, mean over the seeds")
+    chance: float = Field(
+        description="what the best guess that ignores the inputs gets right: the share of the commonest label among "
+        "the test examples, or of each finding's commoner answer; mean over the seeds"
+    )
     points_lost: float = Field(description="percentage points of accuracy lost, mean of the seeds' differences")
     points_lost_interval: Interval | None
     accuracies: tuple[float, ...] = Field(description="of each seed, in order; 0 for a training that diverged")
@@ -58,6 +64,13 @@ class Cost(BaseModel):
         if low > self.chance:
             return True
         return False if high < self.chance + USEFUL else None
+
+    @property
+    def warning(self) -> str:
+        """Why the accuracy says nothing, as a sentence; empty if it says something."""
+        if self.chance < 1:
+            return ""
+        return "Every test example has the same label, and whoever names it is always right: the accuracy says nothing."
 
     @property
     def times(self) -> float | None:

@@ -34,11 +34,20 @@ LIVES = 2  # processes that may die over one cell
 EVERY = 0.1  # seconds between two steps that a worker reports
 
 
+class Computed(NamedTuple):
+    """A finished cell, its pictures if it has any, and of one that crashed the traceback."""
+
+    cell: Cell
+    images: dict[str, Tensor]
+    traceback: str = ""
+
+
 class Finished(NamedTuple):
-    """A cell, and its pictures as the content of their file."""
+    """A cell, its pictures as the content of their file, and of one that crashed the traceback."""
 
     cell: Cell
     pictures: bytes
+    traceback: str = ""
 
 
 Cells = Generator[Finished, None, None]
@@ -47,8 +56,12 @@ Cells = Generator[Finished, None, None]
 class Computes(Protocol):
     """What computes cells, such as `cell.Worker`."""
 
-    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
-        """The finished cell and its pictures."""
+    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> Computed:
+        """The finished cell, also where it crashed.
+
+        Raises:
+            FedsealError: what holds for every cell, and ends the audit.
+        """
 
 
 class Work(Protocol):
@@ -91,8 +104,8 @@ class InProcess:
         worker = job.worker()
         for key in keys:
             tell(key, None)
-            cell, images = worker.compute(key, partial(tell, key))
-            yield Finished(cell, store.packed(images))
+            cell, images, trace = worker.compute(key, partial(tell, key))
+            yield Finished(cell, store.packed(images), trace)
 
 
 @dataclass(frozen=True)
@@ -150,14 +163,15 @@ class _Step(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A cell as it goes from one process to another: as JSON, and the content of its pictures' file."""
+    """A cell as it goes from one process to another: as JSON, its pictures' file, and a traceback if it crashed."""
 
     cell: str
     pictures: bytes
+    traceback: str = ""
 
     def finished(self) -> Finished:
         """As the audit takes it."""
-        return Finished(Cell.model_validate_json(self.cell), self.pictures)
+        return Finished(Cell.model_validate_json(self.cell), self.pictures, self.traceback)
 
 
 class Failed(NamedTuple):
@@ -169,12 +183,12 @@ class Failed(NamedTuple):
 def attempt(worker: Computes, key: CellKey, on_step: Callable[[Progress], None]) -> Done | Failed:
     """Compute a cell for another process, to which whatever is raised goes as a value."""
     try:
-        cell, images = worker.compute(key, on_step)
+        cell, images, trace = worker.compute(key, on_step)
     except FedsealError as error:
         return Failed(error)
     except Exception:  # noqa: BLE001 - raised again where the audit runs; its type may mean nothing there, its words do
-        return Failed(RuntimeError(f"an attack failed in a worker\n{traceback.format_exc()}"))
-    return Done(cell.model_dump_json(), store.packed(images))
+        return Failed(RuntimeError(f"a worker crashed\n{traceback.format_exc()}"))
+    return Done(cell.model_dump_json(), store.packed(images), trace)
 
 
 @dataclass(eq=False)

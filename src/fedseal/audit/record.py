@@ -2,9 +2,9 @@
 
 A run folder holds `record.json` (the header, written first), and for every finished cell `cells/ID.json` with its
 numbers, its sentences or its rows. Pictures lie beside it in `cells/ID.safetensors`: `truth` and `reconstruction`,
-decoded `(N, C, H, W)` in [0, 1], and `frames` `(F, N, C, H, W)` in 0..255, the iterations. A cell exists once its JSON
-does, which is moved there last. A reconstruction, its labels and its frames stand in the order of the true examples
-that they were matched to.
+decoded `(N, C, H, W)` in [0, 1], and `frames` `(F, N, C, H, W)` in 0..255, the iterations. Of a cell that crashed
+`cells/ID.traceback.txt` says where. A cell exists once its JSON does, which is moved there last. A reconstruction, its
+labels, its certificate and its frames stand in the order of the true examples that they were matched to.
 Numbers that are not finite stand in the JSON as "Infinity" and "NaN".
 """
 
@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedseal.metric.scores import LabelScore, Scores
 from fedseal.types import RouteNote
 
-VERSION: Final = 4
+VERSION: Final = 5
 # 1 is 2 without what is said of labels in whatever order; 2 is 3 with pictures only, whose three scores had fields;
-# 3 is 4 with one batch size and the case's own training only
-READABLE = (1, 2, 3, 4)
+# 3 is 4 with one batch size and the case's own training only; 4 is 5 with the attack's own word for its certificate,
+# without crashes, and with losses told apart by name only
+READABLE = (1, 2, 3, 4, 5)
 
 
 class _Frozen(BaseModel):
@@ -97,23 +98,51 @@ class Rows(_Frozen):
 Content = Annotated[Texts | Rows, Field(discriminator="kind")]
 
 
+class CellCertificate(_Frozen):
+    """What the runner proved of a reconstruction, in the order of the true examples; see `types.Certificate`."""
+
+    kind: Literal["replay", "layer"]
+    residual: float = Field(description="relative distance of what the reconstruction gives from the observed update")
+    tolerance: float = Field(description="the residual up to which the reconstruction explains the update")
+    sensitivity: tuple[float | None, ...] = Field(
+        description="the smallest relative change of the update that a visible change of the example causes; None for "
+        "an example that nothing was matched to, or where the update is not explained in the first place"
+    )
+    certain: tuple[bool, ...] = Field(description="False too for an example that nothing was matched to")
+    assumption: str
+    note: str = ""
+
+
 class Cell(_Frozen):
     """One attack on one update: how it ended and what it scored."""
 
     key: CellKey
-    status: Literal["exact", "converged", "budget", "diverged", "not_applicable", "refused"] = Field(
-        description="the outcome's status, or 'refused' if the attack raised at the door"
+    status: Literal["exact", "converged", "budget", "diverged", "not_applicable", "refused", "failed"] = Field(
+        description="the outcome's status as the runner worked it out; 'refused' if the attack raised at the door, "
+        "'failed' if attack, defense or score crashed, which says nothing of the data and is tried again"
     )
     route: str
     residual: float | None = Field(description="relative distance of the replayed update from the observed one")
     steps: int
-    seconds: float
+    seconds: float = Field(description="of the attack, as the runner measured them")
+    check_seconds: float | None = Field(
+        default=None, description="of working out the certificate anew; None where nothing was, or before version 5"
+    )
     note: str
     explanation: tuple[RouteNote, ...]
+    certificate: CellCertificate | None = Field(
+        default=None, description="None where nothing could be proved, and before version 5"
+    )
     knows: tuple[str, ...] = Field(description="the facts that the threat model granted")
     true_labels: tuple[int, ...] | None = Field(description="class indices; None for soft labels, and for positions'")
     labels: tuple[int, ...] | None = Field(
         description="what the attack says the labels are, in the order of the true examples where inputs were matched"
+    )
+    true_targets: tuple[tuple[float, ...], ...] | None = Field(
+        default=None, description="one row of findings or numbers for each example, where labels are no classes"
+    )
+    targets: tuple[tuple[float, ...], ...] | None = Field(
+        default=None, description="what the attack says they are, in the order of the true examples where matched"
     )
     scores: Scores | None = Field(description="None if the attack gave no inputs")
     label_score: LabelScore | None = Field(
@@ -124,6 +153,11 @@ class Cell(_Frozen):
     content: Content | None = Field(
         default=None, description="sentences or rows; None for pictures, which have a file of their own"
     )
+
+    @property
+    def certain(self) -> tuple[bool, ...]:
+        """Of which true examples the runner is certain; of none in a record before version 5, which checked less."""
+        return (False,) * self.key.batch_size if self.certificate is None else self.certificate.certain
 
     @model_validator(mode="before")
     @classmethod
@@ -211,7 +245,7 @@ class Config(_Frozen):
 class Header(_Frozen):
     """The content of `record.json`."""
 
-    version: Literal[1, 2, 3, 4] = VERSION
+    version: Literal[1, 2, 3, 4, 5] = VERSION
     created: str = Field(description="UTC, ISO 8601")
     given: dict[str, object] = Field(description="the arguments as given")
     config: Config = Field(description="the arguments as resolved")
@@ -228,8 +262,13 @@ class Record(_Frozen):
 
     @property
     def complete(self) -> bool:
-        """Whether every cell is there."""
-        return len(self.cells) == len(self.header.keys)
+        """Whether every cell is there, and none of them crashed."""
+        return len(self.cells) == len(self.header.keys) and not self.failed
+
+    @property
+    def failed(self) -> tuple[Cell, ...]:
+        """The cells that crashed; the same audit, run again, tries them again."""
+        return tuple(cell for cell in self.cells if cell.status == "failed")
 
     def to_json(self) -> str:
         """The whole record as one JSON document, without pictures."""

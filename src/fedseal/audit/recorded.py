@@ -22,9 +22,9 @@ from fedseal import defense as defenses
 from fedseal.audit.case import Case, without_addresses
 from fedseal.audit.cell import Worker
 from fedseal.audit.environment import usable_device
-from fedseal.audit.executor import Engine, InProcess
+from fedseal.audit.executor import Computed, Engine, InProcess
 from fedseal.audit.grid import Job, Plan
-from fedseal.audit.record import Cell, CellKey, Config, Record
+from fedseal.audit.record import CellKey, Config, Record
 from fedseal.audit.run import CellProgress, execute
 from fedseal.errors import BadConfig
 from fedseal.federation.view import Entry, View
@@ -254,8 +254,8 @@ class _Rounds:
 
     workers: Mapping[int, Worker]
 
-    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> tuple[Cell, dict[str, Tensor]]:
-        """The finished cell and its pictures."""
+    def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> Computed:
+        """The finished cell, also where it crashed."""
         return self.workers[key.seed].compute(key, on_step)
 
 

@@ -67,6 +67,9 @@ def run(
 ) -> Record:
     """Run all attacks, write the record as it grows, and return it.
 
+    A cell that crashes is `failed` in the record, with its traceback in the run folder as `cells/ID.traceback.txt`; the
+    others go on, and the same call tries it again.
+
     Args:
         case: the truth.
         attacks: specifications, or values, which go by their name.
@@ -119,7 +122,7 @@ def execute(
 ) -> Record:
     """Compute a plan's cells that the folder has not yet; the rest of `run`, with its errors."""
     header = _start(folder, planned, dict(given), environment(job.device, engine.threads), resume)
-    done = {cell.key: cell for cell in store.read(folder, header).cells}
+    done = {cell.key: cell for cell in store.read(folder, header).cells if cell.status != "failed"}  # these once more
     missing = [key for key in header.keys if key not in done]
 
     def tell(key: CellKey, progress: Progress | None, cell: Cell | None = None) -> None:
@@ -127,8 +130,8 @@ def execute(
             on_progress(CellProgress(len(done), len(header.keys), key, progress, cell))
 
     with closing(engine.compute(job, missing, tell)) as finished:
-        for cell, pictures in finished:
-            store.write_cell(folder, cell, pictures)
+        for cell, pictures, trace in finished:
+            store.write_cell(folder, cell, pictures, trace)
             done[cell.key] = cell
             tell(cell.key, None, cell)
     return Record(header=header, cells=tuple(done[key] for key in header.keys), folder=str(folder))
@@ -144,12 +147,15 @@ def _start(folder: Path, plan: Plan, given: dict[str, object], here: Environment
     if old is not None:
         if not resume:
             raise BadConfig(f"'{folder}' holds an audit already", "continue it with --resume, or choose another --out")
+        if old.version != VERSION:
+            # Its cells would stand beside others that were checked, and its fingerprint told losses apart by name.
+            raise BadConfig(
+                f"'{folder}' holds an audit of an earlier fedseal, which took an attack's word for what is certain",
+                "it can be read, and not be continued: choose another --out, or do it anew with --fresh",
+            )
         if changes := _changes(old, plan.config, here):
             raise BadConfig(f"'{folder}' holds another audit: {'; '.join(changes)}", "choose another --out")
         store.sweep(folder)
-        if old.version != VERSION:  # its old cells are cells of this version, but the new ones are none of that one
-            old = old.model_copy(update={"version": VERSION})
-            store.write_header(folder, old)
         return old
     now = datetime.now(UTC).isoformat(timespec="seconds")
     header = Header(created=now, given=given, config=plan.config, environment=here, keys=plan.keys)

@@ -109,11 +109,12 @@ def packed(images: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(plain) if plain else b""
 
 
-def write_cell(folder: Path, cell: Cell, images: bytes) -> None:
+def write_cell(folder: Path, cell: Cell, images: bytes, trace: str = "") -> None:
     """Add a finished cell: its pictures first, if it has any, then its numbers, which make it count.
 
     Args:
         images: the pictures, `packed`.
+        trace: of a cell that crashed the traceback; empty removes that of an earlier try.
 
     Raises:
         StorageFailure: a file cannot be written; the cells before it are whole.
@@ -121,7 +122,20 @@ def write_cell(folder: Path, cell: Cell, images: bytes) -> None:
     cells = folder / "cells"
     if images:
         write_whole(cells / f"{cell.key.id}.safetensors", images)
+    told = traceback_path(folder, cell.key)
+    if trace:
+        write_whole(told, trace.encode())
+    else:
+        try:
+            told.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failure(told, error) from None
     write_whole(cells / f"{cell.key.id}.json", cell.model_dump_json(indent=2).encode())
+
+
+def traceback_path(folder: str | Path, key: CellKey) -> Path:
+    """Where the traceback of a cell lies, if it crashed."""
+    return Path(folder) / "cells" / f"{key.id}.traceback.txt"
 
 
 def sweep(folder: Path) -> None:

@@ -57,9 +57,10 @@ class Group:
 
     Args:
         batch_size, epochs: of these cells; None where the record, or either of two that are compared, has one only.
-        cells: finished cells, those that the attack refused included.
-        certified: cells whose residual certifies the result.
-        samples: attacked examples in cells that the attack did not refuse.
+        cells: finished cells, those that the attack refused and those that crashed included.
+        refused, failed: of these cells.
+        certified: attacked examples of which the runner is certain, out of `samples`.
+        samples: attacked examples in cells that the attack did not refuse, and that did not crash.
         headline: the score that counts for this kind of input, such as "psnr"; None if none was measured.
         mean, median, worst: of that score over the examples that were measured; the worst for the client is the
             highest.
@@ -90,6 +91,7 @@ class Group:
     seconds: float | None
     batch_size: int | None = None
     epochs: int | None = None
+    failed: int = 0
 
     @property
     def psnr_mean(self) -> float | None:
@@ -177,7 +179,8 @@ def summarize(record: Record, *, by: frozenset[Axis] | None = None) -> tuple[Gro
 
 
 def _group(key: GroupKey, cells: list[Cell]) -> Group:
-    ran = [cell for cell in cells if cell.status != "refused"]
+    ran = [cell for cell in cells if cell.status not in ("refused", "failed")]
+    failed = sum(cell.status == "failed" for cell in cells)
     scored = [sample for cell in ran if cell.scores is not None for sample in cell.scores.samples]
     values = [value for sample in scored if (value := sample.headline.value) is not None and not math.isnan(value)]
     return Group(
@@ -187,8 +190,9 @@ def _group(key: GroupKey, cells: list[Cell]) -> Group:
         batch_size=key.batch_size,
         epochs=key.epochs,
         cells=len(cells),
-        refused=len(cells) - len(ran),
-        certified=sum(cell.status in ("exact", "converged") for cell in ran),
+        refused=len(cells) - len(ran) - failed,
+        failed=failed,
+        certified=sum(sum(cell.certain) for cell in ran),
         samples=sum(cell.key.batch_size for cell in ran),
         measured=len(values),
         headline=scored[0].headline.name if values else None,

@@ -11,9 +11,10 @@ import typer
 from fedseal import attack as attacks
 from fedseal.audit.environment import usable_device
 from fedseal.audit.frames import Frames
+from fedseal.audit.verification import Verified, verified
 from fedseal.cli import live, options, outcome, recipes, sources, terminal
-from fedseal.errors import UnknownName
-from fedseal.types import Attack, Modality, Progress, ProgressCallback, Reconstruction
+from fedseal.errors import BadConfig, UnknownName
+from fedseal.types import Attack, FileKind, Modality, Progress, ProgressCallback
 
 STARTS = 5  # of attacks that may diverge
 
@@ -42,7 +43,23 @@ def attack(
         int | None, typer.Option(min=1, help="Examples in the client's batch, from --index on.", show_default="1")
     ] = None,
     update: Annotated[
-        Path | None, typer.Option(help="An update that was captured, as safetensors.", show_default=False)
+        Path | None,
+        typer.Option(help="An update that was captured: a safetensors, .npz or .pt file.", show_default=False),
+    ] = None,
+    kind: Annotated[
+        Literal["gradient", "difference", "weights"] | None,
+        typer.Option(
+            help="What the captured file holds; weights are those after training.",
+            show_default="what the file says, or --training makes",
+        ),
+    ] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(help="A file of the weights that the client was sent.", show_default="the model's own"),
+    ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(help="A file of its weights after training: --update FILE --kind weights.", show_default=False),
     ] = None,
     data: Annotated[str, typer.Option(help="Bundled pictures: photos or fashion_mnist.")] = "photos",
     model: Annotated[
@@ -112,8 +129,11 @@ def attack(
     Example:  fedseal attack --recipe dlg --image cat.jpg --out runs/cat
 
     Example:  fedseal attack --text "See you at noon." --model minilm
+
+    Example:  fedseal attack --before sent.pt --after returned.pt --model own.model:build --training fedavg:lr=0.01
     """
     chosen = build(recipe, steps=steps, restarts=restarts)
+    update, kind = _captured(update, kind, before, after)
     request = sources.Request(
         image=image,
         text=tuple(text or ()),
@@ -122,6 +142,8 @@ def attack(
         index=index,
         batch=batch,
         update=update,
+        kind=kind,
+        before=before,
         model=model or _usual_model(written=bool(text) or text_file is not None, table=table is not None),
         data=data,
         size=size,
@@ -151,6 +173,21 @@ def attack(
         terminal.machine(result.plain())
     else:
         outcome.tell(result, folder, explain=explain)
+
+
+def _captured(
+    update: Path | None, kind: FileKind | None, before: Path | None, after: Path | None
+) -> tuple[Path | None, FileKind | None]:
+    """The captured file, if one is named, and what it holds."""
+    if after is not None and (update is not None or kind not in (None, "weights")):
+        other = f"--update '{update}'" if update is not None else f"--kind {kind}"
+        raise BadConfig(f"--after '{after}' holds weights after training, and {other} is given too", "leave one out")
+    if after is not None:
+        return after, "weights"
+    if update is None and (kind is not None or before is not None):
+        given = f"--kind {kind}" if kind is not None else f"--before '{before}'"
+        raise BadConfig(f"{given} is given without a captured file", "name it: --update FILE, or --after FILE")
+    return update, kind
 
 
 def _usual_model(*, written: bool, table: bool) -> str:
@@ -198,12 +235,12 @@ class _Film:
         self._show(step)
 
 
-def _run(chosen: Attack, target: sources.Aim, seed: int, *, quiet: bool) -> tuple[Reconstruction, Frames]:
+def _run(chosen: Attack, target: sources.Aim, seed: int, *, quiet: bool) -> tuple[Verified, Frames]:
     generator = torch.Generator().manual_seed(seed)
     try:
         with live.attack_progress(quiet=quiet) as show:
             film = _Film(target.modality, show)
-            found = chosen(target.observation, generator=generator, progress=film)
+            found = verified(chosen, target.observation, generator=generator, progress=film)
     except KeyboardInterrupt:
         raise terminal.Interrupted("interrupted; nothing was written") from None
     return found, film.frames

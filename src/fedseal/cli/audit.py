@@ -18,6 +18,7 @@ from fedseal.audit import Case, Engine, Record, Setup, build_object, load, load_
 from fedseal.audit.cost import Plan
 from fedseal.audit.cost_record import costs_of
 from fedseal.audit.grid import expanded
+from fedseal.audit.store import traceback_path
 from fedseal.cli import gate, live, options, terminal
 from fedseal.errors import BadConfig, StorageFailure
 
@@ -167,7 +168,9 @@ def audit(
         with options.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
             record = setup.run(engine=place, on_progress=show)
         with live.cost_progress(quiet=quiet) as tell:
-            setup.measure_costs(tell)
+            costs = setup.measure_costs(tell)
+        for line in dict.fromkeys(cost.warning for cost in costs if cost.warning):
+            terminal.note(f"cost: {line}")
         page = reports.html(record, folder / "report.html")
     _conclude(record, page, gate.exceeded(record, limits), as_json=as_json, quiet=quiet)
 
@@ -262,6 +265,7 @@ def _delete_run(folder: Path) -> None:
     if not (folder / "record.json").is_file():
         return
     written = [folder / "record.json", *(folder / "cells").glob("*.json"), *(folder / "cells").glob("*.safetensors")]
+    written += [*(folder / "cells").glob("*.traceback.txt")]
     written += [*(folder / "costs").glob("*.json"), *(folder / "bounds").glob("*.json")]
     try:
         for path in [*written, folder / "report.html"]:
@@ -282,5 +286,20 @@ def _conclude(record: Record, page: Path, found: tuple[gate.Excess, ...], *, as_
         terminal.say(f"Report: {page}")
     for excess in found:
         terminal.note(f"finding: {excess}")
-    if found:
+    for line in _crashes(record):
+        terminal.error(line)
+    if found or record.failed:
         raise typer.Exit(1)
+
+
+def _crashes(record: Record) -> list[str]:
+    """Of the cells that crashed how many there are, why the first did, and where its traceback lies."""
+    if not record.failed:
+        return []
+    first, count = record.failed[0], len(record.failed)
+    many = "1 cell" if count == 1 else f"{count} cells"
+    return [
+        f"{many} of {len(record.header.keys)} crashed, such as '{first.key.attack}' on '{first.key.defense}' from "
+        f"example {first.key.first} ({first.note}); {traceback_path(record.folder, first.key)} says where; the others "
+        "are kept, and the same command tries these again"
+    ]

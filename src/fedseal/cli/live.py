@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +15,9 @@ from fedseal.report import words
 from fedseal.report.kind import MEASURES, kind_of_cell
 from fedseal.types import Progress as Step
 from fedseal.types import ProgressCallback
+
+EVERY = 60.0  # seconds between two lines where nobody watches
+FEW = 3  # cells in work that such a line names
 
 
 @contextmanager
@@ -29,12 +34,16 @@ def attack_progress(*, quiet: bool) -> Iterator[ProgressCallback]:
 
 @contextmanager
 def audit_progress(*, quiet: bool) -> Iterator[Callable[[CellProgress], None]]:
-    """Show an audit: a line for every finished cell, and on a terminal bars for all cells and the present attack."""
+    """Show an audit: a line for every finished cell, and on a terminal bars for all cells and the present attack.
+
+    Where nobody watches, a line once a minute says what runs and how long it may still take, from the start on.
+    """
     if quiet:
         yield lambda event: None
         return
     if not terminal.notices().is_terminal:
-        yield _finished
+        with _beating(_Beat()) as beat:
+            yield beat.show
         return
     with _bars() as bars:
         yield _Display(bars).show
@@ -51,6 +60,75 @@ def cost_progress(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
             terminal.note(f"cost: training under {defense}")
 
     yield tell
+
+
+class _Beat:
+    """What a line once a minute says of an audit that nobody watches."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # events come from the audit's thread, the line is written by another
+        self._began = time.monotonic()
+        self._first: int | None = None  # cells that earlier runs have finished
+        self._done = self._total = 0
+        self._running: dict[CellKey, tuple[float, Step | None]] = {}
+
+    def show(self, event: CellProgress) -> None:
+        """Take an event of the audit; a finished cell is told at once."""
+        with self._lock:
+            if self._first is None:
+                self._first, self._began = event.done, time.monotonic()
+            self._done, self._total = event.done, event.total
+            if event.cell is not None:
+                self._running.pop(event.key, None)
+                terminal.note(_line(event, event.cell))
+                return
+            since, last = self._running.get(event.key, (time.monotonic(), None))
+            self._running[event.key] = (since, event.progress or last)
+
+    def tell(self) -> None:
+        """Say what runs and how long it may still take."""
+        with self._lock:
+            terminal.note(self._said(time.monotonic()))
+
+    def _said(self, now: float) -> str:
+        if self._first is None:
+            return f"starting since {words.seconds(now - self._began)}: no cell has begun yet"
+        told = [_at_work(key, step, now - since) for key, (since, step) in list(self._running.items())[:FEW]]
+        more = len(self._running) - len(told)
+        told += [f"and {more} more"] if more else []
+        return f"[{self._done}/{self._total}] running: {'; '.join(told) or 'no cell'}; {self._left(now)}"
+
+    def _left(self, now: float) -> str:
+        """At the pace of this run so far; cells in work count by their attack's steps."""
+        shares = [min(1.0, step.step / step.steps) for _, step in self._running.values() if step and step.steps]
+        done = self._done - (self._first or 0) + sum(shares)
+        if done <= 0:
+            return "how long the rest takes is known once the first cell is finished"
+        left = (now - self._began) / done * max(0.0, self._total - (self._first or 0) - done)
+        return f"at this pace about {words.seconds(left)} left"
+
+
+def _at_work(key: CellKey, step: Step | None, seconds: float) -> str:
+    where = f", step {step.step} of {step.steps} of {step.route}" if step is not None else ""
+    return f"{_title(key)}{where}, since {words.seconds(seconds)}"
+
+
+@contextmanager
+def _beating(beat: _Beat) -> Iterator[_Beat]:
+    """Let it speak every `EVERY` seconds, from a thread, since the audit's own is busy or waits."""
+    over = threading.Event()
+
+    def speak() -> None:
+        while not over.wait(EVERY):
+            beat.tell()
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield beat
+    finally:
+        over.set()
+        thread.join()
 
 
 class _Display:
@@ -103,18 +181,15 @@ def _advance(bars: Progress, task: TaskID, step: Step) -> None:
     )
 
 
-def _finished(event: CellProgress) -> None:
-    if event.cell is not None:
-        terminal.note(_line(event, event.cell))
-
-
 def _line(event: CellProgress, cell: Cell) -> str:
+    place = f"[{event.done}/{event.total}] {_title(cell.key)}"
+    if cell.status in ("refused", "failed"):
+        return f"{place}: {cell.status}: {cell.note}, {words.seconds(cell.seconds)}"
     name = kind_of_cell(cell).headline
     score = MEASURES[name].written(cell.scores.mean(name) if cell.scores else None)
     named = "" if name == "psnr" else f"{MEASURES[name].phrase} "
-    return (
-        f"[{event.done}/{event.total}] {_title(cell.key)}: {cell.status}, {named}{score}, {words.seconds(cell.seconds)}"
-    )
+    sure = f", {sum(cell.certain)} of {cell.key.batch_size} certain" if cell.scores else ""
+    return f"{place}: {cell.status}{sure}, {named}{score}, {words.seconds(cell.seconds)}"
 
 
 def _title(key: CellKey) -> str:

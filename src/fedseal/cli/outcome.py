@@ -15,11 +15,13 @@ from fedseal.audit.cell import unrelated
 from fedseal.audit.content import content, kind
 from fedseal.audit.frames import Frames, decoded
 from fedseal.audit.record import Content
+from fedseal.audit.verification import Verified
 from fedseal.cli import terminal
 from fedseal.cli.sources import Aim, Request
 from fedseal.errors import StorageFailure
 from fedseal.files import write_whole
-from fedseal.metric.scores import SampleScores, Scores
+from fedseal.metric.labels import targets_of
+from fedseal.metric.scores import LabelScore, SampleScores, Scores
 from fedseal.modality import picture
 from fedseal.report import words
 from fedseal.report.kind import KINDS, MEASURES
@@ -29,13 +31,14 @@ from fedseal.types import Batch, Reconstruction
 
 GALLERY = 200
 SHOWN = 10  # iterations on the strip
+LONG = 16  # targets of one example that are written out
 HELD = 8  # frames for which the animation rests on its end
 FILES = ("original.png", "reconstruction.png", "strip.png", "iterations.gif", "result.json")
 
 STATUS = {
-    "exact": "exact: its equations determine the data and hold to the arithmetic's precision",
-    "converged": "converged: it reproduces the update to the arithmetic's precision",
-    "budget": "not certified: the search ended before the update was reproduced to the arithmetic's precision",
+    "exact": "exact: a closed form, and every example is certain",
+    "converged": "converged: a search, and every example is certain",
+    "budget": "not certain of every example",
     "diverged": "diverged: the search ran away from the update instead of towards it; more starts often help: "
     "--restarts 20",
     "not_applicable": "no route: the attack found no way that fits what it was given",
@@ -44,14 +47,16 @@ STATUS = {
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One attack's end, with its scores where the truth is known."""
+    """One attack's end as it was verified, with its scores where the truth is known."""
 
     recipe: str
     request: Request
     target: Aim
     found: Reconstruction
+    check_seconds: float
     scores: Scores | None
     content: Content | None = None
+    label_score: LabelScore | None = None
 
     @property
     def pictured(self) -> bool:
@@ -68,7 +73,9 @@ class Result:
             "residual": end.residual,
             "steps": end.steps,
             "seconds": end.seconds,
+            "check_seconds": self.check_seconds,
             "note": end.note,
+            "certificate": None if self.found.certificate is None else asdict(self.found.certificate),
             "labels": None if labels is None else labels.tolist(),
             "true_labels": None if truth is None else truth.labels.tolist(),
             "scores": None if self.scores is None else [_by_name(sample) for sample in self.scores.samples],
@@ -89,17 +96,17 @@ def _by_name(sample: SampleScores) -> dict[str, object]:
     return {**plain, **{score["name"]: score for score in scores}}
 
 
-def grade(recipe: str, request: Request, target: Aim, found: Reconstruction) -> Result:
+def grade(recipe: str, request: Request, target: Aim, answer: Verified) -> Result:
     """The result with scores and their baselines, which are None where nobody knows the truth, or nothing was found."""
-    found = _on_cpu(found)
+    found, took = _on_cpu(answer.found), answer.check_seconds
     if target.truth is None:
-        return Result(recipe, request, target, found, None, _guesses(target, found))
+        return Result(recipe, request, target, found, took, None, _guesses(target, found))
     others = unrelated(target.modality, target.truth, others=target.others, count=GALLERY)
     grader = metric.Grader(target.truth, modality=target.modality, gallery=others)
     scores = None if found.inputs is None else grader.score(found)
     order = None if scores is None else [sample.matched for sample in scores.samples]
     shown = content(target.modality, target.truth, found, order, grader.judge)
-    return Result(recipe, request, target, found, scores, shown)
+    return Result(recipe, request, target, found, took, scores, shown, grader.score_labels(found))
 
 
 def _guesses(target: Aim, found: Reconstruction) -> Content | None:
@@ -154,10 +161,11 @@ def tell(result: Result, folder: Path, *, explain: bool) -> None:
     for key, value in (
         ("route", end.route or "none"),
         ("status", STATUS[end.status]),
+        ("certain", _certain(result)),
         ("note", end.note),
         ("residual", _residual(result)),
         ("label", _labels(result)),
-        ("time", f"{words.seconds(end.seconds)}, {words.count(end.steps, 'step')}"),
+        ("time", f"{words.seconds(end.seconds)}, {words.count(end.steps, 'step')}{_checking(result)}"),
     ):
         if value:
             terminal.say(f"{key + ':':<10}{value}")
@@ -206,17 +214,71 @@ def _residual(result: Result) -> str:
     return f"{words.residual(value)} of the update is unexplained"
 
 
+def _checking(result: Result) -> str:
+    """What checking took, where there was something to check."""
+    return f"; checked in {words.seconds(result.check_seconds)}" if result.found.inputs is not None else ""
+
+
+def _certain(result: Result) -> str:
+    """Which examples are certain, why, and what that rests on; else why none is."""
+    proof, inputs = result.found.certificate, result.found.inputs
+    if inputs is None:
+        return ""
+    if proof is None:
+        return "no: nothing could be proved"
+    sure = [place for place, certain in enumerate(proof.certain) if certain]
+    reason = proof.note.rstrip(".")
+    if not sure:
+        return f"no: {reason or 'the reconstruction does not explain the update'}"
+    who = "yes" if len(sure) == len(inputs) == 1 else f"{len(sure)} of {len(inputs)}"
+    if 0 < len(sure) < len(inputs):
+        who += f" ({', '.join(str(place + 1) for place in sure)})"
+    how = "replayed, it gives the update" if proof.kind == "replay" else "the first layer's equations hold"
+    moved = min(proof.sensitivity[place] for place in sure)
+    rest = f"; of the others: {reason}" if reason else ""
+    return (
+        f"{who}: {how} to {words.residual(proof.residual)}, and a visible change would move it by "
+        f"{words.residual(moved)} or more; assumes {proof.assumption}{rest}"
+    )
+
+
 def _labels(result: Result) -> str:
-    if result.target.truth is not None and result.target.truth.labels.ndim > 1:
-        return ""  # of positions, which the tokens show
+    truth = None if result.target.truth is None else result.target.truth.labels
+    if truth is not None and targets_of(truth) == "positions":
+        return ""  # which the tokens show
     if result.found.labels is None:
         return "not recovered"
+    if result.found.labels.is_floating_point():
+        return _rows_of_labels(result.found.labels, truth, result.label_score)
+    return _classes(result)
+
+
+def _rows_of_labels(found: Tensor, truth: Tensor | None, score: LabelScore | None) -> str:
+    """Findings, probabilities or numbers, a row for each example."""
+    read = _written(found)
+    if truth is None or not truth.is_floating_point():
+        return read
+    if score is not None:
+        return f"{read}: {score.right} of {score.of} right, the truth is {_written(truth)}"
+    return f"{read}, the truth is {_written(truth)}"
+
+
+def _written(rows: Tensor) -> str:
+    told = [[f"{value:.3g}" for value in row] for row in rows.reshape(len(rows), -1)[:SHOWN].tolist()]
+    cut = [", ".join([*row[:LONG], *(["..."] if len(row) > LONG else [])]) for row in told]
+    return "; ".join([*cut, *(["..."] if len(rows) > SHOWN else [])])
+
+
+def _classes(result: Result) -> str:
+    assert result.found.labels is not None
     named = result.found.labels.tolist()
     read, truth = ", ".join(str(label) for label in named), result.target.truth
     if truth is None:
         return read
     if result.target.observation.labels is not None:
         return f"{read}, given to the attack"
+    if truth.labels.ndim > 1:
+        return f"{read}, the truth is {_written(truth.labels)}"
     right, true = (Counter(named) & Counter(truth.labels.tolist())).total(), truth.labels.tolist()
     if right == len(true) == len(named):
         return f"{read}, right" if right == 1 else f"{read}, all right"

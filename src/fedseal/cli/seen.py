@@ -17,10 +17,11 @@ from fedseal.audit import CellProgress, Engine, Record
 from fedseal.audit import recorded as seen
 from fedseal.audit.case import stream
 from fedseal.audit.frames import Frames
+from fedseal.audit.verification import DOOR, verified
 from fedseal.cli import outcome, parties, terminal
 from fedseal.cli.asked import Known, known
 from fedseal.cli.request import Aim, Request, training_from
-from fedseal.errors import BadConfig, FedsealError, StorageFailure
+from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.view import Entry, View
 from fedseal.files import write_whole
 from fedseal.modality import Image
@@ -131,8 +132,8 @@ class Target:
         try:
             observation = threat.observe(model, update.to(self.wanted.device), modality=modality, defense=defense)
             frames = Frames(modality)
-            found = attack(observation, generator=stream("attack", _name(spec, entry)), progress=frames.add)
-        except FedsealError as error:
+            found = verified(attack, observation, generator=stream("attack", _name(spec, entry)), progress=frames.add)
+        except DOOR as error:
             return Guess(spec, entry, None, str(error))
         request = Request(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
         result = outcome.grade(spec, request, Aim(observation, modality, None, _name(spec, entry)), found)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fedseal.errors import UnfitBatch
-from fedseal.metric.labels import score_labels
+from fedseal.metric.labels import binary, score_findings, score_labels, targets_of
 from fedseal.metric.picture import Pictures
 from fedseal.metric.rows import Rows
 from fedseal.metric.scores import Baseline, Identification, LabelScore, SampleScores, Score, Scores
@@ -124,25 +124,48 @@ class Grader:
         _check("reconstruction", reconstruction.inputs, self.judge.shape)
         judge, truths = self.judge, self._truths
         places, guesses = ([], []) if reconstruction.inputs is None else judge.read(reconstruction.inputs)
-        labels, said = _indices(self.batch.labels), _indices(reconstruction.labels)
+        sure = reconstruction.certain
         samples = []
         for index, (truth, column) in enumerate(zip(truths, judge.match(truths, guesses), strict=True)):
             guess = None if column is None else guesses[column]
             place = None if column is None else places[column]
-            known = labels is not None and said is not None and place is not None and place < len(said)
-            label = said[place] == labels[index] if known else None  # type: ignore[index]
+            label = self._label_right(index, place, reconstruction.labels)
+            certain = place is not None and place < len(sure) and bool(sure[place])
             found = None if guess is None else judge.identify(truth, guess)
             scores = judge.scores(truth, guess, self.baselines[index])
-            samples.append(SampleScores(index, place, scores, found, label))
+            samples.append(SampleScores(index, place, scores, found, label, certain))
         return Scores(tuple(samples))
 
     def score_labels(self, reconstruction: Reconstruction) -> LabelScore | None:
         """How many of the batch's labels a reconstruction names, in whatever order; None if it names none.
 
-        Of soft labels the likeliest class counts. Labels of positions are not counted.
+        Of soft labels the likeliest class counts, and of several findings each. Labels of positions and numbers are
+        not counted.
         """
+        if self._findings(reconstruction.labels):
+            return score_findings(self.batch.labels.cpu(), reconstruction.labels)
         true = _indices(self.batch.labels)
         return None if true is None else score_labels(true, _indices(reconstruction.labels), self.classes)
+
+    def _label_right(self, index: int, place: int | None, labels: Tensor | None) -> bool | None:
+        """Whether the label named for an example is its own; None where nothing was named, or nothing can be compared.
+
+        Of several findings all have to be right.
+        """
+        if labels is None or place is None or place >= len(labels):
+            return None
+        if self._findings(labels):
+            true, said = self.batch.labels[index].reshape(-1).cpu(), labels[place].reshape(-1).cpu()
+            return bool(((said >= 0.5) == (true > 0.5)).all()) if said.shape == true.shape else None
+        wanted, named = _indices(self.batch.labels), _indices(labels)
+        return None if wanted is None or named is None else wanted[index] == named[place]
+
+    def _findings(self, labels: Tensor | None) -> bool:
+        """Whether the batch's labels are findings; rows with one 1 each may be classes, unless more were named."""
+        true = self.batch.labels
+        kind = targets_of(true)
+        several = labels is not None and targets_of(labels) in ("findings", "numbers")
+        return kind == "findings" or (kind == "soft" and binary(true) and several)
 
     @cached_property
     def _truths(self) -> Sequence[Any]:
@@ -154,8 +177,8 @@ class Grader:
 
 
 def _indices(labels: Tensor | None) -> list[int] | None:
-    """Class indices, of soft labels the likeliest class; None where there are none, or one for each position."""
-    if labels is None or (labels.ndim == 2 and not labels.is_floating_point()):
+    """Class indices, of soft labels the likeliest class; None where there are none, or where labels are no classes."""
+    if labels is None or targets_of(labels) not in ("classes", "soft"):
         return None
     return [int(label) for label in (labels.argmax(-1) if labels.ndim == 2 else labels)]
 

@@ -4,8 +4,70 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
 
 from fedseal.metric.scores import Baseline, LabelScore
+
+Targets = Literal["classes", "positions", "soft", "findings", "numbers"]
+
+
+def targets_of(labels: Tensor) -> Targets:
+    """What labels say of an example: a class, one for each position, probabilities, findings (0 or 1), or numbers.
+
+    Args:
+        labels: `(N,)` or `(N, ...)`. Rows of several numbers that add up to 1 are probabilities of classes.
+
+    >>> import torch
+    >>> targets_of(torch.tensor([3, 1])), targets_of(torch.tensor([[1.0, 1.0, 0.0]])), targets_of(torch.tensor([[0.3]]))
+    ('classes', 'findings', 'numbers')
+    """
+    if not labels.is_floating_point():
+        return "classes" if labels.ndim == 1 else "positions"
+    rows = labels.double().reshape(len(labels), -1)
+    if rows.shape[1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-2).all()):
+        return "soft"
+    return "findings" if binary(labels) else "numbers"
+
+
+def binary(labels: Tensor) -> bool:
+    """Whether there is nothing but 0 and 1 in them."""
+    return bool(((labels == 0) | (labels == 1)).all())
+
+
+def score_findings(true: Tensor, named: Tensor | None) -> LabelScore | None:
+    """The share of the examples' findings that are right, in whatever order the attack named the examples.
+
+    Blind guessers answer for as many examples as the attack did.
+
+    Args:
+        true: `(N, outputs)` of 0 and 1.
+        named: `(M, outputs)`; a finding is there from 0.5 on. None where the attack gave none.
+
+    >>> import torch
+    >>> found = score_findings(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.9, 0.8, 0.1]]))
+    >>> found.right, found.of
+    (2, 3)
+    >>> [(guess.name, round(guess.value, 3)) for guess in found.baselines]
+    [('uniform guesses', 0.5), ('no findings', 0.667), ("each finding's commoner answer", 1.0)]
+    """
+    from scipy.optimize import linear_sum_assignment  # imported late: it takes longer than all of fedseal's own modules
+
+    if named is None or named.reshape(len(named), -1).shape[1] != true.reshape(len(true), -1).shape[1]:
+        return None
+    wanted, said = true.reshape(len(true), -1) > 0.5, named.reshape(len(named), -1) >= 0.5
+    agreeing = (wanted[:, None] == said[None]).sum(2).cpu()
+    rows, columns = linear_sum_assignment(agreeing.numpy(), maximize=True)
+    answered = len(rows) / len(wanted)
+    there = wanted.double().mean(0)
+    shares = {
+        "uniform guesses": 0.5,
+        "no findings": 1 - float(there.mean()),
+        "each finding's commoner answer": float(there.maximum(1 - there).mean()),
+    }
+    baselines = tuple(Baseline(name, share * answered) for name, share in shares.items())
+    return LabelScore(int(agreeing[rows, columns].sum()), wanted.numel(), baselines)
 
 
 def score_labels(true: Sequence[int], named: Sequence[int] | None, classes: int | None) -> LabelScore | None:

@@ -63,9 +63,10 @@ class LabelScore:
     """How many of a batch's labels an attack named, in whatever order.
 
     Args:
-        right: true labels among the named ones.
-        of: examples of the batch.
-        baselines: shares; the last is that of somebody who names one class for all and was told the most frequent.
+        right: true labels among the named ones; of several findings for each example, those that are right.
+        of: examples of the batch, or all their findings.
+        baselines: shares; the last is that of somebody who names one class for all and was told the most frequent, or
+            for each finding whether it is commoner to be there.
     """
 
     right: int
@@ -92,7 +93,9 @@ class SampleScores:
         matched: the place of the reconstruction that was matched to it, None if there is none.
         scores: every measure of its kind of input; the first is the one that findings and rankings go by.
         identification: None where no gallery was looked at.
-        label_correct: None where the attack gave no label, or where labels belong to positions.
+        label_correct: None where the attack gave no label, or where labels belong to positions or are numbers; of
+            several findings, whether all are right.
+        certain: whether the example is certain, by the reconstruction's certificate; None where no record says.
     """
 
     index: int
@@ -100,6 +103,7 @@ class SampleScores:
     scores: tuple[Score, ...]
     identification: Identification | None
     label_correct: bool | None
+    certain: bool | None = None
 
     @property
     def headline(self) -> Score:
