@@ -27,17 +27,15 @@ from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.rank import CLOSED, closed, invertible, rank_analysis, sent_counts
 from fedseal.attack.exact.recursion import ClosedForm
 from fedseal.attack.exact.rivals import rivaled
+from fedseal.attack.jacobian import linearized, small
 from fedseal.attack.replay import distance, replay, replayable
 from fedseal.attack.structure import Activation, Reshape
-from fedseal.client import train, twice_differentiable
+from fedseal.errors import NotTwiceDifferentiable
 from fedseal.modality.text import Text
-from fedseal.types import Candidate, LocalTraining, Round, Tensors
+from fedseal.types import Candidate
 
 MARGIN = 2.0  # times the tolerance by which another example must differ
 VISIBLE = 1e-2  # root mean square of a change that can be seen
-COLUMNS = 1024  # input values up to which the whole Jacobian is worked out
-ENTRIES = 3e7  # of that Jacobian
-CHUNK = 128  # directions at a time
 STEPS = 6  # Lanczos steps at least: a step costs three gradients
 SHARE = 8  # steps of a search for one Lanczos step more
 SETTLED = 0.9  # share of the step before above which a Lanczos bound no longer falls
@@ -62,21 +60,24 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, step
         tolerance: the relative change of the update that nobody sees.
         steps: of the search that found the candidate: a longer one is worth a longer look.
     """
-    count, size = len(candidate.inputs), candidate.inputs[0].numel()
+    count = len(candidate.inputs)
     best = Sensitivity((0.0,) * count, "")
-    for how, bound in (
-        ("the first layer's gradient", lambda: first_layer(evidence, candidate.inputs)),
-        ("the error bars of the closed form", lambda: _error_bars(evidence, candidate)),
-    ):
+    bounds: dict[str, Callable[[], tuple[float, ...] | None]] = {
+        "the first layer's gradient": lambda: first_layer(evidence, candidate.inputs),
+        "the error bars of the closed form": lambda: _error_bars(evidence, candidate),
+    }
+    for how, bound in bounds.items():
         values = bound()
         if values is not None:
             best = _larger(best, Sensitivity(values, how))
             if min(values) > MARGIN * tolerance:
                 return best
-    entries = sum(tensor.numel() for tensor in evidence.observation.update.tensors.values())
-    if count * size <= COLUMNS and count * size * entries * len(evidence.observation.rounds) <= ENTRIES:
-        return Sensitivity(_dense(evidence, candidate, tolerance), "the whole Jacobian")
-    return _larger(best, _lanczos(evidence, candidate, max(STEPS, steps // SHARE)))
+    try:
+        if small(evidence, count):
+            return Sensitivity(_dense(evidence, candidate, tolerance), "the whole Jacobian")
+        return _larger(best, _lanczos(evidence, candidate, max(STEPS, steps // SHARE)))
+    except NotTwiceDifferentiable as error:
+        return _larger(best, Sensitivity((0.0,) * count, error.fact))
 
 
 def _larger(one: Sensitivity, other: Sensitivity) -> Sensitivity:
@@ -85,105 +86,10 @@ def _larger(one: Sensitivity, other: Sensitivity) -> Sensitivity:
     return Sensitivity(values, ", ".join(filter(None, [one.how, other.how])))
 
 
-class _Map:
-    """The update as a function of the inputs and of targets that are real numbers, differentiable at a candidate.
-
-    Jacobian products come from the backward pass alone, run twice, so that every model that can be matched has them.
-    """
-
-    def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype) -> None:
-        observation, training = evidence.observation, replayable(evidence.observation)
-        assert training is not None
-        self.inputs = candidate.inputs.detach().to(dtype).requires_grad_()
-        free = candidate.labels.is_floating_point() and real_targets(evidence)
-        labels = candidate.labels.detach()
-        self.targets = labels.to(dtype).requires_grad_() if free else None
-        fed, labels = observation.modality.forward(self.inputs), labels if self.targets is None else self.targets
-        if labels.is_floating_point():
-            labels = labels.to(dtype)
-        with twice_differentiable():
-            self.update = torch.cat(
-                [
-                    part
-                    for number, round in enumerate(observation.rounds)
-                    for part in _flat(evidence, number, round, fed, labels, training, dtype)
-                ]
-            )
-        self.leaves = [self.inputs] if self.targets is None else [self.inputs, self.targets]
-        self.probe = torch.zeros_like(self.update, requires_grad=True)
-        pulled = torch.autograd.grad(
-            self.update, self.leaves, self.probe, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        self.pulled = torch.cat([part.flatten() for part in pulled])
-        self.norm = float(self.update.detach().norm())
-
-    @property
-    def columns(self) -> int:
-        """Input values and real targets."""
-        return len(self.pulled)
-
-    def push(self, directions: Tensor) -> Tensor:
-        """J v for each row v of `(k, columns)`: `(k, entries)`."""
-        if not self.pulled.requires_grad:
-            return self.update.new_zeros(len(directions), len(self.update))
-        try:
-            with twice_differentiable():
-                (moved,) = torch.autograd.grad(
-                    self.pulled,
-                    [self.probe],
-                    directions,
-                    retain_graph=True,
-                    is_grads_batched=True,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-        except RuntimeError:  # an operator without a batching rule
-            moved = torch.stack([self._push_one(direction) for direction in directions])
-        return moved.detach()
-
-    def _push_one(self, direction: Tensor) -> Tensor:
-        with twice_differentiable():
-            (moved,) = torch.autograd.grad(
-                self.pulled, [self.probe], direction, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-        return moved
-
-    def pull(self, change: Tensor) -> Tensor:
-        """J^T w `(columns,)` for a change of the update."""
-        with twice_differentiable():
-            parts = torch.autograd.grad(
-                self.update, self.leaves, change, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-        return torch.cat([part.flatten() for part in parts]).detach()
-
-
-def _flat(
-    evidence: Evidence,
-    number: int,
-    round: Round,
-    inputs: Tensor,
-    labels: Tensor,
-    training: LocalTraining,
-    dtype: torch.dtype,
-) -> Iterator[Tensor]:
-    """One round's update, entry by entry, of what was sent."""
-    assert round.state is not None
-    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in round.state.items()}
-    made: Tensors = train(evidence.observation.model, state, inputs, labels, training, differentiable=True).tensors
-    release = evidence.release if number == 0 else type(evidence.release)(evidence.observation, number)
-    for name in round.update.tensors:
-        sent = release.sent(name)
-        yield (made[name] if sent is None else made[name] * sent).flatten()
-
-
-def real_targets(evidence: Evidence) -> bool:
-    """Whether targets are real numbers, which may move as the inputs may; class indices and findings do not."""
-    return evidence.criterion.kind in ("mse", "unknown")
-
-
 def _dense(evidence: Evidence, candidate: Candidate, tolerance: float) -> tuple[float, ...]:
     """From the whole Jacobian: for each example the smallest singular value of its columns, others moving along."""
-    jacobian, norm = _jacobian(evidence, candidate)
+    there = linearized(evidence, candidate)
+    jacobian, norm = there.matrix(), there.norm
     count, values = len(candidate.inputs), candidate.inputs[0].numel()
     if evidence.release.only_direction:  # clipped to a length that says nothing
         way = torch.nn.functional.normalize(
@@ -213,17 +119,6 @@ def _least(own: Tensor, others: Tensor, unseen: float) -> float:
         own = torch.cat([own, own.new_zeros(others.shape[1], own.shape[1])])
         own = own - basis @ (basis.T @ own)
     return float(torch.linalg.svdvals(own)[-1])
-
-
-def _jacobian(evidence: Evidence, candidate: Candidate) -> tuple[Tensor, float]:
-    """The transposed Jacobian `(columns, entries)` in float64, and the length of the update."""
-    best = torch.float64 if evidence.observation.like.device.type != "mps" else torch.float32
-    try:
-        there = _Map(evidence, candidate, best)
-    except RuntimeError:  # a model that insists on its own dtype
-        there = _Map(evidence, candidate, evidence.observation.like.dtype)
-    parts = [there.push(part) for part in torch.split(torch.eye(there.columns).to(there.inputs), CHUNK)]
-    return torch.cat(parts).double(), there.norm
 
 
 def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
@@ -335,7 +230,7 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
 def _lanczos(evidence: Evidence, candidate: Candidate, steps: int) -> Sensitivity:
     """A bound from above by Lanczos steps on J^T J; zero where it still falls at the end."""
     dtype = evidence.observation.like.dtype
-    there = _Map(evidence, candidate, dtype if dtype == torch.float64 else torch.float32)
+    there = linearized(evidence, candidate, dtype if dtype == torch.float64 else torch.float32)
     count, values = len(candidate.inputs), candidate.inputs[0].numel()
     start = torch.randn(there.columns, generator=torch.Generator().manual_seed(0)).to(there.inputs)
     bounds = list(_ritz(lambda v: there.pull(there.push(v[None])[0]), start, steps))

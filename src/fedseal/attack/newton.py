@@ -1,0 +1,147 @@
+"""Least squares on the update itself: the last steps to data that explain it, where the Jacobian is small.
+
+Levenberg (1944) and Marquardt (1963): from a start, the linearized update is solved for the step, damped until the
+distance falls. From a start near enough every step doubles the digits, where a search by gradients crawls.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.base import conclude
+from fedseal.attack.certificate import CERTAIN
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.jacobian import Linearized, linearized, small
+from fedseal.attack.release import Release
+from fedseal.attack.replay import replayable
+from fedseal.errors import NotTwiceDifferentiable, UnknownToAdversary
+from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
+
+DAMPED, FIRMER, LOOSER = 1e-3, 8.0, 0.2  # of the normal matrix's diagonal; after a step that failed, and one that held
+TRIES = 8  # of damping, for each step
+GAIN = 1e-3  # share of the distance that a step must take off, or it was the last
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Go on from inputs and labels by damped Gauss-Newton steps on the client's own training.
+
+    Args:
+        start: inputs `(N, *shape)`.
+        labels: theirs; real targets move along, classes stay.
+        steps: at most; each works out the whole Jacobian.
+    """
+
+    start: Tensor
+    labels: Tensor
+    steps: int = 30
+    name: str = "newton"
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """Attack; draws nothing.
+
+        Raises:
+            UnknownToAdversary: weights or local training are withheld.
+            NotTwiceDifferentiable: an operator of the model has no second derivative.
+        """
+        started = time.perf_counter()
+        if replayable(observation) is None:
+            observation.require_state(self.name)
+            observation.require_training(self.name)
+            raise UnknownToAdversary(f"{self.name} cannot replay the local training", "let it start afresh")
+        evidence = Evidence.of(observation)
+        fit = _Fit(evidence)
+        candidate = Candidate(self.start.detach().double(), self.labels)
+        value, damping, step = math.inf, DAMPED, 0
+        for step in range(self.steps):
+            there = linearized(evidence, candidate)
+            rest = fit.rest(there)
+            value = float(rest.norm())
+            if progress is not None:
+                progress(Progress(self.name, step, self.steps, value, candidate.inputs))
+            moved = fit.step(there, rest, candidate, damping)
+            if moved is None:
+                break
+            candidate, damping, after = moved
+            if after > (1 - GAIN) * value:
+                break
+        return conclude(observation, candidate, route=self.name, steps=step + 1, started=started)
+
+
+class _Fit:
+    """The distance of updates, every tensor in units of its own size, so that no layer drowns the others."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        observation = evidence.observation
+        self.evidence = evidence
+        targets, weights = [], []
+        for number, round in enumerate(observation.rounds):
+            release = Release(observation, number)
+            whole = math.sqrt(sum(float(t.double().square().sum()) for t in round.update.tensors.values()))
+            for name, tensor in round.update.tensors.items():
+                sent = release.sent(name)
+                part = tensor.double() if sent is None else tensor.double() * sent
+                size = float(part.norm()) + 1e-4 * whole
+                targets.append(part.flatten())
+                weights.append(torch.full((tensor.numel(),), 1 / size, dtype=torch.float64, device=tensor.device))
+        self.target, self.weight = torch.cat(targets), torch.cat(weights)
+
+    def rest(self, there: Linearized) -> Tensor:
+        """What is left of the observed update, in these units."""
+        return self.weight * (self.target - there.update.detach().double())
+
+    def step(
+        self, there: Linearized, rest: Tensor, candidate: Candidate, damping: float
+    ) -> tuple[Candidate, float, float] | None:
+        """The next candidate, the damping that made it nearer, and its distance; None if none did."""
+        rows = there.matrix() * self.weight
+        normal, down = rows @ rows.T, rows @ rest
+        scale = normal.diagonal().clamp_min(1e-12 * float(normal.diagonal().max().clamp_min(1e-300)))
+        before = float(rest.norm())
+        for _ in range(TRIES):
+            factor, failed = torch.linalg.cholesky_ex(normal + torch.diag(damping * scale))
+            if int(failed) == 0:
+                change = torch.cholesky_solve(down[:, None], factor)[:, 0]
+                if bool(torch.isfinite(change).all()):
+                    moved = self._moved(candidate, change)
+                    after = self._distance(moved)
+                    if after < before:
+                        return moved, damping * LOOSER, after
+            damping *= FIRMER
+        return None
+
+    def _moved(self, candidate: Candidate, change: Tensor) -> Candidate:
+        count = candidate.inputs.numel()
+        inputs = candidate.inputs + change[:count].view_as(candidate.inputs)
+        labels = candidate.labels
+        if len(change) > count:
+            labels = labels.double() + change[count:].view_as(labels)
+        return Candidate(self.evidence.observation.modality.project(inputs), labels)
+
+    def _distance(self, candidate: Candidate) -> float:
+        value = float(self.rest(linearized(self.evidence, candidate)).norm())
+        return value if math.isfinite(value) else math.inf
+
+
+def polished(
+    evidence: Evidence, found: Reconstruction, generator: torch.Generator, progress: ProgressCallback | None
+) -> Reconstruction | None:
+    """The same reconstruction after Newton's steps; None where they do not apply."""
+    if found.inputs is None or found.labels is None or found.outcome.status in CERTAIN:
+        return None
+    if replayable(evidence.observation) is None or not small(evidence, len(found.inputs)):
+        return None
+    if not found.inputs.is_floating_point() or len(found.labels) != len(found.inputs):
+        return None
+    try:
+        again = Newton(found.inputs, found.labels)(evidence.observation, generator=generator, progress=progress)
+    except NotTwiceDifferentiable:
+        return None
+    return replace(again, outcome=replace(again.outcome, steps=again.outcome.steps + found.outcome.steps))
