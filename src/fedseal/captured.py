@@ -140,17 +140,20 @@ def _format(path: str | Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+            broken = archive.testzip() if pickled else None  # torch's reader looks at no checksum
     except DAMAGED as error:
         raise _damaged(path, ".npz or .pt", error) from None
+    if broken is not None:
+        raise UnfitUpdate(f"'{path}' is not a whole .pt file (the checksum of its '{broken}' is wrong)", REMEDY)
     return ".pt" if pickled else ".npz"
 
 
 def _loaded(path: str | Path) -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Path(path).open("rb") as file:  # of a path torch would go by its ending
         warnings.simplefilter("ignore")  # the reader warns of damage that it then refuses
         # The one place where a pickle is read, and it is not unpickled: with weights_only, torch's own reader builds
         # tensors, containers, numbers and texts, and refuses every other name that the file wants to have called.
-        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+        return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
 
 
 def _damaged(path: str | Path, form: Format, error: BaseException) -> UnfitUpdate:
