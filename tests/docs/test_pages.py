@@ -12,15 +12,19 @@ import typer
 from docs.pages import PAGES, ROOT, anchors, links, prose
 from fedseal import defense, zoo
 from fedseal.attack import RECIPES
+from fedseal.attack.auto import Auto
 from fedseal.attack.labels import METHODS
 from fedseal.attack.recipes import INFERENCES
 from fedseal.cli.app import app
+from fedseal.modality import Image
 from fedseal.threat import GRANTS, PRESETS
 
 MARKER = "<!-- figures -->"
 PLACEHOLDERS = re.compile(r"\b(TODO|FIXME|TBD|XXX)\b|\{\{|<!--(?! figures -->)|\?\?\?")
 MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|Users|opt|var|mnt|srv)/\w", re.MULTILINE)
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+# what a user reads to choose; that the changelog names a thing helps nobody
+GUIDES = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/how-to-choose.md"))
 
 
 def _table(page: Path, heading: str) -> list[list[str]]:
@@ -67,12 +71,26 @@ def test_every_verb_recipe_defense_and_grant_is_mentioned() -> None:
     assert len(verbs) >= 5
     for verb in verbs:
         assert f"fedseal {verb}" in ALL
-    for name in [*RECIPES, *INFERENCES, *METHODS, *GRANTS]:
+        assert f"fedseal {verb}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in [*RECIPES, *INFERENCES, *METHODS]:
+        assert f"`{name}`" in GUIDES
+    for name in GRANTS:
         assert f"`{name}`" in ALL
     for name in defense.DEFENSES:
         assert f"`{name}" in ALL
     assert "zoo:lenet" in ALL
     assert "lenet" in zoo.MODELS
+
+
+def test_the_choosing_page_names_every_route_of_the_planner() -> None:
+    page = (ROOT / "docs/how-to-choose.md").read_text(encoding="utf-8")
+    order = page.split("## What `auto` does, in order\n", 1)[1].split("\n## ")[0]
+    image, table = Image(shape=(3, 8, 8)), zoo.wine().modality
+    routes = [route.name for modality in (image, table) for route in Auto().routes(modality)]
+    for name in [*routes, "bayes", "coarse", "sme", "dager", "mixture", "tokens", "tableak"]:
+        assert f"`{name}`" in order
+    places = [order.index(f"**`{route.name}`**") for route in Auto().routes(image)]
+    assert places == sorted(places)
 
 
 def test_options_named_on_the_pages_exist() -> None:
