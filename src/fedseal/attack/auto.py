@@ -5,8 +5,9 @@ It explains itself: every route is noted as taken or refused, with the reason, i
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import better, order_is_secret
+from fedseal.attack.base import badness, better, order_is_secret
 from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
@@ -27,11 +28,13 @@ from fedseal.attack.exact.rank import rank_analysis
 from fedseal.attack.exact.spear import Spear
 from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import grey
-from fedseal.attack.matching import Adam, GradientMatching
+from fedseal.attack.matching import LBFGS, Adam, GradientMatching
+from fedseal.attack.newton import polished
 from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
 from fedseal.attack.release import Release
+from fedseal.attack.replay import replayable
 from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
@@ -45,6 +48,8 @@ from fedseal.modality.text import Text
 from fedseal.types import Attack, Modality, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
+ENDS = 3  # of searches that Newton's steps go on from
+FEW, SOME = 256, 4096  # input values up to which a plain search from noise pays, through kinks and without
 COARSE = 10  # steps that stand for a client's many
 MATCHED = 0.1  # residual from which on a second way to simulate local steps was the better one, as measured
 NEAR = 0.2  # residual up to which joint matching made a batch that was taken apart worse, as measured
@@ -83,7 +88,7 @@ class Auto:
         if isinstance(modality, Text):
             return (Dager(),)
         if isinstance(modality, Tabular):
-            return LinearFirstLayer(), Spear()
+            return LinearFirstLayer(), Spear(), Layerwise(), Separation(steps=max(4, self.steps // 5))
         return (
             LinearFirstLayer(),
             Spear(),
@@ -150,10 +155,53 @@ class Auto:
         if found and _modeled(evidence) and found[0].inputs is not None:
             return found[0]  # by the residual alone, the picture that fits the noise would win
         if start is not None or found:
-            return reduce(better, [*([] if start is None else [start]), *found])
+            ends = [*([] if start is None else [start]), *found]
+            return reduce(better, [*ends, *self._finish(evidence, ends, notes, generator, progress)])
         if isinstance(observation.modality, Text):
             return self._words(evidence, notes, generator)
         return Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
+
+    def _finish(
+        self,
+        evidence: Evidence,
+        ends: Sequence[Reconstruction],
+        notes: list[RouteNote],
+        generator: torch.Generator,
+        progress: ProgressCallback | None,
+    ) -> Iterator[Reconstruction]:
+        """What Newton's steps make of the ends of searches, then of what a plain search from noise finds, until all is
+        certain.
+        """
+        observation, training = evidence.observation, replayable(evidence.observation)
+        if training is None or isinstance(observation.modality, Text) or _drawn(evidence) or observation.secrets:
+            return
+        if order_is_secret(training, evidence.batch_size or 1):
+            return
+        for end in sorted(ends, key=badness)[:ENDS]:
+            again = polished(evidence, end, generator, progress)
+            if again is not None:
+                notes.append(RouteNote("newton", True, f"least squares from '{end.outcome.route}'; {_ended(again)}"))
+                yield again
+                if again.outcome.status in CERTAIN:
+                    return
+        if not plain_search_pays(evidence):
+            return
+        for attack in plain_searches(evidence, max(1, self.steps // 8)):
+            try:
+                found = attack(observation, generator=generator, progress=progress)
+            except (UnknownToAdversary, BadConfig) as error:
+                notes.append(RouteNote(attack.name, False, error.fact))
+                continue
+            notes.append(
+                RouteNote(attack.name, True, f"a plain search from noise, as the first paper's; {_ended(found)}")
+            )
+            yield found
+            again = polished(evidence, found, generator, progress)
+            if again is not None:
+                notes.append(RouteNote("newton", True, f"least squares from '{attack.name}'; {_ended(again)}"))
+                yield again
+            if found.outcome.status in CERTAIN or (again is not None and again.outcome.status in CERTAIN):
+                return
 
     def _words(self, evidence: Evidence, notes: list[RouteNote], generator: torch.Generator) -> Reconstruction:
         """Where no sentence can be read, the tokens that occur."""
@@ -326,6 +374,31 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     return None
 
 
+def _ended(found: Reconstruction) -> str:
+    """How it ended, in words."""
+    end = found.outcome
+    return end.status if end.residual is None else f"residual {end.residual:.1e}, {end.status}"
+
+
+def plain_search_pays(evidence: Evidence) -> bool:
+    """Whether a search by curvature from noise is worth its time: through kinks it leads astray unless the input is
+    small, and on large inputs it takes longer than all before.
+    """
+    values = (evidence.batch_size or 1) * math.prod(evidence.observation.modality.shape)
+    return values <= (FEW if evidence.structure.nonsmooth else SOME)
+
+
+def plain_searches(evidence: Evidence, steps: int) -> list[Attack]:
+    """L-BFGS on the squared distance from noise: labels as they were read, then along with the inputs."""
+    known = _labels(evidence)
+    ways = [known] if known == "joint" else [known, "joint"]
+    searches = [GradientMatching("dlg" if way == "joint" else "idlg", labels=way, steps=steps) for way in ways]
+    if (evidence.batch_size or 1) == 1:
+        return list(searches)
+    one_by_one = LBFGS(line_search=True)
+    return [*searches, GradientMatching("dlg_batch", optimizer=one_by_one, steps=steps, one_at_a_time=True)]
+
+
 def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:
     counts = rank_analysis(evidence.structure.layers) if route == "layerwise" else ()
     ranks = "; ".join(
@@ -333,8 +406,7 @@ def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:
         + ("" if c.determined else " (not determined)")
         for c in counts
     )
-    end = found.outcome
-    ends = f"residual {end.residual:.1e}, {end.status}" if end.residual is not None else end.status
-    if end.status == "not_applicable":
-        return f"its precondition seemed to hold; {end.note}"
+    ends = _ended(found)
+    if found.outcome.status == "not_applicable":
+        return f"its precondition seemed to hold; {found.outcome.note}"
     return f"{ranks}; {ends}" if ranks else f"its precondition holds; {ends}"

@@ -5,6 +5,7 @@ Choices are made by the residual of the replayed update, which the adversary see
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ __all__ = [
     "BestOf",
     "Cascade",
     "agreement",
+    "badness",
     "best_of",
     "better",
     "cascade",
@@ -75,13 +77,23 @@ def refused(route: str, reason: str, started: float) -> Reconstruction:
 
 
 def better(one: Reconstruction, other: Reconstruction) -> Reconstruction:
-    """The reconstruction with the smaller residual; the first where neither has one."""
-
-    def badness(reconstruction: Reconstruction) -> float:
-        value = reconstruction.outcome.residual
-        return float("inf") if value is None or reconstruction.inputs is None else value
-
+    """The reconstruction with more certain examples, then the one nearer to the update; the first of two alike."""
     return other if badness(other) < badness(one) else one
+
+
+def badness(found: Reconstruction) -> tuple[int, int, float]:
+    """What makes one reconstruction worse than another, the gravest first.
+
+    Fewer certain examples; no inputs, or a replay that is further from the update than sending nothing; the residual,
+    where there is one: a result that could not be replayed stands between those that agree and those that diverged.
+    """
+    none = found.inputs is None
+    value = found.outcome.residual
+    return -int(found.certain.sum()), 2 if none else int(found.outcome.status == "diverged"), _size(value)
+
+
+def _size(residual: float | None) -> float:
+    return math.inf if residual is None or math.isnan(residual) else residual
 
 
 @dataclass(frozen=True)
