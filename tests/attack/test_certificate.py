@@ -200,6 +200,17 @@ class TestPrecision:
         assert min(CAP, eps) <= certificate_of(found).tolerance <= min(CAP, 1000 * eps)
 
 
+    def test_a_small_step_inherits_the_rounding_of_the_weights(self) -> None:
+        """The difference of weights is known no better than the weights are, also in double precision."""
+        training = fs.LocalTraining.fedavg(lr=1e-4)
+        model, batch = perceptron().double(), fs.Batch(pictures(1).double(), torch.tensor([3]))
+        found = certify(seen(model, batch, training=training), claim(batch.inputs, batch.labels))
+        gradient = certify(seen(model, batch), claim(batch.inputs, batch.labels))
+        assert certificate_of(found).tolerance > 100 * certificate_of(gradient).tolerance
+        near = claim(batch.inputs + 1e-11, batch.labels)
+        assert certify(seen(model, batch, training=training), near).certain.tolist() == [True]
+
+
 class TestDetermined:
     """A residual of nothing, of pictures that the update does not tell apart."""
 

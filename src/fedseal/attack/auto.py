@@ -34,7 +34,7 @@ from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
 from fedseal.attack.release import Release
-from fedseal.attack.replay import replayable
+from fedseal.attack.replay import CAP, replayable
 from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
@@ -367,7 +367,7 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
         return "rounding leaves more in the first layer's rows than a search would add"
     if _modeled(evidence):
         return None
-    if isinstance(route, Layerwise):
+    if isinstance(route, Layerwise) and value is not None and value <= CAP:
         return "the route has already matched as far as precision reaches"
     if isinstance(route, Separation) and value is not None and value <= NEAR:
         return f"'{best.outcome.route}' read every example by itself; joint matching from there mixes them up again"

@@ -15,6 +15,7 @@ from fedseal.client import train
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 
 CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
+GRID = 0.2  # root mean square of what rounding to the grid of the last places leaves, about, in units of them
 ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
 
 
@@ -118,14 +119,24 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
             other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
-    return ROOM * max([*finite, eps])
+    return ROOM * max([*finite, eps, *(eps * GRID * _inherited(round) for round in observation.rounds)])
+
+
+def _inherited(round: Round) -> float:
+    """How large the weights are beside their difference: that is known in steps of the weights' last places."""
+    if round.update.kind == "gradient" or round.state is None:
+        return 0.0
+    sent = round.update.tensors
+    whole = sum(float(round.state[name].double().square().sum()) for name in sent)
+    moved = sum(float(tensor.double().square().sum()) for tensor in sent.values())
+    return math.sqrt(whole / max(moved, 1e-300))
 
 
 def _nudged(tensor: Tensor, eps: float) -> Tensor:
     """Every other entry a unit in the last place larger, the others smaller, in an order without a pattern."""
     places = torch.arange(tensor.numel(), device=tensor.device)
-    signs = 1.0 - 2.0 * ((places * 0x9E3779B1 >> 7) & 1)
-    return tensor * (1 + eps * signs).to(tensor.dtype).view(tensor.shape)
+    signs = (1 - 2 * ((places * 0x9E3779B1 >> 7) & 1)).to(tensor.dtype)
+    return tensor * (1 + eps * signs).view(tensor.shape)
 
 
 def _imitated(
