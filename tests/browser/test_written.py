@@ -61,7 +61,7 @@ def test_marks_differ_by_their_line_and_name_themselves(folder: Path, open_tab: 
         "underline solid", "underline dashed", "underline dashed", "underline solid", "line-through solid"
     ]  # fmt: skip
     assert guess.nth(2).get_attribute("title") == "token of the sentence, at another place, confidence 50 %"
-    assert card.locator(".badge.status").inner_text() == "Not converged"
+    assert card.locator(".badge.status").inner_text() == "Not certain"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -107,7 +107,7 @@ def test_on_a_mixed_page_each_audit_sorts_and_filters_alone(folder: Path, open_t
     before = table.inner_text()
     text.locator("thead th", has_text="ROUGE-2").locator("button").click()
     assert text.locator("thead th", has_text="ROUGE-2").get_attribute("aria-sort") == "ascending"
-    page.locator("#r2-filter").fill("not converged")
+    page.locator("#r2-filter").fill("not certain")
     assert page.locator("#r2-shown").inner_text() == "1 of 4 cells"
     assert page.locator("#r2-table tbody tr:visible").count() == 2  # and who attacks
     assert table.inner_text() == before

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedseal.audit.record import Cell, CellKey, Config, Environment, Header, Record, Step
+from fedseal.audit.record import Cell, CellCertificate, CellKey, Config, Environment, Header, Record, Step
 from fedseal.metric import LabelScore, score_labels
 from fedseal.metric.scores import Baseline, Identification, SampleScores, Score, Scores
 from fedseal.threat import preset
@@ -21,7 +21,10 @@ BLIND = 13.0
 
 @dataclass(frozen=True)
 class Shot:
-    """A cell in short: what came out for each example of its batch, in dB; None where the attack gave nothing."""
+    """A cell in short: what came out for each example of its batch, in dB; None where the attack gave nothing.
+
+    `certain`: of which examples; None for all of an exact or converged cell, and no certificate for others.
+    """
 
     psnr: Sequence[float | None] = (90.0,)
     attack: str = "auto"
@@ -38,6 +41,9 @@ class Shot:
     frames: int = 0
     labels: Sequence[int] | None = None
     explanation: tuple[RouteNote, ...] = field(default=())
+    certain: Sequence[bool] | None = None
+    moved: float = 2e-3
+    proof: str = ""
 
     @property
     def key(self) -> CellKey:
@@ -52,7 +58,7 @@ class Shot:
 
 
 def cell(shot: Shot) -> Cell:
-    refused = shot.status == "refused"
+    refused = shot.status in ("refused", "failed")
     nothing = refused or all(value is None for value in shot.psnr)
     return Cell.model_validate(
         {
@@ -64,6 +70,7 @@ def cell(shot: Shot) -> Cell:
             "seconds": shot.seconds,
             "note": shot.note,
             "explanation": shot.explanation,
+            "certificate": None if nothing else certificate(shot),
             "knows": tuple(sorted(preset(shot.threat).grants)) if shot.threat in KNOWN else ("state", "training"),
             "true_labels": tuple(range(len(shot.psnr))),
             "labels": shot.labels if shot.labels is not None else None if nothing else tuple(range(len(shot.psnr))),
@@ -71,6 +78,25 @@ def cell(shot: Shot) -> Cell:
             "label_score": None if nothing and shot.labels is None else label_score(shot),
             "frame_steps": tuple(range(0, 10 * shot.frames, 10)),
         }
+    )
+
+
+def certificate(shot: Shot) -> CellCertificate | None:
+    """As a runner proves it: an uncertain example moves the update by no more than the tolerance."""
+    certain = shot.certain
+    if certain is None and shot.status in ("exact", "converged"):
+        certain = [True] * len(shot.psnr)
+    if certain is None or shot.residual is None:
+        return None
+    open_ = "explains the update, does not determine examples" if not all(certain) else ""
+    return CellCertificate(
+        kind="layer" if shot.threat == "eavesdropper" else "replay",
+        residual=shot.residual,
+        tolerance=1e-5,
+        sensitivity=tuple(shot.moved if sure or shot.proof else 1e-6 for sure in certain),
+        certain=tuple(certain),
+        assumption=f"the client's word that {len(certain)} examples made the update",
+        note=shot.proof or open_,
     )
 
 
@@ -182,7 +208,7 @@ def images(shot: Shot, side: int, noise: float) -> dict[str, Tensor]:
     tensors = {"truth": truth}
     levels = [0.0 if v is None else 10 ** (-v / 20) for v in shot.psnr]
     spread = torch.tensor(levels).view(-1, 1, 1, 1)
-    if shot.status != "refused" and any(v is not None for v in shot.psnr):
+    if shot.status not in ("refused", "failed") and any(v is not None for v in shot.psnr):
         tensors["reconstruction"] = (truth + spread * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
     if shot.frames:
         shares = torch.linspace(1, 0, shot.frames).view(-1, 1, 1, 1, 1)

@@ -11,6 +11,7 @@ from fedseal.audit.record import Cell, Record, Step
 from fedseal.report.advice import recommendation, said
 from fedseal.report.frontier import Panel, median_interval, panels
 from fedseal.report.strength import strength_of
+from fedseal.types import RouteNote
 from report.costs import cost
 from report.records import Shot, record
 
@@ -253,6 +254,17 @@ def test_a_stronger_one_that_nobody_could_attack_is_not_recommended_for_it() -> 
     (panel,) = panels(record(shots(table)), [cost("none"), *(cost(name, 1.0) for name in table)])
     assert [point.defense for point in panel.protecting] == ["prune:0.9"]
     assert panel.frontiers[0].start is panel.frontiers[0].points[0]
+
+
+def test_advice_says_which_exact_routes_were_left_out_for_what_is_not_known() -> None:
+    left = (RouteNote("layerwise", False, "the batch size is unknown"),)
+    given = shots({"prune:0.9": [SHUT] * 6})
+    made = record([replace(shot, explanation=left) for shot in given])
+    assert recommendation(one(made, *PRICES), made).endswith(
+        ". Exact routes were left out because something is not known: layerwise (the batch size is unknown)."
+    )
+    plain = record(given)
+    assert "left out" not in recommendation(one(plain, *PRICES), plain)
 
 
 def test_too_few_examples_say_of_no_defense_that_it_protects() -> None:

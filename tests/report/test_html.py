@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedseal.audit import Pictures
 from fedseal.audit.record import Cell, Step
@@ -137,8 +138,18 @@ def test_the_data_island_is_json_that_cannot_close_its_element() -> None:
     assert [len(frame) for frame in cell["frames"]] == [2] * 6
 
 
+def test_a_strip_ends_with_the_result_also_where_the_last_iteration_shows_the_same() -> None:
+    shot = Shot((90.0,), status="budget", frames=4)
+    shown = images(shot, 32, 1.0)
+    shown["frames"][-1] = (shown["reconstruction"] * 255).round().to(torch.uint8)
+    stored = Pictures(shown["truth"], shown["frames"][-1] / 255, shown["frames"] / 255)
+    island = re.search(r'id="frames">(.*?)</script>', page(record([shot]), lambda _: stored), re.DOTALL)
+    assert island is not None
+    assert json.loads(island[1])[shot.key.id]["steps"] == [0, 10, 20, -1]
+
+
 def test_every_cell_has_a_card_and_a_row_whatever_its_status() -> None:
-    statuses = ["exact", "converged", "budget", "diverged", "not_applicable", "refused"]
+    statuses = ["exact", "converged", "budget", "diverged", "not_applicable", "refused", "failed"]
     shots = [
         Shot((90.0,) if s in ("exact", "converged", "budget") else (None,), first=i, status=s, frames=4)
         for i, s in enumerate(statuses)
@@ -146,7 +157,7 @@ def test_every_cell_has_a_card_and_a_row_whatever_its_status() -> None:
     read = Reader(in_memory(shots))
     assert {a["data-cell"] for a in read.all("article")} == {shot.key.id for shot in shots}
     text = " ".join(read.texts)
-    for word in ("Exact", "Converged", "Not converged", "Diverged", "No route", "Refused"):
+    for word in ("Exact", "Converged", "Not certain", "Diverged", "No route", "Refused", "Failed"):
         assert word in text
 
 
@@ -205,7 +216,25 @@ def test_a_batch_shows_its_leakiest_examples_beside_their_own_reconstructions() 
     assert len(read_out) == 8
 
 
-def test_labels_stand_beside_pictures_with_the_blind_guess_and_the_certificate() -> None:
+def test_every_card_of_a_batch_says_of_each_example_whether_it_is_certain_and_why_not() -> None:
+    shots = [Shot((90.0, 90.0, 9.0), status="budget", certain=(True, False, False)), Shot((90.0,), first=9)]
+    read = Reader(in_memory(shots))
+    assert read.texts.count("explains the update, does not determine the picture") == 2
+    assert read.texts.count("yes") == 3  # certain beside its picture; certain and identified in the table
+    assert "1 of 3" in read.texts
+    assert any(text.startswith("2 of 3 recovered, 1 certain") for text in read.texts)
+
+
+def test_a_crash_is_shown_as_one_with_the_path_of_its_traceback_and_never_as_a_finding() -> None:
+    crashed = Shot((None,), status="failed", note="KeyError: 'weight'")
+    text = " ".join(Reader(in_memory([Shot((9.0,), first=1, status="budget"), crashed])).texts)
+    assert f"cells/{crashed.key.id}.traceback.txt" in text
+    assert "failed at 1 of 2 updates" in text.lower()
+    assert "crashed" in text
+    assert "not attacked" not in text
+
+
+def test_labels_stand_beside_pictures_with_the_blind_guess() -> None:
     shots = [
         Shot((90.0,) * 4, labels=(0, 3, 2, 9)),
         Shot((90.0,) * 4, attack="sure", labels=(0, 1, 2, 3)),
@@ -218,7 +247,6 @@ def test_labels_stand_beside_pictures_with_the_blind_guess_and_the_certificate()
     for attack, labels in cells.items():
         assert attack in rows
         assert labels in read.texts
-    assert "4 of 4, certified" in read.texts
     assert "given to the attack" in read.texts
     assert read.texts.count("blind guess 40 %") == 3
     assert any("4 of the 4 labels in updates without a defense, in whatever order, where" in t for t in read.texts)

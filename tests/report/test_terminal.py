@@ -29,6 +29,17 @@ def test_the_terminal_says_verdict_groups_and_where_the_worst_pictures_are() -> 
     assert f"{shots[1].key.id}" not in text
 
 
+def test_certain_counts_examples_and_a_crash_is_no_refusal() -> None:
+    shots = [
+        Shot((90.0, 80.0, 70.0), status="budget", certain=(True, False, True)),
+        Shot((None, None, None), attack="dlg", status="failed", note="KeyError: 'weight'"),
+    ]
+    text = printed(terminal(record(shots)))
+    assert "2/3" in next(line for line in text.splitlines() if "auto" in line and "none" in line)
+    assert "failed" in next(line for line in text.splitlines() if "dlg" in line)
+    assert f"runs/first/cells/{shots[1].key.id}.traceback.txt" in "".join(text.replace("│", "").split())
+
+
 def test_users_text_is_no_markup_on_the_terminal() -> None:
     text = printed(terminal(record([Shot(attack="[red]x[/red]", defense="[/]", threat="[bold]")])))
     assert "[red]x[/red]" in text

@@ -8,6 +8,7 @@ import pytest
 from fedseal.report import verdict
 from fedseal.report.kind import judge
 from fedseal.report.tally import leading, tally
+from fedseal.types import RouteNote
 from report.records import Shot, record, scores
 
 WEAK = Shot(status="budget", route="matching", residual=0.4)
@@ -116,6 +117,52 @@ def test_refused_cells_are_not_counted_as_withstood() -> None:
     alone = verdict(record([refused]))
     assert alone.level == "empty"
     assert "nothing was measured" in alone.headline
+
+
+def test_certainty_counts_examples_and_not_batches() -> None:
+    found = verdict(record([Shot((90.0, 80.0, 70.0), status="budget", certain=(True, False, True))]))
+    assert "recovered all 3 private pictures" in found.headline
+    assert "certain of 2 of 3" in found.headline
+
+
+def test_a_record_that_proved_less_calls_nothing_certain_and_says_why() -> None:
+    made = record([Shot()])
+    old = made.model_copy(
+        update={
+            "header": made.header.model_copy(update={"version": 4}),
+            "cells": tuple(cell.model_copy(update={"certificate": None}) for cell in made.cells),
+        }
+    )
+    assert "could not be certain" in verdict(old).headline
+    assert verdict(old).details[0].startswith("This record is of an earlier version")
+
+
+def test_a_crash_is_said_first_and_is_no_result() -> None:
+    crashed = Shot((None,), first=1, status="failed", note="KeyError: 'weight'")
+    found = verdict(record([weak(9.0), crashed]))
+    assert found.details[0] == (
+        f"1 cell of 2 crashed, which says nothing of the data: runs/first/cells/{crashed.key.id}.traceback.txt says "
+        "where, and the same command tries again."
+    )
+    assert "the private picture" in found.headline  # of one, not two
+    alone = verdict(record([crashed]))
+    assert (alone.level, alone.headline) == ("empty", "Every attack crashed, so nothing was measured.")
+
+
+def test_routes_left_out_for_what_is_not_known_stand_in_the_first_paragraph() -> None:
+    notes = (
+        RouteNote("linear", False, "the first layer is not fully connected on the flattened input"),
+        RouteNote("layerwise", False, "what the loss computes is not recognized"),
+        RouteNote("separation", False, "what the loss computes is not recognized"),
+    )
+    found = verdict(record([weak(9.0, explanation=notes), Shot(first=1, defense="prune:0.2", explanation=notes)]))
+    said = [d for d in found.details if "left out" in d]
+    assert said == [
+        "For the server (honest but curious), exact routes were left out because something is not known, and whoever "
+        "knows it may read more: layerwise and separation (what the loss computes is not recognized)."
+    ]
+    assert found.details[0] == said[0]
+    assert not any("left out" in d for d in verdict(record([Shot(explanation=notes)])).details)
 
 
 def test_an_unfinished_run_says_so_first() -> None:

@@ -105,10 +105,10 @@ def test_the_table_of_cells_has_the_columns_of_its_kind() -> None:
         head = shown(record).partition('class="plain dense sortable"')[2].partition("</thead>")[0]
         return re.findall(r'<button type="button">([^<]+)<', head)
 
-    assert columns(text_record())[5:-5] == [
+    assert columns(text_record())[6:-5] == [
         "ROUGE-1", "Blind guess", "ROUGE-2", "ROUGE-L", "Tokens in place", "Whole sentence"
     ]  # fmt: skip
-    assert columns(table_record())[5:-5] == ["Columns right", "Blind guess", "Whole row"]
+    assert columns(table_record())[6:-5] == ["Columns right", "Blind guess", "Whole row"]
     assert "Identified" not in columns(text_record())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedseal.audit.record import Cell, CellKey, Record, Row, Rows, Sentence, Texts
+from fedseal.audit.record import Cell, CellCertificate, CellKey, Record, Row, Rows, Sentence, Texts
 from fedseal.metric.scores import Baseline, SampleScores, Score, Scores
 from fedseal.threat import preset
 from report.records import record
@@ -54,6 +54,16 @@ def cell(read: Read) -> Cell:
         seconds=0.5,
         note="it needs the weights; grant them" if read.status == "refused" else "",
         explanation=(),
+        certificate=None
+        if read.guess is None or read.status != "exact"
+        else CellCertificate(
+            kind="replay",
+            residual=3e-7,
+            tolerance=1e-5,
+            sensitivity=(2e-3,),
+            certain=(True,),
+            assumption="the client's word that 1 example made the update",
+        ),
         knows=tuple(sorted(preset("honest_but_curious").grants)),
         true_labels=(0,),
         labels=None if read.guess is None else (0,),

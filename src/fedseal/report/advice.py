@@ -54,7 +54,17 @@ def untold(cost: Cost) -> str:
 
 
 def recommendation(panel: Panel, record: Record) -> str:
-    """One sentence on which defense to take at which strength, or why none, and what that rests on."""
+    """One sentence on which defense to take at which strength, or why none, and what that rests on.
+
+    A second one follows where exact routes were left out for what is not known.
+    """
+    cells = [cell for cell in record.cells if cell.key.threat in panel.attackers]
+    routes = words.left_out(cells)
+    missing = f" Exact routes were left out because something is not known: {routes}." if routes else ""
+    return f"{_recommended(panel, record)}{missing}"
+
+
+def _recommended(panel: Panel, record: Record) -> str:
     best, protecting = panel.cheapest, panel.protecting
     basis = _basis(panel, record)
     if best:

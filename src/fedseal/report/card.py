@@ -46,6 +46,8 @@ class Panel:
     Args:
         truth, guess: pictures as base64 PNG, empty where there is none.
         said: sentences or rows in their place.
+        certain: whether this example is; None where nothing was read.
+        doubt: why it is not, as a clause.
     """
 
     index: int
@@ -60,6 +62,8 @@ class Panel:
     chance: str
     label: str
     label_wrong: bool
+    certain: bool | None
+    doubt: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Card:
     Args:
         panels: the leakiest of its examples, these first.
         illustrated: whether they come with pictures, sentences or rows; False where the page cannot afford them.
+        certain: of how many of its examples the attacker is.
         labels: how many labels the attack named, in whatever order; None where it named none.
         recovered: of all its examples.
     """
@@ -78,7 +83,7 @@ class Card:
     cell: Cell
     status: str
     status_help: str
-    certified: bool
+    certain: int
     certificate: str
     seconds: str
     panels: tuple[Panel, ...]
@@ -104,6 +109,19 @@ class Card:
     def examples(self) -> int:
         """How many the batch has, those without a panel included."""
         return self.cell.key.batch_size
+
+    @property
+    def certified(self) -> bool:
+        """Whether every example is certain."""
+        return self.certain == self.examples
+
+    @property
+    def note(self) -> str:
+        """What the attack remarked, where the certificate does not say it already."""
+        note, proof = self.cell.note, self.cell.certificate
+        if self.cell.status in ("diverged", "not_applicable", *words.UNSETTLED):
+            return ""
+        return "" if proof is not None and note == proof.note else note
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, 
         cell=cell,
         status=status,
         status_help=status_help,
-        certified=cell.status in words.CERTIFIED,
+        certain=sum(sample.certified for sample in found),
         certificate=words.certificate(cell),
         seconds=words.seconds(cell.seconds),
         panels=panels,
@@ -178,6 +196,8 @@ def _panel(
         chance="" if identification is None else words.percent(identification.chance),
         label=label,
         label_wrong=wrong,
+        certain=sample.certified if scores is not None and scores.matched is not None else None,
+        doubt=words.doubt(cell, sample.index, noun.lower()),
     )
 
 
@@ -207,7 +227,7 @@ def _labels(cell: Cell) -> Measure | None:
     known = [baseline for baseline in found.baselines if baseline.value is not None]
     return Measure(
         name="Labels",
-        value=f"{found.right} of {found.of}{', certified' if cell.status in words.CERTIFIED else ''}",
+        value=f"{found.right} of {found.of}",
         blind=words.percent(found.chance),
         blind_name=", ".join(f"{baseline.name} {words.percent(baseline.value)}" for baseline in known),
         share=round(100 * found.value, 1),
@@ -239,7 +259,7 @@ def _frames(
 ) -> tuple[tuple[int, ...], tuple[tuple[str, ...], ...]]:
     """The kept iterations: their steps, and for each one the examples' pictures in the panels' order.
 
-    The reconstruction itself stands at the end with step -1, unless the last iteration shows the same.
+    The reconstruction itself stands at the end with step -1, in the place of a last iteration that shows the same.
     """
     kept = thinned(len(cell.frame_steps), afford.frames)
     if pictures is None or pictures.frames is None or len(kept) < 2:
@@ -250,6 +270,7 @@ def _frames(
     frames = [tuple(png(picture, afford.frame_side) for picture in row) for row in shown]
     steps = [cell.frame_steps[i] for i in kept]
     final = tuple(panel.guess for panel in panels)
-    if all(final) and final != frames[-1]:
-        return (*steps, -1), (*frames, final)
-    return tuple(steps), tuple(frames)
+    if not all(final):
+        return tuple(steps), tuple(frames)
+    before = len(frames) - 1 if frames[-1] == final else len(frames)
+    return (*steps[:before], -1), (*frames[:before], final)

@@ -224,9 +224,14 @@ def _panel(setting: str, cells: Sequence[Cell], prices: Mapping[str, Cost], open
             for family, points in families.items()
         ),
         attackers=tuple(dict.fromkeys(cell.key.threat for cell in told)),
-        attacks=tuple(dict.fromkeys(cell.key.attack for cell in told)),
+        attacks=tuple(dict.fromkeys(cell.key.attack for cell in _worked(told) or told)),
         left_out=tuple(dict.fromkeys(cell.key.threat for cell in real if "defense" not in cell.knows)),
     )
+
+
+def _worked(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells on whose attacks something can rest: those that neither refused nor crashed."""
+    return [cell for cell in cells if cell.status not in words.UNSETTLED]
 
 
 def _point(name: str, told: Sequence[Cell], untold: Sequence[Cell], prices: Mapping[str, Cost]) -> Point:

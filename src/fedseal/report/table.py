@@ -29,7 +29,7 @@ class Entry:
 
 def columns(kind: Kind) -> tuple[Column, ...]:
     """The headings, by the kind of input."""
-    names = ("Cell", "Defense", "Attack", "Seed", "Finding", "Status")
+    names = ("Cell", "Defense", "Attack", "Seed", "Finding", "Status", "Certain")
     scores = (kind.measure.title, "Blind guess", *(MEASURES[name].title for name in kind.listed))
     ends = (*(("Identified",) if kind.gallery else ()), "Labels", "Blind labels", "Residual", "Steps", "Time")
     words = ("Defense", "Attack", "Finding", "Status")
@@ -46,14 +46,14 @@ def row(card: Card) -> tuple[Entry, ...]:
     cell = card.cell
     examples, kind = cell.scores.samples if cell.scores else (), kind_of_cell(cell)
     identified = _share([None if s.identification is None else s.identification.hit for s in examples])
-    status = f"{card.status}, certified" if card.certified else card.status
     return (
         Entry(card.title, str(cell.key.first)),
         Entry(cell.key.defense, cell.key.defense),
         Entry(cell.key.attack, cell.key.attack),
         Entry(str(cell.key.seed), str(cell.key.seed)),
         Entry(FINDINGS[card.finding], FINDINGS[card.finding]),
-        Entry(status, status),
+        Entry(card.status, card.status),
+        _share([None if cell.scores is None else place < card.certain for place in range(card.examples)]),
         _mean(cell, kind.headline, blind=False),
         _mean(cell, kind.headline, blind=True),
         *(_mean(cell, name, blind=False) for name in kind.listed),

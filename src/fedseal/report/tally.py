@@ -25,8 +25,9 @@ class Sample:
 
     @property
     def certified(self) -> bool:
-        """Whether the attacker can be sure of it without the truth."""
-        return self.cell.status in words.CERTIFIED and self.scores is not None
+        """Whether the attacker can be sure of this very example without the truth."""
+        certain = self.cell.certain
+        return self.scores is not None and self.index < len(certain) and certain[self.index]
 
     @property
     def gain(self) -> float:
@@ -45,14 +46,15 @@ class Tally:
     Args:
         batch_size, epochs: of these cells; None where the record has one only.
         attacked: examples that at least one attack could work on.
-        refused: examples that every attack refused.
+        refused: examples that every attack refused, or failed at.
+        failed: whether nothing was attacked for a crash.
         certified: recovered examples that the attacker can be sure of.
         seconds: median time over the recovered examples, of the attack that got each; over all if none was recovered.
         value, blind: median headline score of the same examples, and of their best blind guesses.
         identification: of the same attacks: originals picked out of the gallery; one that gave nothing picked out none.
         labels: true labels named in whatever order, of each batch by the attack that named most; see
             `audit.summary.label_rate`.
-        refusal: the first reason why no attack could start, empty where one could.
+        refusal: the first reason why no attack could start, or why it failed; empty where one could.
         best: for each attacked example the attack that counts, the leakiest first.
     """
 
@@ -61,6 +63,7 @@ class Tally:
     knows: tuple[str, ...]
     attacked: int
     refused: int
+    failed: bool
     recovered: int
     traces: int
     certified: int
@@ -104,7 +107,7 @@ class Tally:
 def samples(cell: Cell) -> tuple[Sample, ...]:
     """The private examples of one cell; without scores where the attack gave no inputs."""
     if cell.scores is None:
-        nothing: Finding = "unmeasured" if cell.status == "refused" else "none"
+        nothing: Finding = "unmeasured" if cell.status in words.UNSETTLED else "none"
         return tuple(Sample(cell, index, None, nothing) for index in range(cell.key.batch_size))
     return tuple(Sample(cell, scores.index, scores, judge(scores)) for scores in cell.scores.samples)
 
@@ -151,13 +154,13 @@ def strongest(cells: Iterable[Cell]) -> tuple[tuple[Sample, ...], int]:
 
 
 def _tried(cells: Iterable[Cell]) -> list[list[Sample]]:
-    """For each private example what every attack that did not refuse made of it."""
+    """For each private example what every attack made of it that neither refused nor failed."""
     targets: dict[tuple[int | None, ...], list[Sample]] = {}
     for cell in cells:
         for sample in samples(cell):
             key = (cell.key.first, cell.key.batch_size, cell.key.epochs, cell.key.seed, sample.index)
             targets.setdefault(key, []).append(sample)
-    return [[s for s in group if s.cell.status != "refused"] for group in targets.values()]
+    return [[s for s in group if s.cell.status not in words.UNSETTLED] for group in targets.values()]
 
 
 def _tally(cells: Sequence[Cell]) -> Tally:
@@ -171,6 +174,7 @@ def _tally(cells: Sequence[Cell]) -> Tally:
         knows=cells[0].knows,
         attacked=len(best),
         refused=len(tried) - len(best),
+        failed=not best and any(cell.status == "failed" for cell in cells),
         recovered=len(recovered),
         traces=sum(s.finding == "traces" for s in best),
         certified=sum(s.certified for s in recovered),
@@ -179,8 +183,16 @@ def _tally(cells: Sequence[Cell]) -> Tally:
         blind=blind_guess(counted),
         identification=_identification(best),
         labels=_labels(cells),
-        refusal="" if best else words.reason_of(cells[0]),
+        refusal="" if best else _refusal(cells),
         best=tuple(sorted(best, key=leakage, reverse=True)),
+    )
+
+
+def _refusal(cells: Sequence[Cell]) -> str:
+    """Why nothing was attacked; a crash is said before a refusal."""
+    first = min(cells, key=lambda cell: cell.status != "failed")
+    return (
+        f"{words.reason_of(first)} ({words.traceback(first)})" if first.status == "failed" else words.reason_of(first)
     )
 
 

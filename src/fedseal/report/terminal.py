@@ -93,9 +93,10 @@ def _attackers(record: Record) -> list[tuple[str, tuple[str, ...]]]:
 
 def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
     names, kind = (group.key.setting, group.attack), kind_of(record)
-    if group.refused == group.cells:
-        return (*names, "refused", *(("–",) * (len(_columns(kind)) - _NAMES - 1)))
     cells = [cell for cell in record.cells if group.holds(cell)]
+    if all(cell.status in words.UNSETTLED for cell in cells):
+        end = "failed" if any(cell.status == "failed" for cell in cells) else "refused"
+        return (*names, end, *(("–",) * (len(_columns(kind)) - _NAMES - 1)))
     examples = [sample for cell in cells for sample in samples(cell)]
     recovered = sum(sample.finding == "recovered" for sample in examples)
     seen = group.identification
@@ -103,7 +104,7 @@ def _row(record: Record, group: CellGroup) -> tuple[str, ...]:
     return (
         *names,
         f"{recovered}/{group.samples}",
-        f"{group.certified}/{group.cells - group.refused}",
+        f"{group.certified}/{group.samples}",
         kind.measure.written(group.median),
         kind.measure.written(blind_guess(examples)),
         *((f"{seen.hits}/{seen.trials}{chance}" if seen.trials else "–",) if kind.gallery else ()),

@@ -13,6 +13,7 @@ from fedseal.report.tally import Tally, leading, tally
 
 Level = Literal["recovered", "partial", "traces", "none", "empty"]
 
+PROVED = 5  # the record's version from which on certificates are worked out by who writes it
 CAVEAT = "This speaks of these attacks only, and is no proof of safety: another attack may read what these did not."
 
 
@@ -46,8 +47,10 @@ def verdict(record: Record) -> Verdict:
         )
     worst = leading(tallies)
     if worst is None:
-        headline = "None of the attacks could start with what this attacker knows, so nothing was measured."
-        return Verdict("empty", headline, (*progress, CAVEAT))
+        why = "None of the attacks could start with what this attacker knows"
+        why = "Every attack crashed" if all(cell.status == "failed" for cell in record.cells) else why
+        return Verdict("empty", f"{why}, so nothing was measured.", (*progress, CAVEAT))
+    progress += _left_out(record)
     rest = _rest([t for t in tallies if t is not worst and t.attacked], worst, noun)
     if worst.recovered:
         level: Level = "recovered" if worst.recovered == worst.attacked else "partial"
@@ -144,17 +147,46 @@ def _who(tally: Tally) -> str:
 
 
 def _refusals(tallies: Sequence[Tally], noun: str) -> tuple[str, ...]:
-    none = [f"{words.attacker(t.threat)} from {words.defended(t.defense, t.where)}" for t in tallies if t.attacked == 0]
-    return (_sentence(f"None of these attacks could start for {words.listing(none)}"),) if none else ()
+    sentences = []
+    for what, failed in (("None of these attacks could start", False), ("Every attack crashed", True)):
+        shown = [t for t in tallies if t.attacked == 0 and t.failed == failed]
+        none = [f"{words.attacker(t.threat)} from {words.defended(t.defense, t.where)}" for t in shown]
+        sentences += [f"{what} for {words.listing(none)}."] if none else []
+    return tuple(sentences)
+
+
+def _left_out(record: Record) -> tuple[str, ...]:
+    """For each attacker the exact routes that were left out because something is not known."""
+    sentences = []
+    for threat in dict.fromkeys(cell.key.threat for cell in record.cells):
+        routes = words.left_out(cell for cell in record.cells if cell.key.threat == threat)
+        if routes:
+            sentences.append(
+                f"For {words.attacker(threat)}, exact routes were left out because something is not known, and whoever "
+                f"knows it may read more: {routes}."
+            )
+    return tuple(sentences)
 
 
 def _progress(record: Record) -> tuple[str, ...]:
-    if record.complete:
-        return ()
-    done, planned = len(record.cells), len(record.header.keys)
-    return (
-        f"This run is incomplete: {done} of {planned} cells are finished, and everything here speaks of these alone.",
-    )
+    failed, done, planned = len(record.failed), len(record.cells), len(record.header.keys)
+    sentences = []
+    if record.header.version < PROVED:
+        sentences.append(
+            "This record is of an earlier version, whose certificates proved less, so that nothing in it counts as "
+            "certain."
+        )
+    if done < planned:
+        sentences.append(
+            f"This run is incomplete: {done} of {planned} cells are finished, and everything here speaks of these "
+            "alone."
+        )
+    if failed:
+        sentences.append(
+            f"{words.count(failed, 'cell')} of {planned} crashed, which says nothing of the data: {record.folder}/"
+            f"{words.traceback(record.failed[0])} says where, and the same command tries again."
+        )
+    return tuple(sentences)
 
 
 def _sentence(text: str) -> str:

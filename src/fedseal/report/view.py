@@ -266,16 +266,17 @@ def _defense(tally: Tally, cards: Sequence[Card], public: Mapping[str, tuple[Ste
 def _attack(name: str, cards: Sequence[Card]) -> AttackGroup:
     examples = sum(card.examples for card in cards)
     recovered = sum(card.recovered for card in cards)
-    certified = sum(card.examples for card in cards if card.certified)
-    refused = sum(card.cell.status == "refused" for card in cards)
-    counts = f"{recovered} of {examples} recovered, {certified} certified"
+    certain = sum(card.certain for card in cards)
+    refused, failed = (sum(card.cell.status == status for card in cards) for status in words.UNSETTLED)
+    counts = f"{recovered} of {examples} recovered, {certain} certain"
     named = label_rate(card.cell for card in cards)
     if named.trials:
         counts += f"; labels named: {words.rate(named)}"
-    if refused:
-        counts = f"refused {refused} of {len(cards)} updates" + (f"; {counts}" if refused < len(cards) else "")
+    for word, number in (("refused", refused), ("failed at", failed)):
+        if number:
+            counts = f"{word} {number} of {len(cards)} updates" + (f"; {counts}" if number < len(cards) else "")
     shown = SHOWN if cards[0].finding in ("recovered", "traces") else SHOWN_HARMLESS
-    if refused == len(cards):
+    if len(cards) in (refused, failed):
         shown, counts = 0, f"{counts}: {words.reason_of(cards[0].cell)}"
     routes: dict[tuple[str, bool], list[str]] = {}
     for note in (note for card in cards for note in card.cell.explanation):

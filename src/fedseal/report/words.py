@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedseal.audit.record import Cell
+from fedseal.attack.sensitivity import MARGIN
+from fedseal.audit.record import Cell, CellCertificate
 from fedseal.audit.summary import Rate
 from fedseal.modality.columns import brief
 
 CERTIFIED = ("exact", "converged")
+UNSETTLED = ("refused", "failed")  # of cells that no attack worked on, which say nothing of the data
 
 STATUS = {
-    "exact": ("Exact", "A closed formula whose equations determine the data and hold to the arithmetic's precision."),
-    "converged": ("Converged", "A search ended where the replayed update equals the observed one, up to rounding."),
-    "budget": ("Not converged", "The search ended before it explained the update; what it shows is its nearest guess."),
+    "exact": ("Exact", "A closed formula, and every example is certain: see “Certain” in the glossary."),
+    "converged": ("Converged", "A search, and every example is certain: see “Certain” in the glossary."),
+    "budget": ("Not certain", "Not every example is certain; what is shown for the others is the nearest guess."),
     "diverged": ("Diverged", "The search ran away from the update: further than nothing at all, or to no numbers."),
     "not_applicable": ("No route", "The attack looked at what it was given and found no way that fits."),
     "refused": ("Refused", "The attack could not start: what this attacker holds is not what the attack needs."),
+    "failed": ("Failed", "The attack or its scoring crashed, which says nothing of the data."),
 }
 
 _ATTACKERS = {
@@ -157,22 +160,91 @@ def setting(batch_size: int | None, epochs: int | None) -> str:
 
 
 def certificate(cell: Cell) -> str:
-    """What the attacker can know of its own result, in a sentence."""
-    reason = reason_of(cell)
-    if cell.status in CERTIFIED:
-        if cell.residual is None:
-            return "Certified by the route's own equations."
-        if "state" not in cell.knows:
-            return f"Certified: the attacked layer's equations hold to {residual(cell.residual)}."
-        return f"Certified: replayed update agrees to {residual(cell.residual)}."
-    if cell.status == "budget":
-        if cell.residual is None:
-            return "Not certified: this attacker cannot replay the update."
-        return f"Not certified: replayed update still differs by {residual(cell.residual)}."
+    """What can be proved of a cell's result, in a sentence or two."""
+    proof, reason = cell.certificate, reason_of(cell)
+    if cell.status == "failed":
+        return f"Failed: {reason or 'no reason given'}".rstrip(".") + f". Its traceback lies in {traceback(cell)}."
     if cell.status == "diverged" and cell.scores is not None:
-        return f"Not certified: diverged, replayed update differs by {residual(cell.residual)}."
-    what = {"diverged": "Diverged; nothing came out", "not_applicable": "No route applies", "refused": "Refused"}
-    return f"{what[cell.status]}{': ' + reason if reason else ''}".rstrip(".") + "."
+        return f"Not certain: diverged, replayed update differs by {residual(cell.residual)}."
+    if cell.scores is None and cell.status not in (*CERTIFIED, "budget"):
+        what = {"diverged": "Diverged; nothing came out", "not_applicable": "No route applies", "refused": "Refused"}
+        return f"{what[cell.status]}{': ' + reason if reason else ''}".rstrip(".") + "."
+    if proof is None:
+        return unproved(cell)
+    if not any(proof.certain):
+        return f"Not certain: {_why(proof) or 'for reasons not told'}."
+    certain, many = sum(proof.certain), len(proof.certain)
+    who = "Certain" if many == 1 else f"Certain of all {many}" if certain == many else f"Certain of {certain} of {many}"
+    how = "replayed update agrees" if proof.kind == "replay" else "the first layer's equations hold"
+    moved = min(s for s, sure in zip(proof.sensitivity, proof.certain, strict=True) if sure and s is not None)
+    rest = f"; the rest: {_why(proof)}" if certain < many else ""
+    return (
+        f"{who}: {how} to {residual(proof.residual)}, and a visible change would move the update by at least "
+        f"{residual(moved)}{rest}. Assumes {proof.assumption}."
+    )
+
+
+def unproved(cell: Cell) -> str:
+    """Why a result without a certificate is not certain."""
+    if cell.status in CERTIFIED:
+        return "Not certain: this record is of an earlier version, which did not tell what is determined."
+    if cell.residual is None:
+        return "Not certain: this attacker cannot replay the update."
+    return f"Not certain: replayed update still differs by {residual(cell.residual)}."
+
+
+def doubt(cell: Cell, index: int, noun: str) -> str:
+    """Why one example is not certain, as a clause; empty if it is, or if nothing was found.
+
+    The data may explain the update without being determined by it, which is another fact.
+    """
+    proof = cell.certificate
+    if cell.scores is None or (index < len(cell.certain) and cell.certain[index]):
+        return ""
+    if proof is None:
+        return _clause(unproved(cell))
+    if not proof.residual <= proof.tolerance:
+        return f"does not explain the update, which differs by {residual(proof.residual)}"
+    moved = proof.sensitivity[index] if index < len(proof.sensitivity) else None
+    if moved is None:
+        return f"nothing was read for this {noun}"
+    if not moved > MARGIN * max(proof.tolerance, proof.residual):
+        return f"explains the update, does not determine the {noun}"
+    return _clause(proof.note)
+
+
+def _why(proof: CellCertificate) -> str:
+    """Why examples are not certain."""
+    if not proof.residual <= proof.tolerance:
+        return f"replayed update still differs by {residual(proof.residual)}"
+    return proof.note.rstrip(".")
+
+
+def _clause(sentence: str) -> str:
+    return sentence.removeprefix("Not certain: ").rstrip(".")
+
+
+def traceback(cell: Cell) -> str:
+    """Where the traceback of a failed cell lies, seen from the run folder."""
+    return f"cells/{cell.key.id}.traceback.txt"
+
+
+def left_out(cells: Iterable[Cell]) -> str:
+    """Which exact routes were left out for what is not known, as a clause; empty if none was.
+
+    Where every example is certain without them, nothing is missing.
+    """
+    missing: dict[str, list[str]] = {}
+    for cell in cells:
+        for note in cell.explanation if not all(cell.certain) else ():
+            if not note.taken and note.route in EXACT and any(word in note.reason for word in _UNKNOWN):
+                missing.setdefault(note.reason.rstrip("."), []).append(note.route)
+    told = [f"{listing(dict.fromkeys(routes))} ({reason})" for reason, routes in missing.items()]
+    return "; ".join(told)
+
+
+EXACT = ("linear", "spear", "bottleneck", "layerwise", "separation", "dager")
+_UNKNOWN = ("withh", "unknown", "not known", "recognized")  # so routes say that they miss a fact
 
 
 def reason_of(cell: Cell) -> str:
