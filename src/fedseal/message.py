@@ -21,7 +21,7 @@ from fedseal.layout import canonical
 from fedseal.mechanism import Mechanism, rounded_to
 from fedseal.types import Tensors, Update
 
-SURE = 0.1  # how near to the model's weights, by their own size, an update lies that says itself what it is
+SURE = 0.3  # how near to the model's weights, by their own size, an update lies that says itself what it is
 
 
 @dataclass(frozen=True, eq=False)
