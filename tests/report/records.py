@@ -88,7 +88,8 @@ def certificate(shot: Shot) -> CellCertificate | None:
         certain = [True] * len(shot.psnr)
     if certain is None or shot.residual is None:
         return None
-    open_ = "explains the update, does not determine examples" if not all(certain) else ""
+    short = f"{len(certain) - sum(certain)} of {len(certain)}"
+    open_ = f"explains the update, does not determine {short} examples" if not all(certain) else ""
     return CellCertificate(
         kind="layer" if shot.threat == "eavesdropper" else "replay",
         residual=shot.residual,

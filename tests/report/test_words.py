@@ -22,12 +22,12 @@ from report.records import Shot, cell
         (
             Shot((90.0, 9.0), status="budget", certain=(True, False)),
             "Certain of 1 of 2: replayed update agrees to 3e-7, and a visible change would move the update by at "
-            "least 2e-3; the rest: explains the update, does not determine examples. Assumes the client's word that "
+            "least 2e-3; the rest: explains the update, does not determine 1 of 2 examples. Assumes the client's word that "
             "2 examples made the update.",
         ),
         (
             Shot((90.0, 9.0), status="budget", certain=(False, False)),
-            "Not certain: explains the update, does not determine examples.",
+            "Not certain: explains the update, does not determine 2 of 2 examples.",
         ),
         (
             Shot(status="budget", certain=(False,), residual=0.02),

@@ -118,14 +118,13 @@ def _sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, ste
 
 
 def _judged(bare: Certificate, moved: Sensitivity, reasons: list[str], unseen: float) -> Certificate:
-    """Which examples are certain, and why the others are not."""
+    """Which examples are certain, and why the others are not; by their number alone, as they stand in no order."""
     held = [not reasons and value > MARGIN * unseen for value in moved.values]
-    short = [str(k + 1) for k, value in enumerate(moved.values) if not value > MARGIN * unseen]
+    short = sum(not value > MARGIN * unseen for value in moved.values)
     notes = list(reasons)
     if short:
-        which = "" if len(short) == len(held) else f" {', '.join(short)} of {len(held)}"
-        many = "s" if len(short) > 1 or not which else ""
-        notes.append(f"{OPEN} example{many}{which} ({moved.how})")
+        which = "the example" if len(held) == 1 else f"{short} of {len(held)} examples"
+        notes.append(f"{OPEN} {which} ({moved.how})")
     return replace(bare, sensitivity=moved.values, certain=tuple(held), note="; ".join(notes))
 
 

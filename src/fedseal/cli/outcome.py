@@ -232,7 +232,9 @@ def _certain(result: Result) -> str:
         return f"no: {reason or 'the reconstruction does not explain the update'}"
     who = "yes" if len(sure) == len(inputs) == 1 else f"{len(sure)} of {len(inputs)}"
     if 0 < len(sure) < len(inputs):
-        who += f" ({', '.join(str(place + 1) for place in sure)})"
+        scored = result.scores.samples if result.scores is not None else ()
+        named = [sample.index for sample in scored if sample.certain] or sure  # as the scores below count them
+        who += f" ({', '.join(str(place + 1) for place in named)})"
     how = "replayed, it gives the update" if proof.kind == "replay" else "the first layer's equations hold"
     moved = min(proof.sensitivity[place] for place in sure)
     rest = f"; of the others: {reason}" if reason else ""

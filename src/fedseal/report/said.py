@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Literal
 
 from fedseal.audit.record import Cell, Content, Row, Rows, Sentence, Texts
+from fedseal.modality.text import SPACED
 from fedseal.report import words
 from fedseal.report.picture import PANELS, Budget
 
@@ -21,7 +22,6 @@ MARKS: dict[Mark, str] = {
 }
 PIECES = 20_000  # tokens and table cells that a page shows, originals and reconstructions together
 GAP = "▢"  # stands where an attack found no token
-SPACED = ("Ġ", "▁")  # how byte-pair and unigram tokenizers begin a token that follows a space
 CLOSED = "</w>"  # how other byte-pair tokenizers end a word
 BLANK = "␣"  # stands where a token is nothing but a space
 
