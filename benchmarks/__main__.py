@@ -39,6 +39,7 @@ from benchmarks import (
     text,
     text_search,
     variations,
+    worlds,
 )
 
 SECTIONS = {
@@ -61,6 +62,7 @@ SECTIONS = {
     "defenses": defenses,
     "defenses_sweep": defenses_sweep,
     "dp_bound": dp_bound,
+    "worlds": worlds,
     "cost": cost,
     "grid": grid,
     "secagg": secagg,

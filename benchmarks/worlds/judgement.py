@@ -23,13 +23,16 @@ from benchmarks.worlds import oracle
 from benchmarks.worlds.generate import Built, World
 from benchmarks.worlds.table import PLANNER
 from fedseal.attack.certificate import certify
+from fedseal.errors import Misfit
 from fedseal.types import Attack
 
 READ = oracle.VISIBLE  # root mean square error up to which an example counts as read: 40 dB
 CAP = 60.0  # dB; what is better is the same to whoever looks
 LEAD = 3.0  # dB by which a recipe or an adversary who knows less must be ahead to count
 Certify = Callable[[fs.Observation, fs.Reconstruction], fs.Reconstruction]
-Kind = Literal["false certificate", "false labels", "wrong label", "crash", "not finite", "silent", "beaten", "below"]
+Kind = Literal[
+    "false certificate", "false labels", "wrong label", "crash", "not finite", "refused", "silent", "beaten", "below"
+]
 GRAVE: tuple[Kind, ...] = ("false certificate", "false labels", "wrong label", "crash", "not finite")
 SERVER, LISTENER = fs.ThreatModel.honest_but_curious(), fs.ThreatModel.eavesdropper()
 
@@ -63,6 +66,7 @@ class Read:
     psnr: float
     seconds: float
     residual: float | None
+    note: str = ""
 
 
 @dataclass
@@ -150,7 +154,12 @@ class _Court:
         started, threat = time.process_time(), observation.threat
         try:
             found = self.certifier(observation, attack(observation, generator=torch.Generator().manual_seed(0)))
+        except Misfit as error:  # the client trained: an attack made up what does not fit the model
+            self._fault("crash", name, threat, f"{error.fact} ({_place(error)})")
+            found = _nothing(name, error.fact)
         except fs.FedsealError as error:
+            if name == "auto":
+                self._fault("refused", name, threat, f"{type(error).__name__}: {error.fact}")
             found = _nothing(name, error.fact)
         except Exception as error:  # noqa: BLE001 a crash of any kind is what is looked for, and is a fault
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -188,7 +197,7 @@ class _Court:
             Read(
                 name, threat, outcome.status, outcome.route, tuple(errors), tuple(proved),
                 float(np.mean([_decibels(e, b) for e, b in zip(errors, self._blind(), strict=True)])),
-                seconds, value,
+                seconds, value, outcome.note,
             )
         )  # fmt: skip
 
@@ -222,12 +231,12 @@ class _Court:
         recipes = [read for read in reads.values() if read.attack != "auto"]
         best = max(recipes, key=lambda read: read.psnr, default=auto)
         if best.psnr > auto.psnr + LEAD:
-            words = f"{best.psnr:.1f} dB, auto {auto.psnr:.1f} dB ({auto.status} by {auto.route})"
+            words = f"{best.psnr:.1f} dB, auto {auto.psnr:.1f} dB ({auto.status} by {auto.route}: {auto.note[:160]})"
             self._fault("beaten", best.attack, self.threat, words)
         server, listener = reads["auto", SERVER.name], reads["auto", LISTENER.name]
         if listener.psnr > server.psnr + LEAD or sum(listener.certain) > sum(server.certain):
             words = f"eavesdropper {listener.psnr:.1f} dB, {sum(listener.certain)} certain ({listener.route}), server "
-            words += f"{server.psnr:.1f} dB, {sum(server.certain)} certain ({server.status} by {server.route})"
+            words += f"{server.psnr:.1f} dB, {sum(server.certain)} certain ({server.status} by {server.route}: {server.note[:160]})"
             self._fault("below", "auto", SERVER.name, words)
         for read in self.judgement.reads:
             for number, is_determined in enumerate(self.judgement.determined):

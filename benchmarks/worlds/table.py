@@ -22,6 +22,8 @@ ROWS = "tableak:steps=15"
 TEXT = ("dager", "tokens", "dlg_text", "tag", "lamp", "mixture")  # not judged: worlds hold no text
 EVERY = 5  # worlds, of which one is judged by all recipes
 
+QUICK = "auto:steps=20"  # the planner where 300 worlds must not take long
+
 
 def recipes(world: World, number: int) -> tuple[str, ...]:
     """The recipes that judge a world: all in every fifth, else the closed forms and one search, by turns.

@@ -83,6 +83,7 @@ def figures(judged: Sequence[Numbered]) -> dict[str, object]:
         "worlds with a certain example under another's label": _worlds(kept, "wrong label"),
         "worlds in which an attack crashed": _worlds(kept, "crash"),
         "worlds with a result that is not finite": _worlds(kept, "not finite"),
+        "worlds that the planner refuses": _worlds(kept, "refused"),
         "worlds in which a server reads less than an eavesdropper": _worlds(kept, "below"),
     }
     found |= _said(kept, "auto", lambda read: read.attack == "auto")
