@@ -405,10 +405,13 @@ def _check_labels(bare: nn.Module, batch: Batch, training: LocalTraining) -> Non
     )
     wrong = criterion.misfit(batch.labels)
     if wrong is not None:
+        column, flat = "column" in criterion.forms[0], batch.labels.ndim == 1
+        shaped = "labels[:, 0]" if column and not flat else "labels.float()" if column else "labels in that form"
+        shaped = "labels.float()[:, None]" if flat and not column and criterion.outputs == 1 else shaped
         raise UnfitBatch(
             f"the labels have shape {tuple(batch.labels.shape)} of {batch.labels.dtype}, the model's outputs "
             f"{tuple(outputs)}, and {wrong}",
-            "give labels in that form, such as labels.float()[:, None] for one output, or let the loss reshape them",
+            f"give {shaped}, or let the loss reshape them",
         )
 
 

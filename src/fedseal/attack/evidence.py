@@ -19,7 +19,7 @@ from fedseal.attack.entrance import Undone, undo
 from fedseal.attack.exact.single import Single, with_bias, without_bias
 from fedseal.attack.preprocessing import Preprocessing, read_preprocessing
 from fedseal.attack.release import Release
-from fedseal.attack.structure import Linear, Structure, structure_of
+from fedseal.attack.structure import Activation, Linear, Reshape, Structure, structure_of
 from fedseal.criterion import Criterion, settle
 from fedseal.types import Observation, Secret
 
@@ -344,7 +344,23 @@ class Evidence:
         if head.bias is not None and head.bias in tensors:
             by_bias = tensors[head.bias].double() * self.gradient_scale
             return [with_bias(self.unit, weight, bias, gradient, by_bias)] if bool(by_bias.any()) else []
-        return without_bias(self.unit, weight, bias, gradient)
+        return [one for one in without_bias(self.unit, weight, bias, gradient) if self._possible(one.features)]
+
+    @property
+    def features_are_positive(self) -> bool:
+        """Whether the activation before the head gives no negative numbers."""
+        return self._last_activation in ("sigmoid", "relu")
+
+    @property
+    def _last_activation(self) -> str:
+        last = [layer for layer in self.structure.tail if not isinstance(layer, Reshape)][-1:]
+        return last[0].kind if last and isinstance(last[0], Activation) else ""
+
+    def _possible(self, features: Tensor) -> bool:
+        """Whether the activation before the head gives such features."""
+        size, room = float(features.abs().max()), 1e-3
+        bounded = self._last_activation not in ("sigmoid", "tanh") or size <= 1 + room
+        return bounded and not (self.features_are_positive and float(features.min()) < -room * size)
 
     @property
     def single(self) -> Single | None:

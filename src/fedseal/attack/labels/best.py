@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -61,7 +61,11 @@ class Best:
             return Found(counted, None)
         separated = separation.settle(evidence, counted.labels, generator=generator)
         classes = evidence.structure.num_classes
-        return Found(_certified(separated, classes, counted), separated)
+        labels = _certified(separated, classes, counted)
+        doubt = _doubt(evidence, separated)
+        if labels.certified and doubt:
+            labels = replace(labels, certified=False, confidence=counted.confidence, note=doubt)
+        return Found(labels, separated)
 
     def _count(self, evidence: Evidence) -> LabelMethod:
         observation, head = evidence.observation, evidence.structure.head
@@ -75,6 +79,21 @@ class Best:
         if observation.update.kind == "difference" and not _gentle(evidence):
             return Dimitrov()
         return Moments() if biased else Geng()
+
+
+def _doubt(evidence: Evidence, separated: Separated) -> str:
+    """Why labels whose equations hold may still be others; empty if they may not.
+
+    The head's gradient by V has classes - 1 independent rows in the span of K examples, and K^2 unknowns. Without a
+    bias's gradient there is no equation left over if K is classes - 1, so that other labels may solve them as well.
+    """
+    if evidence.observation.update.num_examples is None:
+        return "the number of examples is withheld: so many explain the update, and so may others"
+    head, count = evidence.structure.head, len(separated.labels)
+    biased = head is not None and head.bias is not None and head.bias in evidence.observation.update.tensors
+    if not separated.site.is_head or biased or count < evidence.structure.num_classes - 1:
+        return ""
+    return "without a bias's gradient the head has as many equations as unknowns: other labels may solve them as well"
 
 
 def _gentle(evidence: Evidence) -> bool:

@@ -17,7 +17,8 @@ from fedseal.types import Observation
 class Sign:
     """Softmax minus one-hot is negative at the label alone (Zhao, Mopuri and Bilen 2020, arXiv:2001.02610).
 
-    The label is certain, so it is certified, where one example made the update.
+    The label is certain, so it is certified, where the client names one example and nothing was done to its update.
+    Labels that the loss smooths have a sign only with the weights.
     """
 
     name: str = "sign"
@@ -50,4 +51,19 @@ class Sign:
             )
         counts = torch.zeros(evidence.structure.num_classes, dtype=torch.long, device=observation.like.device)
         counts[evidence.label] = 1
-        return from_counts(counts, certified=undefended(observation), confidence=1.0)
+        told = observation.update.num_examples == 1 and undefended(observation)
+        read = _told_by_sign(evidence)
+        return from_counts(counts, certified=told and read, confidence=1.0 if read else None)
+
+
+def _told_by_sign(evidence: Evidence) -> bool:
+    """Whether no other label gives such a gradient.
+
+    Two classes without a bias show one direction, which either label may point along: the features' sign tells.
+    Smoothed labels follow from the scores, that is with the weights.
+    """
+    head, smoothed = evidence.structure.head, evidence.criterion.smoothing > 0
+    biased = head is not None and head.bias is not None and head.bias in evidence.observation.update.tensors
+    if not biased and evidence.structure.num_classes == 2:
+        return evidence.features_are_positive and not smoothed
+    return not smoothed or evidence.single is not None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.single import Single
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.head import read_head, undefended
 from fedseal.errors import BadConfig, UnfitBatch
@@ -66,16 +67,24 @@ class Soft:
             feature = head.gradient.T @ residual / (residual @ residual)
             form = nearest((weight @ feature + bias).softmax(-1) - residual)
         else:
-            form = _scaled(head.gradient, weight, bias)
+            single = Evidence(observation).single
+            form = _scaled(head.gradient, weight, bias) if single is None else _hard(single, head.classes)
         precision = 100 * Evidence(observation).eps
         counts = torch.nn.functional.one_hot(form.target.argmax(), head.classes)
         return from_counts(
             counts,
             residual=form.distance,
-            certified=form.distance <= precision and undefended(observation),
+            # without a bias the features' length is open, and another length may go with another target
+            certified=head.bias_gradient is not None and form.distance <= precision and undefended(observation),
             note=form.words,
             soft=form.target[None],
         )
+
+
+def _hard(single: Single, classes: int) -> Form:
+    """The one hard target that some length of the features explains."""
+    target = torch.nn.functional.one_hot(single.target[0], classes).to(single.signal)
+    return Form(single.misfit, target, "hard")
 
 
 def nearest(target: Tensor) -> Form:
