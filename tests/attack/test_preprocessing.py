@@ -1,0 +1,248 @@
+"""What a model does to its input before its first layer is undone, however it is written; what cannot be is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attack.cases import initialized, pictures, psnr, seeded
+from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attack, local_update
+from fedseal.attack.cocktail_party import CocktailParty
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.layerwise import Layerwise
+from fedseal.attack.exact.linear import LinearFirstLayer
+from fedseal.attack.exact.spear import Spear
+from fedseal.attack.separating import Separation
+from fedseal.modality.tabular import Continuous, Tabular
+from fedseal.types import Modality
+
+SERVER, EAVESDROPPER = ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()
+BLIND = ThreatModel("message_alone", frozenset({"num_examples", "single_updates"}))
+EVALUATED = LocalTraining.fedsgd(mode="eval")
+SHAPE = (3, 8, 8)
+
+
+class Prepared(nn.Module):
+    """A network behind a function of its input; a buffer and an attribute to build constants of."""
+
+    def __init__(self, prepare: Callable[[Prepared, Tensor], Tensor], network: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.prepare, self.norm, self.network = prepare, norm, network
+        self.mean: Tensor
+        self.register_buffer("mean", torch.tensor([0.3, 0.5, 0.6]).view(3, 1, 1))
+        self.std = torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(self.prepare(self, x))
+        return out
+
+
+def _batch_norm(kind: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], features: int) -> nn.Module:
+    norm = kind(features)
+    with torch.no_grad():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.uniform_(0.2, 0.6, generator=seeded(1))
+        norm.running_var.uniform_(0.05, 0.2, generator=seeded(2))
+        norm.weight.uniform_(0.5, 1.5, generator=seeded(3))
+        norm.bias.uniform_(-0.3, 0.3, generator=seeded(4))
+    return norm
+
+
+Prepare = Callable[[Prepared, Tensor], Tensor]
+PUBLIC: dict[str, Prepare] = {
+    "numbers": lambda model, x: (x - 0.1307) / 0.3081,
+    "twice, less one": lambda model, x: 2 * x - 1,
+    "constants built in forward": lambda model, x: (
+        (x - torch.tensor([0.4, 0.5, 0.3]).view(3, 1, 1)) / torch.tensor(0.2)
+    ),
+    "an attribute": lambda model, x: x / model.std,
+    "another order": lambda model, x: 3 * x.permute(0, 3, 1, 2).contiguous(),
+    "flipped, flat and unsqueezed": lambda model, x: x.flip(-1).flatten(1).unsqueeze(1) - 0.5,
+    "single precision in between": lambda model, x: (255 * x).float().to(x.dtype) / 255,
+    "cut to the valid range": lambda model, x: x.clamp(0, 1),
+    "grown by a border": lambda model, x: F.pad(x, (1, 1, 1, 1)) - 0.5,
+    "each twice": lambda model, x: torch.cat([x, 1 - x], 1),
+}
+STATE: dict[str, Prepare] = {
+    "a buffer": lambda model, x: (x - model.mean) / 0.3,
+    "batch norm of channels": lambda model, x: model.norm(x),
+}
+NO_MAP: dict[str, tuple[Prepare, str]] = {
+    "layer norm": (lambda model, x: F.layer_norm(x, SHAPE), "native_layer_norm"),
+    "instance norm": (lambda model, x: F.instance_norm(x), "normalizes by what the batch or the input holds"),
+    "less its own mean": (lambda model, x: x - x.mean((1, 2, 3), keepdim=True), r"\(mean, sub, view\)"),
+    "bent": (lambda model, x: x + torch.tanh(x), r"\(tanh, add, view\)"),
+    "cut within the valid range": (lambda model, x: x.clamp(0.2, 0.8), r"\(clamp, view\)"),
+    "neighbors averaged": (lambda model, x: F.avg_pool2d(x, 2), "avg_pool2d"),
+    "noisy": (lambda model, x: x + 0.1 * torch.rand_like(x), "rand_like"),
+}
+
+
+def _model(prepare: Prepare, *, width: int = 16, activation: nn.Module | None = None, seed: int = 0) -> Prepared:
+    flat = nn.Flatten()
+    with torch.no_grad():
+        inputs = flat(prepare(Prepared(prepare, flat, _batch_norm(nn.BatchNorm2d, 3)), torch.rand(2, *SHAPE))).shape[1]
+    layers = nn.Sequential(flat, nn.Linear(inputs, width), activation or nn.Tanh(), nn.Linear(width, 5))
+    network = initialized(layers, seed, torch.float32)
+    return Prepared(prepare, network, _batch_norm(nn.BatchNorm2d, 3)).eval()
+
+
+def _observed(
+    model: nn.Module, batch: Batch, threat: ThreatModel = SERVER, *, modality: Modality | None = None
+) -> Observation:
+    update = local_update(model, batch, training=EVALUATED)
+    return threat.observe(model, update, modality=modality or Image(shape=SHAPE))
+
+
+def _picture(count: int = 1, seed: int = 0) -> Batch:
+    return pictures(count, SHAPE, seed=seed, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("threat", [SERVER, EAVESDROPPER, BLIND], ids=lambda threat: threat.name)
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_constants_are_undone_for_everybody(name: str, threat: ThreatModel) -> None:
+    batch = _picture()
+    found = LinearFirstLayer()(_observed(_model(PUBLIC[name]), batch, threat), generator=seeded())
+    assert psnr(found, batch) > 120  # 1e-6
+    assert found.outcome.status == "exact"
+    assert found.outcome.note == ""
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_buffers_are_undone_by_who_has_them(name: str) -> None:
+    batch, model = _picture(), _model(STATE[name])
+    found = LinearFirstLayer()(_observed(model, batch), generator=seeded())
+    assert psnr(found, batch) > 120
+    assert found.outcome.status == "exact"
+
+
+def test_buffers_that_are_sent_beside_the_update_are_undone_without_the_weights() -> None:
+    batch = _picture()
+    found = LinearFirstLayer()(_observed(_model(STATE["a buffer"]), batch, EAVESDROPPER), generator=seeded())
+    assert psnr(found, batch) > 120
+    assert found.outcome.status == "exact"
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_what_is_withheld_leaves_the_input_exact_up_to_scale_and_shift_of_each_channel(name: str) -> None:
+    batch = _picture()
+    found = LinearFirstLayer()(_observed(_model(STATE[name]), batch, BLIND), generator=seeded())
+    assert found.inputs is not None
+    assert found.outcome.status == "budget"
+    assert not bool(found.certain.any())
+    assert "exact up to the normalization" in found.outcome.note
+    for read, true in zip(found.inputs[0].double(), batch.inputs[0].double(), strict=True):
+        assert abs(float(torch.corrcoef(torch.stack([read.flatten(), true.flatten()]))[0, 1])) > 1 - 1e-9
+
+
+@pytest.mark.parametrize("name", NO_MAP)
+def test_what_is_no_map_of_single_values_is_an_obstacle_with_its_reason(name: str) -> None:
+    prepare, words = NO_MAP[name]
+    observation = _observed(_model(prepare), _picture())
+    for route in (LinearFirstLayer(), Spear(), Layerwise(), CocktailParty(steps=2)):
+        found = route(observation, generator=seeded())
+        assert found.outcome.status == "not_applicable"
+        assert found.inputs is None
+    obstacle = Evidence(observation).no_first_linear
+    assert obstacle is not None
+    assert re.search(words, obstacle)
+
+
+def test_batch_norm_in_training_is_an_obstacle() -> None:
+    model = _model(STATE["batch norm of channels"]).train()
+    update = local_update(model, _picture(2), training=LocalTraining.fedsgd())
+    evidence = Evidence(SERVER.observe(model, update, modality=Image(shape=SHAPE)))
+    assert evidence.first_linear is None
+    assert "batch_norm" in (evidence.no_first_linear or "")
+
+
+def test_whether_batch_norm_was_in_training_is_doubted_where_nobody_says() -> None:
+    observation = _observed(_model(STATE["batch norm of channels"]), _picture(), ThreatModel.unknown_training())
+    found = LinearFirstLayer()(observation, generator=seeded())
+    assert not bool(found.certain.any())
+    assert "is withheld" in Evidence(observation).doubt
+
+
+def test_values_that_do_not_reach_the_first_layer_are_filled_in_and_nothing_is_certain() -> None:
+    batch = _picture()
+    for threat in (SERVER, EAVESDROPPER):
+        found = LinearFirstLayer()(_observed(_model(lambda _, x: x[..., 1:-1]), batch, threat), generator=seeded())
+        assert found.inputs is not None
+        assert float((found.inputs - batch.inputs)[..., 1:-1].abs().max()) < 1e-6
+        assert "48 of 192 values do not reach the first layer" in found.outcome.note
+        assert not bool(found.certain.any())
+
+
+def test_a_batch_is_taken_apart_behind_a_normalization() -> None:
+    batch = _picture(4)
+    model = _model(PUBLIC["constants built in forward"], width=96, activation=nn.ReLU())
+    for threat in (SERVER, EAVESDROPPER):
+        found = Spear()(_observed(model, batch, threat), generator=seeded())
+        assert found.inputs is not None
+        assert float(torch.cdist(batch.inputs.flatten(1), found.inputs.flatten(1)).amin(1).max()) < 1e-3
+
+
+def test_pictures_are_unmixed_behind_another_order_of_their_values() -> None:
+    batch = _picture(1)
+    found = CocktailParty(steps=20)(_observed(_model(PUBLIC["another order"]), batch, EAVESDROPPER), generator=seeded())
+    assert psnr(found, batch) > 60
+
+
+def _convolutional(prepare: Prepare) -> Prepared:
+    layers = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(192, 5))
+    return Prepared(prepare, initialized(layers, 0, torch.float32), _batch_norm(nn.BatchNorm2d, 3)).eval()
+
+
+@pytest.mark.parametrize("name", ["constants built in forward", "batch norm of channels"])
+def test_the_recursion_ends_at_the_input_not_at_the_first_convolution(name: str) -> None:
+    batch = _picture()
+    found = Layerwise()(_observed(_convolutional((PUBLIC | STATE)[name]), batch), generator=seeded())
+    assert psnr(found, batch) > 100
+    assert found.outcome.status == "exact"
+
+
+def test_a_separated_batch_ends_there_too() -> None:
+    batch = Batch(_picture(2).inputs, torch.tensor([1, 3]))
+    found = Separation(steps=4)(_observed(_convolutional(PUBLIC["numbers"]), batch), generator=seeded())
+    assert found.inputs is not None
+    assert float((found.inputs - batch.inputs).square().mean().sqrt()) < 1e-3
+
+
+def test_rows_of_a_table_are_read_behind_batch_norm() -> None:
+    columns = tuple(Continuous(f"c{place}", 0, 10, mean=5, std=3) for place in range(6))
+    table = Tabular(columns)
+    rows = table.encode([{column.name: 1.5 * place for place, column in enumerate(columns)}])
+    network = initialized(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 5)), 0, torch.float32)
+    model = nn.Sequential(_batch_norm(nn.BatchNorm1d, 6), *network.children()).eval()
+    batch = Batch(rows, torch.tensor([2]))
+    found = attack.parse("auto:steps=8")(_observed(model, batch, modality=table), generator=seeded())
+    assert found.inputs is not None
+    assert float((found.inputs - rows).abs().max()) < 1e-5
+    assert found.outcome.status == "exact"
+
+
+def test_looking_for_the_map_leaves_the_world_and_the_model_alone() -> None:
+    observation = _observed(_model(NO_MAP["noisy"][0]), _picture())
+    world, modes = torch.get_rng_state(), [module.training for module in observation.model.modules()]
+    hooks = [len(module._forward_hooks) for module in observation.model.modules()]
+    assert Evidence(observation).first_linear is None
+    assert torch.equal(torch.get_rng_state(), world)
+    assert [module.training for module in observation.model.modules()] == modes
+    assert [len(module._forward_hooks) for module in observation.model.modules()] == hooks
+
+
+def test_half_precision_is_undone_to_its_own_rounding() -> None:
+    model = _model(PUBLIC["numbers"]).bfloat16()
+    batch = _picture()
+    batch = Batch(batch.inputs.bfloat16(), batch.labels)
+    observation = _observed(model, batch, EAVESDROPPER)
+    found = LinearFirstLayer()(replace(observation), generator=seeded())
+    assert found.inputs is not None
+    assert psnr(found, batch) > 40
