@@ -244,7 +244,7 @@ def _check_not_weights(sent: Tensors, state: Tensors, *, known: bool) -> None:
     """
     square = sum(_square(tensor) for tensor in sent.values())
     own = sum(_square(state[name].to(sent[name].device)) for name in sent)
-    apart = sum(_square(sent[name].double() - state[name].to(sent[name].device).double()) for name in sent)
+    apart = sum(_square(sent[name] - state[name].to(sent[name].device)) for name in sent)
     if apart < (SURE**2 * own if known else min(square, own)):
         raise UnfitUpdate(
             "the update lies nearer to the model's own weights than to 0: it holds weights after training "
@@ -254,7 +254,7 @@ def _check_not_weights(sent: Tensors, state: Tensors, *, known: bool) -> None:
 
 
 def _square(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def _buffers(names: Names, own: Tensors, state: Tensors, update: Update, notes: list[str]) -> dict[str, Tensor] | None:
