@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from benchmarks.worlds import every, one, tally
 from benchmarks.worlds.generate import World
-from benchmarks.worlds.judgement import Judgement, Kind, judge
+from benchmarks.worlds.judgement import KINDS, Judgement, Kind, judge
 from benchmarks.worlds.table import CLOSED, PLANNER, SEARCHES
 
 
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--failures", type=Path, help="append scripts of what fails to this file")
-    parser.add_argument("--find", choices=get_args(Kind), help="look for the smallest world with this fault")
+    parser.add_argument("--find", choices=KINDS, help="look for the smallest world with this fault")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.find:
@@ -40,7 +39,7 @@ def main() -> None:
             print(f"{name}: {value}")
         if asked.failures:
             with asked.failures.open("a") as file:
-                file.write(tally.failures(judged, get_args(Kind)))
+                file.write(tally.failures(judged, KINDS))
 
 
 def _one(numbered: tuple[int, Judgement]) -> None:

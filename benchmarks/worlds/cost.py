@@ -1,4 +1,4 @@
-"""What the certificate costs: beside the attack that it checks, and in gradients on a model of 10 million parameters."""
+"""What the certificate costs: beside the attack that it checks, and in gradients of a model of 10 million weights."""
 
 from __future__ import annotations
 

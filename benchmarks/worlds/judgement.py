@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -30,10 +30,10 @@ READ = oracle.VISIBLE  # root mean square error up to which an example counts as
 CAP = 60.0  # dB; what is better is the same to whoever looks
 LEAD = 3.0  # dB by which a recipe or an adversary who knows less must be ahead to count
 Certify = Callable[[fs.Observation, fs.Reconstruction], fs.Reconstruction]
-Kind = Literal[
-    "false certificate", "false labels", "wrong label", "crash", "not finite", "refused", "silent", "beaten", "below"
-]
-GRAVE: tuple[Kind, ...] = ("false certificate", "false labels", "wrong label", "crash", "not finite")
+Grave = Literal["false certificate", "false labels", "wrong label", "crash", "not finite"]
+Kind = Grave | Literal["refused", "silent", "beaten", "below"]
+GRAVE: tuple[Grave, ...] = get_args(Grave)
+KINDS: tuple[Kind, ...] = (*GRAVE, "refused", "silent", "beaten", "below")
 SERVER, LISTENER = fs.ThreatModel.honest_but_curious(), fs.ThreatModel.eavesdropper()
 
 
@@ -236,7 +236,8 @@ class _Court:
         server, listener = reads["auto", SERVER.name], reads["auto", LISTENER.name]
         if listener.psnr > server.psnr + LEAD or sum(listener.certain) > sum(server.certain):
             words = f"eavesdropper {listener.psnr:.1f} dB, {sum(listener.certain)} certain ({listener.route}), server "
-            words += f"{server.psnr:.1f} dB, {sum(server.certain)} certain ({server.status} by {server.route}: {server.note[:160]})"
+            words += f"{server.psnr:.1f} dB, {sum(server.certain)} certain "
+            words += f"({server.status} by {server.route}: {server.note[:160]})"
             self._fault("below", "auto", SERVER.name, words)
         for read in self.judgement.reads:
             for number, is_determined in enumerate(self.judgement.determined):
