@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedseal.attack.base import badness, better, order_is_secret
 from fedseal.attack.bayes import Bayes
+from fedseal.attack.certificate import layer_misfit
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.bottleneck import Bottleneck
@@ -48,6 +49,7 @@ from fedseal.modality.text import Text
 from fedseal.types import Attack, Modality, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
+SPOKEN = 0.5  # share of the first layer's misfit below which its gradient speaks for another end
 ENDS = 3  # of searches that Newton's steps go on from
 FEW, SOME = 256, 4096  # input values up to which a plain search from noise pays, through kinks and without
 COARSE = 10  # steps that stand for a client's many
@@ -119,6 +121,7 @@ class Auto:
             done = _enough(evidence, route, best)
             if done is not None:
                 notes.append(RouteNote("matching", False, done))
+                best = self._polished(evidence, best, notes, generator, progress)
                 break
         else:
             best = self._search(evidence, best, notes, generator, progress)
@@ -156,7 +159,8 @@ class Auto:
             return found[0]  # by the residual alone, the picture that fits the noise would win
         if start is not None or found:
             ends = [*([] if start is None else [start]), *found]
-            return reduce(better, [*ends, *self._finish(evidence, ends, notes, generator, progress)])
+            ends += self._finish(evidence, ends, notes, generator, progress)
+            return _chosen(evidence, ends)
         if isinstance(observation.modality, Text):
             return self._words(evidence, notes, generator)
         return Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
@@ -178,12 +182,10 @@ class Auto:
         if order_is_secret(training, evidence.batch_size or 1):
             return
         for end in sorted(ends, key=badness)[:ENDS]:
-            again = polished(evidence, end, generator, progress)
-            if again is not None:
-                notes.append(RouteNote("newton", True, f"least squares from '{end.outcome.route}'; {_ended(again)}"))
-                yield again
-                if again.outcome.status in CERTAIN:
-                    return
+            again = self._polished(evidence, end, notes, generator, progress)
+            yield again
+            if again.outcome.status in CERTAIN:
+                return
         if not plain_search_pays(evidence):
             return
         for attack in plain_searches(evidence, max(1, self.steps // 8)):
@@ -195,13 +197,27 @@ class Auto:
             notes.append(
                 RouteNote(attack.name, True, f"a plain search from noise, as the first paper's; {_ended(found)}")
             )
-            yield found
-            again = polished(evidence, found, generator, progress)
-            if again is not None:
-                notes.append(RouteNote("newton", True, f"least squares from '{attack.name}'; {_ended(again)}"))
-                yield again
-            if found.outcome.status in CERTAIN or (again is not None and again.outcome.status in CERTAIN):
+            again = self._polished(evidence, found, notes, generator, progress)
+            yield again
+            if again.outcome.status in CERTAIN:
                 return
+
+    def _polished(
+        self,
+        evidence: Evidence,
+        end: Reconstruction,
+        notes: list[RouteNote],
+        generator: torch.Generator,
+        progress: ProgressCallback | None,
+    ) -> Reconstruction:
+        """The better of an end and what Newton's steps make of it."""
+        if _drawn(evidence) or evidence.observation.secrets:
+            return end
+        again = polished(evidence, end, generator, progress)
+        if again is None:
+            return end
+        notes.append(RouteNote("newton", True, f"least squares from '{end.outcome.route}'; {_ended(again)}"))
+        return better(end, again)
 
     def _words(self, evidence: Evidence, notes: list[RouteNote], generator: torch.Generator) -> Reconstruction:
         """Where no sentence can be read, the tokens that occur."""
@@ -372,6 +388,29 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     if isinstance(route, Separation) and value is not None and value <= NEAR:
         return f"'{best.outcome.route}' read every example by itself; joint matching from there mixes them up again"
     return None
+
+
+def _chosen(evidence: Evidence, ends: Sequence[Reconstruction]) -> Reconstruction:
+    """The best of several ends; where none is near the update, the one that the first layer's gradient speaks for.
+
+    That gradient is a sum of outer products with the inputs: inputs out of the span of its rows are none of the batch,
+    however near the rest of a replay with guessed labels is.
+    """
+    best = reduce(better, ends)
+    value = best.outcome.residual
+    if (
+        bool(best.certain.any())
+        or evidence.observation.secrets
+        or _drawn(evidence)
+        or not (value is None or value > MATCHED)
+    ):
+        return best
+    misfits = {id(end): layer_misfit(evidence, end.inputs) for end in ends if end.inputs is not None}
+    known = [(misfit, end) for end in ends if (misfit := misfits.get(id(end))) is not None]
+    if not known or misfits.get(id(best)) is None:
+        return best
+    least, nearest = min(known, key=lambda pair: pair[0])
+    return nearest if least < SPOKEN * (misfits[id(best)] or 0.0) else best
 
 
 def _ended(found: Reconstruction) -> str:

@@ -39,6 +39,8 @@ from fedseal.types import Candidate, Certificate, Observation, Reconstruction, S
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 LINEAR = 1e-13  # relative error of the closed form of an outer product in float64
+OUTPUTS = 4  # of a layer, from which weight decay shows in the form of its update
+NEAR = 1e-2  # of 0 and 1, within which values may be signs
 OPEN = "explains the update, does not determine"
 CHANGED = {
     "mixed": "examples were mixed before training, in a ratio drawn in secret",
@@ -141,7 +143,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         return None
     if replayed is not None and not _secrets(observation, observation.secrets):
         return None  # a replay that says no is not outvoted
-    value = _misfit(evidence, inputs)
+    value = layer_misfit(evidence, inputs)
     values = first_layer(evidence, inputs)
     if values is None or value is None:
         return None
@@ -155,7 +157,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
     reasons = [
         *_unknown(observation, count),
         *_secrets(observation, evidence.secrets_before(layer.weight)),
-        *_sums(observation),
+        *_sums(evidence, inputs),
         *_signs(evidence),
     ]
     return _judged(
@@ -166,11 +168,13 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
     )
 
 
-def _misfit(evidence: Evidence, inputs: Tensor) -> float | None:
-    """How far the first layer's gradient is from outer products with these inputs, relative to its size."""
+def layer_misfit(evidence: Evidence, inputs: Tensor) -> float | None:
+    """How far the first layer's gradient is from outer products with these inputs, relative to its size; None where
+    there is no such layer, or its gradient was not sent.
+    """
     layer, tensors = evidence.first_linear, evidence.observation.update.tensors
-    assert layer is not None
-    assert layer.bias is not None
+    if layer is None or layer.bias is None or layer.weight not in tensors or layer.bias not in tensors:
+        return None
     weight, bias = tensors[layer.weight].double().cpu(), tensors[layer.bias].double().cpu()
     rows = evidence.first_rows(inputs).double().cpu()
     gradient = torch.cat([weight, bias[:, None]], 1)
@@ -206,13 +210,23 @@ def _secrets(observation: Observation, layers: tuple[Secret, ...]) -> list[str]:
     return found + [words for kind, words in CHANGED.items() if kind in kinds]
 
 
-def _sums(observation: Observation) -> list[str]:
-    """Why a weight difference may be no sum of outer products with the inputs."""
+def _sums(evidence: Evidence, inputs: Tensor) -> list[str]:
+    """Why a weight difference may be no sum of outer products with the inputs.
+
+    Where the local training is withheld, weight decay leaves the form of an outer product, unless the layer has hardly
+    any outputs; Adam keeps it, and makes signs of the inputs.
+    """
+    observation, layer = evidence.observation, evidence.first_linear
     training = observation.training
     if observation.update.kind == "gradient":
         return []
     if training is None:
-        return ["the local training is withheld: weight decay or Adam would change what the layer's update says"]
+        assert layer is not None
+        live = int(observation.update.tensors[layer.weight].any(1).sum())
+        plain = inputs.double().abs()
+        if live < OUTPUTS or bool(((plain < NEAR) | ((plain - 1).abs() < NEAR)).all()):
+            return ["the local training is withheld: weight decay or Adam would change what the layer's update says"]
+        return []
     if training.optimizer != "sgd" or training.weight_decay or not training.fresh_optimizer:
         return ["the local optimizer changes what the layer's update says"]
     return []

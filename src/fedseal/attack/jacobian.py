@@ -12,7 +12,7 @@ from fedseal.attack.evidence import Evidence
 from fedseal.attack.release import Release
 from fedseal.attack.replay import replayable
 from fedseal.client import train, twice_differentiable
-from fedseal.errors import NotTwiceDifferentiable
+from fedseal.errors import NotTwiceDifferentiable, UnfitBatch
 from fedseal.types import Candidate, LocalTraining, Round, Tensors
 
 COLUMNS = 1024  # input values up to which the whole Jacobian is worked out
@@ -37,7 +37,7 @@ def linearized(evidence: Evidence, candidate: Candidate, dtype: torch.dtype = to
     for tried in dict.fromkeys((own if evidence.observation.like.device.type == "mps" else dtype, own)):
         try:
             return Linearized(evidence, candidate, tried)
-        except RuntimeError as error:  # a model that insists on its own dtype, or has no second derivative
+        except (RuntimeError, UnfitBatch) as error:  # model or loss insist on their own dtype, or no second derivative
             said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     raise NotTwiceDifferentiable(f"the update cannot be linearized ({said})", "use plain operators in the model")
 

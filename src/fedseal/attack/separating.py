@@ -24,7 +24,7 @@ from fedseal.attack.features import KnownActivation
 from fedseal.attack.init import grey
 from fedseal.attack.labels.best import Best
 from fedseal.attack.matching import Adam, GradientMatching
-from fedseal.attack.prior import color_variation, total_variation
+from fedseal.attack.prior import color_variation, mean_square, total_variation
 from fedseal.attack.route import Route
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Nothing
@@ -101,7 +101,9 @@ class Separation(Route):
         observation = evidence.observation
         reached = reach(evidence, separated, generator)
         known = KnownActivation(reached.weight, reached.side, reached.value, reached.error)
-        smooth = color_variation if observation.modality.shape[0] == 3 else total_variation
+        shape = observation.modality.shape
+        smooth = color_variation if len(shape) == 3 and shape[0] == 3 else total_variation
+        smooth = mean_square if len(shape) == 1 else smooth  # the columns of a row have no neighbors
         weights, descent = KINKED if evidence.structure.nonsmooth else SMOOTH
         stage = GradientMatching(
             f"{self.name}+activations",
