@@ -6,7 +6,8 @@ import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,13 +20,15 @@ from fedseal import Batch, LocalTraining, defense, local_update, zoo
 from fedseal.client import (
     architecture,
     local_steps,
-    loss_function,
     simulation_bytes,
     state_of,
     train,
     twice_differentiable,
 )
-from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate, UnknownName
+from fedseal.criterion import loss_function
+from fedseal.defense import Hooks
+from fedseal.errors import BadConfig, Misfit, UnfitBatch, UnfitModel, UnfitUpdate, UnknownName
+from fedseal.types import LossFunction
 
 FEDSGD = LocalTraining.fedsgd()
 
@@ -529,6 +532,46 @@ MISFITS = {
 def test_a_batch_that_the_model_does_not_accept_is_refused_with_its_shape(case: str) -> None:
     with pytest.raises(UnfitBatch, match=r"cannot train on inputs \(\d, \d, 8, 8\)"):
         local_update(_normed(), MISFITS[case], training=FEDSGD)
+
+
+def _broken(*_: object, **__: object) -> Any:
+    raise TypeError("a fault of our own")
+
+
+@pytest.mark.parametrize("hook", ["batch", "gradient", "example_grads", "update"])
+def test_a_fault_of_a_defense_stays_a_crash(hook: str) -> None:
+    """It used to be told as a batch that does not fit."""
+    with pytest.raises(TypeError, match="a fault of our own"):
+        local_update(
+            zoo.mlp(inputs=192, widths=(4,), num_classes=3), zoo.photos(size=8, num_classes=3)[:2], training=FEDSGD,
+            defense=Hooks("broken", **cast("Any", {hook: _broken})), generator=torch.Generator(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [_broken, lambda outputs, labels: F.cross_entropy(outputs, labels, reduction="none"), lambda o, y: torch.zeros(())],
+    ids=["raises", "a number for each example", "no graph"],
+)
+@pytest.mark.parametrize("training", [LocalTraining.fedsgd, partial(LocalTraining.fedavg, lr=0.1)])
+def test_a_loss_that_does_not_take_the_batch_is_a_misfit(
+    loss: LossFunction, training: Callable[..., LocalTraining]
+) -> None:
+    batch = zoo.photos(size=8, num_classes=3)[:2]
+    with pytest.raises(Misfit, match="cannot train"):
+        local_update(zoo.mlp(inputs=192, widths=(4,), num_classes=3), batch, training=training(loss=loss))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_lack_of_memory_is_no_misfit(error: Exception) -> None:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(RuntimeError, match="memory") as caught:
+        local_update(zoo.lenet(), zoo.photos(size=32)[:1], training=LocalTraining.fedsgd(loss=loss))
+    assert caught.value is error
 
 
 def _seed(seed: int) -> torch.Generator:

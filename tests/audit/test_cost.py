@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fedseal as fs
+from audit.fakes import small_case
 from fedseal import defense as defenses
 from fedseal import federation
 from fedseal.audit.case import Case, stream
@@ -21,7 +22,7 @@ from fedseal.client import local_update
 from fedseal.defense import Hooks
 from fedseal.errors import BadConfig, StorageFailure, UnfitUpdate
 from fedseal.mechanism import KINDS, Mechanism
-from fedseal.types import Batch, LocalTraining, Update
+from fedseal.types import Batch, LocalTraining, LossFunction, Update
 
 SGD = LocalTraining.fedsgd()
 
@@ -36,6 +37,17 @@ def blobs(count: int = 60, seed: int = 0) -> Batch:
 
 def net(seed: int) -> nn.Module:
     return fs.zoo.mlp(inputs=2, widths=(8,), num_classes=3, activation="tanh", seed=seed)
+
+
+class Fixed(nn.Module):
+    """Answers the same whatever it is shown."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.outputs[: len(inputs)]
 
 
 PLAN = Plan(rounds=8, clients=2, lr=1.0, seeds=(0, 1, 2))
@@ -196,14 +208,6 @@ def test_a_model_that_learns_nothing_has_nothing_to_lose() -> None:
 
 
 def test_accuracy_counts_positions_with_labels_and_soft_labels() -> None:
-    class Fixed(nn.Module):
-        def __init__(self, outputs: Tensor) -> None:
-            super().__init__()
-            self.outputs = outputs
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            return self.outputs
-
     one_hot = torch.eye(3)[torch.tensor([0, 1, 2, 2])]
     assert accuracy(Fixed(one_hot), Batch(torch.zeros(4, 1), torch.tensor([0, 1, 2, 0]))) == 0.75
     assert accuracy(Fixed(one_hot), Batch(torch.zeros(4, 1), one_hot)) == 1.0
@@ -411,3 +415,92 @@ def test_a_damaged_cost_is_named(tmp_path: Path) -> None:
         StorageFailure, match=rf"{one.id}.json' is no whole JSON file.*delete it and run the same audit"
     ):
         costs_of(tmp_path)
+
+
+def _answers(*rows: list[float]) -> Fixed:
+    return Fixed(torch.tensor(rows))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([1, 0, 0, 0]), torch.tensor([[1.0], [0.0], [0.0], [0.0]])])
+def test_one_output_says_yes_above_0(labels: Tensor) -> None:
+    batch = Batch(torch.zeros(4, 1), labels)
+    assert accuracy(_answers([0.2], [-0.1], [3.0], [-2.0]), batch) == 0.75
+    assert accuracy(_answers([-1.0], [-1.0], [-1.0], [-1.0]), batch) == 0.75
+    assert accuracy(_answers([1.0], [1.0], [1.0], [1.0]), batch) == 0.25
+    assert accuracy(_answers([float("nan")], [-1.0], [-1.0], [-1.0]), batch) == 0.75
+
+
+def test_findings_count_one_by_one() -> None:
+    batch = Batch(torch.zeros(2, 1), torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert accuracy(_answers([2.0, -1.0, -1.0], [-1.0, -1.0, 5.0]), batch) == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (None, 1.0),  # one yes for each example is a class, unless the loss says otherwise
+        ("cross_entropy", 1.0),
+        (nn.CrossEntropyLoss(reduction="sum"), 1.0),
+        (nn.MSELoss(), 1.0),
+        (nn.BCEWithLogitsLoss(), 0.5),
+        (nn.BCELoss(), 0.75),
+    ],
+    ids=["untold", "name", "sum", "squares", "logits", "probabilities"],
+)
+def test_what_an_answer_is_hangs_on_the_loss(loss: str | LossFunction | None, expected: float) -> None:
+    batch = Batch(torch.zeros(2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert accuracy(_answers([0.9, 0.6], [0.1, 0.8]), batch, loss=loss) == expected
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([[0.5], [1.0]]), torch.tensor([3, 1]), torch.tensor([[1.5, 2.0]] * 2)])
+def test_numbers_have_no_accuracy(labels: Tensor) -> None:
+    outputs = labels.shape[1] if labels.ndim == 2 else 1
+    with pytest.raises(BadConfig, match=r"no prediction is right or wrong.*leave the costs out"):
+        accuracy(Fixed(torch.zeros(2, outputs)), Batch(torch.zeros(2, 1), labels), loss=nn.MSELoss())
+
+
+def test_a_regression_is_refused_before_any_training() -> None:
+    begun: list[str] = []
+    batch = Batch(torch.rand(20, 3), torch.linspace(0, 2, 20)[:, None])
+    with pytest.raises(BadConfig, match="no prediction is right or wrong"):
+        measure(
+            nn.Linear(3, 1), batch, defenses=[], training=LocalTraining.fedsgd(loss=nn.MSELoss()),
+            on_progress=lambda defense, seed: begun.append(defense),
+        )  # fmt: skip
+    assert begun == []
+
+
+def test_a_defense_of_a_yes_or_no_model_costs_something() -> None:
+    """One output was always right, so that every defense was free."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 4, generator=generator)
+    labels = (inputs[:, :1] > 0).float()
+    plan = Plan(rounds=8, clients=2, seeds=(0,), lr=2.0)
+    training = LocalTraining.fedsgd(loss=nn.BCEWithLogitsLoss())
+    none, noisy = measure(nn.Linear(4, 1), Batch(inputs, labels), defenses=["gaussian:5"], training=training, plan=plan)
+    assert none.accuracy > 0.85
+    assert 0.4 < none.chance < 0.65
+    assert noisy.points_lost > 10
+    assert none.warning == ""
+
+
+def test_where_chance_is_1_a_warning_says_so() -> None:
+    batch = Batch(torch.rand(20, 3), torch.zeros(20, dtype=torch.long))
+    plan = Plan(rounds=1, clients=2, seeds=(0,))
+    (none,) = measure(nn.Linear(3, 2), batch, defenses=[], training=LocalTraining.fedsgd(), plan=plan)
+    assert none.chance == 1
+    assert "Every test example has the same label" in none.warning
+
+
+def test_costs_under_another_loss_are_measured_anew(tmp_path: Path) -> None:
+    case = small_case(8)
+    plan = Plan(rounds=1, clients=2, seeds=(0,))
+    first = measure_case(case, tmp_path, defenses=[], plan=plan)
+    training = LocalTraining.fedsgd(loss=nn.CrossEntropyLoss(label_smoothing=0.5))
+    other = measure_case(replace(case, training=training), tmp_path, defenses=[], plan=plan)
+    assert first[0].setting != other[0].setting
+    alike = replace(case, training=LocalTraining.fedsgd(loss=nn.CrossEntropyLoss()))
+    begun: list[str] = []
+    measure_case(case, tmp_path, defenses=[], plan=plan)
+    measure_case(alike, tmp_path, defenses=[], plan=plan, on_progress=lambda defense, seed: begun.append(defense))
+    assert begun == []

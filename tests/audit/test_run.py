@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from fedseal.metric.baseline import baselines
 from fedseal.metric.scores import Baseline
 from fedseal.report import html
 from fedseal.threat import ThreatModel
-from fedseal.types import Attack, Batch, LocalStep, LocalTraining, Reconstruction, Tensors
+from fedseal.types import Attack, Batch, LocalTraining, Reconstruction
 
 
 def run(case: Case, out: Path, *attacks: Attack | str, **arguments: object) -> Record:
@@ -141,22 +142,12 @@ def test_failed_cells_are_tried_again_and_leave_no_traceback_once_they_are_done(
     assert audit.load(tmp_path) == again
 
 
-@dataclass(frozen=True)
-class _Broken(Hooks):
-    """A defense with a fault of our own in one of its hooks."""
-
-    name: str = "broken"
-
-    @property
-    def per_step(self) -> bool:
-        return True
-
-    def on_gradient(self, grads: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
-        raise TypeError("a fault of the hook")
+def _fault(*_: object) -> Any:
+    raise TypeError("a fault of the hook")
 
 
 def test_a_defense_that_crashes_fails_its_own_cells(tmp_path: Path) -> None:
-    record = run(small_case(1), tmp_path, Divide(), defenses=["none", _Broken()])
+    record = run(small_case(1), tmp_path, Divide(), defenses=["none", Hooks("broken", gradient=_fault)])
     assert [cell.status == "failed" for cell in record.cells] == [False, True]
     assert record.cells[1].note == "TypeError: a fault of the hook"
 

@@ -217,8 +217,9 @@ def test_wrong_guess_is_not_sold_as_a_result(fedseal: Command, monkeypatch: pyte
     monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: _Mistaken())
     said = dict(line.split(":", 1) for line in fedseal("attack", *TINY).out.splitlines())
     assert said["label"].strip() == "1, the truth is 2"
-    assert said["status"].strip().startswith("not certified")
-    assert said["residual"].strip() == "0.5 of the update is unexplained"
+    assert said["status"].strip().startswith("diverged")  # a wrong class, so the gradient points away
+    assert said["certain"].strip() == "no: does not explain the update"
+    assert said["residual"].strip() != "0.5 of the update is unexplained"  # which the attack said of itself
     assert "blind guesses" in said["PSNR"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -192,3 +193,59 @@ def test_interrupted_audit_keeps_what_is_finished_and_goes_on(
     assert again.err.startswith(f"run holds {len(partial.cells)} of 12 cells already")
     assert load(tmp_path / "run").complete
     assert {path: path.read_bytes() for path in cells} == cells
+
+
+def test_a_crash_is_one_line_a_traceback_in_the_folder_and_exit_code_1(
+    fedseal: Command, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise TypeError("a fault of our own")
+
+    arguments = ["audit", f"{own}:case", "--out", "run", "--attacks", "linear,dlg:steps=3", "--samples", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr("fedseal.attack.exact.linear.LinearFirstLayer.__call__", crash)
+        answer = fedseal(*arguments, "--workers", "1")
+    assert answer.code == 1
+    assert "Traceback" not in answer.out + answer.err
+    (line,) = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: 2 cells of 4 crashed, such as 'linear' on 'none' from example 0 (TypeError: a fault")
+    record = load(tmp_path / "run")
+    assert [cell.status == "failed" for cell in record.cells] == [True, True, False, False]
+    (trace,) = re.findall(r"run/cells/\w+\.traceback\.txt", line)
+    assert "TypeError: a fault of our own" in (tmp_path / trace).read_text()
+    assert (tmp_path / "run" / "report.html").is_file()
+    again = fedseal(*arguments)
+    assert again.code == 0
+    assert load(tmp_path / "run").complete
+    assert not list((tmp_path / "run").rglob("*.traceback.txt"))
+
+
+def test_fresh_deletes_tracebacks_too(fedseal: Command, own: str, tmp_path: Path) -> None:
+    fedseal("audit", f"{own}:case", "--out", "run", "--samples", "1")
+    left = tmp_path / "run" / "cells" / "0123456789abcdef.traceback.txt"
+    left.write_text("Traceback")
+    assert fedseal("audit", f"{own}:case", "--out", "run", "--samples", "1", "--fresh").code == 0
+    assert not left.exists()
+
+
+def test_costs_that_cannot_be_measured_are_refused_before_work_starts(
+    fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numbers_case.py").write_text(NUMBERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    complaint = fedseal("audit", "numbers_case:case", "--out", "run", "--cost").complaint
+    assert "the labels are numbers, of which no prediction is right or wrong" in complaint
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+NUMBERS = """
+import fedseal as fs
+import torch
+from torch import nn
+
+def case():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    labels = torch.linspace(0, 3, 6)[:, None]
+    batch = fs.Batch(fs.zoo.photos(size=8)[:6].inputs, labels)
+    return fs.Case(model, batch, fs.LocalTraining.fedsgd(loss=nn.MSELoss()), name="numbers")
+"""

@@ -11,7 +11,9 @@ from torch import nn
 
 from cli.conftest import Command
 from fedseal import zoo
-from fedseal.cli import options
+from fedseal.audit import CellKey, CellProgress
+from fedseal.cli import live, options
+from fedseal.types import Progress
 
 
 @pytest.fixture
@@ -76,3 +78,56 @@ def test_small_models_get_one_thread_unless_told_and_nothing_stays_changed() -> 
             assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_where_nobody_watches_it_is_said_from_the_start_what_runs_and_for_how_long(
+    fedseal: Command, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedseal.cli.live.EVERY", 0.05)
+    answer = fedseal("audit", f"{own}:case", "--samples", 2, "--attacks", "dlg:steps=150", "--workers", 1)
+    lines = answer.err.splitlines()
+    first = next(place for place, line in enumerate(lines) if "[1/2]" in line)
+    before = [line for line in lines[:first] if line.startswith("[0/2] running: dlg:steps=150, none")]
+    assert before
+    assert any(re.search(r"step \d+ of 150 of dlg, since .*; at this pace about .+ left$", line) for line in before)
+    assert any(line.startswith("[1/2] running: ") and "example 1" in line for line in lines)
+    assert "\x1b" not in answer.err
+
+
+def test_quiet_audits_say_nothing_of_their_work(fedseal: Command, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedseal.cli.live.EVERY", 0.01)
+    assert fedseal("audit", f"{own}:case", "--samples", 1, "--attacks", "dlg:steps=20", "-q").err == ""
+
+
+class _Clock:
+    """Time as a test sets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("fedseal.cli.live.time.monotonic", lambda: self.now)
+
+
+def _key(first: int) -> CellKey:
+    return CellKey(attack="dlg", defense="none", threat="oracle", first=first, batch_size=1, seed=0)
+
+
+def test_the_estimate_is_the_pace_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, said = _Clock(monkeypatch), list[str]()
+    monkeypatch.setattr("fedseal.cli.terminal.note", said.append)
+    beat = live._Beat()
+    clock.now = 60.0
+    beat.tell()
+    assert said[-1] == "starting since 1 min 0 s: no cell has begun yet"
+    beat.show(CellProgress(2, 6, _key(2)))  # two were there before
+    clock.now = 120.0
+    beat.tell()
+    assert said[-1].startswith("[2/6] running: dlg, none, oracle, example 2, seed 0, since 1 min 0 s; ")
+    assert said[-1].endswith("how long the rest takes is known once the first cell is finished")
+    beat.show(CellProgress(2, 6, _key(2), Progress("dlg", 25, 100, 0.5, None)))
+    beat.tell()
+    assert "step 25 of 100 of dlg, since 1 min 0 s" in said[-1]
+    assert said[-1].endswith("at this pace about 15 min 0 s left")  # a quarter in a minute, 3.75 remain
+    for first in (3, 4, 5):
+        beat.show(CellProgress(2, 6, _key(first)))
+    beat.tell()
+    assert "; and 1 more; " in said[-1]

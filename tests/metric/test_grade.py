@@ -14,7 +14,7 @@ from torch import Tensor
 from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.metric import Scores, score
 from fedseal.modality import Image
-from fedseal.types import Batch, Outcome, Reconstruction
+from fedseal.types import Batch, Certificate, Outcome, Reconstruction
 
 IMAGE = Image(shape=(3, 12, 12))
 OUTCOME = Outcome("converged", "test", None, 1, 0.0)
@@ -138,3 +138,11 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     for gallery in (other.inputs, GALLERY[:0]):
         with pytest.raises(BadConfig, match="gallery"):
             score(NOISY, BATCH, modality=IMAGE, gallery=gallery)
+
+
+def test_certainty_goes_with_the_example_that_it_is_of() -> None:
+    proof = Certificate("replay", 0.0, 1e-6, (1.0, 0.0, 1.0), (True, False, True), "that it is so")
+    assert NOISY.inputs is not None
+    three = Reconstruction(NOISY.inputs[[3, 1, 0]], None, OUTCOME, certificate=proof)
+    assert [sample.certain for sample in score(three, BATCH, modality=IMAGE).samples] == [True, False, False, True]
+    assert [sample.certain for sample in score(NOISY, BATCH, modality=IMAGE).samples] == [False] * 4

@@ -272,12 +272,14 @@ def _arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0
 
 
 def _targets(labels: Tensor) -> tuple[tuple[float, ...], ...] | None:
-    """Findings or numbers `(N, outputs)` as rows; None for class indices, and for those of positions."""
-    if labels.ndim != 2 or not labels.is_floating_point():
+    """Findings or numbers, `(N, outputs)` or `(N,)`, as rows; None for class indices, and for those of positions."""
+    if not labels.is_floating_point():
         return None
-    return tuple(tuple(float(value) for value in row) for row in labels.tolist())
+    return tuple(tuple(float(value) for value in row) for row in labels.reshape(len(labels), -1).tolist())
 
 
 def _indices(labels: Tensor) -> tuple[int, ...] | None:
-    """Class indices of the examples; None for soft labels, and for those of positions."""
-    return tuple(int(label) for label in labels.tolist()) if labels.ndim == 1 else None
+    """Class indices of the examples; None for rows and numbers, and for those of positions."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        return None
+    return tuple(int(label) for label in labels.tolist())

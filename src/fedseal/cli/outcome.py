@@ -39,8 +39,8 @@ STATUS = {
     "exact": "exact: a closed form, and every example is certain",
     "converged": "converged: a search, and every example is certain",
     "budget": "not certain of every example",
-    "diverged": "diverged: the search ran away from the update instead of towards it; more starts often help: "
-    "--restarts 20",
+    "diverged": "diverged: what came out is further from the update than nothing at all, or holds no numbers; more "
+    "starts often help: --restarts 20",
     "not_applicable": "no route: the attack found no way that fits what it was given",
 }
 

@@ -161,11 +161,11 @@ class Grader:
         return None if wanted is None or named is None else wanted[index] == named[place]
 
     def _findings(self, labels: Tensor | None) -> bool:
-        """Whether the batch's labels are findings; rows with one 1 each may be classes, unless more were named."""
+        """Whether the batch's labels are findings; classes are where more than one, or 0 to 1 of one, were named."""
         true = self.batch.labels
         kind = targets_of(true)
-        several = labels is not None and targets_of(labels) in ("findings", "numbers")
-        return kind == "findings" or (kind == "soft" and binary(true) and several)
+        named = labels is not None and targets_of(labels) in ("findings", "numbers")
+        return kind == "findings" or (kind in ("soft", "classes") and binary(true) and named)
 
     @cached_property
     def _truths(self) -> Sequence[Any]:
