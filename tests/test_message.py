@@ -86,6 +86,7 @@ def test_the_order_of_names_in_a_file_means_nothing(tmp_path: Path, order: Calla
 WRAPPED: dict[str, Callable[[str], str]] = {
     "DataParallel": lambda name: f"module.{name}",
     "torch.compile": lambda name: f"_orig_mod.{name}",
+    "a training framework": lambda name: f"model.{name}",
     "both": lambda name: f"module._orig_mod.{name}",
     "both, the other way": lambda name: f"_orig_mod.module.{name}",
     "FSDP": lambda name: f"_fsdp_wrapped_module.{name.partition('.')[0]}._fsdp_wrapped_module.{name.partition('.')[2]}",

@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  (what torch.load raises; nothing else of pickle is used)
 from typing import Any, Literal
@@ -84,11 +84,12 @@ def difference(
     Raises:
         UnfitUpdate: the weights before lack one, or its shape differs; or these are no weights.
     """
-    known = {**{plain_name(name): tensor for name, tensor in before.items()}, **before}
+    called = meant(after, before)
     moved: dict[str, Tensor] = {}
     coarse: dict[tuple[torch.dtype, torch.dtype, float], list[str]] = {}
     for name, tensor in after.items():
-        start = known.get(name, known.get(plain_name(name)))
+        own = called[name]
+        start = None if own is None else before[own]
         if start is None or start.shape != tensor.shape:
             said = "are without" if start is None else f"have the shape {tuple(start.shape)} for"
             raise UnfitUpdate(
@@ -115,6 +116,31 @@ def plain_name(name: str) -> str:
     'layers.0.weight'
     """
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def meant(given: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
+    """For each given name the known one that is meant: the same, one that differs by wrappers, or by one first part.
+
+    A first part that all given names share, such as the "model." of a training framework, is taken off if every name is
+    then known.
+
+    >>> meant(["model.a.weight"], ["a.weight", "a.bias"]), meant(["module.a"], ["a"]), meant(["b"], ["a"])
+    ({'model.a.weight': 'a.weight'}, {'module.a': 'a'}, {'b': None})
+    """
+    exact, plain = dict.fromkeys(known), dict[str, str | None]()
+    for name in exact:
+        short = plain_name(name)
+        plain[short] = None if short in plain else name  # two of one name are told apart by their whole names only
+    names = list(given)
+
+    def own(name: str) -> str | None:
+        return name if name in exact else plain.get(plain_name(name))
+
+    found = {name: own(name) for name in names}
+    if None in found.values() and len({name.partition(".")[0] for name in names}) == 1:
+        inner = {name: own(name.partition(".")[2]) for name in names}
+        return found if None in inner.values() else inner
+    return found
 
 
 def _check_weights(after: Mapping[str, Tensor], moved: Mapping[str, Tensor], path: str | Path) -> None:

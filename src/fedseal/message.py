@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedseal.captured import UNNAMED, plain_name
+from fedseal.captured import UNNAMED, meant
 from fedseal.errors import UnfitModel, UnfitUpdate
 from fedseal.layout import canonical
 from fedseal.mechanism import Mechanism, rounded_to
@@ -60,18 +60,9 @@ class Names:
         ]
         return {name: first[id(tensor)] for name, tensor in every}
 
-    @cached_property
-    def _plain(self) -> dict[str, str]:
-        """The same by names without wrappers; empty where two tensors would have one name."""
-        found: dict[str, str] = {}
-        for name, first in self.first.items():
-            if found.setdefault(plain_name(name), first) != first:
-                return {}
-        return found
-
-    def of(self, name: str) -> str | None:
-        """The name that counts of the tensor that is meant; None if the model has none."""
-        return self.first.get(name) or self._plain.get(plain_name(name))
+    def of(self, given: Iterable[str]) -> dict[str, str | None]:
+        """For each name the one that counts of the tensor that is meant; None if the model has none."""
+        return {name: own and self.first[own] for name, own in meant(given, self.first).items()}
 
     def in_order(self, tensors: Tensors) -> dict[str, str]:
         """The names that count of tensors without names, which stand in the model's order; empty if they do not."""
@@ -145,7 +136,7 @@ def fit_state(model: nn.Module, given: Tensors) -> dict[str, Tensor]:
         UnfitUpdate: they are another model's.
     """
     names = Names(model)
-    called = {name: names.of(name) for name in given}
+    called = names.of(given)
     if unnamed := names.in_order(given):
         called = {**called, **unnamed}
     own = _once(called, given, [])
@@ -166,7 +157,7 @@ def fit_state(model: nn.Module, given: Tensors) -> dict[str, Tensor]:
 
 def _called(names: Names, update: Update, notes: list[str]) -> dict[str, str | None]:
     """The model's name for every tensor of an update."""
-    called = {name: names.of(name) for name in update.tensors}
+    called = names.of(update.tensors)
     if unnamed := names.in_order(update.tensors):
         notes.append("the tensors have no names, and were taken in the model's order")
         return {**called, **unnamed}
@@ -266,7 +257,8 @@ def _buffers(names: Names, own: Tensors, state: Tensors, update: Update, notes: 
         notes.append(f"took for buffers after the step: {_listed(list(among))}")
     if update.buffers is None and not among:
         return None
-    beside = {names.of(name) or name: tensor for name, tensor in (update.buffers or {}).items()}
+    sent = update.buffers or {}
+    beside = {own or name: sent[name] for name, own in names.of(sent).items()}
     found = {**among, **beside}
     order = [*(name for name in names.buffers if name in found), *(name for name in found if name not in names.buffers)]
     formats = {name: names.buffers[name].dtype if name in names.buffers else found[name].dtype for name in order}
