@@ -22,8 +22,8 @@ from report.records import Shot, cell
         (
             Shot((90.0, 9.0), status="budget", certain=(True, False)),
             "Certain of 1 of 2: replayed update agrees to 3e-7, and a visible change would move the update by at "
-            "least 2e-3; the rest: explains the update, does not determine 1 of 2 examples. Assumes the client's word that "
-            "2 examples made the update.",
+            "least 2e-3; the rest: explains the update, does not determine 1 of 2 examples. Assumes the client's word "
+            "that 2 examples made the update.",
         ),
         (
             Shot((90.0, 9.0), status="budget", certain=(False, False)),
