@@ -181,6 +181,8 @@ class CocktailParty(Route):
                 f"a batch of {update.num_examples} fills the first layer's gradient of shape "
                 f"{tuple(update.tensors[layer.weight].shape)}: there are more examples than mixtures"
             )
+        if _count(evidence) == 0:
+            return "the gradient of the first layer's weight is zero: it holds no mixtures"
         if _count(evidence) is None:
             return "the batch size is withheld, and the first layer's gradient has full rank"
         return None

@@ -391,7 +391,9 @@ class Evidence:
         if layer.weight not in self.observation.update.tensors:
             return f"the update has no gradient of the first layer's weight '{layer.weight}' (frozen)"
         tensors = self.observation.update.tensors
-        black = layer.bias in tensors and bool(tensors[layer.bias].any())  # an input of zeros leaves no other trace
+        black = (
+            layer.bias is not None and layer.bias in tensors and bool(tensors[layer.bias].any())
+        )  # an input of zeros leaves no other trace
         if not bool(tensors[layer.weight].any()) and not black:
             return "the gradient of the first layer's weight is zero: no unit of that layer was active"
         return None
