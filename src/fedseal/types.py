@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -195,10 +196,12 @@ class LocalTraining:
 
     @property
     def loss_name(self) -> str:
-        """The loss as a record names it."""
-        if isinstance(self.loss, str):
-            return self.loss
-        return f"{getattr(self.loss, '__module__', '?')}:{getattr(self.loss, '__qualname__', '?')}"
+        """The loss as a record names it; several may share a name, so what they compute tells cases apart.
+
+        >>> LocalTraining.fedsgd(loss=nn.BCEWithLogitsLoss()).loss_name
+        'torch.nn.modules.loss:BCEWithLogitsLoss'
+        """
+        return self.loss if isinstance(self.loss, str) else _named(self.loss)
 
     def describe(self) -> dict[str, object]:
         """The fields as plain values, for records and files; options at their defaults are left out.
@@ -219,6 +222,15 @@ class LocalTraining:
         """The options of optimizer and order that differ from their defaults."""
         values = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name in _OPTIONS}
         return {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
+
+
+def _named(function: object) -> str:
+    """Where a function, or the class of an object that is called, is defined; a partial with its plain arguments."""
+    if isinstance(function, partial):
+        plain = [f"{k}={v!r}" for k, v in function.keywords.items() if isinstance(v, str | int | float | bool)]
+        return f"{_named(function.func)}({', '.join(plain)})"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 _OPTIONS = ("optimizer", "momentum", "weight_decay", "betas", "eps", "shuffle", "fresh_optimizer")
@@ -487,8 +499,8 @@ class Outcome:
 
     Args:
         status: "exact": a closed form, and "converged": a search, of whose result every example is certain (see
-            `Certificate`); "budget": not every example is; "diverged": not finite, or further from the observed update than an update of zeros;
-            "not_applicable": no route fits.
+            `Certificate`); "budget": not every example is; "diverged": not finite, or further from the observed update
+            than an update of zeros; "not_applicable": no route fits.
         route: the name of the way taken.
         residual: relative distance between the observed update and the replayed one; where the weights are withheld,
             between the observed update of the attacked layer and the one its equations give; None if nothing can be

@@ -186,6 +186,21 @@ def test_a_loss_without_second_derivative_is_refused_with_what_to_switch(model: 
         dlg(steps=3)(observed(model, _single()), generator=seeded())
 
 
+@pytest.mark.parametrize("part", ["objective", "prior"])
+@pytest.mark.parametrize("error", [TypeError, RuntimeError, ValueError, IndexError])
+def test_a_fault_of_our_own_objective_or_prior_stays_a_crash(part: str, error: type[Exception]) -> None:
+    """It used to be told as a batch that does not fit."""
+
+    def fault(*_: object) -> Tensor:
+        raise error("a fault of our own")
+
+    broken = (
+        GradientMatching("m", objective=fault) if part == "objective" else GradientMatching("m", priors=((1.0, fault),))
+    )
+    with pytest.raises(error, match="a fault of our own"):
+        replace(broken, steps=2)(observed(_lenet(), _single()), generator=seeded())
+
+
 STEPS = LocalTraining.fedavg(lr=0.1, epochs=2)  # after several, the head's rank no longer counts examples
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from audit.fakes import CLASSES, SHAPE, Divide, Guess, Told, ended, pictures, raising, refusing, small_case, timeless
@@ -454,3 +455,31 @@ def test_batches_and_local_training_go_from_end_to_end(tmp_path: Path, training:
         assert audit.pictures(record, cell).truth.shape == (4, *SHAPE)
     text = html(record, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Server without the training settings" in text
+
+
+ROWS = {
+    "findings": (torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]), nn.BCEWithLogitsLoss(), (6, 6)),
+    "one answer": (torch.tensor([[1.0], [0.0]]), nn.BCEWithLogitsLoss(), (2, 2)),
+    "numbers": (torch.tensor([[1.5], [-0.25]]), nn.MSELoss(), None),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_targets_that_are_not_one_class_are_recorded_and_scored(tmp_path: Path, kind: str) -> None:
+    rows, loss, right = ROWS[kind]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[1] * SHAPE[2], rows.shape[1]))
+    batch = Batch(pictures(2, 0), rows)
+    case = Case(model, batch, LocalTraining.fedsgd(loss=loss), gallery=pictures(5, 7))
+    flipped = Told(lambda: ended(batch.inputs.flip(0), rows.flip(0)))
+    nothing = replace(flipped, name="nothing", answer=lambda: ended(batch.inputs, None))
+    record = run(case, tmp_path, flipped, nothing, batch_size=2)
+    cell = record.cells[0]
+    assert (cell.true_labels, cell.labels) == (None, None)
+    assert cell.true_targets == cell.targets == tuple(tuple(row) for row in rows.tolist())  # in the order of the truth
+    counted = cell.label_score
+    assert (None if counted is None else (counted.right, counted.of)) == right
+    assert cell.scores is not None
+    assert {sample.label_correct for sample in cell.scores.samples} == ({None} if right is None else {True})
+    assert (record.cells[1].targets, record.cells[1].label_score) == (None, None)
+    assert audit.load(tmp_path) == record
+    assert html(record, tmp_path / "report.html").is_file()

@@ -160,6 +160,28 @@ def test_without_a_truth_the_attacks_own_certificate_is_shown(fedseal: Command, 
     assert json.loads(fedseal("audit", seen, *options, "--json").out)[0]["status"] == "exact"
 
 
+def test_a_crash_without_a_truth_is_one_line_and_exit_code_1(
+    fedseal: Command, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise TypeError("a fault of our own")
+
+    (tmp_path / seen / FILE).unlink()
+    monkeypatch.setattr("fedseal.attack.exact.linear.LinearFirstLayer.__call__", crash)
+    options = ("--shape", "1,8,8", "--model", MODEL, "--attacks", "linear,auto:steps=2", "--samples", "1", "--json")
+    answer = fedseal("audit", seen, *options)
+    assert answer.code == 1
+    assert "Traceback" not in answer.err
+    found = json.loads(answer.out)
+    failed = [guess for guess in found if guess["attack"] == "linear"]
+    assert failed
+    assert all(guess["status"] == "failed" for guess in failed)
+    assert all(
+        "TypeError: a fault of our own" in (tmp_path / g["folder"] / "traceback.txt").read_text() for g in failed
+    )
+    assert "'linear' crashed on" in answer.err
+
+
 def test_foreign_frameworks_record(fedseal: Command, tmp_path: Path) -> None:
     """What one line in a ServerApp keeps: nodes with long numbers, and no word of how clients train."""
     view = _foreign(fedseal, tmp_path)

@@ -203,6 +203,11 @@ def _audit_record(
         if found.known is None:
             guesses = found.guessed(folder, (lambda line: None) if quiet else terminal.note)
             seen.conclude(guesses, folder, as_json=as_json, quiet=quiet)
+            crashed = [guess for guess in guesses if guess.crashed]
+            for guess in crashed:
+                terminal.error(f"'{guess.attack}' crashed on {guess.title} ({guess.reason})")
+            if crashed:
+                raise typer.Exit(1)
             return
         with live.audit_progress(quiet=quiet) as show:
             record = found.scored(folder, place, show)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,12 +136,11 @@ class Target:
             found = verified(attack, observation, generator=stream("attack", _name(spec, entry)), progress=frames.add)
         except DOOR as error:
             return Guess(spec, entry, None, str(error))
+        except Exception as error:  # noqa: BLE001 - a crash is kept as one, with its traceback, and the others go on
+            return _crashed(spec, entry, error, folder)
         request = Request(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
         result = outcome.grade(spec, request, Aim(observation, modality, None, _name(spec, entry)), found)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
+        _make(folder)
         outcome.write(folder, result, frames)
         return Guess(spec, entry, result, "", str(folder))
 
@@ -157,13 +157,14 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Guess:
-    """One attack on one message whose truth nobody knows; without a result, the reason."""
+    """One attack on one message whose truth nobody knows; without a result, the reason: a refusal, or a crash."""
 
     attack: str
     entry: Entry
     result: outcome.Result | None
     reason: str
     folder: str = ""
+    crashed: bool = False
 
     @property
     def title(self) -> str:
@@ -174,16 +175,40 @@ class Guess:
     def said(self) -> str:
         """How it ended, as far as the attacker itself can know."""
         if self.result is None:
-            return f"refused: {self.reason}"
+            return f"{self.nothing}: {self.reason}"
         end = self.result.found.outcome
         left = "" if end.residual is None else f", {words.residual(end.residual)} of the update is unexplained"
         return f"{end.status}{left}, {words.seconds(end.seconds)}"
 
+    @property
+    def nothing(self) -> str:
+        """Why there is no result, in a word."""
+        return "failed" if self.crashed else "refused"
+
     def plain(self) -> dict[str, object]:
         """As JSON holds it."""
         entry = {"party": self.entry.party, "round": self.entry.round, "sender": self.entry.sender}
-        result = {"status": "refused", "note": self.reason} if self.result is None else self.result.plain()
+        result = {"status": self.nothing, "note": self.reason} if self.result is None else self.result.plain()
         return {**entry, "kind": self.entry.kind, "attack": self.attack, "folder": self.folder, **result}
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
+
+
+def _crashed(spec: str, entry: Entry, error: Exception, folder: Path) -> Guess:
+    """A crash, with its traceback in the folder."""
+    _make(folder)
+    path = folder / "traceback.txt"
+    try:
+        write_whole(path, "".join(traceback.format_exception(error)).encode())
+    except OSError as problem:
+        raise StorageFailure(f"cannot write '{path}' ({problem.strerror})", "choose another --out") from None
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return Guess(spec, entry, None, f"{words}; {path} says where", str(folder), crashed=True)
 
 
 def target(wanted: Wanted) -> Target:
@@ -224,7 +249,7 @@ def _tell(guesses: Sequence[Guess]) -> None:
         table.add_column(column, overflow="fold")
     for guess in guesses:
         entry, result = guess.entry, guess.result
-        end = ("refused", "–") if result is None else (result.found.outcome.status, _left(result))
+        end = (guess.nothing, "–") if result is None else (result.found.outcome.status, _left(result))
         row = (entry.party, seen.HELD[entry.kind], entry.sender, str(entry.round), guess.attack, *end)
         table.add_row(*(Text(text) for text in row))
     terminal.show(table)
