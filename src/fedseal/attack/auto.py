@@ -37,6 +37,7 @@ from fedseal.attack.prior import total_variation
 from fedseal.attack.release import Release
 from fedseal.attack.replay import CAP, replayable
 from fedseal.attack.route import Route
+from fedseal.attack.scale import said, unscaled
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
@@ -105,9 +106,12 @@ class Auto:
     ) -> Reconstruction:
         """Attack by the first route that certifies its result; else keep the smallest residual."""
         started = time.perf_counter()
-        evidence = Evidence.of(drawn(observation))
+        plain = unscaled(observation)
+        evidence = Evidence.of(drawn(plain))
         notes: list[RouteNote] = []
-        if evidence.observation is not observation:
+        if plain is not observation:
+            notes.append(RouteNote("scale", True, f"{said(observation)}: it is divided by that"))
+        if evidence.observation is not plain:
             notes.append(RouteNote("bottleneck's draw", True, DRAWN))
         best: Reconstruction | None = None
         for route in self.routes(observation.modality):

@@ -24,6 +24,7 @@ from fedseal.attack.replay import (
     residual,
     rounding,
 )
+from fedseal.attack.scale import said, unscaled
 from fedseal.attack.sensitivity import (
     MARGIN,
     Sensitivity,
@@ -63,11 +64,14 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
         return replace(bare, outcome=replace(end, status=status, residual=None))
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         return replace(bare, inputs=None, outcome=replace(end, status="diverged", residual=None))
-    observation = drawn(observation)
+    scaled = said(observation)
+    observation = drawn(unscaled(observation))
     evidence = Evidence.of(observation)
     certificate = _by_replay(evidence, found) if found.labels is not None else None
     if certificate is None or not all(certificate.certain):
         certificate = _by_layer(evidence, inputs, certificate) or certificate
+    if certificate is not None and scaled:
+        certificate = replace(certificate, assumption=f"{certificate.assumption}, and that {scaled}")
     value = None if certificate is None else certificate.residual
     if certificate is not None and all(certificate.certain):
         status = "exact" if end.status == "exact" else "converged"

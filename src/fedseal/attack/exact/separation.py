@@ -96,6 +96,8 @@ def obstacle(evidence: Evidence) -> str | None:
         return "the update mixes the gradients of several local steps"
     if count is None:
         return "the batch size is unknown: it is withheld, and the head's gradient has full rank"
+    if not bool(observation.update.tensors[head.weight].any()):
+        return f"the gradient of the head's weight '{head.weight}' is zero"
     if not sites(evidence):
         most = min(evidence.structure.num_classes - 1, head.in_shape[-1], MOST)
         return f"the batch holds {count} examples, and the head's gradient separates at most {most}"
@@ -109,11 +111,13 @@ def sites(evidence: Evidence) -> list[Site]:
     found: list[Site] = []
     if len(tail) > 1 and isinstance(tail[-1], Activation) and tail[-1].kind == "relu" and isinstance(tail[-2], Linear):
         inner = tail[-2]
-        sent = inner.weight in evidence.observation.update.tensors
+        tensors = evidence.observation.update.tensors
+        sent = inner.weight in tensors and bool(tensors[inner.weight].any())  # black pictures leave zeros
         # half of the units are off for an example; with fewer on than examples its own part cannot be told apart
         if sent and count <= min(inner.out_shape[0] // 4, inner.in_shape[-1], MOST):
             found.append(Site(inner, len(tail) - 2, False))
-    if count <= min(evidence.structure.num_classes - 1, head.in_shape[-1], MOST):
+    shown = bool(evidence.observation.update.tensors[head.weight].any())
+    if shown and count <= min(evidence.structure.num_classes - 1, head.in_shape[-1], MOST):
         found.append(Site(head, len(tail), True))
     return found
 
@@ -313,8 +317,7 @@ def finish(evidence: Evidence, site: Site, mixture: Mixture, codes: Tensor, labe
     state = evaluate(mixture, codes[None], mass_of(mixture, labels[None]))
     normal = normal_of(mixture, state, jacobian_of(mixture, state))[0]
     normal = normal + torch.eye(len(normal), dtype=torch.float64) / mixture.typical**2  # a feature is of typical size
-    values, vectors = torch.linalg.eigh(normal)
-    spread = (vectors.square() / values.clamp_min(1e-300)).sum(1).view(mixture.size, -1).sum(1).sqrt()
+    spread = _variances(normal).view(mixture.size, -1).sum(1).sqrt()
     sizes = codes.norm(dim=1)
     tilted = (codes * mixture.tilt).norm(dim=1)  # what lies outside of the row space that noise lets us see
     allowed = (1 + (_rounding(evidence, mixture, state, sizes)[:, None] * mixture.scale).square()).sqrt()
@@ -326,6 +329,19 @@ def finish(evidence: Evidence, site: Site, mixture: Mixture, codes: Tensor, labe
         error=(spread.square() + tilted.square()).sqrt() / sizes.clamp_min(1e-300),
         misfit=float((state.residual[0] / allowed).square().mean().sqrt()),
     )
+
+
+def _variances(normal: Tensor) -> Tensor:
+    """The diagonal of a normal matrix's inverse, infinite where the matrix is not finite: equal examples, or rows that
+    are known to no error at all, may leave it so.
+    """
+    unit = normal.diagonal().clamp_min(1e-300).rsqrt()
+    scaled = normal * unit * unit[:, None]
+    if not bool(torch.isfinite(scaled).all()):
+        return torch.full_like(unit, math.inf)
+    values, vectors = torch.linalg.eigh(scaled)
+    variances: Tensor = (vectors.square() / values.clamp_min(1e-300)).sum(1) * unit.square()
+    return variances
 
 
 def _rounding(evidence: Evidence, mixture: Mixture, state: State, sizes: Tensor) -> Tensor:
