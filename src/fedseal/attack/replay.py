@@ -9,9 +9,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedseal.attack.release import Release
-from fedseal.client import train
+from fedseal.client import RandomLayer, train
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 
 CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
@@ -64,11 +65,23 @@ def replay(observation: Observation, round: Round, candidate: Candidate, trainin
 
 
 def replayable(observation: Observation) -> LocalTraining | None:
-    """The local training, where somebody without the truth can run it again; None where that is withheld or lost."""
+    """The local training, where somebody without the truth can run it again; None where that is withheld or lost.
+
+    A gradient says of itself that no step was taken. Of its training that leaves the mode alone, which means nothing to
+    a model without BatchNorm and dropout: there the training is known though nobody told it.
+    """
     training = observation.training
-    if observation.state is None or training is None or not training.fresh_optimizer:
+    if observation.state is None or (training is not None and not training.fresh_optimizer):
         return None
+    if training is None and observation.update.kind == "gradient" and _without_modes(observation):
+        return LocalTraining.fedsgd(mode="as_is", loss=observation.loss)
     return training
+
+
+def _without_modes(observation: Observation) -> bool:
+    """Whether the model computes the same in training and in evaluation."""
+    modules = observation.model.modules()
+    return not observation.secrets and not any(isinstance(module, (_BatchNorm, RandomLayer)) for module in modules)
 
 
 def residual(observation: Observation, candidate: Candidate) -> float | None:

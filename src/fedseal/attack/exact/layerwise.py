@@ -28,6 +28,7 @@ from fedseal.attack.exact.recursion import ClosedForm
 from fedseal.attack.matching import LBFGS, GradientMatching
 from fedseal.attack.objective import balanced_distance
 from fedseal.attack.prior import total_variation
+from fedseal.attack.replay import replayable
 from fedseal.attack.route import Route
 from fedseal.types import Candidate, ProgressCallback, Reconstruction, Status
 
@@ -110,7 +111,8 @@ class Layerwise(Route):
         short = undetermined(evidence, form)
         note = f"not determined by layer: {short}; total variation chose among the inputs that agree" if short else ""
         found = self._conclude(evidence, form.inputs, started)
-        if found.outcome.status not in CERTAIN and not _explains(found, precision(observation)):
+        told = replayable(observation) is not None
+        if told and found.outcome.status not in CERTAIN and not _explains(found, precision(observation)):
             found = better(found, self.match(evidence, form, not short, generator, progress))
         outcome = replace(found.outcome, route=self.name, seconds=time.perf_counter() - started, note=note)
         return replace(found, outcome=outcome)
