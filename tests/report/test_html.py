@@ -15,7 +15,7 @@ from fedseal.report import html
 from fedseal.report.html import page
 from fedseal.report.picture import png
 from fedseal.types import RouteNote
-from report.records import Shot, images, on_disk, record
+from report.records import Shot, cell, images, on_disk, record
 
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" 'single' & \u202eüñî→🦊 </style></title>"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -250,6 +250,27 @@ def test_labels_stand_beside_pictures_with_the_blind_guess() -> None:
     assert "given to the attack" in read.texts
     assert read.texts.count("blind guess 40 %") == 3
     assert any("4 of the 4 labels in updates without a defense, in whatever order, where" in t for t in read.texts)
+
+
+@pytest.mark.parametrize(
+    ("true", "read", "told"),
+    [
+        ((1.0, 0.0, 1.0), (0.9, 0.2, 0.1), "2 of 3 findings right"),
+        ((1.0,), (0.9,), "1 of 1 finding right"),
+        ((0.25, 1.5), (0.25, 1.5), "0.25, 1.5, recovered as 0.25, 1.5"),
+        ((0.25, 1.5), None, "0.25, 1.5, not recovered"),
+        ((0.5,) * 6, None, "0.5, 0.5, 0.5, 0.5, …, not recovered"),
+    ],
+)
+def test_findings_and_numbers_stand_beside_what_was_read(
+    true: tuple[float, ...], read: tuple[float, ...] | None, told: str
+) -> None:
+    shot = Shot((90.0,))
+    found = None if read is None else (read,)
+    facts = {"true_labels": None, "labels": None, "true_targets": (true,), "targets": found}
+    given = cell(shot).model_copy(update=facts)
+    made = record([shot]).model_copy(update={"cells": (given,)})
+    assert told in [text.strip() for text in Reader(page(made, lambda _: None)).texts]
 
 
 def test_attackers_are_groups_from_the_least_knowledge_to_the_most() -> None:

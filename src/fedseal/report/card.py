@@ -238,6 +238,8 @@ def _labels(cell: Cell) -> Measure | None:
 
 def _label(cell: Cell, index: int) -> tuple[str, bool]:
     """The true label and the recovered one in words, and whether they differ; "" where labels belong to positions."""
+    if cell.true_targets is not None:
+        return _target(cell, cell.true_targets[index], index), False
     if cell.true_labels is None and cell.content is not None:
         return "", False
     true = None if cell.true_labels is None else cell.true_labels[index]
@@ -252,6 +254,24 @@ def _label(cell: Cell, index: int) -> tuple[str, bool]:
     if guess == true:
         return f"{shown}, recovered", False
     return f"{shown}, recovered as {guess}", true is not None
+
+
+def _target(cell: Cell, true: Sequence[float], index: int) -> str:
+    """The true findings or numbers of one example, and what the attack read."""
+    shown = _numbers(true)
+    if "labels" in cell.knows:
+        return f"{shown}, given to the attack"
+    if cell.targets is None or index >= len(cell.targets) or (cell.scores is None and cell.key.batch_size > 1):
+        return f"{shown}, not recovered" if cell.targets is None else shown
+    guess = cell.targets[index]
+    if len(guess) == len(true) and all(value in (0.0, 1.0) for value in true):
+        right = sum((one > 0.5) == (other > 0.5) for one, other in zip(true, guess, strict=True))
+        return f"{right} of {words.count(len(true), 'finding')} right"
+    return f"{shown}, recovered as {_numbers(guess)}"
+
+
+def _numbers(values: Sequence[float], most: int = 4) -> str:
+    return ", ".join([*(f"{value:.3g}" for value in values[:most]), *(["…"] if len(values) > most else [])])
 
 
 def _frames(
