@@ -18,7 +18,7 @@ from fedseal.audit.executor import Computed
 from fedseal.audit.frames import Frames, decoded
 from fedseal.audit.record import Cell, CellCertificate, CellKey
 from fedseal.audit.verification import DOOR, Verified, verified
-from fedseal.errors import BadConfig, FedsealError, Misfit, UnfitUpdate
+from fedseal.errors import BadConfig, FedsealError, Misfit, UnfitModel, UnfitUpdate
 from fedseal.metric import Grader, Scores
 from fedseal.modality import Text
 from fedseal.threat import ThreatModel
@@ -81,11 +81,15 @@ class Worker:
             return self._failed(key, truth, error, started)
 
     def _computed(self, key: CellKey, truth: Batch, started: float, watch: _Watch) -> Computed:
-        # An update that holds nothing to read, a defense that this local training leaves no place for, and an attack
-        # that does not fit are findings about this cell. A model that does not take the data ends the audit.
+        # An update that holds nothing to read, a defense that this model or local training leaves no place for, and an
+        # attack that does not fit are findings about this cell. A model that does not take the data ends the audit.
         try:
             observation = self._observe(key)
         except (UnfitUpdate, BadConfig) as error:
+            return self._refused(key, truth, error, started)
+        except UnfitModel as error:
+            if key.defense == "none":
+                raise
             return self._refused(key, truth, error, started)
         try:
             answer = verified(self.attacks[key.attack], observation, generator=stream("attack", key.id), progress=watch)
