@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fedseal.attack.base import badness, better, order_is_secret
 from fedseal.attack.bayes import Bayes
-from fedseal.attack.certificate import layer_misfit
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.bottleneck import Bottleneck
@@ -39,6 +38,7 @@ from fedseal.attack.replay import CAP, replayable
 from fedseal.attack.route import Route
 from fedseal.attack.scale import said, unscaled
 from fedseal.attack.schedule import cosine_decay
+from fedseal.attack.sensitivity import layer_misfit
 from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
 from fedseal.attack.tableak import TabLeak
@@ -379,9 +379,9 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     value = best.outcome.residual
     if best.outcome.status == "exact" or (best.outcome.status in CERTAIN and not _drawn(evidence)):
         return "; ".join(["an exact route has certified its result", *_at_most(evidence)])
-    layer, reads = evidence.first_linear, isinstance(route, (LinearFirstLayer, Spear))
-    if reads and layer is not None and best.inputs is not None and evidence.secrets_before(layer.weight):
-        return "what dropout left of the input was read; a search takes the model for one that drops nothing"
+    reads = isinstance(route, (LinearFirstLayer, Spear)) and best.inputs is not None
+    if reads and evidence.observation.secrets:
+        return "the first layer was read; a search takes the model for one that drops nothing"
     rounded = _modeled(evidence) and Release(evidence.observation).family == "interval"
     if rounded and isinstance(route, LinearFirstLayer):
         return "rounding leaves more in the first layer's rows than a search would add"

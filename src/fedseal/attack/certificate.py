@@ -28,10 +28,8 @@ from fedseal.attack.scale import said, unscaled
 from fedseal.attack.sensitivity import (
     MARGIN,
     Sensitivity,
-    delta_of,
-    deltas_of,
     first_layer,
-    first_sent,
+    layer_misfit,
     sensitivity,
     swaps,
 )
@@ -170,23 +168,6 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         reasons,
         max(tolerance, value),
     )
-
-
-def layer_misfit(evidence: Evidence, inputs: Tensor) -> float | None:
-    """How far the first layer's gradient is from outer products with these inputs, relative to its size; None where
-    there is no such layer, or its gradient was not sent.
-    """
-    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
-    if layer is None or layer.bias is None or layer.weight not in tensors or layer.bias not in tensors:
-        return None
-    weight, bias = tensors[layer.weight].double().cpu(), tensors[layer.bias].double().cpu()
-    rows = evidence.first_rows(inputs).double().cpu()
-    gradient = torch.cat([weight, bias[:, None]], 1)
-    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
-    sent = first_sent(evidence)
-    deltas = delta_of(gradient, rows[0], sent)[None] if len(rows) == 1 else deltas_of(gradient, rows)
-    rest = sent * (gradient - deltas.T @ rows)
-    return float(rest.norm() / gradient.norm().clamp_min(1e-300))
 
 
 def _assumption(observation: Observation, count: int) -> str:

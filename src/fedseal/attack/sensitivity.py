@@ -28,7 +28,7 @@ from fedseal.attack.exact.rank import CLOSED, closed, invertible, rank_analysis,
 from fedseal.attack.exact.recursion import ClosedForm
 from fedseal.attack.exact.rivals import rivaled
 from fedseal.attack.jacobian import linearized, small
-from fedseal.attack.replay import distance, replay, replayable
+from fedseal.attack.replay import CAP, distance, replay, replayable
 from fedseal.attack.structure import Activation, Reshape
 from fedseal.errors import NotTwiceDifferentiable
 from fedseal.modality.text import Text
@@ -41,6 +41,7 @@ SHARE = 8  # steps of a search for one Lanczos step more
 SETTLED = 0.9  # share of the step before above which a Lanczos bound no longer falls
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
 TRIALS = 16  # replays with another token or order, for all sentences together
+LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
 ZERO = 1e-4  # of an example's largest delta below which a unit counts as off
 
 
@@ -133,6 +134,9 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
     layer, tensors = evidence.first_linear, evidence.observation.update.tensors
     if layer is None or layer.weight not in tensors or layer.bias is None or layer.bias not in tensors:
         return None
+    misfit = layer_misfit(evidence, inputs)
+    if not _outer_products(evidence) or misfit is None or not misfit <= CAP:
+        return None
     gradient = torch.cat([tensors[layer.weight], tensors[layer.bias][:, None]], 1).double().cpu()
     rows = evidence.first_rows(inputs).double().cpu()
     rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
@@ -161,6 +165,33 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
                 moved = size * least * spread[one] / max(far, 1e-300)
                 found[other] = min(found[other], moved)
     return tuple(found)
+
+
+def _outer_products(evidence: Evidence) -> bool:
+    """Whether the update of a layer is a sum of outer products with its inputs, as far as is known: weight decay adds
+    the weights to it, and Adam scales every entry by itself.
+    """
+    training = evidence.observation.training
+    if evidence.observation.update.kind == "gradient" or training is None:
+        return True
+    return training.optimizer == "sgd" and not training.weight_decay and training.fresh_optimizer
+
+
+def layer_misfit(evidence: Evidence, inputs: Tensor) -> float | None:
+    """How far the first layer's gradient is from outer products with these inputs, relative to its size; None where
+    there is no such layer, or its gradient was not sent.
+    """
+    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
+    if layer is None or layer.bias is None or layer.weight not in tensors or layer.bias not in tensors:
+        return None
+    weight, bias = tensors[layer.weight].double().cpu(), tensors[layer.bias].double().cpu()
+    rows = evidence.first_rows(inputs).double().cpu()
+    gradient = torch.cat([weight, bias[:, None]], 1)
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    sent = first_sent(evidence)
+    deltas = delta_of(gradient, rows[0], sent)[None] if len(rows) == 1 else deltas_of(gradient, rows)
+    rest = sent * (gradient - deltas.T @ rows)
+    return float(rest.norm() / gradient.norm().clamp_min(1e-300))
 
 
 def first_sent(evidence: Evidence) -> Tensor:
@@ -223,8 +254,13 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
         form = closed(evidence, torch.Generator().manual_seed(0))
     if form.open or len(form.inputs) != len(candidate.inputs):
         return None
+    if not bool((torch.isfinite(form.error) & (form.error > 0)).all()):
+        return None
+    away = (form.inputs.reshape(candidate.inputs.shape).to(candidate.inputs.device) - candidate.inputs).flatten(1)
     size = form.error.flatten(1).square().mean(1).sqrt()  # no direction is worse than all of them together
-    return tuple(evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist())
+    near = away.double().square().mean(1).sqrt() <= VISIBLE
+    values = [evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist()]
+    return tuple(v if held and v <= LARGEST else 0.0 for v, held in zip(values, near.tolist(), strict=True))
 
 
 def _lanczos(evidence: Evidence, candidate: Candidate, steps: int) -> Sensitivity:

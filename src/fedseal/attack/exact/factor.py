@@ -55,7 +55,8 @@ def scaled(evidence: Evidence, unit: Tensor) -> Scaled:
     by_range = max(reach, key=lambda pair: pair[1])
     row = by_range[0] * by_range[1] * unit
     target, training = evidence.target, replayable(evidence.observation)
-    if target is None or training is None or len(evidence.observation.rounds) > 1:
+    # a replay drops nothing, so behind dropout it would fit another size
+    if target is None or training is None or len(evidence.observation.rounds) > 1 or evidence.observation.secrets:
         return Scaled(row, False)
     typical = max(by_range[1], 1e-300)
     found = [_by_replay(evidence, sign * typical * unit, target) for sign in (1.0, -1.0)]
