@@ -155,7 +155,7 @@ def test_a_defense_that_crashes_fails_its_own_cells(tmp_path: Path) -> None:
 
 def test_a_defense_that_does_not_fit_the_model_is_refused_in_its_own_cells(tmp_path: Path) -> None:
     case = small_case(2)
-    normed = replace(case, model=nn.Sequential(*case.model, nn.BatchNorm1d(CLASSES)))
+    normed = replace(case, model=nn.Sequential(*case.model.children(), nn.BatchNorm1d(CLASSES)))
     record = run(normed, tmp_path, Divide(), defenses=["dpsgd:1.1,clip=0.5", "none"], batch_size=2)
     assert [cell.status == "refused" for cell in record.cells] == [True, False]
     assert "no example has a gradient of its own" in record.cells[0].note

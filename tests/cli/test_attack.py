@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from torch import nn
 
 from cli.conftest import Command
-from fedseal import LocalTraining, Observation, Outcome, Progress, Reconstruction, local_update, zoo
+from fedseal import LocalTraining, Observation, Outcome, Progress, Reconstruction, local_update, modality, zoo
 from fedseal.attack.base import BestOf
-from fedseal.cli import sources
+from fedseal.audit.verification import Verified
+from fedseal.cli import outcome, sources
 from fedseal.cli.attack import STARTS, build
+from fedseal.cli.request import Aim, Request
 from fedseal.errors import BadConfig, UnknownName
-from fedseal.types import ProgressCallback
+from fedseal.threat import ThreatModel
+from fedseal.types import Batch, ProgressCallback, Update
 
 TINY = ("--model", "zoo:mlp:num_classes=4", "--size", 8, "--label", 2)
 FILES = {"original.png", "reconstruction.png", "strip.png", "iterations.gif", "result.json"}
@@ -209,8 +213,8 @@ class _Mistaken:
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: ProgressCallback | None = None
     ) -> Reconstruction:
-        outcome = Outcome("budget", "mistaken", 0.5, 1, 0.1)
-        return Reconstruction(torch.full((len(self.labels), 3, 8, 8), 0.5), torch.tensor(self.labels), outcome)
+        end = Outcome("budget", "mistaken", 0.5, 1, 0.1)
+        return Reconstruction(torch.full((len(self.labels), 3, 8, 8), 0.5), torch.tensor(self.labels), end)
 
 
 def test_wrong_guess_is_not_sold_as_a_result(fedseal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,3 +313,31 @@ def test_training_takes_all_that_local_training_knows() -> None:
         lr=0.1, epochs=2, batch_size=4, optimizer="adam", weight_decay=0.01, shuffle=True, mode="eval"
     )
     assert sources.training_from(text, "eval") == expected
+
+
+ROWS = {
+    "findings": (
+        torch.tensor([[1.0, 0.0, 1.0]]),
+        torch.tensor([[0.9, 0.75, 0.8]]),
+        "2 of 3 right, the truth is 1, 0, 1",
+    ),
+    "numbers": (torch.tensor([[-1.5]]), torch.tensor([[0.25]]), "0.25, the truth is -1.5"),
+    "probabilities of a class": (torch.tensor([1]), torch.tensor([[0.1, 0.9]]), "1, right"),
+    "findings nobody knows": (None, torch.tensor([[0.9, 0.75, 0.0]]), "0.9, 0.75, 0"),
+    "many": (None, torch.zeros(1, 40), f"{', '.join(['0'] * outcome.LONG)}, ..."),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_labels_that_are_rows_are_said_in_numbers(kind: str) -> None:
+    truth, named, said = ROWS[kind]
+    pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    seen = Update("gradient", {name: torch.ones_like(p) for name, p in model.named_parameters()})
+    image = modality.Image(shape=(3, 8, 8))
+    observation = ThreatModel.eavesdropper().observe(model, seen, modality=image)
+    aim = Aim(observation, image, None if truth is None else Batch(pixels, truth), "own")
+    found = Reconstruction(pixels, named, Outcome("budget", "own", None, 1, 0.1))
+    result = outcome.grade("own", Request(), aim, Verified(found, 0.0))
+    assert said in outcome._labels(result)
+    json.dumps(result.plain())

@@ -250,9 +250,12 @@ def _labels(result: Result) -> str:
         return ""  # which the tokens show
     if result.found.labels is None:
         return "not recovered"
-    if result.found.labels.is_floating_point():
-        return _rows_of_labels(result.found.labels, truth, result.label_score)
-    return _classes(result)
+    found = result.found.labels
+    if not found.is_floating_point():
+        return _classes(result, found)
+    if targets_of(found) == "soft" and (truth is None or targets_of(truth) == "classes"):
+        return _classes(result, found.argmax(-1))
+    return _rows_of_labels(found, truth, result.label_score)
 
 
 def _rows_of_labels(found: Tensor, truth: Tensor | None, score: LabelScore | None) -> str:
@@ -271,9 +274,8 @@ def _written(rows: Tensor) -> str:
     return "; ".join([*cut, *(["..."] if len(rows) > SHOWN else [])])
 
 
-def _classes(result: Result) -> str:
-    assert result.found.labels is not None
-    named = result.found.labels.tolist()
+def _classes(result: Result, labels: Tensor) -> str:
+    named = labels.tolist()
     read, truth = ", ".join(str(label) for label in named), result.target.truth
     if truth is None:
         return read
