@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import fedseal as fs
 from fedseal.attack.certificate import certify
 from fedseal.attack.replay import CAP
-from fedseal.types import Certificate, Observation, Outcome, Reconstruction
+from fedseal.types import Certificate, Observation, Outcome, Reconstruction, Status
 
 FEDSGD = fs.LocalTraining.fedsgd()
 
@@ -21,7 +22,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+def made(build: Callable[[], nn.Module], seed: int = 0) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()
@@ -36,24 +37,25 @@ def seen(
     batch: fs.Batch,
     threat: str = "honest_but_curious",
     training: fs.LocalTraining = FEDSGD,
-    **changes: object,
+    **changes: Any,
 ) -> Observation:
     update = fs.local_update(model, batch, training=training, generator=seeded(1))
-    modality = fs.Image(shape=tuple(batch.inputs.shape[1:]))
+    _, channels, height, width = batch.inputs.shape
+    modality = fs.Image(shape=(channels, height, width))
     observer: fs.ThreatModel = getattr(fs.ThreatModel, threat)()
-    return observer.observe(model, replace(update, **changes), modality=modality)  # type: ignore[arg-type]
+    return observer.observe(model, replace(update, **changes), modality=modality)
 
 
-def claim(inputs: Tensor, labels: Tensor | None, status: str = "exact") -> Reconstruction:
+def claim(inputs: Tensor, labels: Tensor | None, status: Status = "exact") -> Reconstruction:
     """What an attack may say of itself."""
-    return Reconstruction(inputs, labels, Outcome(status, "liar", 0.0, 0, 0.0))  # type: ignore[arg-type]
+    return Reconstruction(inputs, labels, Outcome(status, "liar", 0.0, 0, 0.0))
 
 
-def perceptron(width: int = 16, classes: int = 10, act: type[nn.Module] = nn.Sigmoid, inputs: int = 16) -> nn.Module:
+def perceptron(width: int = 16, classes: int = 10, act: type[nn.Module] = nn.Sigmoid, inputs: int = 16) -> Any:
     return made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), act(), nn.Linear(width, classes)))
 
 
-def softmax(classes: int = 2) -> nn.Module:
+def softmax(classes: int = 2) -> Any:
     return made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, classes)))
 
 
@@ -164,8 +166,8 @@ class TestOneOuterProduct:
 
     def test_a_zero_head_and_equal_labels_show_the_mean(self) -> None:
         model, batch = softmax(10), fs.Batch(pictures(4), torch.full((4,), 7))
-        nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(model[1].bias)  # type: ignore[arg-type]
+        nn.init.zeros_(model[1].weight)
+        nn.init.zeros_(model[1].bias)
         observation = seen(model, batch, num_examples=None)
         mean = claim(batch.inputs.mean(0, keepdim=True), batch.labels[:1])
         found = certify(observation, mean)
@@ -199,7 +201,6 @@ class TestPrecision:
         eps = torch.finfo(dtype).eps
         assert min(CAP, eps) <= certificate_of(found).tolerance <= min(CAP, 1000 * eps)
 
-
     def test_a_small_step_inherits_the_rounding_of_the_weights(self) -> None:
         """The difference of weights is known no better than the weights are, also in double precision."""
         training = fs.LocalTraining.fedavg(lr=1e-4)
@@ -216,7 +217,7 @@ class TestDetermined:
 
     def test_a_dead_first_layer(self) -> None:
         model = perceptron(act=nn.ReLU)
-        nn.init.constant_(model[1].bias, -100.0)  # type: ignore[arg-type]
+        nn.init.constant_(model[1].bias, -100.0)
         batch = fs.Batch(pictures(1), torch.tensor([3]))
         found = certify(seen(model, batch), claim(torch.rand_like(batch.inputs), batch.labels))
         assert certificate_of(found).residual == 0.0
@@ -224,11 +225,11 @@ class TestDetermined:
         assert "does not determine" in certificate_of(found).note
 
     def test_colors_averaged_and_pixels_skipped(self) -> None:
-        def gray() -> nn.Module:
-            net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 10))
+        def gray() -> Any:
+            first = nn.Conv2d(3, 8, 3)
             with torch.no_grad():
-                net[0].weight.copy_(net[0].weight.mean(1, keepdim=True).expand(-1, 3, -1, -1))
-            return net
+                first.weight.copy_(first.weight.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+            return nn.Sequential(first, nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 10))
 
         def skipping() -> nn.Module:
             return nn.Sequential(nn.Conv2d(3, 8, 1, stride=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 10))
@@ -241,6 +242,7 @@ class TestDetermined:
         assert found.certain.tolist() == [False]
         found = certify(seen(made(gray), batch), claim(batch.inputs, batch.labels))
         assert certificate_of(found).residual < 1e-6
+        assert found.certain.tolist() == [False]
 
     def test_searches_say_so_too(self) -> None:
         net = made(lambda: nn.Sequential(nn.Conv2d(1, 8, 1, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(32, 10)))
@@ -250,7 +252,7 @@ class TestDetermined:
 
 
 class TestSecrets:
-    def net(self, first: bool) -> nn.Module:
+    def net(self, first: bool) -> Any:
         layers = [nn.Flatten(), nn.Dropout(0.2), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10)]
         if not first:
             layers[1], layers[2], layers[3] = layers[2], layers[3], layers[1]

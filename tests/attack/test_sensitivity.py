@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,9 +16,9 @@ from fedseal.modality.tabular import Continuous, Tabular
 DEAD = -100.0
 
 
-def dead(act: type[nn.Module], *, inputs: int = 16) -> nn.Module:
+def dead(act: type[nn.Module], *, inputs: int = 16) -> Any:
     net = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(inputs, 24), act(), nn.Linear(24, 4)))
-    layer = net[1]  # type: ignore[index]
+    layer = net[1]
     assert isinstance(layer, nn.Linear)
     nn.init.constant_(layer.bias, DEAD)
     return net
@@ -45,7 +47,7 @@ def test_error_bars_of_a_closed_form_without_equations_prove_nothing() -> None:
     net = made(
         lambda: nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2), nn.LeakyReLU(0.2), nn.Linear(2, 2))
     ).double()
-    nn.init.constant_(net[0].bias, DEAD)  # type: ignore[index, arg-type]
+    nn.init.constant_(net[0].bias, DEAD)
     batch = fs.Batch(
         torch.rand(1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.tensor([0])
     )
