@@ -34,10 +34,17 @@ def test_truncated_file(fedseal: Command, own: str, tmp_path: Path, update: Upda
     assert "not a whole safetensors file" in fedseal(*_attack(own, "cut.safetensors")).complaint
 
 
-@pytest.mark.parametrize("content", [b"GIF89a" + bytes(64), b"\x80\x04pickle", b"PK\x03\x04" + bytes(200)])
+OTHERS = {
+    b"GIF89a" + bytes(64): "safetensors",
+    b"\x80\x04pickle": "safetensors",
+    b"PK\x03\x04" + bytes(200): ".npz or .pt",
+}
+
+
+@pytest.mark.parametrize("content", OTHERS)
 def test_file_of_another_kind(fedseal: Command, own: str, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.safetensors").write_bytes(content)
-    assert "not a whole safetensors file" in fedseal(*_attack(own, "other.safetensors")).complaint
+    assert f"not a whole {OTHERS[content]} file" in fedseal(*_attack(own, "other.safetensors")).complaint
 
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
