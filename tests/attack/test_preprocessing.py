@@ -132,9 +132,11 @@ def test_buffers_that_are_sent_beside_the_update_are_undone_without_the_weights(
 
 @pytest.mark.parametrize("name", STATE)
 def test_what_is_withheld_leaves_the_input_exact_up_to_scale_and_shift_of_each_channel(name: str) -> None:
-    batch = _picture()
-    found = LinearFirstLayer()(_observed(_model(STATE[name]), batch, BLIND), generator=seeded())
+    batch, observation = _picture(), _observed(_model(STATE[name]), _picture(), BLIND)
+    found = LinearFirstLayer()(observation, generator=seeded())
     assert found.inputs is not None
+    assert found.certificate is None
+    assert "is withheld" in Evidence(observation).doubt
     assert found.outcome.status == "budget"
     assert not bool(found.certain.any())
     assert "exact up to the normalization" in found.outcome.note

@@ -111,7 +111,7 @@ def test_one_example_is_read_layer_by_layer(name: str) -> None:
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.booleans())
 def test_the_taps_are_those_of_unfold(kernel: int, stride: int, padding: int, dilation: int, wide: bool) -> None:
     kernels, sides = (kernel, max(1, kernel - 1)), (9, 12 if wide else 7)
-    strides, paddings, dilations = (stride, 1), (padding, 0), (dilation, 1)
+    strides, paddings, dilations = (stride, 1), (padding, 2 - padding), (dilation, 1)
     after = [
         (side + 2 * p - d * (k - 1) - 1) // s + 1
         for side, k, s, p, d in zip(sides, kernels, strides, paddings, dilations, strict=True)
