@@ -12,6 +12,7 @@ from attack.cases import initialized, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attack, local_update, zoo
 from fedseal.attack.belief import belief
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.layerwise import Layerwise
 from fedseal.attack.exact.linear import LinearFirstLayer
 from fedseal.attack.exact.spear import Spear
 from fedseal.attack.gaps import filled
@@ -200,3 +201,21 @@ def test_which_dropout_the_data_passes_on_its_way_to_a_layer_is_known() -> None:
     evidence = Evidence(_observed(initialized(Blocks(), 0, torch.float32), batch, SERVER, table))
     before = [[s.module for s in evidence.secrets_before(f"{name}.weight")] for name in ("one", "two", "three")]
     assert before == [["idle"], ["inner", "idle"], ["inner", "idle"]]  # where 'idle' draws is not known
+
+
+def test_layers_with_dropout_between_them_are_not_inverted() -> None:
+    layers = [nn.Conv2d(1, 8, 5, 2, 2), nn.Sigmoid(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1568, 10)]
+    observation = _observed(initialized(nn.Sequential(*layers), 0, torch.float32), _photos(1), SERVER)
+    found = Layerwise()(observation, generator=seeded())
+    assert found.outcome.status == "not_applicable"
+    assert "dropout '3' draws in secret between the layers" in found.outcome.note
+
+
+def test_layers_with_dropout_before_them_are_inverted_but_for_what_was_dropped() -> None:
+    batch = _photos(1, size=16)
+    layers = [nn.Dropout(0.2), nn.Conv2d(1, 12, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(768, 10)]
+    model = initialized(nn.Sequential(*layers), 0, torch.float32)
+    found = Layerwise()(_observed(model, batch, SERVER, Image(shape=(1, 16, 16))), generator=seeded())
+    assert found.inputs is not None
+    assert not bool(found.certain.any())
+    assert _right(found, batch) >= 0.75

@@ -111,7 +111,10 @@ class Layerwise(Route):
         short = undetermined(evidence, form)
         note = f"not determined by layer: {short}; total variation chose among the inputs that agree" if short else ""
         found = self._conclude(evidence, form.inputs, started)
-        told = replayable(observation) is not None
+        drops = [secret.module for secret in observation.secrets if secret.active]
+        if drops:  # a model that drops nothing is nearest to the update at what dropout left
+            note = f"dropout '{drops[0]}' dropped values before the first layer, which are filled in from the others"
+        told = replayable(observation) is not None and not drops
         if told and found.outcome.status not in CERTAIN and not _explains(found, precision(observation)):
             found = better(found, self.match(evidence, form, not short, generator, progress))
         outcome = replace(found.outcome, route=self.name, seconds=time.perf_counter() - started, note=note)

@@ -62,6 +62,11 @@ def invertible(evidence: Evidence) -> str | None:
             return f"the activation '{layer.kind}' cannot be inverted: it maps many values to one"
         if isinstance(layer, Activation) and layer.kind == "leaky_relu" and layer.slope <= 0:
             return f"a leaky ReLU of slope {layer.slope:g} cannot be inverted"
+    first = next((layer for layer in structure.layers if isinstance(layer, (Linear, Conv))), None)
+    before = () if first is None else evidence.secrets_before(first.weight)
+    drawn = [secret.module for secret in evidence.observation.secrets if secret.active and secret not in before]
+    if drawn:
+        return f"dropout '{drawn[0]}' draws in secret between the layers, whose equations hold for none of its draws"
     sent = evidence.observation.update.tensors
     missing = [layer.weight for layer in structure.layers if isinstance(layer, (Linear, Conv))]
     missing = [name for name in missing if name not in sent]

@@ -235,6 +235,9 @@ def _through_linear(
 ) -> Signal:
     """The input of a linear layer from dL/dW = delta x^T, and the gradient by it."""
     norm = delta.norm()
+    if float(norm) < 1e-150:  # nothing came back to this layer: its gradient says nothing of its input
+        none = torch.zeros_like(gradient[:1])
+        return Signal(none, torch.full_like(none, math.inf), none, none)
     value = gradient.T @ delta / norm**2
     noise = (evidence.noise(name).cpu() * delta).norm() / norm**2
     value_error = noise + delta_error.norm() / norm * value.abs()
@@ -249,7 +252,7 @@ def _apart(evidence: Evidence, layer: Linear, weight: Tensor, gradient: Tensor, 
     noise = (evidence.noise(layer.weight).cpu() ** 2 + spread**2).sqrt()
     rows = shared / noise[:, None]
     size = float(gradient.square().sum().sqrt() / signal.delta.norm().clamp_min(1e-300))  # of an input's length
-    wide = size / math.sqrt(weight.shape[1])
+    wide = min(max(size / math.sqrt(weight.shape[1]), 1e-100), 1e100)  # a signal that is wrong may be of any size
     normal = rows.T @ rows + torch.eye(rows.shape[1], dtype=torch.float64) / wide**2
     inverse = torch.linalg.inv(normal)
     inputs = inverse @ rows.T @ (gradient / noise[:, None])
