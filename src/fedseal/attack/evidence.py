@@ -324,12 +324,17 @@ class Evidence:
         if not criterion.known or self.batch_size != 1:
             return None
         if self.single is not None:
-            return criterion.formed(self.single.target).to(device)
+            return self._told(self.single.target)
         head, tensors = self.structure.head, self.observation.update.tensors
         if criterion.kind == "mse" or head is None or head.bias not in tensors:
             return None
         by_bias = math.copysign(1.0, self._sign * criterion.factor) * tensors[head.bias or ""].double()
-        return criterion.formed((by_bias < 0).double()[None]).to(device)
+        return self._told((by_bias < 0).double()[None])
+
+    def _told(self, rows: Tensor) -> Tensor:
+        """Targets `(N, outputs)` in the form that the loss takes, in the client's number format."""
+        shaped, like = self.criterion.formed(rows), self.observation.like
+        return shaped.to(like) if shaped.is_floating_point() else shaped.to(like.device)
 
     @cached_property
     def singles(self) -> list[Single]:

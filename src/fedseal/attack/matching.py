@@ -27,7 +27,7 @@ from fedseal.attack.relaxation import relaxed, softened
 from fedseal.attack.simulation import Simulate, UpdateModel, merged
 from fedseal.client import twice_differentiable
 from fedseal.criterion import Criterion
-from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownName, UnknownToAdversary
+from fedseal.errors import BadConfig, NotTwiceDifferentiable, UnfitBatch, UnknownName, UnknownToAdversary
 from fedseal.layout import canonical
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
@@ -115,6 +115,11 @@ class Search:
             )
         self.criterion, self.labels = evidence.criterion, _given_labels(attack, evidence)
         searched = self.labels is None and (attack.labels == "joint" or _no_class(self.criterion, attack))
+        if searched and self.criterion.classes and not self.criterion.known and "rows" not in self.criterion.forms:
+            raise BadConfig(
+                f"{attack.name} searches soft labels, which this loss does not take: {self.criterion.obstacle}",
+                "use a loss that takes class probabilities, or hand the attack labels (threat model 'oracle')",
+            )
         posed = softened(observation, self.criterion) if searched else observation
         self.prediction = attack.update_model.bind(posed, attack.name, count, to, generator)
         self.copies = self.prediction.copies

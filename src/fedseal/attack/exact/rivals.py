@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.structure import Activation, Reshape
 
 SAME = 1e-4  # smallest singular value, relative to the largest, of gradients that cancel each other
 LARGEST = 3  # examples in a combination
 EXAMPLES = 12  # of a batch up to which combinations are tried
 ENOUGH = 0.75  # share of the zeros of the examples that a combination stands for, from which it rivals them
+POOL = 16  # directions that are tried in sets
+WHOLE = 1e-2  # from 0 or 1, within which a unit is taken for off or on
 READINGS = 4000  # sets of directions that are tried at most
-BORNE_OUT = 0.98  # share of units that must be on where the forward pass says so
+BORNE_OUT = 0.9999  # share of units that must be on where the forward pass says so, for no other reading to be tried
 
 
 class Rival(NamedTuple):
@@ -63,11 +66,11 @@ def rivals(deltas: Tensor) -> list[Rival]:
 
 
 def rivaled(deltas: Tensor) -> Tensor:
-    """Which examples another reading replaces, `(b,)` of bool. Arguments as of `rivals`."""
-    marked = torch.zeros(len(deltas), dtype=torch.bool)
-    for rival in rivals(deltas):
-        marked[list(rival.members)] = True
-    return marked
+    """Which examples another reading may replace, `(b,)` of bool: none, or all of them. Arguments as of `rivals`.
+
+    Every example's input depends on all directions that were chosen, so that one that may be another leaves all open.
+    """
+    return torch.full((len(deltas),), bool(rivals(deltas)))
 
 
 def told_apart(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +99,8 @@ def told_apart(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> tuple[Tens
     best, found = borne_out(inputs, deltas != 0), (inputs, deltas)
     if best >= BORNE_OUT:
         return found
-    pool = _closed(deltas)
+    pool = _two_valued(evidence, sums, len(deltas))
+    pool = _closed(deltas) if pool is None else pool
     for places in itertools.islice(itertools.combinations(range(len(pool)), len(deltas)), READINGS):
         rows = pool[list(places)]
         values = torch.linalg.svdvals(rows)
@@ -108,12 +112,16 @@ def told_apart(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> tuple[Tens
         value = borne_out(tried[0], tried[1] != 0)
         if value > best:
             best, found = value, tried
-    return found
+    if found[0] is inputs:
+        return found
+    ones = torch.cat([found[0], found[0].new_ones(len(inputs), 1)], 1)
+    return found[0], torch.linalg.lstsq(ones.T, sums.T, driver="gels").solution  # also of units that were left out
 
 
 def _read(sums: Tensor, rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """Inputs and deltas of a reading; None where an example's bias gradient vanishes, so that its scale is open."""
-    solved: Tensor = torch.linalg.lstsq(rows.T, sums, driver="gels").solution
+    used = (rows != 0).any(0)
+    solved: Tensor = torch.linalg.lstsq(rows[:, used].T, sums[used], driver="gels").solution
     scale = solved[:, -1:]  # the input's own last value is one
     if bool((scale.abs() < 1e-9 * scale.abs().max()).any()):
         return None
@@ -123,17 +131,52 @@ def _read(sums: Tensor, rows: Tensor) -> tuple[Tensor, Tensor] | None:
 def _sharpened(sums: Tensor, rows: Tensor) -> Tensor:
     """The same directions from the gradient anew, by their zeros alone: combinations cost digits."""
     left = torch.linalg.svd(sums, full_matrices=False)[0][:, : len(rows)]
-    sharp = [torch.linalg.svd(left[row == 0], full_matrices=True)[2][-1] for row in rows]
-    found: Tensor = (left @ torch.stack(sharp).T).T
-    return found.masked_fill(rows == 0, 0.0)
+    used = (rows != 0).any(0)
+    sharp = [torch.linalg.svd(left[(row == 0) & used], full_matrices=True)[2][-1] for row in rows]
+    found: Tensor = (left @ torch.stack(sharp).T).T.masked_fill(rows == 0, 0.0)
+    return found
+
+
+def _two_valued(evidence: Evidence, sums: Tensor, count: int) -> Tensor | None:
+    """All examples' possible rows where the head shows one direction right behind the ReLU; None where it does not.
+
+    With one output, or two classes, an example's row is that direction's weight wherever its unit is on, and 0
+    elsewhere, up to a factor. So divided by the weights the gradient's columns span vectors of zeros and ones, and each
+    is known by its values on as many units as there are examples: all of them are tried.
+    """
+    head, state, layer = evidence.structure.head, evidence.observation.state, evidence.first_linear
+    layers = [one for one in evidence.structure.layers if not isinstance(one, Reshape)]
+    if head is None or state is None or layers != [layer, Activation("relu"), head] or count > EXAMPLES:
+        return None
+    weight = state[head.weight].double().cpu()
+    if len(weight) != (2 if evidence.criterion.classes else 1):
+        return None
+    direction = weight[0] - weight[1] if len(weight) == 2 else weight[0]
+    seen = (sums.norm(dim=1) > 0) & (direction.abs() > 1e-2 * direction.abs().max())
+    span = torch.linalg.svd(sums, full_matrices=False)[0][:, :count] / direction[:, None].where(seen[:, None], 1.0)
+    chosen, rest = [], span * seen[:, None]
+    for _ in range(count):
+        chosen.append(int(rest.norm(dim=1).argmax()))
+        axis = rest[chosen[-1]] / rest[chosen[-1]].norm().clamp_min(1e-300)
+        rest = rest - torch.outer(rest @ axis, axis)
+    values = torch.tensor(list(itertools.product((0.0, 1.0), repeat=count))[1:], dtype=torch.float64)
+    tried = span @ torch.linalg.pinv(span[chosen]) @ values.T
+    whole = tried.round()
+    fits = ((tried - whole).abs() * seen[:, None]).amax(0) < WHOLE
+    fits &= ((whole == 0) | (whole == 1) | ~seen[:, None]).all(0)
+    if int(fits.sum()) < count:
+        return None
+    found: Tensor = (whole[:, fits].clamp(0, 1) * seen[:, None] * direction[:, None]).T
+    return found[:POOL]
 
 
 def _closed(deltas: Tensor) -> Tensor:
     """The examples with their rivals, and the rivals of these: unit rows with most zeros first."""
-    pool = deltas / deltas.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    pool: Tensor = deltas / deltas.norm(dim=1, keepdim=True).clamp_min(1e-300)
     for _ in range(2):
         anew = [rival.row / rival.row.norm() for rival in rivals(pool)]
         for row in anew:
             if len(pool) < EXAMPLES and not bool(((pool @ row).abs() > 1 - 1e-9).any()):
                 pool = torch.cat([pool, row[None]])
-    return pool[(pool != 0).sum(1).argsort(stable=True)]
+    fewest: Tensor = (pool != 0).sum(1).argsort(stable=True)
+    return pool[fewest]
