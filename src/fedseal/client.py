@@ -310,21 +310,29 @@ def _graph_bytes(model: nn.Module, state: Tensors, shape: tuple[int, ...], train
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    def run(device: torch.device | str) -> None:
+    def run(device: torch.device | str, course: LocalTraining = training) -> None:
         kept.clear()
         there = {name: torch.empty_like(tensor, device=device).zero_() for name, tensor in state.items()}
         weight = there[next(iter(_slots(model).trainable))]
         inputs = weight.new_zeros(shape, requires_grad=True)
         labels = torch.zeros(shape[0], dtype=torch.long, device=device)
         with twice_differentiable(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            train(model, there, inputs, labels, training, differentiable=True)
+            train(model, there, inputs, labels, course, differentiable=True)
 
     with torch.random.fork_rng():
+        there = next(iter(state.values())).device
         try:
             run("meta")
         except (RuntimeError, Misfit):  # an operator that looks at values
-            run(next(iter(state.values())).device)
+            try:
+                run(there)
+            except Misfit:  # a loss whose targets are no classes: it keeps little more than the outputs
+                run(there, replace(training, loss=_squares))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _squares(outputs: Tensor, labels: Tensor) -> Tensor:
+    return outputs.square().sum()
 
 
 def local_update(

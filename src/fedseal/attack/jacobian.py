@@ -20,11 +20,11 @@ ENTRIES = 3e7  # of that Jacobian
 CHUNK = 128  # directions at a time
 
 
-def small(evidence: Evidence, count: int) -> bool:
+def small(evidence: Evidence, count: int, most: int = COLUMNS, size: float = ENTRIES) -> bool:
     """Whether the whole Jacobian of an update by a batch of that many examples is worth working out."""
     columns = count * math.prod(evidence.observation.modality.shape)
     entries = sum(tensor.numel() for tensor in evidence.observation.update.tensors.values())
-    return columns <= COLUMNS and columns * entries * len(evidence.observation.rounds) <= ENTRIES
+    return columns <= most and columns * entries * len(evidence.observation.rounds) <= size
 
 
 def linearized(evidence: Evidence, candidate: Candidate, dtype: torch.dtype = torch.float64) -> Linearized:
