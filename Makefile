@@ -39,7 +39,7 @@ avx2: export ONEDNN_MAX_CPU_ISA := AVX2
 avx2: export ATEN_CPU_CAPABILITY := avx2
 avx2: export MKL_ENABLE_INSTRUCTIONS := AVX2
 avx2: setup
-	$(PYTEST) -m "not slow" tests/attack tests/cli tests/laws
+	$(PYTEST) -m "not slow" tests/cli/test_bad_batches.py tests/laws/test_doors.py tests/attack/test_separating.py tests/attack/test_certificate.py
 
 lint: setup
 	$(BIN)/ruff check .
