@@ -162,13 +162,13 @@ from fedseal import audit
 def slow():
     with open(sys.argv[1], "a") as log:
         log.write(f"{os.getpid()}\\n")
-    time.sleep(60)
+    time.sleep(600)
 
 audit.run(small_case(3), attacks=[Told(slow)], out=Path(sys.argv[1]).parent / "run", workers=2)
 """
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 120.0) -> bool:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
         time.sleep(0.02)
