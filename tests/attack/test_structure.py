@@ -155,7 +155,6 @@ def test_scores_that_no_linear_layer_makes_have_no_head(end: Callable[[Tensor], 
 OUTPUTS: dict[str, Callable[[Tensor], object]] = {
     "a map": lambda z: z[:, :, None],
     "a number": lambda z: z.sum(),
-    "one score": lambda z: z[:, 0],
     "a pair": lambda z: (z, z),
 }
 
@@ -164,6 +163,10 @@ OUTPUTS: dict[str, Callable[[Tensor], object]] = {
 def test_a_model_without_a_row_of_scores_is_refused(name: str) -> None:
     with pytest.raises(UnfitModel, match="does not give one row of class scores"):
         _read(Ended(True, OUTPUTS[name]))  # type: ignore[arg-type]
+
+
+def test_one_score_an_example_is_a_row() -> None:
+    assert _read(Ended(True, lambda z: z[:, 0])).num_classes == 1
 
 
 def test_inputs_of_another_shape_are_refused_with_the_shape() -> None:

@@ -210,8 +210,9 @@ def _entrance(
 
 
 def _shape(node: Node) -> tuple[int, ...] | None:
+    """The shape for one example, None for what is no tensor with a row an example."""
     value = node.meta.get("val")
-    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) else None
+    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) and value.ndim else None
 
 
 def _row(node: Node, end: Node, parameters: dict[Node, str]) -> tuple[tuple[Layer, ...], str | None]:
