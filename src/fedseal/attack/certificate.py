@@ -101,16 +101,17 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     value = residual(observation, candidate)
     assert value is not None
     count = len(found.inputs)
-    nothing = Certificate("replay", value, CAP, (), (False,) * count, _assumption(observation, count))
-    wide = max(CAP, rounding(observation))
-    if not value <= wide:
-        return replace(nothing, note="does not explain the update")
-    tolerance = max(min(CAP, arithmetic(observation, candidate)), rounding(observation))
-    if not value <= tolerance:
-        return replace(nothing, tolerance=tolerance, note="does not explain the update to the arithmetic's precision")
     reasons = [*_unknown(observation, count), *_secrets(observation, observation.secrets)]
     if order_is_secret(training, count):
         reasons.append("the client's order is unknown: this is the residual of one possible order")
+    nothing = Certificate("replay", value, CAP, (), (False,) * count, _assumption(observation, count))
+    wide = max(CAP, rounding(observation))
+    if not value <= wide:
+        return replace(nothing, note="; ".join(["does not explain the update", *reasons]))
+    tolerance = max(min(CAP, arithmetic(observation, candidate)), rounding(observation))
+    if not value <= tolerance:
+        note = "; ".join(["does not explain the update to the arithmetic's precision", *reasons])
+        return replace(nothing, tolerance=tolerance, note=note)
     moved = _sensitivity(evidence, candidate, tolerance, found.outcome.steps)
     return _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
 

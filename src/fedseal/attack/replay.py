@@ -16,6 +16,7 @@ from fedseal.client import RandomLayer, train
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 
 CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
+SOLVED = 1e-12  # residual that solvers in double precision leave themselves
 GRID = 0.2  # root mean square of what rounding to the grid of the last places leaves, about, in units of them
 ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
 
@@ -132,7 +133,7 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
             other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
-    return ROOM * max([*finite, eps, *(eps * GRID * _inherited(round) for round in observation.rounds)])
+    return max(SOLVED, ROOM * max([*finite, eps, *(eps * GRID * _inherited(round) for round in observation.rounds)]))
 
 
 def _inherited(round: Round) -> float:
