@@ -16,6 +16,8 @@ from fedseal.attack.replay import agreement, residual
 from fedseal.criterion import Criterion
 from fedseal.types import Candidate, Observation
 
+NEAR = 1e-2  # from 0 or 1, within which a finding that was searched is taken for that
+
 
 def relaxed(criterion: Criterion, numbers: Tensor) -> Tensor:
     """Targets `(N, outputs)` of free numbers `(N, outputs)`, differentiable; `(N,)` for a loss that was not recognized
@@ -45,7 +47,7 @@ def softened(observation: Observation, criterion: Criterion) -> Observation:
 def concluded(observation: Observation, candidate: Candidate) -> Tensor:
     """A candidate's labels as the loss takes them: the likeliest class, or rows.
 
-    Findings that lie between 0 and 1 are rounded where the update is explained no worse.
+    Findings near 0 or 1 are that; others between them are rounded where the update is explained no worse.
     """
     labels = candidate.labels.detach()
     if not labels.is_floating_point():
@@ -55,6 +57,7 @@ def concluded(observation: Observation, candidate: Candidate) -> Tensor:
         return labels.argmax(-1) if labels.ndim > 1 else labels
     if criterion.kind != "bce":
         return criterion.formed(labels)
+    labels = torch.where((labels - labels.round()).abs() < NEAR, labels.round(), labels)  # a sigmoid never gets there
     whole = criterion.formed(labels.round())
     if torch.equal(whole, criterion.formed(labels)):
         return whole
