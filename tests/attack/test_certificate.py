@@ -203,7 +203,7 @@ class TestPrecision:
 
     def test_a_small_step_inherits_the_rounding_of_the_weights(self) -> None:
         """The difference of weights is known no better than the weights are, also in double precision."""
-        training = fs.LocalTraining.fedavg(lr=1e-4)
+        training = fs.LocalTraining.fedavg(lr=1e-6)
         model, batch = perceptron().double(), fs.Batch(pictures(1).double(), torch.tensor([3]))
         found = certify(seen(model, batch, training=training), claim(batch.inputs, batch.labels))
         gradient = certify(seen(model, batch), claim(batch.inputs, batch.labels))
