@@ -265,6 +265,22 @@ class TestSecrets:
         found = fs.attack.auto(steps=20)(seen(self.net(True), batch, threat), generator=seeded())
         assert not bool(found.certain.any())
 
+    def test_dropout_by_function_is_a_secret_too(self) -> None:
+        class Dropping(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.head = nn.Linear(16, 12), nn.Linear(12, 10)
+
+            def forward(self, inputs: Tensor) -> Tensor:
+                hidden = self.first(nn.functional.dropout(inputs.flatten(1), 0.3, training=True)).relu()
+                scores: Tensor = self.head(hidden)
+                return scores
+
+        batch = fs.Batch(pictures(1), torch.tensor([3]))
+        for threat in ("honest_but_curious", "eavesdropper"):
+            observation = seen(made(Dropping), batch, threat)
+            assert not bool(fs.attack.auto(steps=8)(observation, generator=seeded()).certain.any())
+
     def test_dropout_that_is_off_hides_nothing(self) -> None:
         batch = fs.Batch(pictures(1), torch.tensor([3]))
         observation = seen(self.net(True), batch, training=fs.LocalTraining.fedsgd(mode="eval"))

@@ -101,7 +101,7 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     value = residual(observation, candidate)
     assert value is not None
     count = len(found.inputs)
-    reasons = [*_unknown(observation, count), *_secrets(observation, observation.secrets)]
+    reasons = [*_unknown(observation, count), *_secrets(evidence, observation.secrets)]
     if order_is_secret(training, count):
         reasons.append("the client's order is unknown: this is the residual of one possible order")
     nothing = Certificate("replay", value, CAP, (), (False,) * count, _assumption(observation, count))
@@ -144,7 +144,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         return None
     if layer.weight not in update.tensors or layer.bias not in update.tensors or evidence.doubt:
         return None
-    if replayed is not None and not _secrets(observation, observation.secrets):
+    if replayed is not None and not _secrets(evidence, observation.secrets):
         return None  # a replay that says no is not outvoted
     value = layer_misfit(evidence, inputs)
     values = first_layer(evidence, inputs)
@@ -153,13 +153,13 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
     count = len(inputs)
     bare = Certificate("layer", value, CAP, values, (False,) * count, _assumption(observation, count))
     if not value <= CAP:
-        dropped = _secrets(observation, evidence.secrets_before(layer.weight))
+        dropped = _secrets(evidence, evidence.secrets_before(layer.weight))
         return replace(bare, note="; ".join(dropped) or "does not explain the first layer's gradient")
     eps = torch.finfo(observation.like.dtype).eps
     tolerance = max(min(CAP, 8 * eps), rounding(observation), LINEAR)
     reasons = [
         *_unknown(observation, count),
-        *_secrets(observation, evidence.secrets_before(layer.weight)),
+        *_secrets(evidence, evidence.secrets_before(layer.weight)),
         *_sums(evidence, inputs),
         *_signs(evidence),
     ]
@@ -186,13 +186,14 @@ def _unknown(observation: Observation, count: int) -> list[str]:
     return [] if told == count else [f"{told} examples made the update, and these are {count}"]
 
 
-def _secrets(observation: Observation, layers: tuple[Secret, ...]) -> list[str]:
+def _secrets(evidence: Evidence, layers: tuple[Secret, ...]) -> list[str]:
     """What was, or may have been, drawn in secret on the way."""
     found = [
         f"'{secret.module}' drops values at random{'' if secret.active else ', if the client trains in train mode'}"
         for secret in layers[:1]
     ]
-    kinds = {step.kind for step in observation.defense or ()}
+    found += [f"the model draws random numbers in '{name}'" for name in evidence.structure.random[:1]]
+    kinds = {step.kind for step in evidence.observation.defense or ()}
     return found + [words for kind, words in CHANGED.items() if kind in kinds]
 
 
