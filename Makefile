@@ -18,6 +18,7 @@ setup: .venv/installed
 
 .venv/installed: pyproject.toml requirements/lock.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip uninstall --quiet --yes $(firstword $(subst ==, ,$(MINILM))) 2>/dev/null  # of an earlier set-up: see its line below
 	$(BIN)/pip install --quiet $(TORCH) -r requirements/lock.txt
 	$(BIN)/pip install --quiet --no-deps $(TORCH) --editable .
 	$(BIN)/pip check

@@ -9,7 +9,7 @@ from torch import nn
 import fedseal as fs
 from benchmarks.measure import attack, client, share, spread
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.layerwise import rank_analysis
+from fedseal.attack.exact.rank import rank_analysis
 
 Build = Callable[[int], nn.Module]
 

@@ -11,7 +11,7 @@ from fedseal import Batch, LocalTraining, ThreatModel, zoo
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact import separation
 from fedseal.attack.exact.separation import mixture_of, separate, settle, sites
-from fedseal.attack.exact.unmixing import Mixture, evaluate, jacobian_of, normal_of, mass_of
+from fedseal.attack.exact.unmixing import Mixture, evaluate, jacobian_of, mass_of, normal_of
 
 LABELS = {"distinct": [0, 1, 2, 3], "two equal": [0, 1, 1, 3], "all equal": [2, 2, 2, 2]}
 

@@ -260,7 +260,8 @@ class Search:
             objective.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             message = str(error)
-            if any(w in message for w in ("not implemented", "once_differentiable", "not differentiable", "is not diff")):
+            signs = ("not implemented", "once_differentiable", "not differentiable", "is not diff")
+            if any(words in message for words in signs):
                 raise NotTwiceDifferentiable(
                     f"the loss cannot be differentiated twice: {message.splitlines()[0]}",
                     "switch that operator to a plain one: attn_implementation='eager' for fused attention, "
