@@ -43,14 +43,15 @@ from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
 from fedseal.attack.tableak import TabLeak
 from fedseal.attack.text import mixture
-from fedseal.errors import BadConfig, UnknownToAdversary
+from fedseal.errors import BadConfig, UnfitUpdate, UnknownToAdversary
 from fedseal.mechanism import Mechanism
 from fedseal.modality.tabular import Tabular
 from fedseal.modality.text import Text
 from fedseal.types import Attack, Modality, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
-SPOKEN = 0.5  # share of the first layer's misfit below which its gradient speaks for another end
+SPEAKS = 0.01  # residual above which the first layer's gradient says more of the inputs than the whole update
+SPOKEN = 0.1  # share of the first layer's misfit below which its gradient speaks for another end
 ENDS = 3  # of searches that Newton's steps go on from
 FEW, SOME = 256, 4096  # input values up to which a plain search from noise pays, through kinks and without
 COARSE = 10  # steps that stand for a client's many
@@ -114,12 +115,14 @@ class Auto:
         if evidence.observation is not plain:
             notes.append(RouteNote("bottleneck's draw", True, DRAWN))
         best: Reconstruction | None = None
-        for route in self.routes(observation.modality):
+        seed = int(torch.randint(2**62, (), generator=generator))
+        for place, route in enumerate(self.routes(observation.modality)):
+            own = torch.Generator().manual_seed(seed + place)  # who knows more draws no other numbers here
             obstacle = route.obstacle(evidence) or _outdone(evidence, route)
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
                 continue
-            found = route.read(evidence, generator=generator, progress=progress)
+            found = route.read(evidence, generator=own, progress=progress)
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             best = found if best is None else better(best, found)
             done = _enough(evidence, route, best)
@@ -153,7 +156,8 @@ class Auto:
                 continue
             try:
                 again = attack(observation, generator=generator, progress=progress)
-            except (UnknownToAdversary, BadConfig) as error:  # a fact that is withheld, or memory that is short
+            # a fact that is withheld, memory that is short, an update that leaves nothing to read
+            except (UnknownToAdversary, BadConfig, UnfitUpdate) as error:
                 reason = error.fact
                 notes.append(RouteNote(attack.name, False, reason))
                 continue
@@ -195,7 +199,7 @@ class Auto:
         for attack in plain_searches(evidence, max(1, self.steps // 8)):
             try:
                 found = attack(observation, generator=generator, progress=progress)
-            except (UnknownToAdversary, BadConfig) as error:
+            except (UnknownToAdversary, BadConfig, UnfitUpdate) as error:
                 notes.append(RouteNote(attack.name, False, error.fact))
                 continue
             notes.append(
@@ -281,7 +285,7 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
         steps=steps,
         box=True,
     )
-    if start is None or start.inputs is None or start.outcome.status == "diverged":
+    if start is None or not _whole(evidence, start):
         whence = "no exact route applies" if start is None else f"'{start.outcome.route}' led nowhere"
         return Plan(search, f"{whence}; cosine distance of the update and of its linear layers, with total variation")
     gentle = Adam(lr=0.02, signed=True, schedule=cosine_decay)
@@ -289,11 +293,19 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
     return Plan(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
 
 
+def _whole(evidence: Evidence, start: Reconstruction) -> bool:
+    """Whether a search can go on from there: all examples have inputs, and all or none a label."""
+    if start.inputs is None or start.outcome.status == "diverged":
+        return False
+    count = len(start.inputs)
+    return count == (evidence.batch_size or count) and (start.labels is None or len(start.labels) == count)
+
+
 def probable(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> Plan:
     """The search for the most probable input under a known defense, from the best that the routes found."""
     search = Bayes(steps=max(1, steps // BAYES), labels=_labels(evidence))
     # where entries are missing, not moved, a start that fits what was sent hides what the prior knows of the rest
-    if _drawn(evidence) and start is not None and start.inputs is not None and start.outcome.status != "diverged":
+    if _drawn(evidence) and start is not None and start.inputs is not None and _whole(evidence, start):
         known = None if _mixes(evidence) else start.labels
         search = replace(search, starts=(start.inputs,), known_labels=known)
         if start.outcome.route == Layerwise.name:
@@ -406,7 +418,7 @@ def _chosen(evidence: Evidence, ends: Sequence[Reconstruction]) -> Reconstructio
         bool(best.certain.any())
         or evidence.observation.secrets
         or _drawn(evidence)
-        or not (value is None or value > MATCHED)
+        or not (value is None or value > SPEAKS)
     ):
         return best
     misfits = {id(end): layer_misfit(evidence, end.inputs) for end in ends if end.inputs is not None}
