@@ -60,12 +60,17 @@ def test_the_worst_round_counts() -> None:
 
 def test_nobody_replays_without_weights_or_training() -> None:
     batch = pictures(dtype=torch.float32)
+    truth = Candidate(batch.inputs, batch.labels)
+
+    def less(missing: str) -> ThreatModel:
+        return ThreatModel("less", ThreatModel.honest_but_curious().grants - {missing})
+
     for missing in ("state", "training"):
-        threat = ThreatModel("less", ThreatModel.honest_but_curious().grants - {missing})
-        assert (
-            residual(observed(MODELS["lenet"].float(), batch, threat=threat), Candidate(batch.inputs, batch.labels))
-            is None
-        )
+        steps = observed(MODELS["lenet"].float(), batch, threat=less(missing), training=LocalTraining.fedavg(lr=0.1))
+        assert residual(steps, truth) is None
+    assert residual(observed(MODELS["lenet"].float(), batch, threat=less("state")), truth) is None
+    # a gradient says of itself that no step was taken
+    assert residual(observed(MODELS["lenet"].float(), batch, threat=less("training")), truth) == 0.0
 
 
 def test_a_conclusion_says_converged_only_at_precision_and_diverged_where_not_finite() -> None:

@@ -28,8 +28,9 @@ from fedseal.attack.exact.rank import rank_analysis
 from fedseal.attack.exact.spear import Spear
 from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import grey
+from fedseal.attack.jacobian import small
 from fedseal.attack.matching import LBFGS, Adam, GradientMatching
-from fedseal.attack.newton import polished
+from fedseal.attack.newton import COLUMNS, ENTRIES, polished
 from fedseal.attack.objective import CosineWithLayers
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
@@ -399,7 +400,7 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
         return "rounding leaves more in the first layer's rows than a search would add"
     if _modeled(evidence):
         return None
-    if isinstance(route, Layerwise) and value is not None and value <= CAP:
+    if isinstance(route, Layerwise) and value is not None and value <= _ends(evidence) and _valid(evidence, best):
         return "the route has already matched as far as precision reaches"
     if isinstance(route, Separation) and value is not None and value <= NEAR:
         return f"'{best.outcome.route}' read every example by itself; joint matching from there mixes them up again"
@@ -427,6 +428,18 @@ def _chosen(evidence: Evidence, ends: Sequence[Reconstruction]) -> Reconstructio
         return best
     least, nearest = min(known, key=lambda pair: pair[0])
     return nearest if least < SPOKEN * (misfits[id(best)] or 0.0) else best
+
+
+def _ends(evidence: Evidence) -> float:
+    """The residual at which layers in a row were matched as far as it pays: small inputs can be searched on at once."""
+    return CAP if small(evidence, 1, COLUMNS, ENTRIES) else NEAR
+
+
+def _valid(evidence: Evidence, found: Reconstruction) -> bool:
+    """Whether inputs lie near the valid ones: a saturated unit that was inverted throws them far out."""
+    assert found.inputs is not None
+    away = (found.inputs - evidence.observation.modality.project(found.inputs)).abs().max()
+    return bool(away <= 1.0)
 
 
 def _ended(found: Reconstruction) -> str:

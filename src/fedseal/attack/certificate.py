@@ -173,14 +173,22 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
 
 def _assumption(observation: Observation, count: int) -> str:
     told = observation.update.num_examples
+    if told is None and isinstance(observation.modality, Text):
+        return "that these sentences, or all of them equally often, made the update; the message names no number"
     if told is None:
         return f"that {count} example{'s' if count > 1 else ''} made the update; the message names no number"
     return f"the client's word that {told} example{'s' if told > 1 else ''} made the update"
 
 
 def _unknown(observation: Observation, count: int) -> list[str]:
-    """What is not known of the number of examples."""
+    """What is not known of the number of examples.
+
+    Sentences need none: there are finitely many, and other ones, in whatever number, do not reproduce an update to the
+    arithmetic's precision; only all of them repeated do.
+    """
     told = observation.update.num_examples
+    if told is None and isinstance(observation.modality, Text):
+        return []
     if told is None:
         return [f"the number of examples is unknown: {count} explain the update, and so may others"]
     return [] if told == count else [f"{told} examples made the update, and these are {count}"]
@@ -192,7 +200,8 @@ def _secrets(evidence: Evidence, layers: tuple[Secret, ...]) -> list[str]:
         f"'{secret.module}' drops values at random{'' if secret.active else ', if the client trains in train mode'}"
         for secret in layers[:1]
     ]
-    found += [f"the model draws random numbers in '{name}'" for name in evidence.structure.random[:1]]
+    if not isinstance(evidence.observation.modality, Text):  # a language model's rows are read by its own wiring
+        found += [f"the model draws random numbers in '{name}'" for name in evidence.structure.random[:1]]
     kinds = {step.kind for step in evidence.observation.defense or ()}
     return found + [words for kind, words in CHANGED.items() if kind in kinds]
 

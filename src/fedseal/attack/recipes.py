@@ -77,7 +77,7 @@ RECIPES = {
         Recipe(
             "layerwise",
             "exact: one example through layers in a row with sigmoid, tanh, leaky ReLU or no activation",
-            _SERVER,
+            ("state",),
             "after Zhu and Blaschko, ICLR 2021, arXiv:2010.07733; weighting and error propagation are ours",
             Layerwise,
         ),

@@ -12,6 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
+from fedseal.modality.text import Text
 from fedseal.types import Observation, Round
 
 FITS = 1e-4  # relative distance from the loss's own gradient, up to a factor, below which the factor is one
@@ -23,7 +24,10 @@ def factor(evidence: Evidence) -> float:
 
     It takes three classes or more: with two, or one output, any length of the gradient is that of some example.
     """
-    observation, criterion, head = evidence.observation, evidence.criterion, evidence.structure.head
+    observation = evidence.observation
+    if isinstance(observation.modality, Text):  # whose models give scores of positions as well
+        return 1.0
+    criterion, head = evidence.criterion, evidence.structure.head
     update, state = observation.update, observation.state
     if head is None or head.bias is None or state is None or update.kind != "gradient" or evidence.batch_size != 1:
         return 1.0

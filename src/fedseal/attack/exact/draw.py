@@ -27,7 +27,7 @@ def with_draw(observation: Observation) -> Observation:
     Else it is returned as it is: no such defense is known, several examples, several local steps, weights withheld, or
     what else the defense did to the update.
 
-    >>> import fedseal as fs
+    >>> import torch, fedseal as fs
     >>> shield, photo = fs.defense.parse("precode:8"), fs.zoo.photos(size=8)[:1]
     >>> model, draws = shield.on_model(fs.zoo.lenet(size=8, width=4)), torch.Generator().manual_seed(0)
     >>> update = fs.local_update(model, photo, training=fs.LocalTraining.fedsgd(), defense=shield, generator=draws)
