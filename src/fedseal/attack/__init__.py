@@ -10,6 +10,7 @@ import inspect
 from fedseal.attack import labels
 from fedseal.attack.auto import auto
 from fedseal.attack.base import best_of, cascade, restarts
+from fedseal.attack.certificate import certify
 from fedseal.attack.lamp import Lamp, lamp
 from fedseal.attack.presets import (
     bayes,
@@ -42,6 +43,7 @@ __all__ = [
     "bayes",
     "best_of",
     "cascade",
+    "certify",
     "coarse",
     "cocktail_party",
     "dimitrov",

@@ -54,6 +54,15 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
 
     "exact" and "converged" stand only if every example is certain, and a result that is becomes "converged" if it did
     not claim to be "exact". Inputs that are not finite are dropped, as "diverged".
+
+    >>> import fedseal as fs, torch
+    >>> model, batch = fs.zoo.lenet(), fs.zoo.photos(size=32)[:1]
+    >>> update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd())
+    >>> seen = fs.ThreatModel.honest_but_curious().observe(model, update, modality=fs.Image(shape=(3, 32, 32)))
+    >>> lie = fs.Reconstruction(torch.zeros_like(batch.inputs), batch.labels, fs.Outcome("exact", "a guess", 0.0, 0, 0.0))
+    >>> told = certify(seen, lie)
+    >>> told.outcome.status, told.certain.tolist(), told.certificate.note
+    ('budget', [False], 'does not explain the update')
     """
     end, inputs = found.outcome, found.inputs
     bare = replace(found, certificate=None)
