@@ -59,8 +59,8 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
     >>> model, batch = fs.zoo.lenet(), fs.zoo.photos(size=32)[:1]
     >>> update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd())
     >>> seen = fs.ThreatModel.honest_but_curious().observe(model, update, modality=fs.Image(shape=(3, 32, 32)))
-    >>> lie = fs.Reconstruction(torch.zeros_like(batch.inputs), batch.labels, fs.Outcome("exact", "a guess", 0.0, 0, 0.0))
-    >>> told = certify(seen, lie)
+    >>> claim = fs.Outcome("exact", "a guess", 0.0, 0, 0.0)
+    >>> told = certify(seen, fs.Reconstruction(torch.zeros_like(batch.inputs), batch.labels, claim))
     >>> told.outcome.status, told.certain.tolist(), told.certificate.note
     ('budget', [False], 'does not explain the update')
     """
