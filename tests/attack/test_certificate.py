@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fedseal as fs
 from fedseal.attack.certificate import certify
 from fedseal.attack.replay import CAP
+from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Certificate, Observation, Outcome, Reconstruction, Status
 
 FEDSGD = fs.LocalTraining.fedsgd()
@@ -250,6 +251,34 @@ class TestDetermined:
         batch = fs.Batch(pictures(1), torch.tensor([3]))
         found = fs.attack.parse("dlg:steps=60")(seen(net, batch), generator=seeded())
         assert found.certain.tolist() == [False]
+
+
+class TestElsewhere:
+    """Inputs that are far away and give the same update."""
+
+    def test_moved_pictures_under_circular_padding_and_global_pooling(self) -> None:
+        def build() -> nn.Module:
+            conv = nn.Conv2d(1, 12, 3, padding=1, padding_mode="circular")
+            return nn.Sequential(conv, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
+
+        batch = fs.Batch(pictures(1, size=4).double(), torch.tensor([3]))
+        observation = seen(made(build).double(), batch)
+        for inputs in (batch.inputs, batch.inputs.roll(1, 3), batch.inputs.flip(2)):
+            assert certify(observation, claim(inputs, batch.labels)).certain.tolist() == [False]
+        note = certificate_of(certify(observation, claim(batch.inputs, batch.labels))).note
+        assert "moved by one" in note or "explains the update" in note
+
+    def test_the_other_class_negated_without_biases(self) -> None:
+        net = made(lambda: nn.Sequential(nn.Linear(6, 9, bias=False), nn.Tanh(), nn.Linear(9, 2, bias=False))).double()
+        row = torch.randn(1, 6, dtype=torch.float64, generator=seeded(4))
+        batch = fs.Batch(row, torch.tensor([1]))
+        update = fs.local_update(net, batch, training=FEDSGD)
+        modality = Tabular(columns=tuple(Continuous(f"c{n}", -8, 8) for n in range(6)))
+        observation = fs.ThreatModel.honest_but_curious().observe(net, update, modality=modality)
+        twin = certify(observation, claim(-row, torch.tensor([0])))
+        assert certificate_of(twin).residual < 1e-12
+        assert twin.certain.tolist() == [False]
+        assert certify(observation, claim(row, batch.labels)).certain.tolist() == [False]
 
 
 class TestSecrets:

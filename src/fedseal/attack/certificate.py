@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.draw import drawn
+from fedseal.attack.mirrored import mirrored
 from fedseal.attack.replay import (
     CAP,
     arithmetic,
@@ -27,6 +28,7 @@ from fedseal.attack.replay import (
 from fedseal.attack.scale import said, unscaled
 from fedseal.attack.sensitivity import (
     MARGIN,
+    VISIBLE,
     Sensitivity,
     first_layer,
     layer_misfit,
@@ -122,7 +124,27 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
         note = "; ".join(["does not explain the update to the arithmetic's precision", *reasons])
         return replace(nothing, tolerance=tolerance, note=note)
     moved = _sensitivity(evidence, candidate, tolerance, found.outcome.steps)
-    return _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
+    judged = _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
+    return _alone(observation, candidate, judged) if any(judged.certain) else judged
+
+
+def _alone(observation: Observation, candidate: Candidate, judged: Certificate) -> Certificate:
+    """The certificate without the examples that, mirrored or moved, explain the update as well.
+
+    Sensitivity speaks of what is near. A model that averages over places, or has no bias under an odd activation, may
+    give the same update for another input far away.
+    """
+    if isinstance(observation.modality, Text):
+        return judged
+    for words, other in mirrored(observation, candidate):
+        value = residual(observation, other)
+        if value is not None and value <= max(judged.tolerance, judged.residual):
+            far = (other.inputs - candidate.inputs).double().flatten(1).square().mean(1).sqrt() > VISIBLE
+            certain = tuple(c and not f for c, f in zip(judged.certain, far.tolist(), strict=True))
+            if certain != judged.certain:
+                note = "; ".join(filter(None, [judged.note, f"the same inputs {words} explain the update as well"]))
+                return replace(judged, certain=certain, note=note)
+    return judged
 
 
 def _sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, steps: int) -> Sensitivity:
