@@ -25,7 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedseal.criterion import loss_function, settle
 from fedseal.errors import BadConfig, Misfit, UnfitBatch, UnfitModel, UnfitUpdate
 from fedseal.layout import canonical
-from fedseal.types import Batch, Defense, LocalStep, LocalTraining, Tensors, Update
+from fedseal.types import Batch, Defense, LocalStep, LocalTraining, LossFunction, Tensors, Update
 
 
 class Trained(NamedTuple):
@@ -180,7 +180,7 @@ def train(
         fed, told = inputs[part], labels[part]
         with explained(model, fed, told):
             outputs = forward(model, {**weights, **frozen, **buffers}, fed)
-            loss = loss_function(training.loss)(outputs, told)
+            loss = _in_dtype(loss_function(training.loss), outputs)(outputs, told)
             grads = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, allow_unused=True)
         found: dict[str, Tensor | None] = dict(zip(weights, grads, strict=True))
         if on_gradient is None:
@@ -329,6 +329,14 @@ def _graph_bytes(model: nn.Module, state: Tensors, shape: tuple[int, ...], train
             except Misfit:  # a loss whose targets are no classes: it keeps little more than the outputs
                 run(there, replace(training, loss=_squares))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _in_dtype(loss: LossFunction, outputs: Tensor) -> LossFunction:
+    """A loss with tensors of its own, such as class weights, in the precision that is computed in."""
+    if not isinstance(loss, nn.Module):
+        return loss
+    own = [tensor.dtype for tensor in (*loss.parameters(), *loss.buffers()) if tensor.is_floating_point()]
+    return loss if all(dtype == outputs.dtype for dtype in own) else copy.deepcopy(loss).to(outputs.dtype)
 
 
 def _squares(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -488,7 +496,8 @@ def example_gradients(
     def loss(weights: Tensors, one: Tensor, label: Tensor) -> Tensor:
         buffers = {name: state[name].clone() for name in names.buffers}
         outputs = forward(model, {**weights, **rest, **buffers}, one[None])
-        return loss_function(training.loss)(outputs, label[None])
+        value: Tensor = _in_dtype(loss_function(training.loss), outputs)(outputs, label[None])
+        return value
 
     all_at_once = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
     try:

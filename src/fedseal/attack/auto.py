@@ -44,7 +44,7 @@ from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
 from fedseal.attack.tableak import TabLeak
 from fedseal.attack.text import mixture
-from fedseal.errors import BadConfig, UnfitUpdate, UnknownToAdversary
+from fedseal.errors import BadConfig, Misfit, UnfitUpdate, UnknownToAdversary
 from fedseal.mechanism import Mechanism
 from fedseal.modality.tabular import Tabular
 from fedseal.modality.text import Text
@@ -123,7 +123,11 @@ class Auto:
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
                 continue
-            found = route.read(evidence, generator=own, progress=progress)
+            try:
+                found = route.read(evidence, generator=own, progress=progress)
+            except Misfit as error:  # a trial of the route's own that the model or its loss does not take
+                notes.append(RouteNote(route.name, False, error.fact))
+                continue
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             best = found if best is None else better(best, found)
             done = _enough(evidence, route, best)
@@ -158,7 +162,7 @@ class Auto:
             try:
                 again = attack(observation, generator=generator, progress=progress)
             # a fact that is withheld, memory that is short, an update that leaves nothing to read
-            except (UnknownToAdversary, BadConfig, UnfitUpdate) as error:
+            except (UnknownToAdversary, BadConfig, UnfitUpdate, Misfit) as error:
                 reason = error.fact
                 notes.append(RouteNote(attack.name, False, reason))
                 continue
@@ -200,7 +204,7 @@ class Auto:
         for attack in plain_searches(evidence, max(1, self.steps // 8)):
             try:
                 found = attack(observation, generator=generator, progress=progress)
-            except (UnknownToAdversary, BadConfig, UnfitUpdate) as error:
+            except (UnknownToAdversary, BadConfig, UnfitUpdate, Misfit) as error:
                 notes.append(RouteNote(attack.name, False, error.fact))
                 continue
             notes.append(

@@ -12,15 +12,20 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.draw import drawn
 from fedseal.attack.mirrored import mirrored
+from fedseal.attack.modes import modes_differ
 from fedseal.attack.replay import (
     CAP,
+    alternating,
     arithmetic,
+    distance,
     in_dtype,
     order_is_secret,
+    replay,
     replayable,
     residual,
     rounding,
@@ -36,11 +41,12 @@ from fedseal.attack.sensitivity import (
     swaps,
 )
 from fedseal.modality.text import Text
-from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Secret, Status
+from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Reconstruction, Secret, Status
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 LINEAR = 1e-13  # relative error of the closed form of an outer product in float64
 OUTPUTS = 4  # of a layer, from which weight decay shows in the form of its update
+HALF = 0.5  # share of its sensitivity by which an update must really move
 NEAR = 1e-2  # of 0 and 1, within which values may be signs
 OPEN = "explains the update, does not determine"
 CHANGED = {
@@ -112,7 +118,7 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     value = residual(observation, candidate)
     assert value is not None
     count = len(found.inputs)
-    reasons = [*_unknown(observation, count), *_secrets(evidence, observation.secrets)]
+    reasons = [*_unknown(observation, count), *_secrets(evidence, observation.secrets), *_modes(evidence)]
     if order_is_secret(training, count):
         reasons.append("the client's order is unknown: this is the residual of one possible order")
     nothing = Certificate("replay", value, CAP, (), (False,) * count, _assumption(observation, count))
@@ -125,7 +131,63 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
         return replace(nothing, tolerance=tolerance, note=note)
     moved = _sensitivity(evidence, candidate, tolerance, found.outcome.steps)
     judged = _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
+    if any(judged.certain) and not all(judged.certain):
+        judged = _beside(observation, candidate, training, judged, max(tolerance, value))
+    if any(judged.certain):
+        judged = _moving(observation, candidate, training, judged)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
+
+
+def _beside(
+    observation: Observation, candidate: Candidate, training: LocalTraining, judged: Certificate, unseen: float
+) -> Certificate:
+    """The certificate where other examples are not determined: these may be far from the truth, and what is near here
+    says nothing then, unless all that they put into the update is little beside what the certain ones do.
+    """
+    apart = not any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
+    round = observation.rounds[0]
+    size = sum(float(tensor.double().square().sum()) for tensor in round.update.tensors.values()) ** 0.5
+    open_ = 0.0 if apart else 1.0
+    for number, held in enumerate(judged.certain):
+        if not held and apart:
+            one = slice(number, number + 1)
+            fed = observation.modality.forward(candidate.inputs[one])
+            alone = replay(observation, round, Candidate(fed, candidate.labels[one]), training)
+            open_ += sum(float(t.detach().double().square().sum()) for t in alone.values()) ** 0.5 / max(size, 1e-300)
+    pairs = zip(judged.certain, judged.sensitivity, strict=True)
+    certain = tuple(held and value > MARGIN * (unseen + open_) for held, value in pairs)
+    if certain == judged.certain:
+        return judged
+    return replace(judged, certain=certain, note=f"{judged.note}; beside these the others are open as well")
+
+
+def _moving(
+    observation: Observation, candidate: Candidate, training: LocalTraining, judged: Certificate
+) -> Certificate:
+    """The certificate, where the replay really moves as the derivative says; none is certain where it does not.
+
+    A model that rounds, and hands on a gradient as if it had not, has a derivative of its own making.
+    """
+    if isinstance(observation.modality, Text):
+        return judged
+    step = VISIBLE * alternating(candidate.inputs)
+    round = observation.rounds[0]
+    still, moved = (
+        replay(observation, round, Candidate(observation.modality.forward(inputs), candidate.labels), training)
+        for inputs in (candidate.inputs, candidate.inputs + step)
+    )
+    if distance(still, moved) >= HALF * max(judged.sensitivity):
+        return judged
+    note = "; ".join(filter(None, [judged.note, "the update does not move as the model's own derivative says"]))
+    return replace(judged, certain=(False,) * len(judged.certain), note=note)
+
+
+def _modes(evidence: Evidence) -> list[str]:
+    """Where the training is withheld: whether the model computes otherwise in training than in evaluation."""
+    if evidence.observation.training is not None or isinstance(evidence.observation.modality, Text):
+        return []
+    differs = evidence.once("modes", lambda: modes_differ(evidence.observation))
+    return ["the model computes otherwise in training, and nobody says how the client ran it"] if differs else []
 
 
 def _alone(observation: Observation, candidate: Candidate, judged: Certificate) -> Certificate:
@@ -188,9 +250,12 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         return replace(bare, note="; ".join(dropped) or "does not explain the first layer's gradient")
     eps = torch.finfo(observation.like.dtype).eps
     tolerance = max(min(CAP, 8 * eps), rounding(observation), LINEAR)
+    if count > 1 and not value <= tolerance:  # what is off may hide that other sums fit as well
+        return replace(bare, tolerance=tolerance, note="does not explain the first layer's gradient to its precision")
     reasons = [
         *_unknown(observation, count),
         *_secrets(evidence, evidence.secrets_before(layer.weight)),
+        *_modes(evidence),
         *_sums(evidence, inputs),
         *_signs(evidence),
     ]
@@ -204,11 +269,12 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
 
 def _assumption(observation: Observation, count: int) -> str:
     told = observation.update.num_examples
+    fed = "" if observation.defense is not None else ", and that it changed no example before training"
     if told is None and isinstance(observation.modality, Text):
         return "that these sentences, or all of them equally often, made the update; the message names no number"
     if told is None:
         return f"that {count} example{'s' if count > 1 else ''} made the update; the message names no number"
-    return f"the client's word that {told} example{'s' if told > 1 else ''} made the update"
+    return f"the client's word that {told} example{'s' if told > 1 else ''} made the update{fed}"
 
 
 def _unknown(observation: Observation, count: int) -> list[str]:

@@ -106,7 +106,9 @@ class Descent:
 
         def closure() -> Tensor:
             total = objective()
-            for leaf, grad in zip(leaves, torch.autograd.grad(total, variables), strict=True):
+            # a model may hand nothing back to some inputs, such as behind a conversion to whole numbers
+            grads = torch.autograd.grad(total, variables, allow_unused=True, materialize_grads=True)
+            for leaf, grad in zip(leaves, grads, strict=True):
                 leaf.tensor.grad = grad.sign() if (signed and leaf.inputs) or leaf.lr is not None else grad
             return total.detach()
 

@@ -147,10 +147,14 @@ def _inherited(round: Round) -> float:
 
 
 def _nudged(tensor: Tensor, eps: float) -> Tensor:
-    """Every other entry a unit in the last place larger, the others smaller, in an order without a pattern."""
-    places = torch.arange(tensor.numel(), device=tensor.device)
-    signs = (1 - 2 * ((places * 0x9E3779B1 >> 7) & 1)).to(tensor.dtype)
-    return tensor * (1 + eps * signs).view(tensor.shape)
+    """Every other entry a unit in the last place larger, the others smaller."""
+    return tensor * (1 + eps * alternating(tensor))
+
+
+def alternating(like: Tensor) -> Tensor:
+    """Plus and minus one, in an order without a pattern."""
+    places = torch.arange(like.numel(), device=like.device)
+    return (1 - 2 * ((places * 0x9E3779B1 >> 7) & 1)).to(like.dtype).view(like.shape)
 
 
 def _imitated(

@@ -108,7 +108,7 @@ def _counts(evidence: Evidence, inputs: Tensor) -> Tensor | None:
     if not evidence.unit.plain or head is None or head.bias is None or observation.state is None:
         return None
     gradient = evidence.gradient(head.bias)
-    if gradient is None:
+    if gradient is None or evidence.batch_size not in (None, len(inputs)):  # the sum is over all examples
         return None
     with torch.no_grad():
         outputs = forward(observation.model, observation.state, observation.modality.forward(inputs))
