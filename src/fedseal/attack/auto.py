@@ -44,7 +44,14 @@ from fedseal.attack.separating import Separation
 from fedseal.attack.simulation import number_of_steps
 from fedseal.attack.tableak import TabLeak
 from fedseal.attack.text import mixture
-from fedseal.errors import BadConfig, Misfit, UnfitUpdate, UnknownToAdversary
+from fedseal.errors import (
+    BadConfig,
+    Misfit,
+    NotTwiceDifferentiable,
+    UnfitModel,
+    UnfitUpdate,
+    UnknownToAdversary,
+)
 from fedseal.mechanism import Mechanism
 from fedseal.modality.tabular import Tabular
 from fedseal.modality.text import Text
@@ -162,7 +169,9 @@ class Auto:
             try:
                 again = attack(observation, generator=generator, progress=progress)
             # a fact that is withheld, memory that is short, an update that leaves nothing to read
-            except (UnknownToAdversary, BadConfig, UnfitUpdate, Misfit) as error:
+            except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
+                if isinstance(error, NotTwiceDifferentiable):  # a finding on the model, which users can mend
+                    raise
                 reason = error.fact
                 notes.append(RouteNote(attack.name, False, reason))
                 continue
@@ -204,7 +213,9 @@ class Auto:
         for attack in plain_searches(evidence, max(1, self.steps // 8)):
             try:
                 found = attack(observation, generator=generator, progress=progress)
-            except (UnknownToAdversary, BadConfig, UnfitUpdate, Misfit) as error:
+            except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
+                if isinstance(error, NotTwiceDifferentiable):  # a finding on the model, which users can mend
+                    raise
                 notes.append(RouteNote(attack.name, False, error.fact))
                 continue
             notes.append(

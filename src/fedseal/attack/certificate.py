@@ -8,6 +8,7 @@ secret* on the way.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -87,6 +88,8 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
         certificate = _by_layer(evidence, inputs, certificate) or certificate
     if certificate is not None and scaled:
         certificate = replace(certificate, assumption=f"{certificate.assumption}, and that {scaled}")
+    if certificate is not None and math.isnan(certificate.residual):  # the replay is not finite: nothing is compared
+        return replace(bare, outcome=replace(end, status="diverged", residual=None))
     value = None if certificate is None else certificate.residual
     if certificate is not None and all(certificate.certain):
         status = "exact" if end.status == "exact" else "converged"

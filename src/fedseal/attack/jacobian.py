@@ -17,6 +17,7 @@ from fedseal.types import Candidate, LocalTraining, Round, Tensors
 
 COLUMNS = 1024  # input values up to which the whole Jacobian is worked out
 ENTRIES = 3e7  # of that Jacobian
+WHOLE = 1e-3  # from 0 and 1, within which a finding is one
 CHUNK = 128  # directions at a time
 
 
@@ -52,7 +53,7 @@ class Linearized:
         observation, training = evidence.observation, replayable(evidence.observation)
         assert training is not None
         self.inputs = candidate.inputs.detach().to(dtype).requires_grad_()
-        free = candidate.labels.is_floating_point() and real_targets(evidence)
+        free = candidate.labels.is_floating_point() and real_targets(evidence, candidate.labels)
         labels = candidate.labels.detach()
         self.targets = labels.to(dtype).requires_grad_() if free else None
         fed, labels = observation.modality.forward(self.inputs), labels if self.targets is None else self.targets
@@ -138,6 +139,9 @@ def _flat(
         yield (made[name] if sent is None else made[name] * sent).flatten()
 
 
-def real_targets(evidence: Evidence) -> bool:
-    """Whether targets are real numbers, which may move as the inputs may; class indices and findings do not."""
-    return evidence.criterion.kind in ("mse", "unknown")
+def real_targets(evidence: Evidence, labels: Tensor) -> bool:
+    """Whether targets are real numbers, which may move as the inputs may; class indices and findings of yes and no do
+    not, but findings between the two do.
+    """
+    between = bool(((labels - labels.round()).abs() > WHOLE).any())
+    return evidence.criterion.kind in ("mse", "unknown") or between
