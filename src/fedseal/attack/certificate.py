@@ -47,7 +47,8 @@ from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Re
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 LINEAR = 1e-13  # relative error of the closed form of an outer product in float64
 OUTPUTS = 4  # of a layer, from which weight decay shows in the form of its update
-HALF = 0.5  # share of its sensitivity by which an update must really move
+AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (root mean square) or more
+REALLY = 0.05  # share of its sensitivity, an estimate for layers in a row, by which an update must really move
 NEAR = 1e-2  # of 0 and 1, within which values may be signs
 OPEN = "explains the update, does not determine"
 CHANGED = {
@@ -150,9 +151,9 @@ def _beside(
     apart = not any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
     round = observation.rounds[0]
     size = sum(float(tensor.double().square().sum()) for tensor in round.update.tensors.values()) ** 0.5
-    open_ = 0.0 if apart else 1.0
-    for number, held in enumerate(judged.certain):
-        if not held and apart:
+    open_ = 0.0 if apart or min(judged.sensitivity) > AFAR * unseen else 1.0
+    for number, value in enumerate(judged.sensitivity):
+        if value <= AFAR * unseen and apart:
             one = slice(number, number + 1)
             fed = observation.modality.forward(candidate.inputs[one])
             alone = replay(observation, round, Candidate(fed, candidate.labels[one]), training)
@@ -179,7 +180,7 @@ def _moving(
         replay(observation, round, Candidate(observation.modality.forward(inputs), candidate.labels), training)
         for inputs in (candidate.inputs, candidate.inputs + step)
     )
-    if distance(still, moved) >= HALF * max(judged.sensitivity):
+    if distance(still, moved) >= REALLY * max(judged.sensitivity):
         return judged
     note = "; ".join(filter(None, [judged.note, "the update does not move as the model's own derivative says"]))
     return replace(judged, certain=(False,) * len(judged.certain), note=note)
