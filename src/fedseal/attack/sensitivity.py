@@ -64,6 +64,7 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, step
     best = Sensitivity((0.0,) * count, "")
     bounds: dict[str, Callable[[], tuple[float, ...] | None]] = {
         "the first layer's gradient": lambda: first_layer(evidence, candidate.inputs),
+        "the first layer's weight": lambda: _without_bias(evidence, candidate),
         "the error bars of the closed form": lambda: _error_bars(evidence, candidate),
     }
     for how, bound in bounds.items():
@@ -164,6 +165,30 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
                 moved = size * least * spread[one] / max(far, 1e-300)
                 found[other] = min(found[other], moved)
     return tuple(found)
+
+
+def _without_bias(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] | None:
+    """Of one example from the gradient of the first layer's weight alone, d x^T; None where that does not settle it.
+
+    All directions but the input's own show in it at once. Along the input itself d may shrink as x grows: how the
+    whole update moves there is worked out, and half of the smaller of the two bounds any mixture.
+    """
+    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
+    if layer is None or layer.weight not in tensors or layer.bias in tensors or len(candidate.inputs) > 1:
+        return None
+    if not _outer_products(evidence) or evidence.altered or evidence.preprocessing is not None:
+        return None
+    gradient, row = tensors[layer.weight].double().cpu(), candidate.inputs.double().cpu().flatten()
+    delta = gradient @ row / row.square().sum().clamp_min(1e-300)
+    if float((gradient - torch.outer(delta, row)).norm()) > CAP * float(gradient.norm()):
+        return None
+    there = linearized(evidence, candidate, torch.float64 if small(evidence, 1) else torch.float32)
+    if there.targets is not None:  # which may make up for the input's size
+        return None
+    along = torch.zeros(there.columns).to(there.inputs)
+    along[: len(row)] = (row / row.norm().clamp_min(1e-300)).to(along)
+    size = VISIBLE * math.sqrt(len(row)) / max(there.norm, 1e-300)
+    return (0.5 * size * min(float(delta.norm()), float(there.push(along[None])[0].double().norm())),)
 
 
 def _outer_products(evidence: Evidence) -> bool:
