@@ -319,7 +319,8 @@ def _graph_bytes(model: nn.Module, state: Tensors, shape: tuple[int, ...], train
         with twice_differentiable(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             train(model, there, inputs, labels, course, differentiable=True)
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a loss that wants targets in another shape than classes
         there = next(iter(state.values())).device
         try:
             run("meta")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from attack.cases import FEDSGD, initialized, observed, pictures, seeded
 from fedseal import Batch, Candidate, LocalTraining, Observation, Outcome, Reconstruction, ThreatModel, zoo
 from fedseal.attack import best_of, cascade, restarts
-from fedseal.attack.base import conclude, distance, precision, residual
+from fedseal.attack.base import conclude, precision, residual
+from fedseal.norm import distance
 from fedseal.types import Attack, ProgressCallback, Status
 
 MODELS: dict[str, nn.Module] = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What each part may import, besides itself: section 2 of the design. A higher part may import every lower one.
-BOTTOM = {"errors", "mechanism", "files", "layout", "captured"}
+BOTTOM = {"errors", "mechanism", "files", "layout", "norm", "captured"}
 TYPES = BOTTOM | {"types"}
 CLIENT = TYPES | {"criterion", "client"}
 THREAT = CLIENT | {"message", "threat"}
@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "mechanism": set(),
     "files": set(),
     "layout": set(),
+    "norm": set(),
     "captured": {"errors", "layout", "mechanism"},
     "types": BOTTOM,
     "criterion": TYPES,

@@ -14,7 +14,7 @@ import torch
 
 from fedseal.attack.certificate import certify
 from fedseal.attack.relaxation import concluded
-from fedseal.attack.replay import agreement, distance, in_dtype, order_is_secret, precision, replay, residual
+from fedseal.attack.replay import agreement, in_dtype, order_is_secret, precision, replay, residual
 from fedseal.types import (
     Attack,
     Candidate,
@@ -34,7 +34,6 @@ __all__ = [
     "better",
     "cascade",
     "conclude",
-    "distance",
     "order_is_secret",
     "precision",
     "refused",

@@ -26,6 +26,7 @@ from fedseal.attack.prior import Bindable, OutOfRange, Prior, Scene, color_varia
 from fedseal.attack.release import Release
 from fedseal.attack.schedule import cosine_decay
 from fedseal.attack.simulation import Simulate, number_of_steps
+from fedseal.norm import length
 from fedseal.types import Candidate, Modality, Observation, ProgressCallback, Reconstruction
 
 Coordinates = Callable[[Tensor], Tensor]
@@ -228,7 +229,7 @@ def _noise_share(observation: Observation) -> float:
     """Which share of the update's power is the defense's noise."""
     release, tensors = Release(observation), observation.update.tensors
     noise = sum(float(release.spread(n).square().expand(t.shape).sum()) for n, t in tensors.items())
-    return noise / max(sum(float(t.double().square().sum()) for t in tensors.values()), 1e-300)
+    return noise / max(length(tensors.values()) ** 2, 1e-300)
 
 
 def _misfit(release: Release, search: Search) -> float:

@@ -23,7 +23,6 @@ from fedseal.attack.replay import (
     CAP,
     alternating,
     arithmetic,
-    distance,
     in_dtype,
     order_is_secret,
     replay,
@@ -42,6 +41,7 @@ from fedseal.attack.sensitivity import (
     swaps,
 )
 from fedseal.modality.text import Text
+from fedseal.norm import distance, length
 from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Reconstruction, Secret, Status
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
@@ -133,7 +133,7 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     if not value <= tolerance:
         note = "; ".join(["does not explain the update to the arithmetic's precision", *reasons])
         return replace(nothing, tolerance=tolerance, note=note)
-    moved = _sensitivity(evidence, candidate, tolerance, found.outcome.steps)
+    moved = _sensitivity(evidence, candidate, tolerance)
     judged = _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
     if any(judged.certain) and not all(judged.certain):
         judged = _beside(observation, candidate, training, judged, max(tolerance, value))
@@ -150,14 +150,14 @@ def _beside(
     """
     apart = not any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
     round = observation.rounds[0]
-    size = sum(float(tensor.double().square().sum()) for tensor in round.update.tensors.values()) ** 0.5
+    size = length(round.update.tensors.values())
     open_ = 0.0 if apart or min(judged.sensitivity) > AFAR * unseen else 1.0
     for number, value in enumerate(judged.sensitivity):
         if value <= AFAR * unseen and apart:
             one = slice(number, number + 1)
             fed = observation.modality.forward(candidate.inputs[one])
             alone = replay(observation, round, Candidate(fed, candidate.labels[one]), training)
-            open_ += sum(float(t.detach().double().square().sum()) for t in alone.values()) ** 0.5 / max(size, 1e-300)
+            open_ += length(alone.values()) / max(size, 1e-300)
     pairs = zip(judged.certain, judged.sensitivity, strict=True)
     certain = tuple(held and value > MARGIN * (unseen + open_) for held, value in pairs)
     if certain == judged.certain:
@@ -213,10 +213,10 @@ def _alone(observation: Observation, candidate: Candidate, judged: Certificate) 
     return judged
 
 
-def _sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, steps: int) -> Sensitivity:
+def _sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> Sensitivity:
     if isinstance(evidence.observation.modality, Text):
         return swaps(evidence, candidate)
-    return sensitivity(evidence, candidate, tolerance, steps)
+    return sensitivity(evidence, candidate, tolerance)
 
 
 def _judged(bare: Certificate, moved: Sensitivity, reasons: list[str], unseen: float) -> Certificate:

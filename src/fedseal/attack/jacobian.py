@@ -84,6 +84,8 @@ class Linearized:
         """J v for each row v of `(k, columns)`: `(k, entries)`."""
         if not self.pulled.requires_grad:
             return self.update.new_zeros(len(directions), len(self.update))
+        if len(directions) == 1:  # batching makes a loop of some convolutions, slower by far
+            return self._push_one(directions[0])[None].detach()
         try:
             with twice_differentiable():
                 (moved,) = torch.autograd.grad(

@@ -49,11 +49,11 @@ def _relabeled(observation: Observation, labels: Tensor, chosen: slice) -> Itera
 def _moved(observation: Observation, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
     names = AXES.get(inputs.ndim - 1, tuple(f"axis {axis}" for axis in range(1, inputs.ndim)))
     for axis, name in enumerate(names, start=1):
-        if inputs.shape[axis] > 1:
-            yield f"with {name} in the opposite order", inputs.flip(axis)
-        for by in sorted({1, 2, 4, inputs.shape[axis] // 2}):
-            if 0 < by < inputs.shape[axis]:
-                yield f"with {name} moved by {by}", torch.roll(inputs, by, axis)
+        if inputs.shape[axis] == 1:
+            continue
+        yield f"with {name} in the opposite order", inputs.flip(axis)
+        for by in sorted({_common(inputs.shape[axis]), inputs.shape[axis] // 2}):
+            yield f"with {name} moved by {by}", torch.roll(inputs, by, axis)
     if inputs.ndim == 4 and inputs.shape[2] == inputs.shape[3]:
         yield "with rows and columns exchanged", inputs.transpose(2, 3)
     yield "negated", -inputs
@@ -62,6 +62,15 @@ def _moved(observation: Observation, inputs: Tensor) -> Iterator[tuple[str, Tens
     yield "mirrored in their range", low + high - inputs
     if inputs[0].numel() <= SOME:
         yield from _value_by_value(inputs, low + high)
+
+
+def _common(size: int) -> int:
+    """A move along an axis of that size that is also several moves by less: what is blind to those is blind to it.
+
+    >>> [_common(size) for size in (2, 3, 8, 28, 224)]
+    [1, 2, 6, 24, 216]
+    """
+    return next(size - 1 - (size - 1) % by for by in (12, 6, 2, 1) if by < size)
 
 
 def _value_by_value(inputs: Tensor, ends: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Whether a model computes otherwise in training than in evaluation, beside BatchNorm and dropout modules."""
+"""Whether a model computes otherwise in training than in evaluation: by its modules' word, and by trying."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.client import forward
+from fedseal.client import RandomLayer, forward
 from fedseal.types import Observation
 
 SAME = 1e-5  # relative difference of outputs that are alike
+
+
+def without_modes(observation: Observation) -> bool:
+    """Whether no module declares to compute otherwise in training, as BatchNorm and dropout do."""
+    modules = observation.model.modules()
+    return not observation.secrets and not any(isinstance(module, (_BatchNorm, RandomLayer)) for module in modules)
 
 
 def modes_differ(observation: Observation) -> bool:

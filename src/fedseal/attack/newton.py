@@ -20,6 +20,7 @@ from fedseal.attack.jacobian import Linearized, linearized, small
 from fedseal.attack.release import Release
 from fedseal.attack.replay import replayable
 from fedseal.errors import NotTwiceDifferentiable, UnknownToAdversary
+from fedseal.norm import length
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
 DAMPED, FIRMER, LOOSER = 1e-3, 8.0, 0.2  # of the normal matrix's diagonal; after a step that failed, and one that held
@@ -85,7 +86,7 @@ class _Fit:
         targets, weights = [], []
         for number, round in enumerate(observation.rounds):
             release = Release(observation, number)
-            whole = math.sqrt(sum(float(t.double().square().sum()) for t in round.update.tensors.values()))
+            whole = length(round.update.tensors.values())
             for name, tensor in round.update.tensors.items():
                 sent = release.sent(name)
                 part = tensor.double() if sent is None else tensor.double() * sent

@@ -20,6 +20,7 @@ from torch import Tensor
 from fedseal.attack.base import replay
 from fedseal.attack.evidence import Evidence
 from fedseal.errors import BadConfig, UnknownToAdversary
+from fedseal.norm import length
 from fedseal.types import Batch, Candidate, Observation, Tensors
 
 CHANCE = 0.5  # auxiliary batches have the property in one of two cases
@@ -218,9 +219,9 @@ def features(rounds: Sequence[Tensors], sketch: Sketch) -> list[Tensor]:
     """
     parts: list[Tensor] = []
     for tensors in rounds:
-        length = sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
-        parts += [part / max(length, 1e-300) for part in sketch(tensors)]
-        parts.append(torch.tensor([math.log(max(length, 1e-300))], dtype=torch.float64))
+        size = length(tensors.values())
+        parts += [part / max(size, 1e-300) for part in sketch(tensors)]
+        parts.append(torch.tensor([math.log(max(size, 1e-300))], dtype=torch.float64))
     return parts
 
 

@@ -7,7 +7,6 @@ true to the arithmetic's precision.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedseal.mechanism import Mechanism
+from fedseal.norm import length
 from fedseal.types import Observation, Round, Tensors
 
 _SPARSE = ("prune", "random_mask", "masked_layer")
@@ -82,9 +82,9 @@ class Release:
         clips = self._clips()
         for step in self.steps:
             if step in clips:
-                length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in made.values()))
+                size = length(made.values())
                 made = {
-                    name: tensor * min(1.0, step.figures["norm"] / max(length, 1e-300)) for name, tensor in made.items()
+                    name: tensor * min(1.0, step.figures["norm"] / max(size, 1e-300)) for name, tensor in made.items()
                 }
             elif step.kind in _SPARSE:
                 masks = {name: self.sent(name) if step.touches(name) else None for name in made}

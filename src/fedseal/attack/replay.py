@@ -6,26 +6,21 @@ Nothing here knows the truth; everything is a function of the observation and of
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedseal.attack.modes import without_modes
 from fedseal.attack.release import Release
-from fedseal.client import RandomLayer, train
+from fedseal.client import train
+from fedseal.norm import distance, length
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 
 CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
 SOLVED = 1e-12  # residual that solvers in double precision leave themselves
 GRID = 0.2  # root mean square of what rounding to the grid of the last places leaves, about, in units of them
 ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
-
-
-def distance(observed: Tensors, replayed: Tensors) -> float:
-    """Relative Euclidean distance of two updates, computed in float64."""
-    difference = sum(float((observed[n].double() - replayed[n].detach().double()).square().sum()) for n in observed)
-    norm = sum(float(tensor.double().square().sum()) for tensor in observed.values())
-    return float((difference / norm) ** 0.5)
 
 
 def precision(observation: Observation) -> float:
@@ -44,8 +39,7 @@ def rounding(observation: Observation) -> float:
         return 0.0
     tensors = observation.update.tensors
     error = sum(float(release.spread(name).square().expand(t.shape).sum()) for name, t in tensors.items())
-    norm = sum(float(tensor.double().square().sum()) for tensor in tensors.values())
-    return 1.5 * math.sqrt(error / max(norm, 1e-300))
+    return 1.5 * math.sqrt(error) / max(length(tensors.values()), 1e-150)
 
 
 def agreement(observation: Observation) -> float:
@@ -74,15 +68,9 @@ def replayable(observation: Observation) -> LocalTraining | None:
     training = observation.training
     if observation.state is None or (training is not None and not training.fresh_optimizer):
         return None
-    if training is None and observation.update.kind == "gradient" and _without_modes(observation):
+    if training is None and observation.update.kind == "gradient" and without_modes(observation):
         return LocalTraining.fedsgd(mode="as_is", loss=observation.loss)
     return training
-
-
-def _without_modes(observation: Observation) -> bool:
-    """Whether the model computes the same in training and in evaluation."""
-    modules = observation.model.modules()
-    return not observation.secrets and not any(isinstance(module, (_BatchNorm, RandomLayer)) for module in modules)
 
 
 def residual(observation: Observation, candidate: Candidate) -> float | None:
@@ -141,9 +129,7 @@ def _inherited(round: Round) -> float:
     if round.update.kind == "gradient" or round.state is None:
         return 0.0
     sent = round.update.tensors
-    whole = sum(float(round.state[name].double().square().sum()) for name in sent)
-    moved = sum(float(tensor.double().square().sum()) for tensor in sent.values())
-    return math.sqrt(whole / max(moved, 1e-300))
+    return length(round.state[name] for name in sent) / max(length(sent.values()), 1e-150)
 
 
 def _nudged(tensor: Tensor, eps: float) -> Tensor:
@@ -153,8 +139,15 @@ def _nudged(tensor: Tensor, eps: float) -> Tensor:
 
 def alternating(like: Tensor) -> Tensor:
     """Plus and minus one, in an order without a pattern."""
-    places = torch.arange(like.numel(), device=like.device)
-    return (1 - 2 * ((places * 0x9E3779B1 >> 7) & 1)).to(like.dtype).view(like.shape)
+    signs = _signs().to(like)
+    return signs.repeat(-(-like.numel() // len(signs)))[: like.numel()].view(like.shape)
+
+
+@cache
+def _signs() -> Tensor:
+    """`(2 ** 16,)`: longer tensors repeat them."""
+    places = torch.arange(1 << 16)
+    return 1 - 2 * ((places * 0x9E3779B1 >> 7) & 1)
 
 
 def _imitated(

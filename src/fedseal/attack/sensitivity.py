@@ -28,16 +28,16 @@ from fedseal.attack.exact.rank import CLOSED, closed, invertible, rank_analysis,
 from fedseal.attack.exact.recursion import ClosedForm
 from fedseal.attack.exact.rivals import rivaled
 from fedseal.attack.jacobian import linearized, small
-from fedseal.attack.replay import CAP, distance, replay, replayable
+from fedseal.attack.replay import CAP, replay, replayable
 from fedseal.attack.structure import Activation, Reshape
 from fedseal.errors import NotTwiceDifferentiable
 from fedseal.modality.text import Text
+from fedseal.norm import distance, length
 from fedseal.types import Candidate
 
 MARGIN = 2.0  # times the tolerance by which another example must differ
 VISIBLE = 1e-2  # root mean square of a change that can be seen
-STEPS = 6  # Lanczos steps at least: a step costs three gradients
-SHARE = 8  # steps of a search for one Lanczos step more
+STEPS = 4  # of Lanczos: each costs three gradients, and no number of them is a proof
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
 TRIALS = 16  # replays with another token or order, for all sentences together
 LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
@@ -51,14 +51,13 @@ class Sensitivity(NamedTuple):
     how: str
 
 
-def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, steps: int = 0) -> Sensitivity:
+def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> Sensitivity:
     """What a change of each example by `VISIBLE` changes in the update, at least.
 
     Args:
         evidence: of an observation that can be replayed.
         candidate: inputs `(N, ...)` of floating point and labels, which explain the update.
         tolerance: the relative change of the update that nobody sees.
-        steps: of the search that found the candidate: a longer one is worth a longer look.
     """
     count = len(candidate.inputs)
     best = Sensitivity((0.0,) * count, "")
@@ -76,7 +75,7 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float, step
     try:
         if small(evidence, count):
             return Sensitivity(_dense(evidence, candidate, tolerance), "the whole Jacobian")
-        return _larger(best, _lanczos(evidence, candidate, max(STEPS, steps // SHARE)))
+        return _larger(best, _lanczos(evidence, candidate))
     except NotTwiceDifferentiable as error:
         return _larger(best, Sensitivity((0.0,) * count, error.fact))
 
@@ -140,8 +139,7 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
     gradient = torch.cat([tensors[layer.weight], tensors[layer.bias][:, None]], 1).double().cpu()
     rows = evidence.first_rows(inputs).double().cpu()
     rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
-    norm = math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
-    size = VISIBLE * math.sqrt(inputs[0].numel()) / norm * evidence.entry_gain
+    size = VISIBLE * math.sqrt(inputs[0].numel()) / length(tensors.values()) * evidence.entry_gain
     if len(rows) == 1:
         sent = first_sent(evidence)
         seen = (delta_of(gradient, rows[0], sent).square()[:, None] * sent[:, :-1]).sum(0).sqrt().min()
@@ -287,13 +285,13 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
     return tuple(v if held and v <= LARGEST else 0.0 for v, held in zip(values, near.tolist(), strict=True))
 
 
-def _lanczos(evidence: Evidence, candidate: Candidate, steps: int) -> Sensitivity:
+def _lanczos(evidence: Evidence, candidate: Candidate) -> Sensitivity:
     """No proof: Lanczos steps on J^T J bound it from above only, however flat the bound has become."""
     dtype = evidence.observation.like.dtype
     there = linearized(evidence, candidate, dtype if dtype == torch.float64 else torch.float32)
     count, values = len(candidate.inputs), candidate.inputs[0].numel()
     start = torch.randn(there.columns, generator=torch.Generator().manual_seed(0)).to(there.inputs)
-    bounds = list(_ritz(lambda v: there.pull(there.push(v[None])[0]), start, steps))
+    bounds = list(_ritz(lambda v: there.pull(there.push(v[None])[0]), start, STEPS))
     bound = VISIBLE * math.sqrt(values) / max(there.norm, 1e-300) * math.sqrt(max(bounds[-1], 0.0))
     return Sensitivity((0.0,) * count, f"at most {bound:.1g} by {len(bounds)} Lanczos steps, and no bound from below")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from fedseal.defense.base import Hooks, figure, positive
 from fedseal.mechanism import Mechanism
+from fedseal.norm import length
 from fedseal.types import Defense, Tensors, Update
 
 
@@ -31,12 +31,7 @@ def clip(norm: float) -> Defense:
     return Hooks(f"clip:{figure(norm)}", (Mechanism("clip", {"norm": norm}),), update=on_update)
 
 
-def length(tensors: Tensors) -> float:
-    """The Euclidean norm of all entries together."""
-    return math.hypot(*(float(t.double().norm()) for t in tensors.values()))
-
-
 def shortened(tensors: Tensors, norm: float) -> dict[str, Tensor]:
     """The tensors, together no longer than `norm` but for rounding; copies."""
-    scale = min(1.0, norm / max(length(tensors), 1e-300))
+    scale = min(1.0, norm / max(length(tensors.values()), 1e-300))
     return {name: (tensor.double() * scale).to(tensor.dtype) for name, tensor in tensors.items()}
