@@ -65,7 +65,7 @@ def test_the_first_layers_bound_is_below_the_whole_jacobians() -> None:
     from fedseal.attack.sensitivity import VISIBLE, first_layer
     from fedseal.types import Candidate
 
-    net = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 6))).double()
+    net = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 6))).double()
     batch = fs.Batch(pictures(3).double(), torch.tensor([0, 1, 2]))
     observation = seen(net, batch)
     evidence = Evidence.of(observation)

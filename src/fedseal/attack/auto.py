@@ -30,11 +30,12 @@ from fedseal.attack.exact.tokens import Tokens
 from fedseal.attack.init import grey
 from fedseal.attack.jacobian import small
 from fedseal.attack.matching import LBFGS, Adam, GradientMatching
-from fedseal.attack.newton import COLUMNS, ENTRIES, polished
 from fedseal.attack.objective import CosineWithLayers
+from fedseal.attack.polish import COLUMNS, ENTRIES, polished
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
 from fedseal.attack.release import Release
+from fedseal.attack.repeats import completed
 from fedseal.attack.replay import CAP, replayable
 from fedseal.attack.route import Route
 from fedseal.attack.scale import said, unscaled
@@ -136,6 +137,10 @@ class Auto:
                 notes.append(RouteNote(route.name, False, error.fact))
                 continue
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
+            again = completed(evidence, found, own)
+            if again is not None:
+                notes.append(RouteNote(route.name, True, f"with repeated examples; {_ended(again)}"))
+                found = again
             best = found if best is None else better(best, found)
             done = _enough(evidence, route, best)
             if done is not None:
@@ -407,7 +412,7 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     value = best.outcome.residual
     if best.outcome.status == "exact" or (best.outcome.status in CERTAIN and not _drawn(evidence)):
         return "; ".join(["an exact route has certified its result", *_at_most(evidence)])
-    reads = isinstance(route, (LinearFirstLayer, Spear)) and best.inputs is not None
+    reads = isinstance(route, (LinearFirstLayer, Spear, CocktailParty)) and best.inputs is not None
     if reads and evidence.observation.secrets:
         return "the first layer was read; a search takes the model for one that drops nothing"
     rounded = _modeled(evidence) and Release(evidence.observation).family == "interval"

@@ -14,7 +14,7 @@ import torch
 
 from fedseal.attack.certificate import certify
 from fedseal.attack.relaxation import concluded
-from fedseal.attack.replay import agreement, in_dtype, order_is_secret, precision, replay, residual
+from fedseal.attack.replay import CAP, agreement, in_dtype, order_is_secret, precision, replay, residual
 from fedseal.types import (
     Attack,
     Candidate,
@@ -87,12 +87,16 @@ def badness(found: Reconstruction) -> tuple[int, int, float]:
     where there is one: a result that could not be replayed stands between those that agree and those that diverged.
     """
     none = found.inputs is None
-    value = found.outcome.residual
-    return -int(found.certain.sum()), 2 if none else int(found.outcome.status == "diverged"), _size(value)
+    return -int(found.certain.sum()), 2 if none else int(found.outcome.status == "diverged"), _size(found)
 
 
-def _size(residual: float | None) -> float:
-    return math.inf if residual is None or math.isnan(residual) else residual
+def _size(found: Reconstruction) -> float:
+    """The residual; 0 where it is no more than the arithmetic leaves, since below that the smaller one says nothing."""
+    value, certificate = found.outcome.residual, found.certificate
+    if value is None or math.isnan(value):
+        return math.inf
+    explains = certificate is not None and certificate.kind == "replay" and value <= certificate.tolerance < CAP
+    return 0.0 if explains else value
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedseal.attack.derivative import derivative_is_real
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.draw import drawn
+from fedseal.attack.exact.rivals import borne_out, directions
 from fedseal.attack.mirrored import mirrored
 from fedseal.attack.modes import modes_differ
 from fedseal.attack.replay import (
     CAP,
-    alternating,
     arithmetic,
     in_dtype,
     order_is_secret,
@@ -40,6 +41,7 @@ from fedseal.attack.sensitivity import (
     sensitivity,
     swaps,
 )
+from fedseal.errors import NotTwiceDifferentiable
 from fedseal.modality.text import Text
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Reconstruction, Secret, Status
@@ -48,7 +50,7 @@ CERTAIN: tuple[Status, ...] = ("exact", "converged")
 LINEAR = 1e-13  # relative error of the closed form of an outer product in float64
 OUTPUTS = 4  # of a layer, from which weight decay shows in the form of its update
 AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (root mean square) or more
-REALLY = 0.05  # share of its sensitivity, an estimate for layers in a row, by which an update must really move
+FELT = 0.01  # of what is unseen, from which on another example in the place of one is tried
 NEAR = 1e-2  # of 0 and 1, within which values may be signs
 OPEN = "explains the update, does not determine"
 CHANGED = {
@@ -129,8 +131,8 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     wide = max(CAP, rounding(observation))
     if not value <= wide:
         return replace(nothing, note="; ".join(["does not explain the update", *reasons]))
-    tolerance = max(min(CAP, arithmetic(observation, candidate)), rounding(observation))
-    if not value <= tolerance:
+    tolerance = max(arithmetic(observation, candidate), rounding(observation))
+    if not value <= min(wide, tolerance):
         note = "; ".join(["does not explain the update to the arithmetic's precision", *reasons])
         return replace(nothing, tolerance=tolerance, note=note)
     moved = _sensitivity(evidence, candidate, tolerance)
@@ -138,7 +140,7 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     if any(judged.certain) and not all(judged.certain):
         judged = _beside(observation, candidate, training, judged, max(tolerance, value))
     if any(judged.certain):
-        judged = _moving(observation, candidate, training, judged)
+        judged = _moving(evidence, candidate, judged)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
 
 
@@ -157,7 +159,11 @@ def _beside(
             one = slice(number, number + 1)
             fed = observation.modality.forward(candidate.inputs[one])
             alone = replay(observation, round, Candidate(fed, candidate.labels[one]), training)
-            open_ += length(alone.values()) / max(size, 1e-300)
+            share = length(alone.values()) / max(size, 1e-300)
+            if not share <= FELT * unseen:  # NaN: an example without weight is no batch of its own
+                other = _exchanged(observation, candidate, training, number)
+                share = other if math.isnan(share) else min(share, other)
+            open_ += share
     pairs = zip(judged.certain, judged.sensitivity, strict=True)
     certain = tuple(held and value > MARGIN * (unseen + open_) for held, value in pairs)
     if certain == judged.certain:
@@ -165,22 +171,28 @@ def _beside(
     return replace(judged, certain=certain, note=f"{judged.note}; beside these the others are open as well")
 
 
-def _moving(
-    observation: Observation, candidate: Candidate, training: LocalTraining, judged: Certificate
-) -> Certificate:
-    """The certificate, where the replay really moves as the derivative says; none is certain where it does not.
-
-    A model that rounds, and hands on a gradient as if it had not, has a derivative of its own making.
-    """
-    if isinstance(observation.modality, Text):
-        return judged
-    step = VISIBLE * alternating(candidate.inputs)
-    round = observation.rounds[0]
-    still, moved = (
-        replay(observation, round, Candidate(observation.modality.forward(inputs), candidate.labels), training)
-        for inputs in (candidate.inputs, candidate.inputs + step)
+def _exchanged(observation: Observation, candidate: Candidate, training: LocalTraining, one: int) -> float:
+    """How far the update moves where this example is another one: not at all if its class has no weight."""
+    round, modality = observation.rounds[0], observation.modality
+    others = candidate.inputs.clone()
+    drawn = torch.rand(others[one].shape, generator=torch.Generator().manual_seed(0)).to(others)
+    others[one] = modality.project(drawn[None])[0]
+    pair = (
+        replay(observation, round, Candidate(modality.forward(x), candidate.labels), training)
+        for x in (candidate.inputs, others)
     )
-    if distance(still, moved) >= REALLY * max(judged.sensitivity):
+    return distance(*pair)
+
+
+def _moving(evidence: Evidence, candidate: Candidate, judged: Certificate) -> Certificate:
+    """The certificate, where the update really moves as the derivative says; none is certain where it does not."""
+    if isinstance(evidence.observation.modality, Text):
+        return judged
+    try:
+        real = derivative_is_real(evidence, candidate)
+    except NotTwiceDifferentiable:  # only the first layer's algebra speaks then, which needs no derivative
+        real = evidence.first_linear is not None and evidence.preprocessing is None
+    if real:
         return judged
     note = "; ".join(filter(None, [judged.note, "the update does not move as the model's own derivative says"]))
     return replace(judged, certain=(False,) * len(judged.certain), note=note)
@@ -195,21 +207,24 @@ def _modes(evidence: Evidence) -> list[str]:
 
 
 def _alone(observation: Observation, candidate: Candidate, judged: Certificate) -> Certificate:
-    """The certificate without the examples that, mirrored or moved, explain the update as well.
+    """The certificate without the examples that, mirrored, moved or exchanged, explain the update as well.
 
-    Sensitivity speaks of what is near. A model that averages over places, or has no bias under an odd activation, may
-    give the same update for another input far away.
+    Sensitivity speaks of what is near. A model that averages over places, takes in two blocks of values by one layer or
+    has no bias under an odd activation may give the same update for another input far away.
     """
     if isinstance(observation.modality, Text):
         return judged
-    for words, other in mirrored(observation, candidate):
+    tolerance = max(judged.tolerance, judged.residual)
+    for words, other in mirrored(observation, candidate, judged.certain, tolerance):
         value = residual(observation, other)
-        if value is not None and value <= max(judged.tolerance, judged.residual):
+        if value is not None and value <= tolerance:
             far = (other.inputs - candidate.inputs).double().flatten(1).square().mean(1).sqrt() > VISIBLE
             certain = tuple(c and not f for c, f in zip(judged.certain, far.tolist(), strict=True))
             if certain != judged.certain:
                 note = "; ".join(filter(None, [judged.note, f"the same inputs {words} explain the update as well"]))
-                return replace(judged, certain=certain, note=note)
+                judged = replace(judged, certain=certain, note=note)
+        if not any(judged.certain):
+            break
     return judged
 
 
@@ -261,6 +276,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         *_secrets(evidence, evidence.secrets_before(layer.weight)),
         *_modes(evidence),
         *_sums(evidence, inputs),
+        *_several(evidence, inputs),
         *_signs(evidence),
     ]
     return _judged(
@@ -326,6 +342,26 @@ def _sums(evidence: Evidence, inputs: Tensor) -> list[str]:
         return []
     if training.optimizer != "sgd" or training.weight_decay or not training.fresh_optimizer:
         return ["the local optimizer changes what the layer's update says"]
+    return []
+
+
+def _several(evidence: Evidence, inputs: Tensor) -> list[str]:
+    """Why sums of a batch's examples may pass for examples.
+
+    What is sparse is taken for one example's gradient by the layer's outputs. Where the layers behind hand back
+    gradients of fewer directions than there are examples, some combinations of these are as sparse. The weights, where
+    they are known, say at which units an example is on.
+    """
+    count = len(inputs)
+    if count == 1:
+        return []
+    most = directions(evidence)
+    if count > most:
+        return [
+            f"the layers behind hand back {most} directions at most, so that sums of {count} examples may pass for one"
+        ]
+    if not borne_out(evidence, inputs):
+        return ["by the weights other units are on than the layer's gradient shows"]
     return []
 
 

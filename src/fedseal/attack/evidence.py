@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from fedseal.attack.preprocessing import Preprocessing, read_preprocessing
 from fedseal.attack.release import Release
 from fedseal.attack.structure import Activation, Linear, Reshape, Structure, structure_of
 from fedseal.criterion import Criterion, settle
-from fedseal.types import Observation, Secret
+from fedseal.types import LocalTraining, Observation, Secret
+
+if TYPE_CHECKING:
+    from fedseal.attack.labels.reading import Reading
 
 # steps of a defense that change the finished update, entry by entry
 ALTERING = (
@@ -40,6 +43,17 @@ ALTERING = (
 )
 Made = TypeVar("Made")
 ROUNDING = 2.5  # units in the last place by which a sum of products in the client's dtype is off, as measured
+
+
+class Course(NamedTuple):
+    """What SGD's local steps make of a weight: `kept` times its start, less each gradient times its share.
+
+    Args:
+        shares: of the gradients, the last step's first; they do not depend on the gradients.
+    """
+
+    kept: float
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -285,31 +299,56 @@ class Evidence:
         return rank if rank < most else None
 
     @cached_property
-    def label(self) -> int | None:
-        """The label of a single example under cross-entropy (iDLG; Zhao et al. 2020, arXiv:2001.02610).
+    def course(self) -> Course | None:
+        """What the local steps make of every weight; None where they are withheld or not SGD's."""
+        training, count = self.observation.training, self.batch_size
+        if training is None or training.lr is None or training.optimizer != "sgd" or not training.fresh_optimizer:
+            return None
+        return None if count is None else course_of(training, count)
 
-        The gradient by the logits, softmax minus one-hot, is negative at the label alone. The head's bias gradient is
-        that vector; without a bias, its weight gradient is that vector times the features, so that one row opposes all
-        others, whatever the features' signs. Two rows oppose whichever is the label's, and smoothed labels have no
-        sign of their own: these are read with the weights, or not at all.
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether each entry has the sign of a sum of gradients with positive factors, after `pushed` at least.
+
+        Weight decay adds the weights to every gradient. SGD's is known from the weights at the start; Adam's is not,
+        for its moments are of both. Without decay Adam's first moment is such a sum, and the second has no sign.
         """
-        head = self.structure.head
-        if head is None or self.batch_size != 1 or self.criterion.kind != "cross_entropy":
-            return None
-        if (self.criterion.smoothing or self.structure.num_classes == 2) and self.single is not None:
-            return int(self.single.target)
-        sign, tensors = math.copysign(self._sign, self._sign * self.criterion.factor), self.observation.update.tensors
-        if head.bias is not None and head.bias in tensors:
-            by_bias = sign * tensors[head.bias]
-            if bool((by_bias < 0).any()):  # else the label's entry was dropped, and the rows of the weight tell
-                return int(by_bias.argmin())
-        if self.head_factors is None or self.structure.num_classes == 2 or self.criterion.smoothing:
-            return None
-        left = self.head_factors[0][:, 0]
-        positive = left > 0
-        if int(positive.sum()) == 1 or int((~positive).sum()) == 1:
-            return int((left * (1.0 if int(positive.sum()) == 1 else -1.0)).argmax())
-        return None
+        training, course = self.observation.training, self.course
+        if self.observation.update.kind == "gradient":
+            return True
+        if training is None or not training.fresh_optimizer:  # an earlier round's gradients come in
+            return False
+        if training.weight_decay == 0:
+            return True
+        return course is not None and min(course.shares) >= 0 and self.observation.state is not None
+
+    def pushed(self, name: str) -> tuple[Tensor, Tensor]:
+        """What the gradients alone did to a parameter, against their steps, in float64, and a bound on its error.
+
+        Where no weight decay is known there is nothing to take off, and each entry's sign is exact: rounding keeps
+        order.
+        """
+        observation, course = self.observation, self.course
+        sent = observation.update.tensors[name].double()
+        if observation.update.kind == "gradient" or course is None or observation.state is None:
+            return self._sign * sent, torch.zeros_like(sent)
+        if course.kept == 1.0:
+            return self._sign * sent, torch.zeros_like(sent)
+        start = observation.state[name].double()
+        error = 2 * len(course.shares) * self.eps * (start.abs() + sent.abs())
+        return self._sign * (sent - (course.kept - 1.0) * start), error
+
+    @property
+    def label(self) -> int | None:
+        """The label of a single example under cross-entropy, None where nothing shows it (`labels/reading.py`)."""
+        return None if self.reading is None else self.reading.label
+
+    @cached_property
+    def reading(self) -> Reading | None:
+        """The same, with whether the update leaves no other label."""
+        from fedseal.attack.labels.reading import read  # imported late: it reads the evidence
+
+        return read(self)
 
     @cached_property
     def target(self) -> Tensor | None:
@@ -328,7 +367,7 @@ class Evidence:
         head, tensors = self.structure.head, self.observation.update.tensors
         if criterion.kind == "mse" or head is None or head.bias not in tensors:
             return None
-        by_bias = math.copysign(1.0, self._sign * criterion.factor) * tensors[head.bias or ""].double()
+        by_bias = math.copysign(1.0, criterion.factor) * self.pushed(head.bias or "")[0]
         return self._told((by_bias < 0).double()[None])
 
     def _told(self, rows: Tensor) -> Tensor:
@@ -402,3 +441,26 @@ class Evidence:
         if not bool(tensors[layer.weight].any()) and not black:
             return "the gradient of the first layer's weight is zero: no unit of that layer was active"
         return None
+
+
+def course_of(training: LocalTraining, count: int) -> Course:
+    """What the local steps of SGD over this many examples make of a weight.
+
+    A step is linear in weight, velocity and gradient, so that a start alone and one gradient alone tell all.
+
+    >>> course_of(LocalTraining.fedavg(lr=0.5, epochs=2, weight_decay=0.5), 1)
+    Course(kept=0.5625, shares=(0.5, 0.375))
+    """
+    assert training.lr is not None
+    steps = training.epochs * math.ceil(count / (training.batch_size or count))
+
+    def response(weight: float, gradient: float) -> list[float]:
+        velocity, weights = 0.0, []
+        for step in range(steps):
+            own = training.weight_decay * weight + (gradient if step == 0 else 0.0)
+            velocity = training.momentum * velocity + own
+            weight -= (training.lr or 0.0) * velocity
+            weights.append(weight)
+        return weights
+
+    return Course(response(1.0, 0.0)[-1], tuple(-weight for weight in response(0.0, 1.0)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fedseal.attack.prior import Bindable, Prior, Scene
-from fedseal.client import forward
+from fedseal.client import explained, forward
 from fedseal.errors import UnfitModel
 from fedseal.types import Tensors
 
@@ -92,7 +92,7 @@ class KnownActivation(Bindable):
         observation = scene.observation
         assert observation.state is not None
         to = scene.to
-        state = {n: t.to(to) if t.is_floating_point() else t for n, t in observation.state.items()}
+        state, fed = _formats(observation.state, to, observation.like)
         known = torch.isfinite(self.error)
         size = self.value[known].square().mean().sqrt()
         trust = self.floor * size / (self.floor * size + self.error)  # 1 where the error is small, 0 where infinite
@@ -100,7 +100,20 @@ class KnownActivation(Bindable):
         value, model = self.value.to(to), observation.model
 
         def prior(inputs: Tensor) -> Tensor:
-            seen = activation(model, state, self.weight, self.side, observation.modality.forward(inputs))
+            taken = observation.modality.forward(inputs).to(fed)
+            with explained(model, taken, self.value):
+                seen = activation(model, state, self.weight, self.side, taken)
             return ((seen.reshape(value.shape) - value) * trust).square().mean()
 
         return prior
+
+
+def _formats(state: Tensors, to: Tensor, like: Tensor) -> tuple[Tensors, torch.dtype]:
+    """The weights in the search's format, and the format of inputs; in their own where the layers differ in theirs, as
+    such a model converts what passes between them by itself.
+    """
+    mixed = len({tensor.dtype for tensor in state.values() if tensor.is_floating_point()}) > 1
+    dtype = like.dtype if mixed else to.dtype
+    if mixed:
+        return {name: tensor.to(to.device) for name, tensor in state.items()}, dtype
+    return {name: t.to(to) if t.is_floating_point() else t.to(to.device) for name, t in state.items()}, dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -50,23 +51,15 @@ class Linearized:
     """
 
     def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype) -> None:
-        observation, training = evidence.observation, replayable(evidence.observation)
+        training = replayable(evidence.observation)
         assert training is not None
         self.inputs = candidate.inputs.detach().to(dtype).requires_grad_()
         free = candidate.labels.is_floating_point() and real_targets(evidence, candidate.labels)
         labels = candidate.labels.detach()
         self.targets = labels.to(dtype).requires_grad_() if free else None
-        fed, labels = observation.modality.forward(self.inputs), labels if self.targets is None else self.targets
-        if labels.is_floating_point():
-            labels = labels.to(dtype)
+        moving = Candidate(self.inputs, labels if self.targets is None else self.targets)
         with twice_differentiable():
-            self.update = torch.cat(
-                [
-                    part
-                    for number, round in enumerate(observation.rounds)
-                    for part in _flat(evidence, number, round, fed, labels, training, dtype)
-                ]
-            )
+            self.update = updates(evidence, moving, training, dtype, differentiable=True)
         self.leaves = [self.inputs] if self.targets is None else [self.inputs, self.targets]
         self.probe = torch.zeros_like(self.update, requires_grad=True)
         pulled = torch.autograd.grad(
@@ -87,7 +80,8 @@ class Linearized:
         if len(directions) == 1:  # batching makes a loop of some convolutions, slower by far
             return self._push_one(directions[0])[None].detach()
         try:
-            with twice_differentiable():
+            with twice_differentiable(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
                 (moved,) = torch.autograd.grad(
                     self.pulled,
                     [self.probe],
@@ -122,19 +116,35 @@ class Linearized:
         return torch.cat([part.flatten() for part in parts]).detach()
 
 
+def updates(
+    evidence: Evidence, candidate: Candidate, training: LocalTraining, dtype: torch.dtype, *, differentiable: bool
+) -> Tensor:
+    """The updates of all rounds, entry by entry, of what was sent `(entries,)`, worked out in this precision."""
+    observation = evidence.observation
+    labels = candidate.labels.to(dtype) if candidate.labels.is_floating_point() else candidate.labels
+    moving = Candidate(observation.modality.forward(candidate.inputs), labels)
+    parts = [
+        part
+        for number, round in enumerate(observation.rounds)
+        for part in _flat(evidence, number, round, moving, training, dtype, differentiable)
+    ]
+    return torch.cat(parts)
+
+
 def _flat(
     evidence: Evidence,
     number: int,
     round: Round,
-    inputs: Tensor,
-    labels: Tensor,
+    moving: Candidate,
     training: LocalTraining,
     dtype: torch.dtype,
+    differentiable: bool,
 ) -> Iterator[Tensor]:
     """One round's update, entry by entry, of what was sent."""
     assert round.state is not None
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in round.state.items()}
-    made: Tensors = train(evidence.observation.model, state, inputs, labels, training, differentiable=True).tensors
+    model = evidence.observation.model
+    made: Tensors = train(model, state, moving.inputs, moving.labels, training, differentiable=differentiable).tensors
     release = evidence.release if number == 0 else Release(evidence.observation, number)
     for name in round.update.tensors:
         sent = release.sent(name)

@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import conclude
-from fedseal.attack.certificate import CERTAIN
 from fedseal.attack.evidence import Evidence
-from fedseal.attack.jacobian import Linearized, linearized, small
+from fedseal.attack.jacobian import Linearized, linearized, real_targets
 from fedseal.attack.release import Release
 from fedseal.attack.replay import replayable
-from fedseal.errors import NotTwiceDifferentiable, UnknownToAdversary
+from fedseal.errors import UnknownToAdversary
 from fedseal.norm import length
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
 DAMPED, FIRMER, LOOSER = 1e-3, 8.0, 0.2  # of the normal matrix's diagonal; after a step that failed, and one that held
 TRIES = 8  # of damping, for each step
-COLUMNS, ENTRIES = 320, 4e6  # up to which a step takes less than a second, as measured
+ENDS = 6  # times that values may stop at the end of their range within one step
 GAIN = 1e-3  # share of the distance that a step must take off, or it was the last
 
 
@@ -63,6 +62,7 @@ class Newton:
         candidate = Candidate(self.start.detach().double(), self.labels)
         value, damping, step = math.inf, DAMPED, 0
         for step in range(self.steps):
+            candidate = _whole(evidence, candidate)
             there = linearized(evidence, candidate)
             rest = fit.rest(there)
             value = float(rest.norm())
@@ -75,6 +75,14 @@ class Newton:
             if after > (1 - GAIN) * value:
                 break
         return conclude(observation, candidate, route=self.name, steps=step + 1, started=started)
+
+
+def _whole(evidence: Evidence, candidate: Candidate) -> Candidate:
+    """The candidate with findings that are yes or no, but for what a search left, as that."""
+    labels = candidate.labels
+    if not labels.is_floating_point() or real_targets(evidence, labels):
+        return candidate
+    return replace(candidate, labels=labels.round())
 
 
 class _Fit:
@@ -108,42 +116,52 @@ class _Fit:
         scale = normal.diagonal().clamp_min(1e-12 * float(normal.diagonal().max().clamp_min(1e-300)))
         before = float(rest.norm())
         for _ in range(TRIES):
-            factor, failed = torch.linalg.cholesky_ex(normal + torch.diag(damping * scale))
-            if int(failed) == 0:
-                change = torch.cholesky_solve(down[:, None], factor)[:, 0]
-                if bool(torch.isfinite(change).all()):
-                    moved = self._moved(candidate, change)
-                    after = self._distance(moved)
-                    if after < before:
-                        return moved, damping * LOOSER, after
+            moved = self._solved(normal + torch.diag(damping * scale), down, candidate)
+            if moved is not None:
+                after = self._distance(moved)
+                if after < before:
+                    return moved, damping * LOOSER, after
             damping *= FIRMER
         return None
 
-    def _moved(self, candidate: Candidate, change: Tensor) -> Candidate:
+    def _solved(self, normal: Tensor, down: Tensor, candidate: Candidate) -> Candidate | None:
+        """The candidate after the step that solves `normal` for `down` among valid inputs; None where none does.
+
+        Values that the step would throw out of their range stop at its end, and the others are solved for anew: cut
+        off alone, a step need not lead nearer.
+        """
+        held = torch.zeros(len(down), dtype=torch.bool)
+        change, end = torch.zeros_like(down), candidate
+        for _ in range(ENDS):
+            free = ~held
+            factor, failed = torch.linalg.cholesky_ex(normal[free][:, free])
+            if int(failed) != 0:
+                return None
+            rest = down[free] - normal[free][:, held] @ change[held]
+            change[free] = torch.cholesky_solve(rest[:, None], factor)[:, 0]
+            if not bool(torch.isfinite(change).all()):
+                return None
+            end, over = self._moved(candidate, change)
+            over &= free
+            if not bool(over.any()) or bool((held | over).all()):
+                return end
+            held |= over
+            valid = (end.inputs - candidate.inputs).flatten()
+            change[: len(valid)] = torch.where(held[: len(valid)], valid, change[: len(valid)])
+        return end
+
+    def _moved(self, candidate: Candidate, change: Tensor) -> tuple[Candidate, Tensor]:
+        """The nearest valid candidate after a change, and which values `(columns,)` it does not reach."""
         count = candidate.inputs.numel()
         inputs = candidate.inputs + change[:count].view_as(candidate.inputs)
         labels = candidate.labels
         if len(change) > count:
             labels = labels.double() + change[count:].view_as(labels)
-        return Candidate(self.evidence.observation.modality.project(inputs), labels)
+        valid = self.evidence.observation.modality.project(inputs)
+        over = torch.zeros(len(change), dtype=torch.bool)
+        over[:count] = (valid - inputs).abs().flatten() > 0
+        return Candidate(valid, labels), over
 
     def _distance(self, candidate: Candidate) -> float:
         value = float(self.rest(linearized(self.evidence, candidate)).norm())
         return value if math.isfinite(value) else math.inf
-
-
-def polished(
-    evidence: Evidence, found: Reconstruction, generator: torch.Generator, progress: ProgressCallback | None
-) -> Reconstruction | None:
-    """The same reconstruction after Newton's steps; None where they do not apply."""
-    if found.inputs is None or found.labels is None or found.outcome.status in CERTAIN:
-        return None
-    if replayable(evidence.observation) is None or not small(evidence, len(found.inputs), COLUMNS, ENTRIES):
-        return None
-    if not found.inputs.is_floating_point() or len(found.labels) != len(found.inputs):
-        return None
-    try:
-        again = Newton(found.inputs, found.labels)(evidence.observation, generator=generator, progress=progress)
-    except NotTwiceDifferentiable:
-        return None
-    return replace(again, outcome=replace(again.outcome, steps=again.outcome.steps + found.outcome.steps))

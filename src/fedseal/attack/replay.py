@@ -14,10 +14,12 @@ from torch import Tensor
 from fedseal.attack.modes import without_modes
 from fedseal.attack.release import Release
 from fedseal.client import train
+from fedseal.errors import FedsealError
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 
 CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
+TWICE = 2.0  # times the error of the arithmetic here, another machine's may be
 SOLVED = 1e-12  # residual that solvers in double precision leave themselves
 GRID = 0.2  # root mean square of what rounding to the grid of the last places leaves, about, in units of them
 ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
@@ -105,7 +107,8 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
     """The residual that the client's own arithmetic leaves at this candidate, with room for another order of sums.
 
     Inputs and weights are moved by one unit in the last place, up and down, and the client's training is run again:
-    what that changes is what another machine, or another order of sums, may change.
+    what that changes is what another machine, or another order of sums, may change, up to 1e-3. The same in double
+    precision shows what formats within the model leave that are coarser than its own, such as those of autocast.
     """
     training = replayable(observation)
     assert training is not None
@@ -121,7 +124,27 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
             other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
-    return max(SOLVED, ROOM * max([*finite, eps, *(eps * GRID * _inherited(round) for round in observation.rounds)]))
+    own = ROOM * max([*finite, eps, *(eps * GRID * _inherited(round) for round in observation.rounds)])
+    exact = [_in_double(observation, k, candidate, training) for k in range(len(still))]
+    apart = [distance(before, there) for before, there in zip(still, exact, strict=True) if there is not None]
+    return max([SOLVED, min(CAP, own), *(TWICE * value for value in apart if math.isfinite(value))])
+
+
+def _in_double(
+    observation: Observation, number: int, candidate: Candidate, training: LocalTraining
+) -> dict[str, Tensor] | None:
+    """The replay of one round in double precision; None where the model takes its own format only."""
+    round = observation.rounds[number]
+    assert round.state is not None
+    state = {n: t.double() if t.is_floating_point() else t for n, t in round.state.items()}
+    inputs = candidate.inputs.detach()
+    inputs = observation.modality.forward(inputs.double() if inputs.is_floating_point() else inputs)
+    exact = Candidate(inputs, candidate.labels.detach())
+    try:
+        made = replay(observation, Round(state, round.update), exact, training)
+    except (RuntimeError, FedsealError):
+        return None
+    return Release(observation, number).imitate(made)
 
 
 def _inherited(round: Round) -> float:

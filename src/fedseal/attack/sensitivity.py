@@ -27,7 +27,7 @@ from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.rank import CLOSED, closed, invertible, rank_analysis, sent_counts
 from fedseal.attack.exact.recursion import ClosedForm
 from fedseal.attack.exact.rivals import rivaled
-from fedseal.attack.jacobian import linearized, small
+from fedseal.attack.jacobian import Linearized, linearized, small
 from fedseal.attack.replay import CAP, replay, replayable
 from fedseal.attack.structure import Activation, Reshape
 from fedseal.errors import NotTwiceDifferentiable
@@ -41,6 +41,9 @@ STEPS = 4  # of Lanczos: each costs three gradients, and no number of them is a 
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
 TRIALS = 16  # replays with another token or order, for all sentences together
 LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
+CHANCE = 3  # units off that may be so by chance
+POWER, ABOVE = 3, 1.5  # power steps, and what the largest singular value may be above what they find
+CLOSE = 0.1  # share of what is visible that a candidate may be away from the closed form that vouches for it
 ZERO = 1e-4  # of an example's largest delta below which a unit counts as off
 
 
@@ -63,7 +66,6 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> S
     best = Sensitivity((0.0,) * count, "")
     bounds: dict[str, Callable[[], tuple[float, ...] | None]] = {
         "the first layer's gradient": lambda: first_layer(evidence, candidate.inputs),
-        "the first layer's weight": lambda: _without_bias(evidence, candidate),
         "the error bars of the closed form": lambda: _error_bars(evidence, candidate),
     }
     for how, bound in bounds.items():
@@ -75,6 +77,11 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> S
     try:
         if small(evidence, count):
             return Sensitivity(_dense(evidence, candidate, tolerance), "the whole Jacobian")
+        values = _without_bias(evidence, candidate)
+        if values is not None:
+            best = _larger(best, Sensitivity(values, "the first layer's weight"))
+            if min(values) > MARGIN * tolerance:
+                return best
         return _larger(best, _lanczos(evidence, candidate))
     except NotTwiceDifferentiable as error:
         return _larger(best, Sensitivity((0.0,) * count, error.fact))
@@ -155,8 +162,7 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
         return None
     for one in range(len(rows)):
         off = deltas[one].abs() <= ZERO * deltas[one].abs().max()
-        others = torch.cat([deltas[:one], deltas[one + 1 :]])[:, off]
-        least = float(torch.linalg.svdvals(others)[-1]) if int(off.sum()) >= len(others) + 2 else 0.0
+        least = _least_of_many(torch.cat([deltas[:one], deltas[one + 1 :]])[:, off])
         for other in range(len(rows)):
             if other != one:  # example `other` moves towards example `one`
                 far = float((rows[one] - rows[other]).norm())
@@ -165,11 +171,31 @@ def first_layer(evidence: Evidence, inputs: Tensor) -> tuple[float, ...] | None:
     return tuple(found)
 
 
+def _least_of_many(others: Tensor) -> float:
+    """The smallest singular value of rows `(N - 1, units)` that does not hang on a few units: a unit that is off in one
+    reading may be on in another. Single rows and pairs are looked at alone as well.
+    """
+    alone = [list(rows) for size in (1, 2) for rows in itertools.combinations(range(len(others)), size)]
+    return min(_without_few(others[rows]) for rows in [list(range(len(others))), *alone])
+
+
+def _without_few(others: Tensor) -> float:
+    """The smallest singular value of rows after the units are left out on which most of it hangs."""
+    for _ in range(CHANCE):
+        if others.shape[1] < len(others) + 2:
+            return 0.0
+        left = torch.linalg.svd(others, full_matrices=False)[0][:, -1]
+        carries = (left @ others).abs()
+        others = others[:, torch.arange(others.shape[1]) != carries.argmax()]
+    return float(torch.linalg.svdvals(others)[-1]) if others.shape[1] >= len(others) + 2 else 0.0
+
+
 def _without_bias(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] | None:
     """Of one example from the gradient of the first layer's weight alone, d x^T; None where that does not settle it.
 
-    All directions but the input's own show in it at once. Along the input itself d may shrink as x grows: how the
-    whole update moves there is worked out, and half of the smaller of the two bounds any mixture.
+    All directions w across the input show in it at once, by |d|. Along the input itself, u, d may shrink as x grows:
+    there the whole update moves by |J u|. In a mixture a u + b w the other part may undo some of that, at most
+    b |J|, so that the update moves by max(b |d|, a |J u| - b |J|) at least.
     """
     layer, tensors = evidence.first_linear, evidence.observation.update.tensors
     if layer is None or layer.weight not in tensors or layer.bias in tensors or len(candidate.inputs) > 1:
@@ -186,7 +212,19 @@ def _without_bias(evidence: Evidence, candidate: Candidate) -> tuple[float, ...]
     along = torch.zeros(there.columns).to(there.inputs)
     along[: len(row)] = (row / row.norm().clamp_min(1e-300)).to(along)
     size = VISIBLE * math.sqrt(len(row)) / max(there.norm, 1e-300)
-    return (0.5 * size * min(float(delta.norm()), float(there.push(along[None])[0].double().norm())),)
+    across, own = float(delta.norm()), float(there.push(along[None])[0].double().norm())
+    most = ABOVE * max(_largest(there), own)
+    return (size * across * own / max(math.hypot(across + most, own), 1e-300),)
+
+
+def _largest(there: Linearized) -> float:
+    """About the largest singular value of the Jacobian, by some power steps."""
+    way = torch.randn(there.columns, generator=torch.Generator().manual_seed(0)).to(there.inputs)
+    value = 0.0
+    for _ in range(POWER):
+        moved = there.push((way / way.norm().clamp_min(1e-300))[None])[0]
+        value, way = float(moved.double().norm()), there.pull(moved.to(there.update))
+    return value
 
 
 def _outer_products(evidence: Evidence) -> bool:
@@ -263,6 +301,11 @@ def _relu_follows(evidence: Evidence) -> bool:
 def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] | None:
     """From the closed form of layers in a row: how far its equations, true to rounding, leave each value open.
 
+    This is another proof than the others. The closed form was worked out from what was sent, so that it is off by what
+    its error bars make of the arithmetic's errors, which enter once: no margin for a second replay is needed, but the
+    candidate must be the closed form itself, or nearly. The bars are root mean squares over the values, of errors that
+    are like rounding, and no worst case.
+
     Only a route knows how to invert a batch; of one example it is done here, where no route did.
     """
     form = evidence.kept(CLOSED, ClosedForm)
@@ -279,9 +322,9 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
     if not bool((torch.isfinite(form.error) & (form.error > 0)).all()):
         return None
     away = (form.inputs.reshape(candidate.inputs.shape).to(candidate.inputs.device) - candidate.inputs).flatten(1)
-    size = form.error.flatten(1).square().mean(1).sqrt()  # no direction is worse than all of them together
-    near = away.double().square().mean(1).sqrt() <= VISIBLE
-    values = [evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist()]
+    size = form.error.flatten(1).square().mean(1).sqrt()
+    near = away.double().square().mean(1).sqrt() <= CLOSE * VISIBLE
+    values = [MARGIN * (1 - CLOSE) * evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist()]
     return tuple(v if held and v <= LARGEST else 0.0 for v, held in zip(values, near.tolist(), strict=True))
 
 

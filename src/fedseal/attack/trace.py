@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,9 @@ def traced(model: nn.Module, shape: tuple[int, ...], *, whole: bool = False) -> 
             f"{type(model).__name__} does not accept inputs of shape {(PROBE, *shape)} ({first})",
             "give the modality the shape that the model was trained on",
         ) from error
+    for node in graph.nodes:
+        if draws(node.target) and _still(node):
+            node.target = Still(node.target)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     parameters = dict(zip(placeholders[:-1], tensors, strict=True))
     output = next(node for node in graph.nodes if node.op == "output").args[0]
@@ -100,8 +103,35 @@ def name_of(target: object) -> str:
 
 
 def draws(target: object) -> bool:
-    """Whether an operator draws random numbers."""
+    """Whether an operator draws random numbers; in a trace, one whose arguments keep it from that does not."""
     return isinstance(target, OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+class Still(NamedTuple):
+    """An operator that could draw random numbers, where its arguments say that it does not."""
+
+    operator: OpOverload
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the operator gives."""
+        return self.operator(*args, **kwargs)
+
+    def __str__(self) -> str:
+        """Its name."""
+        return str(self.operator)
+
+
+def _still(node: Node) -> bool:
+    """Whether dropout has probability 0, as in attention without it, or an operator is told not to train."""
+    assert isinstance(node.target, OpOverload)
+    for place, argument in enumerate(node.target._schema.arguments):
+        default = argument.default_value if argument.has_default_value() else None
+        value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
+        if argument.name in ("dropout_p", "dropout", "p") and isinstance(value, (int, float)) and value == 0:
+            return True
+        if argument.name in ("train", "training") and value is False:
+            return True
+    return False
 
 
 def _passed(graph: Graph, modules: Sequence[str], parameters: dict[Node, str]) -> dict[Node, tuple[str, ...]]:

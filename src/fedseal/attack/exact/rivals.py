@@ -91,12 +91,12 @@ def told_apart(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> tuple[Tens
     assert by_bias is not None
     sums = torch.cat([gradient, by_bias[:, None]], 1).cpu()
 
-    def borne_out(rows: Tensor, on: Tensor) -> float:
+    def share(rows: Tensor, on: Tensor) -> float:
         open_ = rows @ weight.T + bias > 0
         return float((open_ == on)[:, live].double().mean())
 
     live = (deltas != 0).any(0)
-    best, found = borne_out(inputs, deltas != 0), (inputs, deltas)
+    best, found = share(inputs, deltas != 0), (inputs, deltas)
     if best >= BORNE_OUT:
         return found
     pool = _two_valued(evidence, sums, len(deltas))
@@ -109,13 +109,45 @@ def told_apart(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> tuple[Tens
         tried = _read(sums, _sharpened(sums, rows))
         if tried is None:
             continue
-        value = borne_out(tried[0], tried[1] != 0)
+        value = share(tried[0], tried[1] != 0)
         if value > best:
             best, found = value, tried
     if found[0] is inputs:
         return found
     ones = torch.cat([found[0], found[0].new_ones(len(inputs), 1)], 1)
     return found[0], torch.linalg.lstsq(ones.T, sums.T, driver="gels").solution  # also of units that were left out
+
+
+def directions(evidence: Evidence) -> int:
+    """How many directions the gradients by the first layer's outputs may have behind its activation, at most."""
+    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
+    assert layer is not None
+    classes = evidence.structure.num_classes
+    behind = [len(tensor) for name, tensor in tensors.items() if tensor.ndim == 2 and name != layer.weight]
+    several = evidence.criterion.known and not evidence.criterion.classes  # a softmax's gradients add up to zero
+    return min([*behind, classes if several else classes - 1])
+
+
+def borne_out(evidence: Evidence, inputs: Tensor) -> bool:
+    """Whether examples' units are on where their own forward pass says so; where the weights are withheld, nothing
+    speaks against it.
+
+    Args:
+        inputs: the model's, `(b, *shape)`.
+    """
+    layer, state, tensors = evidence.first_linear, evidence.observation.state, evidence.observation.update.tensors
+    assert layer is not None
+    assert layer.bias is not None
+    if state is None:
+        return True
+    rows = evidence.first_rows(inputs).double().cpu()
+    ones = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+    sums = torch.cat([tensors[layer.weight], tensors[layer.bias][:, None]], 1).double().cpu()
+    deltas = torch.linalg.lstsq(ones.T, sums.T, driver="gels").solution
+    on = deltas.abs() > SAME * deltas.abs().amax(1, keepdim=True)
+    open_ = rows @ state[layer.weight].double().cpu().T + state[layer.bias].double().cpu() > 0
+    live = on.any(0)
+    return bool((open_ == on)[:, live].double().mean() >= BORNE_OUT)
 
 
 def _read(sums: Tensor, rows: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -16,10 +16,16 @@ from fedseal.attack.labels.dimitrov import Dimitrov
 from fedseal.attack.labels.geng import Geng
 from fedseal.attack.labels.llg import LLG
 from fedseal.attack.labels.moments import Moments
+from fedseal.attack.labels.shares import Shares
 from fedseal.attack.labels.sign import Sign
+from fedseal.errors import FedsealError
 from fedseal.types import Observation
 
 FEW = 1.0 / 3.0  # local learning rate times steps from which the softmax moves too far for the moments
+
+SETTLED = 3.0  # standard errors per equation up to which no other labels are tried
+RIVALS = 40  # labels that are tried at most
+AHEAD = 0.1  # of the next labels' misfit, the most that the best may have
 
 
 class Found(NamedTuple):
@@ -35,7 +41,8 @@ class Best:
 
     A count starts the separation, and labels are exchanged one at a time until the equations hold. Where the head has
     fewer classes than the batch has examples, or local steps mix gradients, the count is all there is; its own error
-    gives the confidence. Without a batch size the rank of the head's gradient is taken for it.
+    gives the confidence. Without a batch size the rank of the head's gradient is taken for it. Where a method refuses,
+    the next one counts.
     """
 
     name: str = "best"
@@ -44,7 +51,7 @@ class Best:
         """Infer.
 
         Raises:
-            FedsealError: what the counting method in charge raises: no head, no weights, no batch size.
+            FedsealError: what the first counting method raises where all refuse: no head, no weights, no batch size.
         """
         evidence = Evidence(observation)
         if evidence.batch_size == 1 and evidence.label is not None:  # read off at once; a proof would cost more
@@ -56,29 +63,75 @@ class Best:
         observation = evidence.observation
         if evidence.batch_size == 1 and evidence.label is not None and observation.state is None:
             return Found(Sign()(observation, generator=generator), None)
-        counted = self._count(evidence)(observation, generator=generator)
+        counted = _counted(evidence, generator)
         if separation.obstacle(evidence) is not None:
             return Found(counted, None)
         separated = separation.settle(evidence, counted.labels, generator=generator)
+        separated, rival = _settled(evidence, separated, generator)
         classes = evidence.structure.num_classes
         labels = _certified(separated, classes, counted)
-        doubt = _doubt(evidence, separated)
+        doubt = _doubt(evidence, separated) or rival
         if labels.certified and doubt:
             labels = replace(labels, certified=False, confidence=counted.confidence, note=doubt)
         return Found(labels, separated)
 
-    def _count(self, evidence: Evidence) -> LabelMethod:
-        observation, head = evidence.observation, evidence.structure.head
-        if evidence.batch_size == 1 and evidence.label is not None:
-            return Sign()
-        if observation.state is None:
-            return LLG()
-        biased = head is not None and head.bias is not None and head.bias in observation.update.tensors
-        if not evidence.criterion.hard and observation.update.kind == "gradient":
-            return Geng(bias=biased)
-        if observation.update.kind == "difference" and not _gentle(evidence):
-            return Dimitrov()
-        return Moments() if biased else Geng()
+
+def _counted(evidence: Evidence, generator: torch.Generator) -> Labels:
+    """The count of the first method that does not refuse."""
+    refused: FedsealError | None = None
+    for method in _methods(evidence):
+        try:
+            return method(evidence.observation, generator=generator)
+        except FedsealError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _methods(evidence: Evidence) -> list[LabelMethod]:
+    """The methods that read such an update, the surest first; the last ones need no more than the head's gradient."""
+    observation, head = evidence.observation, evidence.structure.head
+    if evidence.batch_size == 1 and evidence.label is not None:
+        return [Sign()]
+    if observation.state is None:
+        return [LLG(), Shares()]
+    biased = head is not None and head.bias is not None and head.bias in observation.update.tensors
+    found: list[LabelMethod] = [Geng(bias=True)] if biased else [Geng()]
+    if evidence.criterion.hard:  # the moments take labels for whole, and every one for as heavy as the next
+        found = [Moments(), *found] if biased else [*found, Moments()]
+    if observation.update.kind == "difference" and not _gentle(evidence):
+        found = [Dimitrov(), *found]
+    return [*found, Shares()]
+
+
+def _settled(evidence: Evidence, separated: Separated, generator: torch.Generator) -> tuple[Separated, str]:
+    """The labels under which the equations hold best, and why others may be right as well; empty if none may.
+
+    Equations that hold within a few errors leave no other labels. Where they hold less well, an example far from any
+    picture may stand for another label's, so that the labels one exchange away are held against them.
+    """
+    if not separated.certified or separated.misfit <= SETTLED:
+        return separated, ""
+    others = _exchanged(separated.labels, evidence.structure.num_classes)
+    if len(others) > RIVALS:
+        return (
+            separated,
+            f"the equations hold to {separated.misfit:.0f} errors, and too many labels are near to try all",
+        )
+    site = separated.site
+    tried = [separation.separate(evidence, one, generator=generator, site=site, rounds=1) for one in others]
+    best, second = sorted([separated, *tried], key=lambda one: one.misfit)[:2]
+    if second.certified and best.misfit > min(SETTLED, AHEAD * second.misfit):
+        return best, f"other labels explain the update as well (misfits {best.misfit:.1g} and {second.misfit:.1g})"
+    return best, ""
+
+
+def _exchanged(labels: Tensor, classes: int) -> list[Tensor]:
+    """Every multiset that differs in one label."""
+    counts = torch.bincount(labels, minlength=classes)
+    steps = torch.eye(classes, dtype=counts.dtype)
+    moved = [counts - steps[one] + steps[other] for one in range(classes) for other in range(classes) if one != other]
+    return [from_counts(each).labels for each in moved if int(each.min()) >= 0]
 
 
 def _doubt(evidence: Evidence, separated: Separated) -> str:

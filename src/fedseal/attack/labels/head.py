@@ -6,12 +6,11 @@ dL/db_n = mean_k (p_kn - [y_k = n]), where p_k = softmax(z_k). The counts obey c
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedseal.attack.evidence import Evidence
+from fedseal.attack.evidence import Course, Evidence, course_of
 from fedseal.attack.structure import Linear
 from fedseal.criterion import Criterion
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownToAdversary
@@ -29,6 +28,7 @@ class Head:
         steps: local steps; 1 for a gradient.
         layer: the names of the head's tensors.
         criterion: the loss, without a factor and averaged.
+        error: by how much rounding of the weights may put an entry of the gradients off.
     """
 
     gradient: Tensor
@@ -37,6 +37,7 @@ class Head:
     steps: int
     layer: Linear
     criterion: Criterion
+    error: float = 0.0
 
     def counts(self, softmax: Tensor, by_logits: Tensor) -> Tensor:
         """How often each class occurs `(classes,)`, in fractions, if all examples had this softmax.
@@ -102,18 +103,22 @@ def read_head(observation: Observation, who: str, *, round: Round | None = None)
             f"{who} needs the gradient of the head's weight '{layer.weight}', which is not part of the update",
             "unfreeze the head, or match inputs and labels together (recipe dlg)",
         )
-    scale, steps, count = _scale(observation, evidence, who)
-    gradient = _undecayed(observation, round, layer.weight, scale)
-    bias = None if layer.bias not in tensors else _undecayed(observation, round, layer.bias or "", scale)
+    scale, course, count = _scale(observation, evidence, who)
+    gradient = _undecayed(round, layer.weight, scale, course)
+    bias = None if layer.bias not in tensors else _undecayed(round, layer.bias or "", scale, course)
     if not bool(gradient.any()):
         raise UnfitUpdate(f"the gradient of the head's weight '{layer.weight}' is zero", "it holds no labels to read")
-    head = Head(gradient, bias, count, steps, layer, evidence.unit)
+    steps = 1 if course is None else len(course.shares)
+    error = 0.0 if course is None else _rounding(round, layer, evidence) * abs(scale) * steps
+    head = Head(gradient, bias, count, steps, layer, evidence.unit, error)
     _check_rank(head, evidence, who)
     return head
 
 
-def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[float, int, int]:
-    """The factor from update to mean gradient over the local steps, their number, and the number of examples."""
+def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[float, Course | None, int]:
+    """The factor from update to mean gradient over the local steps, what these do to a weight, and the number of
+    examples.
+    """
     update = observation.update
     count = evidence.batch_size
     if count is None:
@@ -125,7 +130,7 @@ def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[floa
     if count < 1:
         raise BadConfig(f"the update names {count} examples", "an update is made from at least one")
     if update.kind == "gradient":
-        return evidence.criterion.scale(count), 1, count
+        return evidence.criterion.scale(count), None, count
     training = observation.require_training(who)
     assert training.lr is not None
     if training.optimizer != "sgd":
@@ -133,20 +138,32 @@ def _scale(observation: Observation, evidence: Evidence, who: str) -> tuple[floa
             f"{who} reads the sum of the local gradients off the update, and {training.optimizer} rescales every one",
             "match inputs and labels together by simulating the client",
         )
-    steps = training.epochs * math.ceil(count / (training.batch_size or count))
-    # with momentum m the gradient of step t moves the weights by lr (1 - m^(T - t)) / (1 - m) in all
-    moved = sum((1 - training.momentum ** (steps - t)) / (1 - training.momentum) for t in range(steps))
+    course = course_of(training, count)
+    moved = sum(course.shares)
+    if moved <= 0:
+        raise UnfitUpdate(
+            f"learning rate {training.lr:g} times weight decay {training.weight_decay:g} turns the weights over, and "
+            "the gradients of the local steps cancel",
+            "match inputs and labels together by simulating the client",
+        )
     per_step = evidence.criterion.scale(min(count, training.batch_size or count))
-    return -per_step / (training.lr * moved), steps, count
+    return -per_step / moved, course, count
 
 
-def _undecayed(observation: Observation, round: Round, name: str, scale: float) -> Tensor:
+def _undecayed(round: Round, name: str, scale: float, course: Course | None) -> Tensor:
     """The mean gradient of one tensor, without the weight decay that the client added to it."""
     sent = round.update.tensors[name].double()
-    decay = 0.0 if observation.training is None else observation.training.weight_decay
-    if decay == 0 or round.state is None:
+    if course is None or course.kept == 1.0 or round.state is None:
         return sent * scale
-    return sent * scale - decay * (round.state[name].double() + 0.5 * sent)
+    return (sent - (course.kept - 1.0) * round.state[name].double()) * scale
+
+
+def _rounding(round: Round, layer: Linear, evidence: Evidence) -> float:
+    """By how much an entry of a difference of the head's weights may be off, which were rounded to their own size."""
+    if round.state is None:
+        return 0.0
+    names = [name for name in (layer.weight, layer.bias) if name is not None and name in round.update.tensors]
+    return evidence.eps * max(float(round.state[name].abs().max()) for name in names)
 
 
 def _check_rank(head: Head, evidence: Evidence, who: str) -> None:

@@ -192,7 +192,9 @@ def decode(mean: Tensor, covariance: Tensor, total: int) -> Tensor:
 
 
 def confidence(mean: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator) -> float:
-    """The share of labels that would be right, on average over the estimate's error."""
+    """The share of labels that would be right, on average over the estimate's error; 0 where that has no bounds."""
+    if not bool(covariance.isfinite().all() and mean.isfinite().all()):
+        return 0.0
     values, vectors = torch.linalg.eigh(covariance)
     noise = torch.randn(DRAWS, len(mean), generator=generator).to(mean)
     draws = mean + noise * values.clamp_min(0).sqrt() @ vectors.T

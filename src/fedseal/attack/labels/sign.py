@@ -17,8 +17,8 @@ from fedseal.types import Observation
 class Sign:
     """Softmax minus one-hot is negative at the label alone (Zhao, Mopuri and Bilen 2020, arXiv:2001.02610).
 
-    The label is certain, so it is certified, where the client names one example and nothing was done to its update.
-    Labels that the loss smooths have a sign only with the weights.
+    The label is certain, so it is certified, where the client names one example, nothing was done to its update, and
+    that is a sum of gradients (`reading.py`). Labels that the loss smooths have a sign only with the weights.
     """
 
     name: str = "sign"
@@ -43,27 +43,15 @@ class Sign:
                 f"sign reads one label off the head's gradient, and the batch holds {count} examples",
                 "use a counting method, such as moments",
             )
-        if evidence.label is None:
+        reading = evidence.reading
+        if reading is None:
             raise UnknownToAdversary(
                 "sign cannot read the label: no linear head's gradient is sent, its signs are undecided, or the loss "
                 "is another",
                 "use a recipe with joint labels, such as dlg",
             )
         counts = torch.zeros(evidence.structure.num_classes, dtype=torch.long, device=observation.like.device)
-        counts[evidence.label] = 1
-        told = observation.update.num_examples == 1 and undefended(observation)
-        read = _told_by_sign(evidence)
-        return from_counts(counts, certified=told and read, confidence=1.0 if read else None)
-
-
-def _told_by_sign(evidence: Evidence) -> bool:
-    """Whether no other label gives such a gradient.
-
-    Two classes without a bias show one direction, which either label may point along: the features' sign tells.
-    Smoothed labels follow from the scores, that is with the weights.
-    """
-    head, smoothed = evidence.structure.head, evidence.criterion.smoothing > 0
-    biased = head is not None and head.bias is not None and head.bias in evidence.observation.update.tensors
-    if not biased and evidence.structure.num_classes == 2:
-        return evidence.features_are_positive and not smoothed
-    return not smoothed or evidence.single is not None
+        counts[reading.label] = 1
+        sure = reading.told and observation.update.num_examples == 1 and undefended(observation)
+        note = "" if reading.told else "another label may have left such signs: local steps do more than add gradients"
+        return from_counts(counts, certified=sure, confidence=1.0 if reading.told else None, note=note)

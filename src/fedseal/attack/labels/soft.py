@@ -12,11 +12,12 @@ from torch import Tensor
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.single import Single
 from fedseal.attack.labels.base import Labels, from_counts
-from fedseal.attack.labels.head import read_head, undefended
+from fedseal.attack.labels.head import Head, read_head, undefended
 from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.types import Observation
 
 SCALES = 400  # feature lengths tried for a head without bias, over five orders of magnitude
+SHAKEN = 1e-2  # of the scores, the most that rounding may move them for a target to be certified
 FITS = 1e-6  # distance from a known form below which lengths count as equally good
 
 
@@ -55,6 +56,7 @@ class Soft:
                 "local steps",
                 "use a counting method, such as moments, which gives hard labels",
             )
+        evidence = Evidence(observation)
         if not head.criterion.uniform:
             raise BadConfig(
                 "soft reads a target whose classes weigh the same, and the loss weighs classes",
@@ -67,18 +69,36 @@ class Soft:
             feature = head.gradient.T @ residual / (residual @ residual)
             form = nearest((weight @ feature + bias).softmax(-1) - residual)
         else:
-            single = Evidence(observation).single
+            single = evidence.single
             form = _scaled(head.gradient, weight, bias) if single is None else _hard(single, head.classes)
-        precision = 100 * Evidence(observation).eps
+        precision = 100 * evidence.eps
         counts = torch.nn.functional.one_hot(form.target.argmax(), head.classes)
         return from_counts(
             counts,
             residual=form.distance,
-            # without a bias the features' length is open, and another length may go with another target
-            certified=head.bias_gradient is not None and form.distance <= precision and undefended(observation),
+            certified=_trusted(evidence) and form.distance <= precision and _known(head, weight, form, precision),
             note=form.words,
             soft=form.target[None],
         )
+
+
+def _trusted(evidence: Evidence) -> bool:
+    """Whether the update is one example's gradient, as the client says, and nothing else."""
+    observation = evidence.observation
+    return observation.update.num_examples == 1 and undefended(observation) and evidence.sums_gradients
+
+
+def _known(head: Head, weight: Tensor, form: Form, precision: float) -> bool:
+    """Whether rounding leaves no other label: it hardly moves the scores, and the target by less than its lead.
+
+    Without a bias the features' length is open, and another length may go with another target.
+    """
+    if head.bias_gradient is None:
+        return False
+    off = head.error / float(head.bias_gradient.norm().clamp_min(1e-300))
+    scores = weight @ head.gradient.T @ head.bias_gradient / head.bias_gradient.square().sum().clamp_min(1e-300)
+    first, second = form.target.topk(2).values.tolist()
+    return off * (1 + float(scores.abs().max())) <= SHAKEN and first - second > 2 * (precision + head.error)
 
 
 def _hard(single: Single, classes: int) -> Form:

@@ -1,0 +1,73 @@
+"""Whether the derivative that a model hands on is that of what it computes.
+
+Sensitivity is worked out from the derivative. A model that rounds, casts or detaches hands on another one than its own:
+a mean that is detached hides the direction in which inputs and mean move together, and a cast to half precision hides
+all that is smaller than its steps. So the update is really moved, by little, and must move as the derivative says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.evidence import Evidence
+from fedseal.attack.jacobian import Linearized, linearized, updates
+from fedseal.attack.replay import replayable
+from fedseal.errors import FedsealError
+from fedseal.types import Candidate
+
+
+class Trial(NamedTuple):
+    """How far inputs move, beside their root mean square, and how near to the derivative the update must move."""
+
+    step: float
+    agreement: float
+
+
+DOUBLE = Trial(1e-5, 1e-2)  # a kink that is crossed on the way turns the update by no more, as measured
+OWN = 1_000_003  # seed of the direction; nobody's data are drawn by it, which a model may not tell apart by length
+SINGLE = Trial(1e-3, 0.1)  # for models that take no other format
+
+
+def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
+    """Move all inputs at once, each by a random share, there and back, and compare with the derivative.
+
+    Every direction has its share in a random one, about 1 / sqrt(values), so that none that is missing goes unseen.
+
+    Args:
+        candidate: inputs `(N, *shape)` of floating point, and labels.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    there = linearized(evidence, candidate)
+    trial = DOUBLE if there.inputs.dtype == torch.float64 else SINGLE
+    inputs = there.inputs.detach()
+    way = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(OWN)).to(inputs)
+    size = trial.step * max(float(inputs.double().square().mean().sqrt()), 1e-3)
+    said = there.push(_columns(there, way)[None])[0].double()
+    ends = [_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1)]
+    if any(end is None for end in ends):
+        return False
+    seen = (ends[0] - ends[1]).double() / (2 * size)  # type: ignore[operator]
+    apart, least = float((seen - said).norm()), torch.finfo(inputs.dtype).eps * there.norm / size
+    return math.isfinite(apart) and apart <= trial.agreement * float(said.norm()) + least
+
+
+def _columns(there: Linearized, way: Tensor) -> Tensor:
+    """A direction of the inputs as one of inputs and targets `(columns,)`."""
+    return torch.cat([way.flatten(), way.new_zeros(there.columns - way.numel())])
+
+
+def _update(evidence: Evidence, candidate: Candidate) -> Tensor | None:
+    """The update of a candidate in the format of its inputs, as it is and not differentiated; None where it fails."""
+    training = replayable(evidence.observation)
+    assert training is not None
+    try:
+        return updates(evidence, candidate, training, candidate.inputs.dtype, differentiable=False).detach()
+    except (RuntimeError, FedsealError):
+        return None
