@@ -35,7 +35,7 @@ from fedseal.attack.polish import COLUMNS, ENTRIES, polished
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
 from fedseal.attack.release import Release
-from fedseal.attack.repeats import completed
+from fedseal.attack.repeats import Repeated, completed
 from fedseal.attack.replay import CAP, replayable
 from fedseal.attack.route import Route
 from fedseal.attack.scale import said, unscaled
@@ -101,9 +101,10 @@ class Auto:
         if isinstance(modality, Text):
             return (Dager(),)
         if isinstance(modality, Tabular):
-            return LinearFirstLayer(), Spear(), Layerwise(), Separation(steps=max(4, self.steps // 5))
+            return LinearFirstLayer(), Repeated(), Spear(), Layerwise(), Separation(steps=max(4, self.steps // 5))
         return (
             LinearFirstLayer(),
+            Repeated(),
             Spear(),
             Bottleneck(),
             Layerwise(),
@@ -123,7 +124,7 @@ class Auto:
             notes.append(RouteNote("scale", True, f"{said(observation)}: it is divided by that"))
         if evidence.observation is not plain:
             notes.append(RouteNote("bottleneck's draw", True, DRAWN))
-        best: Reconstruction | None = None
+        readings: list[Reconstruction] = []
         seed = int(torch.randint(2**62, (), generator=generator))
         for place, route in enumerate(self.routes(observation.modality)):
             own = torch.Generator().manual_seed(seed + place)  # who knows more draws no other numbers here
@@ -141,26 +142,30 @@ class Auto:
             if again is not None:
                 notes.append(RouteNote(route.name, True, f"with repeated examples; {_ended(again)}"))
                 found = again
-            best = found if best is None else better(best, found)
+            readings.append(found)
+            best = reduce(better, readings)
             done = _enough(evidence, route, best)
             if done is not None:
                 notes.append(RouteNote("matching", False, done))
-                best = self._polished(evidence, best, notes, generator, progress)
+                ends = {id(end): end for end in (best, _chosen(evidence, readings))}.values()
+                polished = [self._polished(evidence, end, notes, generator, progress) for end in ends]
+                best = _chosen(evidence, [*readings, *polished])
                 break
         else:
-            best = self._search(evidence, best, notes, generator, progress)
+            best = self._search(evidence, readings, notes, generator, progress)
         outcome = replace(best.outcome, seconds=time.perf_counter() - started)
         return replace(best, outcome=outcome, explanation=tuple(notes))
 
     def _search(
         self,
         evidence: Evidence,
-        start: Reconstruction | None,
+        readings: Sequence[Reconstruction],
         notes: list[RouteNote],
         generator: torch.Generator,
         progress: ProgressCallback | None,
     ) -> Reconstruction:
         observation = evidence.observation
+        start = reduce(better, readings) if readings else None
         missing = [fact for fact in ("state", "training") if getattr(observation, fact) is None]
         reason = f"it needs {' and '.join(missing)}, which the threat model '{observation.threat}' withholds"
         if missing:
@@ -184,8 +189,8 @@ class Auto:
             notes.append(RouteNote(attack.name, True, why))
         if found and _modeled(evidence) and found[0].inputs is not None:
             return found[0]  # by the residual alone, the picture that fits the noise would win
-        if start is not None or found:
-            ends = [*([] if start is None else [start]), *found]
+        if readings or found:
+            ends = [*readings, *found]
             ends += self._finish(evidence, ends, notes, generator, progress)
             return _chosen(evidence, ends)
         if isinstance(observation.modality, Text):
@@ -410,6 +415,8 @@ def _outdone(evidence: Evidence, route: Route) -> str | None:
 def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | None:
     """Why nothing further is tried after a route, None to go on."""
     value = best.outcome.residual
+    if isinstance(route, Repeated) and best.inputs is not None:
+        return "one example repeated explains the update, and nothing tells it from others that add up to it"
     if best.outcome.status == "exact" or (best.outcome.status in CERTAIN and not _drawn(evidence)):
         return "; ".join(["an exact route has certified its result", *_at_most(evidence)])
     reads = isinstance(route, (LinearFirstLayer, Spear, CocktailParty)) and best.inputs is not None
@@ -435,19 +442,18 @@ def _chosen(evidence: Evidence, ends: Sequence[Reconstruction]) -> Reconstructio
     """
     best = reduce(better, ends)
     value = best.outcome.residual
-    if (
-        bool(best.certain.any())
-        or evidence.observation.secrets
-        or _drawn(evidence)
-        or not (value is None or value > SPEAKS)
-    ):
+    layer, secrets = evidence.first_linear, bool(evidence.observation.secrets)
+    if layer is None or bool(best.certain.any()) or _drawn(evidence) or evidence.secrets_before(layer.weight):
+        return best
+    if not (secrets or value is None or value > SPEAKS):
         return best
     misfits = {id(end): layer_misfit(evidence, end.inputs) for end in ends if end.inputs is not None}
     known = [(misfit, end) for end in ends if (misfit := misfits.get(id(end))) is not None]
-    if not known or misfits.get(id(best)) is None:
+    if not known:
         return best
     least, nearest = min(known, key=lambda pair: pair[0])
-    return nearest if least < SPOKEN * (misfits[id(best)] or 0.0) else best
+    own = misfits.get(id(best))
+    return nearest if own is None or least < SPOKEN * own else best
 
 
 def _ends(evidence: Evidence) -> float:

@@ -9,20 +9,57 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import conclude
+from fedseal.attack.base import conclude, refused
 from fedseal.attack.evidence import Evidence
+from fedseal.attack.exact.linear import LinearFirstLayer, read_row
 from fedseal.attack.labels import best
 from fedseal.attack.replay import CAP, replayable, residual
+from fedseal.attack.route import Route
 from fedseal.errors import FedsealError
 from fedseal.modality.text import Text
-from fedseal.types import Candidate, Reconstruction
+from fedseal.types import Candidate, Outcome, ProgressCallback, Reconstruction
 
 MOST = 8  # examples of a batch up to which it is completed
 TRIALS = 64  # replays
+COARSE = 4  # units in the last place of the update that a replay may be off where they are larger than any tolerance
+
+
+@dataclass(frozen=True)
+class Repeated(Route):
+    """A batch of one example, repeated: its first layer's gradient is one outer product, and shows that example.
+
+    Phong et al., IEEE TIFS 2018, for one example. Examples that differ, and whose gradients are parallel all the same,
+    show as a mixture, which does not explain the update.
+    """
+
+    name: str = "repeated"
+
+    def obstacle(self, evidence: Evidence) -> str | None:
+        """Why this route does not apply, None if it does."""
+        count = evidence.batch_size
+        if count in (1, None):
+            return "it takes a batch of a known number of examples"
+        if replayable(evidence.observation) is None:
+            return "it needs the weights and the local training, to see whether one example explains the update"
+        return LinearFirstLayer().no_product(evidence)
+
+    def read(
+        self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None
+    ) -> Reconstruction:
+        """Closed form, and the labels of `best`."""
+        started = time.perf_counter()
+        obstacle = self.obstacle(evidence)
+        if obstacle is not None:
+            return refused(self.name, obstacle, started)
+        inputs = read_row(evidence)[0].to(evidence.observation.like)
+        one = Reconstruction(inputs, None, Outcome("budget", self.name, None, 0, 0.0))
+        found = completed(evidence, one, generator)
+        return found or refused(self.name, "one example repeated does not explain the update: a mixture shows", started)
 
 
 def completed(evidence: Evidence, found: Reconstruction, generator: torch.Generator) -> Reconstruction | None:
@@ -35,7 +72,7 @@ def completed(evidence: Evidence, found: Reconstruction, generator: torch.Genera
     if replayable(observation) is None or isinstance(observation.modality, Text):
         return None
     started = time.perf_counter()
-    nearest, least = None, CAP
+    nearest, least = None, max(CAP, COARSE * evidence.eps)
     for candidate in itertools.islice(_candidates(evidence, found, count, generator), TRIALS):
         value = residual(observation, candidate)
         if value is not None and value <= least:

@@ -242,8 +242,10 @@ def layer_misfit(evidence: Evidence, inputs: Tensor) -> float | None:
     there is no such layer, or its gradient was not sent.
     """
     layer, tensors = evidence.first_linear, evidence.observation.update.tensors
-    if layer is None or layer.bias is None or layer.weight not in tensors or layer.bias not in tensors:
+    if layer is None or layer.weight not in tensors:
         return None
+    if layer.bias is None or layer.bias not in tensors:
+        return None if evidence.altered else _weight_misfit(tensors[layer.weight], evidence.first_rows(inputs))
     weight, bias = tensors[layer.weight].double().cpu(), tensors[layer.bias].double().cpu()
     rows = evidence.first_rows(inputs).double().cpu()
     gradient = torch.cat([weight, bias[:, None]], 1)
@@ -251,6 +253,13 @@ def layer_misfit(evidence: Evidence, inputs: Tensor) -> float | None:
     sent = first_sent(evidence)
     deltas = delta_of(gradient, rows[0], sent)[None] if len(rows) == 1 else deltas_of(gradient, rows)
     rest = sent * (gradient - deltas.T @ rows)
+    return float(rest.norm() / gradient.norm().clamp_min(1e-300))
+
+
+def _weight_misfit(weight: Tensor, rows: Tensor) -> float:
+    """The same from the weight's gradient alone, which gives inputs up to a factor."""
+    gradient, rows = weight.double().cpu(), rows.double().cpu()
+    rest = gradient - (gradient @ torch.linalg.pinv(rows)) @ rows
     return float(rest.norm() / gradient.norm().clamp_min(1e-300))
 
 

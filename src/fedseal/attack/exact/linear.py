@@ -44,9 +44,9 @@ class LinearFirstLayer(Route):
             return f"{several}, and noise or gaps may hide that"
         if several:
             several += ", whose gradients are parallel: only a mixture of them shows"
-        return self._no_product(evidence) or several
+        return self.no_product(evidence) or several
 
-    def _no_product(self, evidence: Evidence) -> str | None:
+    def no_product(self, evidence: Evidence) -> str | None:
         """Why the first layer's gradient is no outer product with the input, None if it is one."""
         reason = evidence.no_first_linear
         if reason is not None:
@@ -80,7 +80,7 @@ class LinearFirstLayer(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
-        undone, ratio, notes = _read(evidence)
+        undone, ratio, notes = read_row(evidence)
         inputs = undone.to(observation.like)
         labels = evidence.target
         if evidence.batch_size is None:
@@ -106,7 +106,7 @@ def _weight(evidence: Evidence) -> Tensor:
     return evidence.observation.update.tensors[layer.weight]
 
 
-def _read(evidence: Evidence) -> tuple[Tensor, float, list[str]]:
+def read_row(evidence: Evidence) -> tuple[Tensor, float, list[str]]:
     """The model's input `(1, *shape)` in float64, how far the gradient is from an outer product, and what limits it."""
     notes: list[str] = []
     if not _biased(evidence):
