@@ -31,7 +31,7 @@ from fedseal.attack.init import grey
 from fedseal.attack.jacobian import small
 from fedseal.attack.matching import LBFGS, Adam, GradientMatching
 from fedseal.attack.objective import CosineWithLayers
-from fedseal.attack.polish import COLUMNS, ENTRIES, polished
+from fedseal.attack.polish import COLUMNS, ENTRIES, hopped, polished
 from fedseal.attack.presets import coarse, sme
 from fedseal.attack.prior import total_variation
 from fedseal.attack.release import Release
@@ -148,8 +148,9 @@ class Auto:
             if done is not None:
                 notes.append(RouteNote("matching", False, done))
                 ends = {id(end): end for end in (best, _chosen(evidence, readings))}.values()
-                polished = [self._polished(evidence, end, notes, generator, progress) for end in ends]
-                best = _chosen(evidence, [*readings, *polished])
+                finished = [self._polished(evidence, end, notes, generator, progress) for end in ends]
+                finished += self._hopped(evidence, finished, notes, generator, progress)
+                best = _chosen(evidence, [*readings, *finished])
                 break
         else:
             best = self._search(evidence, readings, notes, generator, progress)
@@ -213,14 +214,13 @@ class Auto:
             return
         if order_is_secret(training, evidence.batch_size or 1):
             return
+        finished = []
         for end in sorted(ends, key=badness)[:ENDS]:
-            again = self._polished(evidence, end, notes, generator, progress)
-            yield again
-            if again.outcome.status in CERTAIN:
+            finished.append(self._polished(evidence, end, notes, generator, progress))
+            yield finished[-1]
+            if finished[-1].outcome.status in CERTAIN:
                 return
-        if not plain_search_pays(evidence):
-            return
-        for attack in plain_searches(evidence, max(1, self.steps // 8)):
+        for attack in plain_searches(evidence, max(1, self.steps // 8)) if plain_search_pays(evidence) else ():
             try:
                 found = attack(observation, generator=generator, progress=progress)
             except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
@@ -231,10 +231,11 @@ class Auto:
             notes.append(
                 RouteNote(attack.name, True, f"a plain search from noise, as the first paper's; {_ended(found)}")
             )
-            again = self._polished(evidence, found, notes, generator, progress)
-            yield again
-            if again.outcome.status in CERTAIN:
+            finished.append(self._polished(evidence, found, notes, generator, progress))
+            yield finished[-1]
+            if finished[-1].outcome.status in CERTAIN:
                 return
+        yield from self._hopped(evidence, finished, notes, generator, progress)
 
     def _polished(
         self,
@@ -252,6 +253,23 @@ class Auto:
             return end
         notes.append(RouteNote("newton", True, f"least squares from '{end.outcome.route}'; {_ended(again)}"))
         return better(end, again)
+
+    def _hopped(
+        self,
+        evidence: Evidence,
+        ends: Sequence[Reconstruction],
+        notes: list[RouteNote],
+        generator: torch.Generator,
+        progress: ProgressCallback | None,
+    ) -> Iterator[Reconstruction]:
+        """What lies beside the best end."""
+        if not ends or _drawn(evidence) or evidence.observation.secrets:
+            return
+        best = reduce(better, ends)
+        again = hopped(evidence, best, generator, progress)
+        if again is not None:
+            notes.append(RouteNote("newton", True, f"least squares beside '{best.outcome.route}'; {_ended(again)}"))
+            yield again
 
     def _words(self, evidence: Evidence, notes: list[RouteNote], generator: torch.Generator) -> Reconstruction:
         """Where no sentence can be read, the tokens that occur."""

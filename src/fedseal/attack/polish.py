@@ -25,7 +25,7 @@ from fedseal.types import Candidate, ProgressCallback, Reconstruction
 COLUMNS, ENTRIES = 320, 4e6  # of a Jacobian, up to which one of Newton's steps takes less than a second, as measured
 QUICK = 4e5  # entries up to which it takes some milliseconds
 STEPS, MANY = 30, 120  # of Newton, and where they are quick
-ASTRAY = 0.2  # residual from which on no truth is near
+ASTRAY, PLACED = 0.1, 0.01  # residuals from which on no truth is near, and it is no matter of places in local steps
 HOPS = (1e-2, 3e-3, 3e-2) * 2  # root mean square of moves that may take a unit across its kink
 PLACES, LOOK = 12, 3  # examples up to which every two are tried in each other's places, and steps of each try
 
@@ -36,32 +36,57 @@ def polished(
     evidence: Evidence, found: Reconstruction, generator: torch.Generator, progress: ProgressCallback | None
 ) -> Reconstruction | None:
     """The same reconstruction after Newton's steps; None where they do not apply, or all is certain."""
-    observation, inputs, labels = evidence.observation, found.inputs, found.labels
+    if not _applies(evidence, found):
+        return None
+    steps = MANY if _quick(evidence, found) else STEPS
+    return _newton(evidence, found, _candidate(found), steps, generator, progress)
+
+
+def hopped(
+    evidence: Evidence, found: Reconstruction, generator: torch.Generator, progress: ProgressCallback | None
+) -> Reconstruction | None:
+    """The best of what Newton's steps make of places beside a minimum; None where they do not apply or lead nowhere."""
+    if not _applies(evidence, found) or not _quick(evidence, found):
+        return None
+    ways: list[Way] = [_exchanged] if (found.outcome.residual or 0.0) <= PLACED else []
+    ways += [partial(_moved, size=size) for size in HOPS if evidence.structure.nonsmooth]
+    best = found
+    for way in ways:
+        start = way(evidence, best, generator) if _between(best) else None
+        again = None if start is None else _newton(evidence, best, start, STEPS, generator, progress)
+        if again is not None:
+            best = better(best, again)
+    return None if best is found else best
+
+
+def _applies(evidence: Evidence, found: Reconstruction) -> bool:
+    inputs, labels = found.inputs, found.labels
     if inputs is None or labels is None or len(labels) != len(inputs) or bool(found.certain.all()):
-        return None
-    if replayable(observation) is None or not inputs.is_floating_point():
-        return None
-    if not small(evidence, len(inputs), COLUMNS, ENTRIES):
-        return None
-    quick = small(evidence, len(inputs), COLUMNS, QUICK)
+        return False
+    if replayable(evidence.observation) is None or not inputs.is_floating_point():
+        return False
+    return small(evidence, len(inputs), COLUMNS, ENTRIES)
 
-    def newton(start: Candidate) -> Reconstruction:
-        search = Newton(start.inputs, start.labels, MANY if quick else STEPS)
-        return search(observation, generator=generator, progress=progress)
 
+def _quick(evidence: Evidence, found: Reconstruction) -> bool:
+    assert found.inputs is not None
+    return small(evidence, len(found.inputs), COLUMNS, QUICK)
+
+
+def _newton(
+    evidence: Evidence,
+    found: Reconstruction,
+    start: Candidate,
+    steps: int,
+    generator: torch.Generator,
+    progress: ProgressCallback | None,
+) -> Reconstruction | None:
+    """Newton's steps from a start, counted on top of what found it; None where the model cannot be linearized."""
     try:
-        best = newton(Candidate(inputs, labels))
-        steps = best.outcome.steps
-        ways: list[Way] = [_exchanged, *(partial(_moved, size=size) for size in HOPS if evidence.structure.nonsmooth)]
-        for way in ways if quick else ():
-            start = way(evidence, best, generator) if _between(best) else None
-            if start is not None:
-                other = newton(start)
-                steps += other.outcome.steps
-                best = better(best, other)
+        again = Newton(start.inputs, start.labels, steps)(evidence.observation, generator=generator, progress=progress)
     except NotTwiceDifferentiable:
         return None
-    return replace(best, outcome=replace(best.outcome, steps=steps + found.outcome.steps))
+    return replace(again, outcome=replace(again.outcome, steps=again.outcome.steps + found.outcome.steps))
 
 
 def _between(found: Reconstruction) -> bool:
