@@ -42,8 +42,10 @@ class Repeated(Route):
     def obstacle(self, evidence: Evidence) -> str | None:
         """Why this route does not apply, None if it does."""
         count = evidence.batch_size
-        if count in (1, None):
-            return "it takes a batch of a known number of examples"
+        if count is None:
+            return "nobody says how many examples made the update"
+        if count == 1:
+            return "one example alone repeats nothing"
         if replayable(evidence.observation) is None:
             return "it needs the weights and the local training, to see whether one example explains the update"
         return LinearFirstLayer().no_product(evidence)
