@@ -87,6 +87,9 @@ def figures(judged: Sequence[Numbered]) -> dict[str, object]:
         "worlds in which a server reads less than an eavesdropper": _worlds(kept, "below"),
     }
     found |= _said(kept, "auto", lambda read: read.attack == "auto")
+    found["of the determined examples that any attack read to 40 dB, as a server: called certain by one"] = _by_any(
+        kept
+    )
     found |= _said(kept, "all attacks", lambda read: True)
     for name in ["auto", *(text.partition(":")[0] for text in (*CLOSED, *SEARCHES, ROWS))]:
         found |= _said(kept, name, lambda read, name=name: read.attack == name) if name != "auto" else {}  # type: ignore[misc]
@@ -105,6 +108,18 @@ def figures(judged: Sequence[Numbered]) -> dict[str, object]:
 
 def _worlds(kept: Sequence[Judgement], kind: Kind) -> str:
     return share(sum(bool(one.of(kind)) for one in kept), max(len(kept), 1))
+
+
+def _by_any(kept: Sequence[Judgement]) -> str:
+    """Examples, each counted once however many attacks read it."""
+    count = certain = 0
+    for one in kept:
+        read: dict[int, bool] = {}
+        for mine in one.reads:
+            for number, proved in readable(one, mine):
+                read[number] = read.get(number, False) or proved
+        count, certain = count + len(read), certain + sum(read.values())
+    return share(certain, count) if count else "none was read"
 
 
 def _said(kept: Sequence[Judgement], name: str, mine: Callable[[Read], bool]) -> dict[str, object]:

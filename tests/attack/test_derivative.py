@@ -94,6 +94,14 @@ def test_an_honest_derivative_is_taken_for_one(way: str, act: nn.Module) -> None
         assert derivative_is_real(Evidence.of(observation), Candidate(inputs, labels))
 
 
+def test_black_pixels_at_the_kink_are_no_false_derivative() -> None:
+    """Without a bias a black picture stands at the kink of the unit behind, where the derivative is neither side's."""
+    net = made(lambda: nn.Sequential(nn.Linear(8, 24, bias=False), nn.LeakyReLU(0.2), nn.Linear(24, 3)))
+    inputs, labels = rows(2, 8, 0), torch.tensor([0, 1])
+    inputs[0] = 0.0
+    assert derivative_is_real(Evidence.of(seen(net, inputs, labels)), Candidate(inputs, labels))
+
+
 def in_bfloat16(net: nn.Module) -> Way:
     def run(x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):

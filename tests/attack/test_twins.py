@@ -25,7 +25,8 @@ class Pair(nn.Module):
         self.one, self.context, self.head = nn.Linear(4, 16), nn.Linear(3, 16), nn.Linear(16, 3)
 
     def body(self, x: Tensor) -> Tensor:
-        return self.one(x[:, :4]).tanh() + self.one(x[:, 4:8]).tanh() + self.context(x[:, 8:])
+        summed: Tensor = self.one(x[:, :4]).tanh() + self.one(x[:, 4:8]).tanh() + self.context(x[:, 8:])
+        return summed
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.body(x).tanh())
@@ -107,7 +108,11 @@ def seen(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, zeros: 
     if zeros is not None:
         nn.init.zeros_(model.get_parameter(zeros))
     columns = tuple(Continuous(f"c{k}", -8, 8) for k in range(inputs[0].numel()))
-    modality = Tabular(columns=columns) if inputs.ndim == 2 else fs.Image(shape=tuple(inputs.shape[1:]))
+    if inputs.ndim == 2:
+        modality: Tabular | fs.Image = Tabular(columns=columns)
+    else:
+        channels, height, width = inputs.shape[1:]
+        modality = fs.Image(shape=(channels, height, width))
     update = fs.local_update(model, fs.Batch(inputs, labels), training=FEDSGD)
     return fs.ThreatModel.honest_but_curious().observe(model, update, modality=modality)
 

@@ -29,6 +29,7 @@ class Trial(NamedTuple):
 
 
 DOUBLE = Trial(1e-5, 1e-2)  # a kink that is crossed on the way turns the update by no more, as measured
+BESIDE = 1e-3  # of the inputs' root mean square, how far from the candidate
 OWN = 1_000_003  # seed of the direction; nobody's data are drawn by it, which a model may not tell apart by length
 SINGLE = Trial(1e-3, 0.1)  # for models that take no other format
 
@@ -36,7 +37,8 @@ SINGLE = Trial(1e-3, 0.1)  # for models that take no other format
 def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
     """Move all inputs at once, each by a random share, there and back, and compare with the derivative.
 
-    Every direction has its share in a random one, about 1 / sqrt(values), so that none that is missing goes unseen.
+    Every direction has its share in a random one, about 1 / sqrt(values), so that none that is missing goes unseen. It
+    is done a little beside the candidate: black pixels without a bias stand exactly at the kink of a ReLU.
 
     Args:
         candidate: inputs `(N, *shape)` of floating point, and labels.
@@ -44,11 +46,12 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    there = linearized(evidence, candidate)
+    drawn = torch.Generator().manual_seed(OWN)
+    beside, way = (torch.randn(candidate.inputs.shape, generator=drawn).to(candidate.inputs) for _ in range(2))
+    length = max(float(candidate.inputs.double().square().mean().sqrt()), 1e-3)
+    there = linearized(evidence, replace(candidate, inputs=candidate.inputs.double() + BESIDE * length * beside))
     trial = DOUBLE if there.inputs.dtype == torch.float64 else SINGLE
-    inputs = there.inputs.detach()
-    way = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(OWN)).to(inputs)
-    size = trial.step * max(float(inputs.double().square().mean().sqrt()), 1e-3)
+    inputs, way, size = there.inputs.detach(), way.to(there.inputs), trial.step * length
     said = there.push(_columns(there, way)[None])[0].double()
     ends = [_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1)]
     if any(end is None for end in ends):
