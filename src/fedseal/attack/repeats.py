@@ -58,7 +58,7 @@ class Repeated(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
-        inputs = read_row(evidence)[0].to(evidence.observation.like)
+        inputs = read_row(evidence).inputs.to(evidence.observation.like)
         one = Reconstruction(inputs, None, Outcome("budget", self.name, None, 0, 0.0))
         found = completed(evidence, one, generator)
         return found or refused(self.name, "one example repeated does not explain the update: a mixture shows", started)

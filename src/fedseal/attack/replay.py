@@ -6,6 +6,7 @@ Nothing here knows the truth; everything is a function of the observation and of
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fedseal.attack.modes import without_modes
 from fedseal.attack.release import Release
-from fedseal.client import train
+from fedseal.client import local_steps, train
 from fedseal.errors import FedsealError
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
@@ -21,7 +22,7 @@ from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 CAP = 1e-3  # residual above which nothing is explained, however coarse the client's arithmetic
 TWICE = 2.0  # times the error of the arithmetic here, another machine's may be
 SOLVED = 1e-12  # residual that solvers in double precision leave themselves
-GRID = 0.2  # root mean square of what rounding to the grid of the last places leaves, about, in units of them
+GRID = 0.2  # root mean square of what a step's rounding to the grid of the last places leaves, about, in units of them
 ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
 
 
@@ -124,7 +125,8 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
             other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
-    own = ROOM * max([*finite, eps, *(eps * GRID * _inherited(round) for round in observation.rounds)])
+    grid = GRID * math.sqrt(len(local_steps(replace(training, shuffle=False), len(candidate.inputs))))
+    own = ROOM * max([*finite, eps, *(eps * grid * _inherited(round) for round in observation.rounds)])
     exact = [_in_double(observation, k, candidate, training) for k in range(len(still))]
     apart = [distance(before, there) for before, there in zip(still, exact, strict=True) if there is not None]
     return max([SOLVED, min(CAP, own), *(TWICE * value for value in apart if math.isfinite(value))])

@@ -9,15 +9,14 @@ reconstruction, in the cheapest way that is a proof to first order:
   than mixtures of the examples show in it at once (`first_layer`);
 - for layers in a row that were inverted, the error bars of the closed form;
 - the Jacobian itself, where it is small and these bounds from below do not settle it;
-- elsewhere Lanczos steps on J^T J. They bound the smallest singular value from above only, so that nothing is said to
-  be determined.
+- elsewhere nothing is said to be determined: steps of an iteration bound the smallest singular value from above only.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -37,7 +36,7 @@ from fedseal.types import Candidate
 
 MARGIN = 2.0  # times the tolerance by which another example must differ
 VISIBLE = 1e-2  # root mean square of a change that can be seen
-STEPS = 4  # of Lanczos: each costs three gradients, and no number of them is a proof
+TOO_LARGE = "the whole Jacobian is too large to work out, and no bound from below is known"
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
 TRIALS = 16  # replays with another token or order, for all sentences together
 LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
@@ -82,7 +81,7 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> S
             best = _larger(best, Sensitivity(values, "the first layer's weight"))
             if min(values) > MARGIN * tolerance:
                 return best
-        return _larger(best, _lanczos(evidence, candidate))
+        return _larger(best, Sensitivity((0.0,) * count, TOO_LARGE))
     except NotTwiceDifferentiable as error:
         return _larger(best, Sensitivity((0.0,) * count, error.fact))
 
@@ -335,38 +334,6 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
     near = away.double().square().mean(1).sqrt() <= CLOSE * VISIBLE
     values = [MARGIN * (1 - CLOSE) * evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist()]
     return tuple(v if held and v <= LARGEST else 0.0 for v, held in zip(values, near.tolist(), strict=True))
-
-
-def _lanczos(evidence: Evidence, candidate: Candidate) -> Sensitivity:
-    """No proof: Lanczos steps on J^T J bound it from above only, however flat the bound has become."""
-    dtype = evidence.observation.like.dtype
-    there = linearized(evidence, candidate, dtype if dtype == torch.float64 else torch.float32)
-    count, values = len(candidate.inputs), candidate.inputs[0].numel()
-    start = torch.randn(there.columns, generator=torch.Generator().manual_seed(0)).to(there.inputs)
-    bounds = list(_ritz(lambda v: there.pull(there.push(v[None])[0]), start, STEPS))
-    bound = VISIBLE * math.sqrt(values) / max(there.norm, 1e-300) * math.sqrt(max(bounds[-1], 0.0))
-    return Sensitivity((0.0,) * count, f"at most {bound:.1g} by {len(bounds)} Lanczos steps, and no bound from below")
-
-
-def _ritz(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Iterator[float]:
-    """The smallest Ritz value after each step, all vectors kept orthogonal."""
-    basis = [start / start.norm()]
-    diagonal: list[float] = []
-    beside: list[float] = []
-    for _ in range(steps):
-        image = product(basis[-1]).double().to(start.dtype)
-        diagonal.append(float(image.double() @ basis[-1].double()))
-        for vector in basis:
-            image = image - (image @ vector) * vector
-        length = float(image.norm())
-        matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-        for place, value in enumerate(beside):
-            matrix[place, place + 1] = matrix[place + 1, place] = value
-        yield float(torch.linalg.eigvalsh(matrix)[0])
-        if length <= 1e-7 * max(diagonal[0], 1e-300):
-            return
-        beside.append(length)
-        basis.append(image / length)
 
 
 def swaps(evidence: Evidence, candidate: Candidate) -> Sensitivity:

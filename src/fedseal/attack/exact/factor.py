@@ -18,16 +18,17 @@ from fedseal.attack.preprocessing import bounds
 from fedseal.attack.replay import agreement, replayable, residual
 from fedseal.types import Candidate
 
+FEW = 3  # classes that are tried where the label cannot be read
 BULK = 0.01  # share of values that may leave the range
 GRID = torch.logspace(-2, 1, 49, dtype=torch.float64).tolist()  # factors tried, in those that fill the range
 VALLEYS, SECTIONS = 4, 45  # of the replay's misfit that are followed down, and steps of each
 
 
 class Scaled(NamedTuple):
-    """The first layer's input `(features,)` in float64, and whether the factor is that of the replay."""
+    """The first layer's input `(features,)` in float64, and the target whose replay gave the factor, None without."""
 
     row: Tensor
-    replayed: bool
+    target: Tensor | None
 
 
 def direction(weight: Tensor) -> tuple[Tensor, float]:
@@ -54,14 +55,30 @@ def scaled(evidence: Evidence, unit: Tensor) -> Scaled:
     reach = [(sign, _fills(evidence, sign * unit)) for sign in (1.0, -1.0)]
     by_range = max(reach, key=lambda pair: pair[1])
     row = by_range[0] * by_range[1] * unit
-    target, training = evidence.target, replayable(evidence.observation)
+    training = replayable(evidence.observation)
     # a replay drops nothing, so behind dropout it would fit another size
-    if target is None or training is None or len(evidence.observation.rounds) > 1 or evidence.observation.secrets:
-        return Scaled(row, False)
-    typical = max(by_range[1], 1e-300)
-    found = [_by_replay(evidence, sign * typical * unit, target) for sign in (1.0, -1.0)]
-    best = min((pair for pair in found if pair is not None), key=lambda pair: pair[1], default=None)
-    return Scaled(row, False) if best is None else Scaled(best[0], True)
+    if training is None or len(evidence.observation.rounds) > 1 or evidence.observation.secrets:
+        return Scaled(row, None)
+    typical, best = max(by_range[1], 1e-300), math.inf
+    found = Scaled(row, None)
+    for target in _targets(evidence):
+        for sign in (1.0, -1.0):
+            there = _by_replay(evidence, sign * typical * unit, target)
+            if there is not None and there[1] < best:
+                found, best = Scaled(there[0], target), there[1]
+    return found
+
+
+def _targets(evidence: Evidence) -> list[Tensor]:
+    """The example's target, or the few that it may be: of two classes without a bias both explain the head's gradient,
+    by inputs of opposite sign.
+    """
+    if evidence.target is not None:
+        return [evidence.target]
+    classes = evidence.structure.num_classes
+    if not evidence.criterion.classes or classes > FEW:
+        return []
+    return [torch.tensor([label], device=evidence.observation.like.device) for label in range(classes)]
 
 
 def _fills(evidence: Evidence, unit: Tensor) -> float:

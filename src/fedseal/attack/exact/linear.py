@@ -80,9 +80,9 @@ class LinearFirstLayer(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
-        undone, ratio, notes = read_row(evidence)
-        inputs = undone.to(observation.like)
-        labels = evidence.target
+        row = read_row(evidence)
+        inputs, ratio, notes = row.inputs.to(observation.like), row.ratio, list(row.notes)
+        labels = evidence.target if row.target is None else row.target
         if evidence.batch_size is None:
             notes.append("one outer product: one example, or several whose gradients are parallel")
         note = "; ".join(notes)
@@ -106,23 +106,35 @@ def _weight(evidence: Evidence) -> Tensor:
     return evidence.observation.update.tensors[layer.weight]
 
 
-def read_row(evidence: Evidence) -> tuple[Tensor, float, list[str]]:
-    """The model's input `(1, *shape)` in float64, how far the gradient is from an outer product, and what limits it."""
+class Row(NamedTuple):
+    """The model's input `(1, *shape)` in float64, how far the gradient is from an outer product, what limits it, and
+    the target that its size was found with, None without.
+    """
+
+    inputs: Tensor
+    ratio: float
+    notes: list[str]
+    target: Tensor | None = None
+
+
+def read_row(evidence: Evidence) -> Row:
+    """What the first layer's gradient shows, taken for an outer product."""
     notes: list[str] = []
+    target = None
     if not _biased(evidence):
         unit, ratio = direction(_weight(evidence))
-        row, replayed = scaled(evidence, unit)
-        notes.append(REPLAYED if replayed else RANGED)
+        row, target = scaled(evidence, unit)
+        notes.append(RANGED if target is None else REPLAYED)
     elif evidence.altered:
         notes.append("as near as the known defense lets the layer's equations come")
         fit = _weighted_rank_one(evidence)
         if evidence.preprocessing is None:
-            return _with_prior(evidence, fit).reshape(1, *evidence.observation.modality.shape), fit.ratio, notes
+            return Row(_with_prior(evidence, fit).reshape(1, *evidence.observation.modality.shape), fit.ratio, notes)
         row, ratio = fit.row, fit.ratio
     else:
         row, ratio = _rank_one(evidence)
     undone = evidence.undo(row[None])
-    return undone.inputs, ratio, [*filter(None, [undone.note]), *notes]
+    return Row(undone.inputs, ratio, [*filter(None, [undone.note]), *notes], target)
 
 
 def _rank_one(evidence: Evidence) -> tuple[Tensor, float]:
