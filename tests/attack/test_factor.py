@@ -122,3 +122,26 @@ def test_whichever_tensor_is_frozen_every_route_gives_a_result_or_a_reason(name:
                 found = route(observation, generator=seeded())
                 assert found.inputs is None or bool(found.inputs.isfinite().all())
                 assert found.inputs is not None or found.outcome.note
+
+
+@pytest.mark.parametrize("loss", ["classes", "findings"])
+def test_without_a_bias_the_targets_that_may_be_are_tried(loss: str) -> None:
+    """Of two classes, or of findings, several targets explain the head's gradient, by inputs of opposite sign."""
+    for seed in range(4):
+        drawn = torch.Generator().manual_seed(seed)
+        inputs = torch.rand(1, 1, 4, 4, generator=drawn).double()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False)).double()
+        if loss == "classes":
+            labels, training = torch.tensor([seed % 2]), LocalTraining.fedsgd()
+        else:
+            labels = torch.tensor([[float(seed % 2), float(seed // 2)]]).double()
+            training = LocalTraining.fedsgd(loss=nn.BCEWithLogitsLoss())
+        update = local_update(net, Batch(inputs, labels), training=training)
+        observation = ThreatModel.honest_but_curious().observe(net, update, modality=Image(shape=(1, 4, 4)))
+        found = LinearFirstLayer()(observation, generator=drawn)
+        assert found.inputs is not None
+        assert float((found.inputs - inputs).abs().max()) < 1e-6
+        assert found.labels is not None
+        assert torch.equal(found.labels, labels)

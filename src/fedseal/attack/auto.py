@@ -69,6 +69,9 @@ NEAR = 0.2  # residual up to which joint matching made a batch that was taken ap
 
 
 BAYES = 60  # steps of a search with Adam that cost as much as one of L-BFGS
+SURROGATE = (
+    "the local training cannot be simulated; one gradient at a learned point between start and end stands for it"
+)
 DRAWN = "the update gives it away, exactly: the model is attacked as one without a secret"
 FOUND = {
     "mixed": "what it finds are the mixed inputs",
@@ -101,7 +104,11 @@ class Auto:
         if isinstance(modality, Text):
             return (Dager(),)
         if isinstance(modality, Tabular):
-            return LinearFirstLayer(), Repeated(), Spear(), Layerwise(), Separation(steps=max(4, self.steps // 5))
+            separation, unmixing = (
+                Separation(steps=max(4, self.steps // 5)),
+                CocktailParty(steps=max(1, self.steps // 2)),
+            )
+            return LinearFirstLayer(), Repeated(), Spear(), Layerwise(), separation, unmixing
         return (
             LinearFirstLayer(),
             Repeated(),
@@ -295,6 +302,8 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int, generato
         if training is not None and training.fresh_optimizer:
             tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
             yield Plan(tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median")
+            return
+        yield Plan(sme(steps=steps, labels=_labels(evidence)), SURROGATE)
         return
     if training is not None and training.fresh_optimizer and _modeled(evidence):
         yield probable(evidence, start, steps, generator)
@@ -310,11 +319,7 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int, generato
         if count is not None and not order_is_secret(training, count) and number_of_steps(training, count) <= COARSE:
             own = matching(evidence, None, max(1, steps // 8)).attack
             yield Plan(own, "few steps in a known order, and much is unexplained: the client's own are differentiated")
-    yield Plan(
-        sme(steps=steps, labels=_labels(evidence)),
-        "the local training cannot be simulated; one gradient at a learned point between start and end stands for it",
-        instead=True,
-    )
+    yield Plan(sme(steps=steps, labels=_labels(evidence)), SURROGATE, instead=True)
 
 
 def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Plan:

@@ -6,6 +6,7 @@ right size for one factor only; where it cannot be replayed, the range of valid 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from fedseal.attack.preprocessing import bounds
 from fedseal.attack.replay import agreement, replayable, residual
 from fedseal.types import Candidate
 
-FEW = 3  # classes that are tried where the label cannot be read
+FEW = 3  # classes or findings that are tried where the label cannot be read
 BULK = 0.01  # share of values that may leave the range
 GRID = torch.logspace(-2, 1, 49, dtype=torch.float64).tolist()  # factors tried, in those that fill the range
 VALLEYS, SECTIONS = 4, 45  # of the replay's misfit that are followed down, and steps of each
@@ -51,34 +52,53 @@ def direction(weight: Tensor) -> tuple[Tensor, float]:
 
 
 def scaled(evidence: Evidence, unit: Tensor) -> Scaled:
-    """The input along `unit` `(features,)`, by the replay where it can be run, else by the valid range."""
+    """The input along `unit` `(features,)`, by the replay where it can be run, else as large as inputs usually are."""
     reach = [(sign, _fills(evidence, sign * unit)) for sign in (1.0, -1.0)]
     by_range = max(reach, key=lambda pair: pair[1])
-    row = by_range[0] * by_range[1] * unit
+    row = by_range[0] * _usual(evidence, by_range[1], len(unit)) * unit
     training = replayable(evidence.observation)
     # a replay drops nothing, so behind dropout it would fit another size
     if training is None or len(evidence.observation.rounds) > 1 or evidence.observation.secrets:
         return Scaled(row, None)
-    typical, best = max(by_range[1], 1e-300), math.inf
+    typical, best = max(by_range[1], 1e-300), (math.inf, math.inf)
     found = Scaled(row, None)
     for target in _targets(evidence):
         for sign in (1.0, -1.0):
             there = _by_replay(evidence, sign * typical * unit, target)
-            if there is not None and there[1] < best:
-                found, best = Scaled(there[0], target), there[1]
+            if there is not None:  # below the arithmetic the valid one is the better one
+                key = max(there[1], agreement(evidence.observation)), _outside(evidence, there[0])
+                found, best = (Scaled(there[0], target), key) if key < best else (found, best)
     return found
 
 
 def _targets(evidence: Evidence) -> list[Tensor]:
-    """The example's target, or the few that it may be: of two classes without a bias both explain the head's gradient,
-    by inputs of opposite sign.
+    """The example's target, or the few that it may be: without a bias several explain the head's gradient, by inputs
+    of opposite sign.
     """
     if evidence.target is not None:
         return [evidence.target]
-    classes = evidence.structure.num_classes
-    if not evidence.criterion.classes or classes > FEW:
+    criterion, like = evidence.criterion, evidence.observation.like
+    if evidence.structure.num_classes > FEW:
         return []
-    return [torch.tensor([label], device=evidence.observation.like.device) for label in range(classes)]
+    if criterion.classes:
+        return [torch.tensor([label], device=like.device) for label in range(evidence.structure.num_classes)]
+    if criterion.kind != "bce":
+        return []
+    answers = itertools.product((0.0, 1.0), repeat=criterion.outputs)
+    return [criterion.formed(torch.tensor([row]).to(like)) for row in answers]
+
+
+def _usual(evidence: Evidence, most: float, values: int) -> float:
+    """The factor of a unit row where nothing tells it: pictures fill their range, and a table's standardized columns
+    are about 1 each.
+    """
+    return most if len(evidence.observation.modality.shape) == 3 else min(most, math.sqrt(values))
+
+
+def _outside(evidence: Evidence, row: Tensor) -> float:
+    """How far a row is from the valid ones."""
+    low, high = (end.to(row) for end in entered_range(evidence))
+    return float((row - torch.minimum(torch.maximum(row, low), high)).norm())
 
 
 def _fills(evidence: Evidence, unit: Tensor) -> float:

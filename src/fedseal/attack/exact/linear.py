@@ -25,7 +25,7 @@ from fedseal.types import Outcome, ProgressCallback, Reconstruction
 REPLAYED = "no gradient by the first layer's bias was sent: the input's size is the one whose replay has the update's"
 RANGED = (
     "no gradient by the first layer's bias was sent, which leaves the input open up to a factor: the largest is taken "
-    "that valid inputs allow"
+    "that valid inputs allow, and for rows of a table the one of standardized columns"
 )
 FITS = 3.0  # standard errors per equation up to which a single outer product explains a gradient
 
