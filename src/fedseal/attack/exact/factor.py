@@ -20,6 +20,7 @@ from fedseal.attack.replay import agreement, replayable, residual
 from fedseal.types import Candidate
 
 FEW = 3  # classes or findings that are tried where the label cannot be read
+ALIKE = 1e-6  # misfit that the search for the factor may leave
 BULK = 0.01  # share of values that may leave the range
 GRID = torch.logspace(-2, 1, 49, dtype=torch.float64).tolist()  # factors tried, in those that fill the range
 VALLEYS, SECTIONS = 4, 45  # of the replay's misfit that are followed down, and steps of each
@@ -65,8 +66,8 @@ def scaled(evidence: Evidence, unit: Tensor) -> Scaled:
     for target in _targets(evidence):
         for sign in (1.0, -1.0):
             there = _by_replay(evidence, sign * typical * unit, target)
-            if there is not None:  # below the arithmetic the valid one is the better one
-                key = max(there[1], agreement(evidence.observation)), _outside(evidence, there[0])
+            if there is not None:  # of two that fit as well as can be told, the valid one is the better one
+                key = max(there[1], agreement(evidence.observation), ALIKE), _outside(evidence, there[0])
                 found, best = (Scaled(there[0], target), key) if key < best else (found, best)
     return found
 
