@@ -65,10 +65,10 @@ def scaled(evidence: Evidence, unit: Tensor) -> Scaled:
     found = Scaled(row, None)
     for target in _targets(evidence):
         for sign in (1.0, -1.0):
-            there = _by_replay(evidence, sign * typical * unit, target)
-            if there is not None:  # of two that fit as well as can be told, the valid one is the better one
-                key = max(there[1], agreement(evidence.observation), ALIKE), _outside(evidence, there[0])
-                found, best = (Scaled(there[0], target), key) if key < best else (found, best)
+            for multiple, misfit in _by_replay(evidence, sign * typical * unit, target):
+                # of two that fit as well as can be told, the valid one is the better one
+                key = max(misfit, agreement(evidence.observation), ALIKE), _outside(evidence, multiple)
+                found, best = (Scaled(multiple, target), key) if key < best else (found, best)
     return found
 
 
@@ -122,8 +122,8 @@ def entered_range(evidence: Evidence) -> tuple[Tensor, Tensor]:
     return ends.amin(0), ends.amax(0)
 
 
-def _by_replay(evidence: Evidence, row: Tensor, target: Tensor) -> tuple[Tensor, float] | None:
-    """The multiple of `row` whose replayed update is nearest to the observed one, and how near; None if none is."""
+def _by_replay(evidence: Evidence, row: Tensor, target: Tensor) -> list[tuple[Tensor, float]]:
+    """The multiples of `row` whose replayed updates are nearest to the observed one, and how near each is."""
     observation = evidence.observation
 
     def misfit(factor: float) -> float:
@@ -133,12 +133,11 @@ def _by_replay(evidence: Evidence, row: Tensor, target: Tensor) -> tuple[Tensor,
 
     values = [misfit(factor) for factor in GRID]
     valleys = [k for k in range(1, len(GRID) - 1) if values[k] <= min(values[k - 1], values[k + 1]) < math.inf]
-    best = (math.inf, 0.0)
+    found = []
     for k in sorted(valleys, key=values.__getitem__)[:VALLEYS]:
-        best = min(best, _lowest(misfit, GRID[k - 1], GRID[k + 1]), (values[k], GRID[k]))
-        if best[0] <= agreement(observation):
-            break
-    return (best[1] * row, best[0]) if best[0] < math.inf else None
+        value, factor = min(_lowest(misfit, GRID[k - 1], GRID[k + 1]), (values[k], GRID[k]))
+        found.append((factor * row, value))
+    return found
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
