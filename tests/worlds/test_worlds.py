@@ -73,7 +73,7 @@ def test_every_kind_is_drawn() -> None:
 
 
 def test_hypothesis_shrinks_to_a_plain_world() -> None:
-    found = smallest(lambda drawn: drawn.tagged("changed") == "dead", tries=200)
+    found = smallest(lambda drawn: drawn.tagged("changed") == "dead", tries=2000)
     plain = ("one_hard", "fedavg", "dropout", "BatchNorm")
     assert not any(word in found.source for word in plain)
     assert len(found.lines) <= 10
