@@ -28,7 +28,7 @@ class Trial(NamedTuple):
     agreement: float
 
 
-DOUBLE = Trial(1e-5, 1e-2)  # a kink that is crossed on the way turns the update by no more, as measured
+DOUBLE = Trial(1e-8, 1e-2)  # so small, since a unit that crosses its kink on the way makes the update jump
 BESIDE = 1e-3  # of the inputs' root mean square, how far from the candidate
 OWN = 1_000_003  # seed of the direction; nobody's data are drawn by it, which a model may not tell apart by length
 SINGLE = Trial(1e-3, 0.1)  # for models that take no other format
