@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedseal.attack.derivative import derivative_is_real
+from fedseal.attack.derivative import OWN, derivative_is_real
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.exact.draw import drawn
 from fedseal.attack.exact.rivals import borne_out, directions
@@ -153,6 +153,7 @@ def _beside(
     apart = not any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
     round = observation.rounds[0]
     size = length(round.update.tensors.values())
+    weighted = Evidence.of(observation).criterion.reduction == "weights"
     open_ = 0.0 if apart or min(judged.sensitivity) > AFAR * unseen else 1.0
     for number, value in enumerate(judged.sensitivity):
         if value <= AFAR * unseen and apart:
@@ -160,8 +161,8 @@ def _beside(
             fed = observation.modality.forward(candidate.inputs[one])
             alone = replay(observation, round, Candidate(fed, candidate.labels[one]), training)
             share = length(alone.values()) / max(size, 1e-300)
-            if not share <= FELT * unseen:  # NaN: an example without weight is no batch of its own
-                other = _exchanged(observation, candidate, training, number)
+            if weighted and not share <= FELT * unseen:  # alone it has all the weight, or 0 / 0
+                other = _replaced(observation, candidate, training, number)
                 share = other if math.isnan(share) else min(share, other)
             open_ += share
     pairs = zip(judged.certain, judged.sensitivity, strict=True)
@@ -171,11 +172,11 @@ def _beside(
     return replace(judged, certain=certain, note=f"{judged.note}; beside these the others are open as well")
 
 
-def _exchanged(observation: Observation, candidate: Candidate, training: LocalTraining, one: int) -> float:
+def _replaced(observation: Observation, candidate: Candidate, training: LocalTraining, one: int) -> float:
     """How far the update moves where this example is another one: not at all if its class has no weight."""
     round, modality = observation.rounds[0], observation.modality
     others = candidate.inputs.clone()
-    drawn = torch.rand(others[one].shape, generator=torch.Generator().manual_seed(0)).to(others)
+    drawn = torch.rand(others[one].shape, generator=torch.Generator().manual_seed(OWN)).to(others)
     others[one] = modality.project(drawn[None])[0]
     pair = (
         replay(observation, round, Candidate(modality.forward(x), candidate.labels), training)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fedseal.attack.evidence import Evidence
 from fedseal.attack.jacobian import Linearized, linearized, updates
-from fedseal.attack.replay import replayable
+from fedseal.attack.replay import inherited, replayable
 from fedseal.errors import FedsealError
-from fedseal.norm import length as size_of
 from fedseal.types import Candidate
 
 
@@ -32,7 +31,7 @@ class Trial(NamedTuple):
 DOUBLE = Trial(1e-8, 1e-2)  # so small, since a unit that crosses its kink on the way makes the update jump
 ROOM = 1e-4  # share of the derivative that rounding may be in the difference
 BESIDE = 1e-3  # of the inputs' root mean square, how far from the candidate
-OWN = 1_000_003  # seed of the direction; nobody's data are drawn by it, which a model may not tell apart by length
+OWN = 1_000_003  # a seed by which nobody draws data: along the inputs themselves many models stand still
 SINGLE = Trial(1e-3, 0.1)  # for models that take no other format
 
 
@@ -55,22 +54,14 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
     trial = DOUBLE if there.inputs.dtype == torch.float64 else SINGLE
     inputs, way = there.inputs.detach(), way.to(there.inputs)
     said = there.push(_columns(there, way)[None])[0].double()
-    rounding = torch.finfo(inputs.dtype).eps * max(there.norm, _inherited(evidence))
+    rounding = torch.finfo(inputs.dtype).eps * there.norm * max(1.0, inherited(evidence.observation.rounds[0]))
     size = min(max(trial.step * length, rounding / max(ROOM * float(said.norm()), 1e-300)), SINGLE.step * length)
-    ends = [_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1)]
-    if any(end is None for end in ends):
+    ahead, back = (_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1))
+    if ahead is None or back is None:
         return False
-    seen = (ends[0] - ends[1]).double() / (2 * size)  # type: ignore[operator]
+    seen = (ahead - back).double() / (2 * size)
     apart = float((seen - said).norm())
     return math.isfinite(apart) and apart <= trial.agreement * float(said.norm()) + rounding / size
-
-
-def _inherited(evidence: Evidence) -> float:
-    """The size of the weights whose difference an update is: it is known in steps of their last places."""
-    round = evidence.observation.rounds[0]
-    if round.update.kind == "gradient" or round.state is None:
-        return 0.0
-    return size_of(round.state[name] for name in round.update.tensors)
 
 
 def _columns(there: Linearized, way: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
     grid = GRID * math.sqrt(len(local_steps(replace(training, shuffle=False), len(candidate.inputs))))
-    own = ROOM * max([*finite, eps, *(eps * grid * _inherited(round) for round in observation.rounds)])
+    own = ROOM * max([*finite, eps, *(eps * grid * inherited(round) for round in observation.rounds)])
     exact = [_in_double(observation, k, candidate, training) for k in range(len(still))]
     apart = [distance(before, there) for before, there in zip(still, exact, strict=True) if there is not None]
     return max([SOLVED, min(CAP, own), *(TWICE * value for value in apart if math.isfinite(value))])
@@ -149,7 +149,7 @@ def _in_double(
     return Release(observation, number).imitate(made)
 
 
-def _inherited(round: Round) -> float:
+def inherited(round: Round) -> float:
     """How large the weights are beside their difference: that is known in steps of the weights' last places."""
     if round.update.kind == "gradient" or round.state is None:
         return 0.0
@@ -159,10 +159,10 @@ def _inherited(round: Round) -> float:
 
 def _nudged(tensor: Tensor, eps: float) -> Tensor:
     """Every other entry a unit in the last place larger, the others smaller."""
-    return tensor * (1 + eps * alternating(tensor))
+    return tensor * (1 + eps * _alternating(tensor))
 
 
-def alternating(like: Tensor) -> Tensor:
+def _alternating(like: Tensor) -> Tensor:
     """Plus and minus one, in an order without a pattern."""
     signs = _signs().to(like)
     return signs.repeat(-(-like.numel() // len(signs)))[: like.numel()].view(like.shape)
