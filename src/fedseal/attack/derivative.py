@@ -22,17 +22,22 @@ from fedseal.types import Candidate
 
 
 class Trial(NamedTuple):
-    """How far inputs move, beside their root mean square, and how near to the derivative the update must move."""
+    """How far inputs move, beside their root mean square, and how near to the derivative the update must move.
 
-    step: float
+    One step at which it does is enough.
+    """
+
+    steps: tuple[float, ...]
     agreement: float
 
 
-DOUBLE = Trial(1e-8, 1e-2)  # so small, since a unit that crosses its kink on the way makes the update jump
+# as small as can be, since a unit that crosses its kink on the way makes the update jump; the second one shows above
+# what single precision within a model leaves
+DOUBLE = Trial((1e-8, 1e-5), 1e-2)
 ROOM = 1e-4  # share of the derivative that rounding may be in the difference
 BESIDE = 1e-3  # of the inputs' root mean square, how far from the candidate
 OWN = 1_000_003  # a seed by which nobody draws data: along the inputs themselves many models stand still
-SINGLE = Trial(1e-3, 0.1)  # for models that take no other format
+SINGLE = Trial((1e-3,), 0.1)  # for models that take no other format
 
 
 def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
@@ -55,13 +60,16 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
     inputs, way = there.inputs.detach(), way.to(there.inputs)
     said = there.push(_columns(there, way)[None])[0].double()
     rounding = torch.finfo(inputs.dtype).eps * there.norm * max(1.0, inherited(evidence.observation.rounds[0]))
-    size = min(max(trial.step * length, rounding / max(ROOM * float(said.norm()), 1e-300)), SINGLE.step * length)
-    ahead, back = (_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1))
-    if ahead is None or back is None:
-        return False
-    seen = (ahead - back).double() / (2 * size)
-    apart = float((seen - said).norm())
-    return math.isfinite(apart) and apart <= trial.agreement * float(said.norm()) + rounding / size
+    least = rounding / max(ROOM * float(said.norm()), 1e-300)
+    for step in trial.steps:
+        size = min(max(step, least / length), SINGLE.steps[0]) * length
+        ahead, back = (_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1))
+        if ahead is None or back is None:
+            return False
+        apart = float(((ahead - back).double() / (2 * size) - said).norm())
+        if math.isfinite(apart) and apart <= trial.agreement * float(said.norm()) + rounding / size:
+            return True
+    return False
 
 
 def _columns(there: Linearized, way: Tensor) -> Tensor:
