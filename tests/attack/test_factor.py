@@ -145,3 +145,22 @@ def test_without_a_bias_the_targets_that_may_be_are_tried(loss: str) -> None:
         assert float((found.inputs - inputs).abs().max()) < 1e-6
         assert found.labels is not None
         assert torch.equal(found.labels, labels)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["head alone", "a layer before it"])
+def test_of_many_findings_the_signs_of_the_heads_gradient_leave_two_answers(hidden: bool) -> None:
+    for seed in range(4):
+        drawn = torch.Generator().manual_seed(seed)
+        inputs = torch.rand(1, 1, 4, 4, generator=drawn).double()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            before = (nn.Linear(16, 12, bias=False), nn.Tanh()) if hidden else ()
+            net = nn.Sequential(nn.Flatten(), *before, nn.Linear(12 if hidden else 16, 9, bias=False)).double()
+        labels = torch.randint(2, (1, 9), generator=drawn).double()
+        update = local_update(net, Batch(inputs, labels), training=LocalTraining.fedsgd(loss=nn.BCEWithLogitsLoss()))
+        observation = ThreatModel.honest_but_curious().observe(net, update, modality=Image(shape=(1, 4, 4)))
+        found = LinearFirstLayer()(observation, generator=drawn)
+        assert found.inputs is not None
+        assert float((found.inputs - inputs).abs().max()) < 1e-6
+        assert found.labels is not None
+        assert torch.equal(found.labels, labels)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedseal.attack.base import badness, better, order_is_secret
+from fedseal.attack.base import badness, best_of, better, order_is_secret
 from fedseal.attack.bayes import Bayes
 from fedseal.attack.cocktail_party import CocktailParty
 from fedseal.attack.evidence import Evidence
@@ -63,6 +63,8 @@ SPEAKS = 0.01  # residual above which the first layer's gradient says more of th
 SPOKEN = 0.1  # share of the first layer's misfit below which its gradient speaks for another end
 ENDS = 3  # of searches that Newton's steps go on from
 FEW, SOME = 256, 4096  # input values up to which a plain search from noise pays, through kinks and without
+STARTS = 3  # of a search with a line search for one example
+FEWEST = 15  # steps of a plain search, less than which shows nothing
 COARSE = 10  # steps that stand for a client's many
 MATCHED = 0.1  # residual from which on a second way to simulate local steps was the better one, as measured
 NEAR = 0.2  # residual up to which joint matching made a batch that was taken apart worse, as measured
@@ -227,7 +229,7 @@ class Auto:
             yield finished[-1]
             if finished[-1].outcome.status in CERTAIN:
                 return
-        for attack in plain_searches(evidence, max(1, self.steps // 8)) if plain_search_pays(evidence) else ():
+        for attack, why in self._further(evidence):
             try:
                 found = attack(observation, generator=generator, progress=progress)
             except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
@@ -235,14 +237,24 @@ class Auto:
                     raise
                 notes.append(RouteNote(attack.name, False, error.fact))
                 continue
-            notes.append(
-                RouteNote(attack.name, True, f"a plain search from noise, as the first paper's; {_ended(found)}")
-            )
+            notes.append(RouteNote(attack.name, True, f"{why}; {_ended(found)}"))
             finished.append(self._polished(evidence, found, notes, generator, progress))
             yield finished[-1]
             if finished[-1].outcome.status in CERTAIN:
                 return
         yield from self._hopped(evidence, finished, notes, generator, progress)
+
+    def _further(self, evidence: Evidence) -> list[tuple[Attack, str]]:
+        """Other searches with their reasons, where they cost little: from noise, and from what pictures look like."""
+        if not plain_search_pays(evidence):
+            return []
+        plain = plain_searches(evidence, max(FEWEST, self.steps // 8))
+        further = [(attack, "a plain search from noise, as the first paper's") for attack in plain]
+        observation = evidence.observation
+        if len(observation.modality.shape) == 3 and observation.defense is not None:
+            search = Bayes(steps=max(1, self.steps // BAYES), labels=_labels(evidence))
+            further.append((search, "the most probable picture, by the likelihood of the update as it is"))
+        return further
 
     def _polished(
         self,
@@ -510,10 +522,9 @@ def plain_searches(evidence: Evidence, steps: int) -> list[Attack]:
     known = _labels(evidence)
     ways = [known] if known == "joint" else [known, "joint"]
     searches = [GradientMatching("dlg" if way == "joint" else "idlg", labels=way, steps=steps) for way in ways]
-    if (evidence.batch_size or 1) == 1:
-        return list(searches)
-    one_by_one = LBFGS(line_search=True)
-    return [*searches, GradientMatching("dlg_batch", optimizer=one_by_one, steps=steps, one_at_a_time=True)]
+    several = (evidence.batch_size or 1) > 1
+    careful = GradientMatching("dlg_batch", optimizer=LBFGS(line_search=True), steps=steps, one_at_a_time=several)
+    return [*searches, careful if several else best_of(STARTS, careful)]
 
 
 def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:

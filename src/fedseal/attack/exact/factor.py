@@ -79,14 +79,26 @@ def _targets(evidence: Evidence) -> list[Tensor]:
     if evidence.target is not None:
         return [evidence.target]
     criterion, like = evidence.criterion, evidence.observation.like
-    if evidence.structure.num_classes > FEW:
-        return []
+    few = evidence.structure.num_classes <= FEW
     if criterion.classes:
-        return [torch.tensor([label], device=like.device) for label in range(evidence.structure.num_classes)]
+        count = evidence.structure.num_classes if few else 0
+        return [torch.tensor([label], device=like.device) for label in range(count)]
     if criterion.kind != "bce":
         return []
-    answers = itertools.product((0.0, 1.0), repeat=criterion.outputs)
+    answers = itertools.product((0.0, 1.0), repeat=criterion.outputs) if few else _answers(evidence)
     return [criterion.formed(torch.tensor([row]).to(like)) for row in answers]
+
+
+def _answers(evidence: Evidence) -> list[list[float]]:
+    """Of many findings the two answers that the head's gradient leaves: by the signs of its rows, and all of them
+    turned round.
+    """
+    head, tensors = evidence.structure.head, evidence.observation.update.tensors
+    if head is None or head.weight not in tensors or len(tensors[head.weight]) != evidence.criterion.outputs:
+        return []
+    weight = tensors[head.weight].double()
+    yes = (weight @ direction(weight)[0] < 0).double()
+    return [yes.tolist(), (1 - yes).tolist()]
 
 
 def _usual(evidence: Evidence, most: float, values: int) -> float:
