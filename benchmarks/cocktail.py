@@ -11,8 +11,8 @@ import torch
 
 import fedseal as fs
 from benchmarks.measure import client, psnr, spread
-from fedseal.attack.cocktail_party import CocktailParty
-from fedseal.attack.exact.spear import Spear
+from fedseal.attack.batch.cocktail_party import CocktailParty
+from fedseal.attack.batch.spear import Spear
 from fedseal.metric.match import match
 
 BATCHES, TRIALS = {"Fashion-MNIST": (2, 8, 16, 32), "photos": (8, 16)}, 3

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 import fedseal as fs
 from benchmarks.measure import psnr, share, spread
-from fedseal.attack.belief import belief
+from fedseal.attack.evidence.belief import belief
 from fedseal.metric.baseline import baselines
 from fedseal.types import Attack
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fedseal as fs
-from fedseal.attack.candidates import Hypotheses, KnownCandidates
+from fedseal.attack.inference.candidates import Hypotheses, KnownCandidates
 from fedseal.client import state_of, train
 from fedseal.metric.bound import Cell, Estimate, gaussian, simplex, subsampled
 from fedseal.report.bound_plot import bound_sheet

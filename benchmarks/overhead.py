@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from benchmarks.measure import client
-from fedseal.attack.matching import Adam, GradientMatching, Search
-from fedseal.attack.objective import squared_distance
+from fedseal.attack.search.matching import Adam, GradientMatching, Search
+from fedseal.attack.search.objective import squared_distance
 
 Advance = Callable[[int], None]  # computes that many steps
 STEPS = 20_000  # a search of this length looks at its objective every hundredth step

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from benchmarks.measure import share
-from fedseal.attack.property import PropertyInference
+from fedseal.attack.inference.property import PropertyInference
 
 CLIENTS, BATCH, UPDATES, STATES = 100, 8, 600, 3
 

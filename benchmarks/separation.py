@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from benchmarks.measure import share, spread
-from fedseal.attack.separating import Separation
+from fedseal.attack.batch.separate import Separation
 from fedseal.metric.match import match
 from fedseal.types import Attack
 

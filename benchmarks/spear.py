@@ -11,7 +11,7 @@ import torch
 
 import fedseal as fs
 from benchmarks.measure import client, psnr, share, spread
-from fedseal.attack.exact.spear import Spear
+from fedseal.attack.batch.spear import Spear
 from fedseal.metric.match import match
 
 WIDTHS, BATCHES, TRIALS = (200, 400, 1000), (2, 4, 8, 16), 16

@@ -12,7 +12,7 @@ import torch
 
 import fedseal as fs
 from benchmarks.measure import share, spread
-from fedseal.attack.tableak import TabLeak
+from fedseal.attack.tabular.tableak import TabLeak
 from fedseal.metric.tabular import TableScores, pooled, score_table
 from fedseal.types import Attack, Reconstruction
 from fedseal.zoo.tables import TABLES

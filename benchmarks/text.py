@@ -13,8 +13,8 @@ import torch
 
 import fedseal as fs
 from benchmarks.measure import share, spread
-from fedseal.attack.exact.dager import Dager
-from fedseal.attack.exact.tokens import token_set
+from fedseal.attack.text.dager import Dager
+from fedseal.attack.text.tokens import token_set
 from fedseal.metric.text import Sentences, rouge
 from fedseal.modality.language import LanguageModel, Task
 from fedseal.types import Attack

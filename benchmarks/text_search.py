@@ -12,9 +12,9 @@ import torch
 
 import fedseal as fs
 from benchmarks.measure import share
-from fedseal.attack.exact.dager import Dager
-from fedseal.attack.lamp import Fluency, lamp
-from fedseal.attack.text import dlg_text, mixture, tag
+from fedseal.attack.text.dager import Dager
+from fedseal.attack.text.lamp import Fluency, lamp
+from fedseal.attack.text.search import dlg_text, mixture, tag
 from fedseal.metric.text import rouge
 from fedseal.types import Attack
 from fedseal.zoo.prior import held_out, language_prior

@@ -8,8 +8,8 @@ from torch import nn
 
 import fedseal as fs
 from benchmarks.measure import attack, client, share, spread
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.rank import rank_analysis
+from fedseal.attack.equations.rank import rank_analysis
+from fedseal.attack.evidence.evidence import Evidence
 
 Build = Callable[[int], nn.Module]
 

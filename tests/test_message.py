@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, attack, local_update, zoo
-from fedseal.attack.matching import GradientMatching, Search
-from fedseal.attack.release import Release
+from fedseal.attack.evidence.release import Release
+from fedseal.attack.search.matching import GradientMatching, Search
 from fedseal.client import state_of
 from fedseal.errors import UnfitUpdate
 from fedseal.message import fit, fit_state

@@ -13,9 +13,9 @@ from attack.cases import initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, defense, local_update, zoo
 from fedseal.attack import auto
 from fedseal.attack.auto import NEAR, Auto, matching
-from fedseal.attack.bayes import Bayes
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.matching import GradientMatching
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.search.bayes import Bayes
+from fedseal.attack.search.matching import GradientMatching
 from fedseal.errors import UnfitUpdate, UnknownToAdversary
 
 
@@ -202,7 +202,7 @@ def test_labels_are_searched_along_where_local_steps_hide_the_heads_gradient(thr
 
 
 def test_where_memory_is_short_the_surrogate_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedseal.attack.simulation.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("fedseal.attack.search.update_model.free_bytes", lambda device: 1000)
     found = _run(observed(RELU, pictures(2, dtype=torch.float32), training=STEPS))
     assert found.outcome.route == "sme"
     taken, reason = _notes(found)["coarse"]

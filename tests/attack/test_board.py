@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attack.cases import seeded
-from fedseal.attack.exact.board import Board
-from fedseal.attack.exact.sentences import ROUNDS, neighbors
+from fedseal.attack.text.compatibility import Board
+from fedseal.attack.text.sentences import ROUNDS, neighbors
 
 ENTRIES, HEADS, SIZE, DIRECTIONS = 12, 2, 3, 5
 

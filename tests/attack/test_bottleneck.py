@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from fedseal.attack.base import residual
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.bottleneck import Bottleneck
-from fedseal.attack.exact.draw import with_draw
+from fedseal.attack.evidence.draw import with_draw
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.layers.bottleneck import Bottleneck
 from fedseal.client import RandomLayer
 from fedseal.defense import parse
 from fedseal.threat import preset

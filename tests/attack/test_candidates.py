@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attack.cases import initialized
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, local_update
-from fedseal.attack.candidates import Hypotheses, KnownCandidates
+from fedseal.attack.inference.candidates import Hypotheses, KnownCandidates
 from fedseal.client import state_of
 from fedseal.defense import Hooks, dpsgd, gaussian
 from fedseal.errors import BadConfig, UnknownToAdversary

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import LocalTraining, Progress, ThreatModel, zoo
-from fedseal.attack.cocktail_party import GAUSSIAN, CocktailParty, Contrast, fitted, unmix
+from fedseal.attack.batch.cocktail_party import GAUSSIAN, CocktailParty, Contrast, fitted, unmix
 from laws.tables import facts, same, snapshot
 
 EAVESDROPPER = ThreatModel.eavesdropper()

@@ -12,10 +12,10 @@ import torch
 import fedseal as fs
 from attack.cases import FEDSGD, seeded
 from fedseal import Batch, LocalTraining, Observation, Reconstruction, Text, ThreatModel, zoo
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact import dager
-from fedseal.attack.exact.dager import Dager
-from fedseal.attack.exact.tokens import token_set
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.text import dager
+from fedseal.attack.text.dager import Dager
+from fedseal.attack.text.tokens import token_set
 from fedseal.modality.language import LanguageModel, Task
 
 CURIOUS = ThreatModel("curious", frozenset({"state", "training", "single_updates"}))

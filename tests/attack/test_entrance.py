@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attack, local_update, zoo
-from fedseal.attack.belief import belief
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.gaps import filled
-from fedseal.attack.structure import structure_of
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.evidence.belief import belief
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.gaps import filled
+from fedseal.attack.evidence.structure import structure_of
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.layers.linear import LinearFirstLayer
 from fedseal.client import architecture
 from fedseal.modality.tabular import Categorical, Continuous, Tabular
 from fedseal.types import Modality, Reconstruction

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, pictures, seeded
 from attack.nets import Layer, layers_of, rows_of_layers
-from fedseal.attack.exact import equations as module
-from fedseal.attack.exact.equations import ConvEquations, Factored, conv_equations, solve
-from fedseal.attack.structure import Conv
+from fedseal.attack.equations import convolution as module
+from fedseal.attack.equations.convolution import ConvEquations, Factored, conv_equations, solve
+from fedseal.attack.evidence.structure import Conv
 
 DRAWN = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 

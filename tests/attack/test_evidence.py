@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attack.cases import FEDSGD, initialized, observed, pictures
 from attack.releases import clipped, masked, pruned
 from fedseal import Batch, LocalTraining, ThreatModel
-from fedseal.attack.evidence import Evidence
+from fedseal.attack.evidence.evidence import Evidence
 
 
 def _net(classes: int, bias: bool, activation: nn.Module, seed: int) -> nn.Module:

@@ -10,12 +10,12 @@ from torch import nn
 
 from attack.cases import initialized, pictures, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, local_update
-from fedseal.attack.cocktail_party import CocktailParty
-from fedseal.attack.exact.factor import direction
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.separating import Separation
+from fedseal.attack.batch.cocktail_party import CocktailParty
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.equations.factor import direction
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.layers.linear import LinearFirstLayer
 
 SERVER, EAVESDROPPER = ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()
 

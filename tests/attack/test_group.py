@@ -8,9 +8,9 @@ import torch
 
 from attack.cases import observed, pictures, psnr, seeded
 from fedseal import Batch, Candidate, Progress, ThreatModel, zoo
-from fedseal.attack.group import Anchor, GroupConsistency, consensus, registered
-from fedseal.attack.matching import Adam, GradientMatching, Search
-from fedseal.attack.objective import cosine_distance
+from fedseal.attack.search.group import Anchor, GroupConsistency, consensus, registered
+from fedseal.attack.search.matching import Adam, GradientMatching, Search
+from fedseal.attack.search.objective import cosine_distance
 
 
 def _attack(steps: int = 20) -> GradientMatching:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, LocalTraining, ThreatModel
-from fedseal.attack.evidence import Evidence, course_of
+from fedseal.attack.evidence.evidence import Evidence, course_of
 from fedseal.attack.labels import METHODS, Labels, best
 from fedseal.errors import FedsealError, UnfitModel, UnfitUpdate, UnknownToAdversary
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from attack.cases import seeded
 from fedseal import Batch, LocalTraining, Observation, Text, ThreatModel, local_update, zoo
-from fedseal.attack.embedding import relaxed
-from fedseal.attack.lamp import Lamp, MeanLength, distance, lamp, move, put
-from fedseal.attack.matching import Search
-from fedseal.attack.text import labeled, placed
+from fedseal.attack.search.matching import Search
+from fedseal.attack.text.embedding import relaxed
+from fedseal.attack.text.lamp import Lamp, MeanLength, distance, lamp, move, put
+from fedseal.attack.text.search import labeled, placed
 from fedseal.errors import BadConfig, UnfitModel, UnknownToAdversary
 from fedseal.zoo.prior import OPENING, RUN, held_out, language_prior, prior_clauses
 

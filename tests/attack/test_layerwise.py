@@ -15,10 +15,10 @@ from attack.cases import initialized, observed, pictures, psnr, seeded
 from attack.nets import ACTIVATIONS, layers_of, rows_of_layers
 from attack.releases import clipped, halved, noisy, pruned, released
 from fedseal import Batch, LocalTraining, Observation, ThreatModel, zoo
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.rank import Count, rank_analysis
-from fedseal.attack.structure import structure_of
+from fedseal.attack.equations.rank import Count, rank_analysis
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.structure import structure_of
+from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.client import architecture
 from fedseal.mechanism import Mechanism
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from attack.cases import observed, psnr, seeded
 from attack.releases import clipped, noisy, pruned, released
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attack, defense, local_update, zoo
-from fedseal.attack.likelihood import Likelihood, objective_for
+from fedseal.attack.search.likelihood import Likelihood, objective_for
 from fedseal.mechanism import Mechanism
 
 LENET = zoo.lenet(size=8, width=6, num_classes=5)

@@ -13,7 +13,7 @@ from torch import nn
 from attack.cases import initialized, observed, pictures, psnr, seeded
 from attack.releases import halved, noisy, pruned
 from fedseal import LocalTraining, Observation, ThreatModel, zoo
-from fedseal.attack.exact.linear import LinearFirstLayer
+from fedseal.attack.layers.linear import LinearFirstLayer
 
 ATTACK = LinearFirstLayer()
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, local_update, zoo
 from fedseal.attack import auto, dlg
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.rivals import rivaled, rivals
-from fedseal.attack.exact.separation import _variances
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.equations.rivals import rivaled, rivals
+from fedseal.attack.equations.separation import _variances
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels import METHODS
-from fedseal.attack.separating import Separation
 from fedseal.errors import FedsealError, UnfitBatch
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]

@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 from attack.cases import FEDSGD, initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, LocalTraining, Observation, Progress, ThreatModel, zoo
 from fedseal.attack import dlg, idlg, inverting_gradients
-from fedseal.attack.init import grey
-from fedseal.attack.matching import Adam, GradientMatching, Search
-from fedseal.attack.objective import cosine_distance, layerwise_distance, squared_distance
+from fedseal.attack.search.init import grey
+from fedseal.attack.search.matching import Adam, GradientMatching, Search
+from fedseal.attack.search.objective import cosine_distance, layerwise_distance, squared_distance
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownToAdversary
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from attack.cases import seeded
-from fedseal.attack import objective as module
-from fedseal.attack.objective import (
+from fedseal.attack.search import objective as module
+from fedseal.attack.search.objective import (
     Objective,
     balanced_distance,
     cosine_distance,

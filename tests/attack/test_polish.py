@@ -10,10 +10,10 @@ import fedseal as fs
 from attack.test_certificate import made
 from attack.test_derivative import rows, table
 from fedseal.attack.base import badness, better, conclude
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.newton import Newton
-from fedseal.attack.polish import _exchanged, hopped, polished
-from fedseal.attack.repeats import Repeated, completed
+from fedseal.attack.batch.repeats import Repeated, completed
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.search.newton import Newton
+from fedseal.attack.search.polish import _exchanged, hopped, polished
 from fedseal.types import Candidate, Observation, Outcome, Reconstruction
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, pictures, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attack, local_update
-from fedseal.attack.cocktail_party import CocktailParty
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.separating import Separation
+from fedseal.attack.batch.cocktail_party import CocktailParty
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.layers.linear import LinearFirstLayer
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Modality
 

@@ -9,7 +9,7 @@ import torch
 
 from attack.cases import seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, local_update, zoo
-from fedseal.attack.property import Detector, PropertyFinding, PropertyInference, Sketch
+from fedseal.attack.inference.property import Detector, PropertyFinding, PropertyInference, Sketch
 from fedseal.errors import BadConfig, UnknownToAdversary
 
 MODEL = zoo.mlp(widths=(24,), num_classes=2)

@@ -10,7 +10,7 @@ from attack.cases import initialized, observed, pictures
 from attack.releases import clipped, halved, noisy, pruned, released
 from fedseal import Observation
 from fedseal.attack.base import agreement, precision, residual
-from fedseal.attack.release import Release
+from fedseal.attack.evidence.release import Release
 from fedseal.mechanism import Mechanism
 from fedseal.types import Candidate
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, ThreatModel, zoo
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.recursion import reach
-from fedseal.attack.exact.separation import separate
-from fedseal.attack.features import activation
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.equations.recursion import reach
+from fedseal.attack.equations.separation import separate
+from fedseal.attack.evidence.activations import activation
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels import METHODS
-from fedseal.attack.separating import Separation
 from fedseal.client import architecture, state_of
 from fedseal.metric.match import match
 

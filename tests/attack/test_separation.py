@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, LocalTraining, ThreatModel, zoo
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact import separation
-from fedseal.attack.exact.separation import mixture_of, separate, settle, sites
-from fedseal.attack.exact.unmixing import Mixture, evaluate, jacobian_of, mass_of, normal_of
+from fedseal.attack.equations import separation
+from fedseal.attack.equations.separation import mixture_of, separate, settle, sites
+from fedseal.attack.equations.unmixing import Mixture, evaluate, jacobian_of, mass_of, normal_of
+from fedseal.attack.evidence.evidence import Evidence
 
 LABELS = {"distinct": [0, 1, 2, 3], "two equal": [0, 1, 1, 3], "all equal": [2, 2, 2, 2]}
 

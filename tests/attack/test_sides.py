@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attack, local_update
-from fedseal.attack.exact.equations import _taps
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.prior import color_variation, total_variation
-from fedseal.attack.structure import Conv, structure_of
+from fedseal.attack.equations.convolution import _taps
+from fedseal.attack.evidence.structure import Conv, structure_of
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.search.prior import color_variation, total_variation
 from fedseal.client import architecture
 from fedseal.types import Modality
 

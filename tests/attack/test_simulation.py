@@ -13,11 +13,19 @@ from torch import Tensor, nn
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Progress, ThreatModel, attack, local_update, zoo
 from fedseal.attack.base import precision
-from fedseal.attack.init import grey
-from fedseal.attack.matching import Adam, GradientMatching, Search
-from fedseal.attack.objective import cosine_distance
-from fedseal.attack.prior import EpochOrder, OutOfRange, Scene
-from fedseal.attack.simulation import MeanGradient, Prediction, Simulate, Surrogate, UpdateModel, free_bytes, merged
+from fedseal.attack.search.init import grey
+from fedseal.attack.search.matching import Adam, GradientMatching, Search
+from fedseal.attack.search.objective import cosine_distance
+from fedseal.attack.search.prior import EpochOrder, OutOfRange, Scene
+from fedseal.attack.search.update_model import (
+    MeanGradient,
+    Prediction,
+    Simulate,
+    Surrogate,
+    UpdateModel,
+    free_bytes,
+    merged,
+)
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitUpdate, UnknownToAdversary
 

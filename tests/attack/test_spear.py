@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, LocalTraining, Observation, Progress, ThreatModel, zoo
-from fedseal.attack.exact.disaggregate import _Candidates, _independent, disaggregate
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.structure import structure_of
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.equations.disaggregate import _Candidates, _independent, disaggregate
+from fedseal.attack.evidence.structure import structure_of
 from fedseal.client import architecture
 from laws.tables import facts, same, snapshot
 

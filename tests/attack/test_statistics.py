@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from attack.cases import observed, pictures, seeded
 from fedseal import Batch, LocalTraining, Observation, ThreatModel, attack, zoo
-from fedseal.attack.matching import Adam, GradientMatching
-from fedseal.attack.prior import Scene
-from fedseal.attack.statistics import BatchStatistics, Source, normalized, public_moments, sent_moments
+from fedseal.attack.search.batchnorm import BatchStatistics, Source, normalized, public_moments, sent_moments
+from fedseal.attack.search.matching import Adam, GradientMatching
+from fedseal.attack.search.prior import Scene
 from fedseal.client import state_of
 from fedseal.errors import FedsealError, UnfitModel, UnfitUpdate, UnknownToAdversary
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedseal import zoo
-from fedseal.attack.structure import Activation, Conv, Linear, Reshape, Structure, structure_of
+from fedseal.attack.evidence.structure import Activation, Conv, Linear, Reshape, Structure, structure_of
 from fedseal.client import architecture
 from fedseal.errors import UnfitModel
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Progress, ThreatModel, local_update
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.objective import cosine_distance
-from fedseal.attack.simulation import Simulate
-from fedseal.attack.tableak import Relaxed, TabLeak, confidence, member_distances, pooled
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.search.objective import cosine_distance
+from fedseal.attack.search.update_model import Simulate
+from fedseal.attack.tabular.tableak import Relaxed, TabLeak, confidence, member_distances, pooled
 from fedseal.client import train
 from fedseal.errors import BadConfig, UnknownToAdversary
 from fedseal.metric.tabular import score_table

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from attack.cases import observed, pictures, seeded
 from fedseal import Batch, LocalTraining, Observation, Progress, Text, ThreatModel, Update, local_update, zoo
-from fedseal.attack import embedding
 from fedseal.attack.base import replay
-from fedseal.attack.embedding import leaked_tokens, longest_sentence, relaxed
-from fedseal.attack.matching import GradientMatching
-from fedseal.attack.objective import Measured, squared_distance
-from fedseal.attack.text import TagDistance, TellingCosine, TextSearch, dlg_text, mixture, tag
+from fedseal.attack.search.matching import GradientMatching
+from fedseal.attack.search.objective import Measured, squared_distance
+from fedseal.attack.text import embedding
+from fedseal.attack.text.embedding import leaked_tokens, longest_sentence, relaxed
+from fedseal.attack.text.search import TagDistance, TellingCosine, TextSearch, dlg_text, mixture, tag
 from fedseal.errors import FedsealError, UnfitBatch, UnfitModel, UnknownName, UnknownToAdversary
 from fedseal.types import Candidate
 

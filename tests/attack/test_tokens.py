@@ -8,7 +8,7 @@ import torch
 import fedseal as fs
 from attack.cases import FEDSGD, seeded
 from fedseal import Batch, LocalTraining, Text, ThreatModel, zoo
-from fedseal.attack.exact.tokens import Tokens, token_set
+from fedseal.attack.text.tokens import Tokens, token_set
 from fedseal.errors import UnfitUpdate
 from fedseal.modality.language import LanguageModel
 

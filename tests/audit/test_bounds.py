@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fedseal as fs
-from fedseal.attack.candidates import KnownCandidates
+from fedseal.attack.inference.candidates import KnownCandidates
 from fedseal.audit import Case, bounds, run
 from fedseal.audit.bounds import TRIALS, bounds_of, measure_bounds
 from fedseal.defense import parse

@@ -203,7 +203,7 @@ def test_a_crash_is_one_line_a_traceback_in_the_folder_and_exit_code_1(
 
     arguments = ["audit", f"{own}:case", "--out", "run", "--attacks", "linear,dlg:steps=3", "--samples", "2"]
     with monkeypatch.context() as patch:
-        patch.setattr("fedseal.attack.exact.linear.LinearFirstLayer.__call__", crash)
+        patch.setattr("fedseal.attack.layers.linear.LinearFirstLayer.__call__", crash)
         answer = fedseal(*arguments, "--workers", "1")
     assert answer.code == 1
     assert "Traceback" not in answer.out + answer.err

@@ -98,7 +98,7 @@ def test_buffers_that_a_batchnorm_attack_misses(fedseal: Command, tmp_path: Path
 
 @pytest.mark.parametrize("recipe", ["dimitrov", "coarse", "dlg"])
 def test_memory_that_a_simulation_would_exceed(fedseal: Command, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
-    monkeypatch.setattr("fedseal.attack.simulation.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("fedseal.attack.search.update_model.free_bytes", lambda device: 1000)
     complaint = fedseal("attack", *NET, "-q", "--batch", 4, "--training", STEPS, "--recipe", recipe).complaint
     assert "MB may be used" in complaint
     assert "sme" in complaint

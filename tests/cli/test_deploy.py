@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from cli.conftest import Command
 from cli.test_train import arrays
-from fedseal.cli import join
+from fedseal.cli import deployment
 from fedseal.cli.deploy import Training
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
 from fedseal.federation.deployment import place
 from fedseal.federation.deployment.folder import places
-from fedseal.federation.federation import Calls, Members
+from fedseal.federation.federation import Calls
+from fedseal.federation.members import Members
 from fedseal.federation.rounds import Link
 
 QUICK = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--epochs", "1", "--batch-size", "40", "--aggregators", "2")
@@ -160,7 +161,7 @@ def test_a_complete_run_is_not_repeated(fedseal: Command, tmp_path: Path) -> Non
     owner = place(tmp_path / "all" / "model-owner")
     federation = Training.of(dict(owner.training)).federation(owner)
     members = federation.members_of(owner.keys)
-    federation.fit(1, engine=Apart(tmp_path / "all"), members=members, checkpoint=owner.work / join.CHECKPOINT)
+    federation.fit(1, engine=Apart(tmp_path / "all"), members=members, checkpoint=owner.work / deployment.CHECKPOINT)
     answer = fedseal("join", "all/model-owner")
     assert answer.code == 0, answer.err
     assert answer.out.startswith("1 rounds; loss ")
@@ -176,12 +177,12 @@ def test_apps_for_flowers_own_executors(fedseal: Command, tmp_path: Path, monkey
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     with pytest.raises(BadConfig, match="FEDSEAL_PARTY is not set"):
-        join.apps()
+        deployment.apps()
     assert fedseal("train", "--deploy", "all", *QUICK, "--rounds", "1").code == 0
     both = {}
     for own in places(tmp_path / "all"):
         monkeypatch.setenv("FEDSEAL_PARTY", str(own.folder))
-        both[own.number] = join.apps()
+        both[own.number] = deployment.apps()
     server, *clients = both.values()
 
     def app(message: Any, context: Any) -> Any:

@@ -167,7 +167,7 @@ def test_a_crash_without_a_truth_is_one_line_and_exit_code_1(
         raise TypeError("a fault of our own")
 
     (tmp_path / seen / FILE).unlink()
-    monkeypatch.setattr("fedseal.attack.exact.linear.LinearFirstLayer.__call__", crash)
+    monkeypatch.setattr("fedseal.attack.layers.linear.LinearFirstLayer.__call__", crash)
     options = ("--shape", "1,8,8", "--model", MODEL, "--attacks", "linear,auto:steps=2", "--samples", "1", "--json")
     answer = fedseal("audit", seen, *options)
     assert answer.code == 1

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from fedseal.client import state_of
-from fedseal.federation.federation import Calls, Federation, Members, Trained
+from fedseal.federation.federation import Calls, Federation, Trained
+from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, ModelFunction, ModelOwner, local_steps
 from fedseal.federation.party import Ask, Reply
 from fedseal.federation.rounds import Link

@@ -13,20 +13,20 @@ from fedseal import Observation, Outcome, Progress, Reconstruction, ThreatModel,
 from fedseal.attack import RECIPES as TABLE
 from fedseal.attack.auto import Auto
 from fedseal.attack.base import BestOf, Cascade, precision
-from fedseal.attack.bayes import Bayes
-from fedseal.attack.cocktail_party import CocktailParty
-from fedseal.attack.exact.dager import Dager
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.exact.tokens import Tokens
-from fedseal.attack.group import GroupConsistency
-from fedseal.attack.lamp import Lamp
-from fedseal.attack.matching import Adam, GradientMatching
-from fedseal.attack.separating import Separation
-from fedseal.attack.simulation import Simulate
-from fedseal.attack.tableak import TabLeak
-from fedseal.attack.text import TextSearch
+from fedseal.attack.batch.cocktail_party import CocktailParty
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.search.bayes import Bayes
+from fedseal.attack.search.group import GroupConsistency
+from fedseal.attack.search.matching import Adam, GradientMatching
+from fedseal.attack.search.update_model import Simulate
+from fedseal.attack.tabular.tableak import TabLeak
+from fedseal.attack.text.dager import Dager
+from fedseal.attack.text.lamp import Lamp
+from fedseal.attack.text.search import TextSearch
+from fedseal.attack.text.tokens import Tokens
 from fedseal.errors import UnfitBatch, UnknownToAdversary
 from fedseal.metric.identify import identify
 from fedseal.metric.match import match

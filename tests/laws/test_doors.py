@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from federation.small import federation
 from fedseal import Batch, Image, LocalTraining, ThreatModel, Update, aggregate, local_update, zoo
-from fedseal.attack.init import INITS
-from fedseal.attack.matching import GradientMatching, Search
+from fedseal.attack.search.init import INITS
+from fedseal.attack.search.matching import GradientMatching, Search
 from fedseal.audit import store
 from fedseal.client import architecture, state_of, train
 from fedseal.federation import checkpoint

@@ -28,8 +28,8 @@ def test_the_table_of_arrows_has_no_cycle() -> None:
 
 PLANTED = {
     ("attack/base.py", "from fedseal.metric import score"): "attack -> metric",
-    ("attack/exact/deep.py", "from ...metric import score"): "attack -> metric",
-    ("attack/exact/deep.py", "from ... import zoo"): "attack -> zoo",
+    ("attack/layers/deep.py", "from ...metric import score"): "attack -> metric",
+    ("attack/layers/deep.py", "from ... import zoo"): "attack -> zoo",
     ("metric/match.py", "import fedseal.attack.base"): "metric -> attack",
     ("attack/base.py", "def f():\n    from fedseal import defense"): "attack -> defense",
     ("attack/base.py", "from fedseal import Batch"): "attack -> __init__",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fedseal as fs
 from fedseal.attack.auto import Auto
-from fedseal.attack.evidence import Evidence
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.report import words
 from fedseal.threat import ThreatModel
 from fedseal.types import LocalTraining, RouteNote

@@ -10,9 +10,9 @@ import inspect
 from fedseal.attack import labels
 from fedseal.attack.auto import auto
 from fedseal.attack.base import best_of, cascade, restarts
-from fedseal.attack.certificate import certify
-from fedseal.attack.lamp import Lamp, lamp
-from fedseal.attack.presets import (
+from fedseal.attack.certify.certificate import certify
+from fedseal.attack.inference.property import PropertyFinding, PropertyInference
+from fedseal.attack.published import (
     bayes,
     coarse,
     cocktail_party,
@@ -25,10 +25,10 @@ from fedseal.attack.presets import (
     inverting_gradients,
     sme,
 )
-from fedseal.attack.property import PropertyFinding, PropertyInference
 from fedseal.attack.recipes import CHOICES, RECIPES, Recipe
-from fedseal.attack.tableak import TabLeak
-from fedseal.attack.text import dlg_text, mixture, tag
+from fedseal.attack.tabular.tableak import TabLeak
+from fedseal.attack.text.lamp import Lamp, lamp
+from fedseal.attack.text.search import dlg_text, mixture, tag
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.types import Attack
 

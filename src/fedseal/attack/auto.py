@@ -16,35 +16,35 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import badness, best_of, better, order_is_secret
-from fedseal.attack.bayes import Bayes
-from fedseal.attack.cocktail_party import CocktailParty
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.bottleneck import Bottleneck
-from fedseal.attack.exact.dager import Dager
-from fedseal.attack.exact.draw import drawn
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.rank import rank_analysis
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.exact.tokens import Tokens
-from fedseal.attack.init import grey
-from fedseal.attack.jacobian import small
-from fedseal.attack.matching import LBFGS, Adam, GradientMatching
-from fedseal.attack.objective import CosineWithLayers
-from fedseal.attack.polish import COLUMNS, ENTRIES, hopped, polished
-from fedseal.attack.presets import coarse, sme
-from fedseal.attack.prior import total_variation
-from fedseal.attack.release import Release
-from fedseal.attack.repeats import Repeated, completed
-from fedseal.attack.replay import CAP, replayable
+from fedseal.attack.batch.cocktail_party import CocktailParty
+from fedseal.attack.batch.repeats import Repeated, completed
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.certify.sensitivity import layer_misfit
+from fedseal.attack.equations.rank import rank_analysis
+from fedseal.attack.evidence.draw import drawn
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.jacobian import small
+from fedseal.attack.evidence.release import Release
+from fedseal.attack.evidence.replay import CAP, replayable
+from fedseal.attack.evidence.scale import said, unscaled
+from fedseal.attack.layers.bottleneck import Bottleneck
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.published import coarse, sme
 from fedseal.attack.route import Route
-from fedseal.attack.scale import said, unscaled
-from fedseal.attack.schedule import cosine_decay
-from fedseal.attack.sensitivity import layer_misfit
-from fedseal.attack.separating import Separation
-from fedseal.attack.simulation import number_of_steps
-from fedseal.attack.tableak import TabLeak
-from fedseal.attack.text import mixture
+from fedseal.attack.search.bayes import Bayes
+from fedseal.attack.search.init import grey
+from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching
+from fedseal.attack.search.objective import CosineWithLayers
+from fedseal.attack.search.polish import COLUMNS, ENTRIES, hopped, polished
+from fedseal.attack.search.prior import total_variation
+from fedseal.attack.search.schedule import cosine_decay
+from fedseal.attack.search.update_model import number_of_steps
+from fedseal.attack.tabular.tableak import TabLeak
+from fedseal.attack.text.dager import Dager
+from fedseal.attack.text.search import mixture
+from fedseal.attack.text.tokens import Tokens
 from fedseal.errors import (
     BadConfig,
     Misfit,

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from fedseal.attack import presets, text
+from fedseal.attack import published as presets
 from fedseal.attack.auto import auto
-from fedseal.attack.exact.dager import Dager
-from fedseal.attack.exact.layerwise import Layerwise
-from fedseal.attack.exact.linear import LinearFirstLayer
-from fedseal.attack.exact.spear import Spear
-from fedseal.attack.exact.tokens import Tokens
-from fedseal.attack.init import INITS
-from fedseal.attack.lamp import lamp
-from fedseal.attack.matching import label_ways
-from fedseal.attack.property import PropertyInference
-from fedseal.attack.separating import Separation
-from fedseal.attack.statistics import Source
-from fedseal.attack.tableak import TabLeak
+from fedseal.attack.batch.separate import Separation
+from fedseal.attack.batch.spear import Spear
+from fedseal.attack.inference.property import PropertyInference
+from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.search.batchnorm import Source
+from fedseal.attack.search.init import INITS
+from fedseal.attack.search.matching import label_ways
+from fedseal.attack.tabular.tableak import TabLeak
+from fedseal.attack.text import search as text
+from fedseal.attack.text.dager import Dager
+from fedseal.attack.text.lamp import lamp
+from fedseal.attack.text.tokens import Tokens
 from fedseal.types import Attack
 
 # What an option that is a name may be.

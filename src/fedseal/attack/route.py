@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from fedseal.attack.evidence import Evidence
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.types import Observation, ProgressCallback, Reconstruction
 
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedseal import defense as defenses_module
-from fedseal.attack.candidates import Hypotheses, KnownCandidates
+from fedseal.attack.inference.candidates import Hypotheses, KnownCandidates
 from fedseal.audit.case import Case, stream
 from fedseal.audit.store import read_beside, write_beside
 from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate

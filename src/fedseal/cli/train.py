@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from fedseal.cli import options, terminal
+from fedseal.cli import deployment, options, terminal
+from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
-from fedseal.federation.report import RoundReport
-
-if TYPE_CHECKING:
-    from fedseal.federation.federation import Federation, Trained
 
 
 def train(
@@ -168,7 +164,7 @@ def train(
     if record is not None:
         asked.keep(record, plan, found)
     federation = plan.federation(found)
-    trained = fitted(
+    trained = rounds_of.fitted(
         federation,
         rounds,
         again=f"go on with --resume --checkpoint {checkpoint}" if checkpoint is not None else "",
@@ -182,73 +178,17 @@ def train(
     )
     if save is not None:
         trained.save(save)
-    tell(trained, federation, save, as_json=as_json)
+    rounds_of.tell(trained, federation, save, as_json=as_json)
 
 
 def _deployed(
     folder: Path, *, loopback: bool, save: Path | None, record: Path | None, as_json: bool, quiet: bool
 ) -> None:
-    from fedseal.cli import join
     from fedseal.federation.deployment.folder import places
 
     owner, *nodes = places(folder)
     if loopback:
-        join.lead(owner, nodes, save=save, record=record, as_json=as_json, quiet=quiet)
+        deployment.lead(owner, nodes, save=save, record=record, as_json=as_json, quiet=quiet)
         return
     terminal.say(f"{folder} has a folder for each of {1 + len(nodes)} parties; {folder}/README.md says who gets which")
     terminal.say(f"to try it on this machine: fedseal join {folder} --loopback")
-
-
-def fitted(federation: Federation, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any) -> Trained:
-    """Train, and say after every round what it gave.
-
-    Args:
-        again: how to go on after Ctrl-C, where that can be done.
-        arguments: of `Federation.fit`.
-    """
-    done: list[RoundReport] = []
-
-    def progress(report: RoundReport) -> None:
-        done.append(report)
-        if not quiet and not as_json:
-            terminal.note(line(report, rounds))
-
-    try:
-        return federation.fit(rounds, progress=progress, **arguments)
-    except KeyboardInterrupt:
-        kept = f"; {again}" if again and done else ""
-        raise terminal.Interrupted(f"interrupted after {len(done)} rounds{kept}") from None
-
-
-def line(report: RoundReport, rounds: int) -> str:
-    """One round for people."""
-    start = f"round {report.round + 1}/{rounds}:"
-    if report.failure:
-        return f"{start} nothing was opened, since {report.failure}"
-    figures = [f"{report.clients} owners"]
-    figures += [f"training {name} {value:.4f}" for name, value in report.metrics.items()]
-    figures += [f"{name} {value:.4f}" for name, value in report.validation.items()]
-    sent = report.uploaded / report.clients / 1e6
-    return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s"
-
-
-def tell(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
-    """The end of a run: what it reached, and who could have read what."""
-    secure = federation.secure
-    if as_json:
-        rounds = [report.plain() for report in trained.history]
-        terminal.machine({"secure": asdict(secure), "rounds": rounds, "epsilon": trained.epsilon})
-        return
-    last = trained.history[-1]
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
-    terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
-    seen = {
-        "plain": "the server could read every owner's update; --protocol sharing hides them",
-        "sharing": f"nobody could read an owner's update unless all {secure.aggregators} aggregators collude",
-        "masking": "the server could read sums only, unless it colludes with too many owners",
-    }
-    terminal.say(seen[secure.protocol])
-    if trained.epsilon is not None:
-        terminal.say(f"differential privacy of an owner: epsilon {trained.epsilon:.2f} at delta 1e-05")
-    if save is not None:
-        terminal.say(f"the model is in {save}")

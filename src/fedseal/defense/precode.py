@@ -46,7 +46,7 @@ def precode(width: int = 256) -> Defense:
     authors' account little accuracy. It is broken by leaving those gradients out of the match (the same authors,
     arXiv:2208.04767; Balunovic et al., ICLR 2022, arXiv:2111.04706): the layers before keep theirs. For one example
     the bottleneck leaks features and code exactly, as every linear layer with a bias does, and with them the draw: see
-    `fedseal.attack.exact.bottleneck`.
+    `fedseal.attack.layers.bottleneck`.
 
     Assumed: the Kullback-Leibler term (weight 1e-3 in the paper) is left out, since a client's loss is a function of
     outputs and labels; without it training may shrink the spread, and the protection with it. New weights are torch's

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,55 +23,18 @@ from fedseal.client import state_of
 from fedseal.errors import BadConfig, EngineFailure, FedsealError, UnknownName
 from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
+from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, Local, ModelOwner
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import Aggregator, Ask, Client, Party, Reply
+from fedseal.federation.party import Ask, Party, Reply
 from fedseal.federation.report import RoundReport
 from fedseal.federation.rounds import Call, Link, Metered, Watcher, conduct
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.secagg import SERVER, Ledger, aggregator
+from fedseal.secagg import SERVER
 from fedseal.types import Tensors
 
 PATIENCE = 3  # failed rounds in a row after which a run ends
 ENGINES = ("local", "flower")
-
-
-@dataclass(frozen=True)
-class Members:
-    """All parties of a simulated federation, made where they are needed."""
-
-    owners: tuple[DataOwner, ...]
-    model: nn.Module = field(repr=False)
-    pact: Pact
-    keys: Keyring | StoredKeys
-    seed: int | None
-    threads: int
-
-    @property
-    def clients(self) -> tuple[int, ...]:
-        """Numbers of the data owners."""
-        return tuple(range(len(self.owners)))
-
-    @property
-    def aggregators(self) -> tuple[int, ...]:
-        """Numbers of the aggregators."""
-        return tuple(aggregator(place) for place in range(len(self.pact.roster.aggregators)))
-
-    def party(self, number: int, *, kept: bool = False, ledger: Ledger | None = None) -> Party:
-        """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
-        identity = self.keys.identity(number)
-        if number in self.aggregators:
-            return Aggregator(aggregator(0) - number, self.pact, identity, kept=kept, ledger=ledger)
-        return Client(
-            number,
-            self.owners[number],
-            self.model,
-            self.pact,
-            identity,
-            seed=self.seed,
-            threads=self.threads,
-            ledger=ledger,
-        )
 
 
 class Engine(Protocol):

@@ -8,18 +8,20 @@ everything that is started here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedseal.errors import BadConfig, MissingExtra
-from fedseal.federation.federation import Federation, Members, Trained
 from fedseal.federation.grid import PART, GridLink, answered, asks_who, hello
 from fedseal.federation.keys import StoredKeys
+from fedseal.federation.members import Members
+from fedseal.federation.owners import DataOwner
 from fedseal.federation.quiet import SILENT, flwr, only_errors
 from fedseal.federation.rounds import Link
+from fedseal.federation.secure import Secure
 from fedseal.secagg import Public, Roster
 
 
@@ -130,7 +132,26 @@ def _unused(public: Public) -> Public:
     return Public(public.verifying, public.sealing)
 
 
-def apps(federation: Federation, keys: str | Path, **options: Any) -> tuple[Any, Any]:
+class Fits(Protocol):
+    """What a ServerApp needs of a federation."""
+
+    @property
+    def secure(self) -> Secure:
+        """How updates are added up."""
+
+    @property
+    def data_owners(self) -> Sequence[DataOwner]:
+        """Who trains."""
+
+    def members_of(self, keys: StoredKeys) -> Members:
+        """All parties with the keys of a folder."""
+
+    @property
+    def fit(self) -> Callable[..., Any]:
+        """Train that many rounds; what comes of it can `save`."""
+
+
+def apps(federation: Fits, keys: str | Path, **options: Any) -> tuple[Any, Any]:
     """A ServerApp and a ClientApp for `flwr run`, in simulation or on a deployment.
 
     Args:
@@ -151,7 +172,7 @@ def apps(federation: Federation, keys: str | Path, **options: Any) -> tuple[Any,
     @server.main()  # type: ignore[untyped-decorator]
     def main(grid: Any, context: Any) -> None:
         asked = int(context.run_config.get("rounds", rounds))
-        trained: Trained = federation.fit(asked, engine=OnGrid(grid, timeout), members=members, **options)
+        trained = federation.fit(asked, engine=OnGrid(grid, timeout), members=members, **options)
         if save is not None:
             trained.save(save)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedseal.errors import EngineFailure
-from fedseal.federation.federation import Members
+from fedseal.federation.members import Members
 from fedseal.federation.party import LOG, Ask, Party, Reply
 from fedseal.federation.quiet import flwr
 from fedseal.secagg import Outgoing

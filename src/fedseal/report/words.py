@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedseal.attack.sensitivity import MARGIN
+from fedseal.attack.certify.sensitivity import MARGIN
 from fedseal.audit.record import Cell, CellCertificate
 from fedseal.audit.summary import Rate
 from fedseal.modality.columns import brief

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact import separation
-from fedseal.attack.exact.separation import Separated
+from fedseal.attack.equations import separation
+from fedseal.attack.equations.separation import Separated
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels.base import LabelMethod, Labels, from_counts
 from fedseal.attack.labels.dimitrov import Dimitrov
 from fedseal.attack.labels.geng import Geng

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedseal.attack.features import activation
-from fedseal.attack.structure import Linear
+from fedseal.attack.evidence.activations import activation
+from fedseal.attack.evidence.structure import Linear
 from fedseal.types import Observation, Tensors
 
 CHUNK = 250  # inputs at a time

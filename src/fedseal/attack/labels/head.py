@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedseal.attack.evidence import Course, Evidence, course_of
-from fedseal.attack.structure import Linear
+from fedseal.attack.evidence.evidence import Course, Evidence, course_of
+from fedseal.attack.evidence.structure import Linear
 from fedseal.criterion import Criterion
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownToAdversary
 from fedseal.types import Observation, Round

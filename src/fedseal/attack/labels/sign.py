@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedseal.attack.evidence import Evidence
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.head import undefended
 from fedseal.errors import UnfitBatch, UnknownToAdversary
@@ -18,7 +18,7 @@ class Sign:
     """Softmax minus one-hot is negative at the label alone (Zhao, Mopuri and Bilen 2020, arXiv:2001.02610).
 
     The label is certain, so it is certified, where the client names one example, nothing was done to its update, and
-    that is a sum of gradients (`reading.py`). Labels that the loss smooths have a sign only with the weights.
+    that is a sum of gradients (`evidence/signs.py`). Labels that the loss smooths have a sign only with the weights.
     """
 
     name: str = "sign"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedseal.attack.evidence import Evidence
-from fedseal.attack.exact.single import Single
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.single import Single
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.head import Head, read_head, undefended
 from fedseal.errors import BadConfig, UnfitBatch

@@ -55,7 +55,7 @@ clientapp = "apps:client_app"
 """
 APP_MODULE = '''"""For Flower's own executors; `FEDSEAL_PARTY` names each host's own folder."""
 
-from fedseal.cli.join import apps
+from fedseal.cli.deployment import apps
 
 _both = apps()
 server_app = _both[0]

@@ -17,7 +17,7 @@ from fedseal.federation.deployment.folder import Place
 from fedseal.federation.deployment.ledger import LEDGER, StoredLedger
 from fedseal.federation.deployment.processes import Child, daemon, free_port, until_open
 from fedseal.federation.deployment.superlink import SECRET, fresh_secret, runtime
-from fedseal.federation.federation import Members
+from fedseal.federation.members import Members
 from fedseal.federation.party import LOG, Party
 from fedseal.federation.quiet import only_errors, quiet
 

@@ -1,0 +1,1 @@
+"""Routes to the examples of a batch."""

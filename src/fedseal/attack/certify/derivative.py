@@ -1,0 +1,87 @@
+"""Whether the derivative that a model hands on is that of what it computes.
+
+Sensitivity is worked out from the derivative. A model that rounds, casts or detaches hands on another one than its own:
+a mean that is detached hides the direction in which inputs and mean move together, and a cast to half precision hides
+all that is smaller than its steps. So the update is really moved, by little, and must move as the derivative says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.jacobian import Linearized, linearized, updates
+from fedseal.attack.evidence.replay import inherited, replayable
+from fedseal.errors import FedsealError
+from fedseal.types import Candidate
+
+
+class Trial(NamedTuple):
+    """How far inputs move, beside their root mean square, and how near to the derivative the update must move.
+
+    One step at which it does is enough.
+    """
+
+    steps: tuple[float, ...]
+    agreement: float
+
+
+# as small as can be, since a unit that crosses its kink on the way makes the update jump; the second one shows above
+# what single precision within a model leaves
+DOUBLE = Trial((1e-8, 1e-5), 1e-2)
+ROOM = 1e-4  # share of the derivative that rounding may be in the difference
+BESIDE = 1e-3  # of the inputs' root mean square, how far from the candidate
+OWN = 1_000_003  # a seed by which nobody draws data: along the inputs themselves many models stand still
+SINGLE = Trial((1e-3,), 0.1)  # for models that take no other format
+
+
+def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
+    """Move all inputs at once, each by a random share, there and back, and compare with the derivative.
+
+    Every direction has its share in a random one, about 1 / sqrt(values), so that none that is missing goes unseen. It
+    is done a little beside the candidate: black pixels without a bias stand exactly at the kink of a ReLU.
+
+    Args:
+        candidate: inputs `(N, *shape)` of floating point, and labels.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    drawn = torch.Generator().manual_seed(OWN)
+    beside, way = (torch.randn(candidate.inputs.shape, generator=drawn).to(candidate.inputs) for _ in range(2))
+    length = max(float(candidate.inputs.double().square().mean().sqrt()), 1e-3)
+    there = linearized(evidence, replace(candidate, inputs=candidate.inputs.double() + BESIDE * length * beside))
+    trial = DOUBLE if there.inputs.dtype == torch.float64 else SINGLE
+    inputs, way = there.inputs.detach(), way.to(there.inputs)
+    said = there.push(_columns(there, way)[None])[0].double()
+    rounding = torch.finfo(inputs.dtype).eps * there.norm * max(1.0, inherited(evidence.observation.rounds[0]))
+    least = rounding / max(ROOM * float(said.norm()), 1e-300)
+    for step in trial.steps:
+        size = min(max(step, least / length), SINGLE.steps[0]) * length
+        ahead, back = (_update(evidence, replace(candidate, inputs=inputs + sign * size * way)) for sign in (1, -1))
+        if ahead is None or back is None:
+            return False
+        apart = float(((ahead - back).double() / (2 * size) - said).norm())
+        if math.isfinite(apart) and apart <= trial.agreement * float(said.norm()) + rounding / size:
+            return True
+    return False
+
+
+def _columns(there: Linearized, way: Tensor) -> Tensor:
+    """A direction of the inputs as one of inputs and targets `(columns,)`."""
+    return torch.cat([way.flatten(), way.new_zeros(there.columns - way.numel())])
+
+
+def _update(evidence: Evidence, candidate: Candidate) -> Tensor | None:
+    """The update of a candidate in the format of its inputs, as it is and not differentiated; None where it fails."""
+    training = replayable(evidence.observation)
+    assert training is not None
+    try:
+        return updates(evidence, candidate, training, candidate.inputs.dtype, differentiable=False).detach()
+    except (RuntimeError, FedsealError):
+        return None

@@ -1,0 +1,1 @@
+"""The equations that layers' gradients obey, solved: the algebra behind exact routes and certificates."""

@@ -1,0 +1,159 @@
+"""The update as a function of inputs and real targets, linearized at a candidate: products with its Jacobian."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.release import Release
+from fedseal.attack.evidence.replay import replayable
+from fedseal.client import train, twice_differentiable
+from fedseal.errors import NotTwiceDifferentiable, UnfitBatch
+from fedseal.types import Candidate, LocalTraining, Round, Tensors
+
+COLUMNS = 1024  # input values up to which the whole Jacobian is worked out
+ENTRIES = 3e7  # of that Jacobian
+WHOLE = 1e-3  # from 0 and 1, within which a finding is one
+CHUNK = 128  # directions at a time
+
+
+def small(evidence: Evidence, count: int, most: int = COLUMNS, size: float = ENTRIES) -> bool:
+    """Whether the whole Jacobian of an update by a batch of that many examples is worth working out."""
+    columns = count * math.prod(evidence.observation.modality.shape)
+    entries = sum(tensor.numel() for tensor in evidence.observation.update.tensors.values())
+    return columns <= most and columns * entries * len(evidence.observation.rounds) <= size
+
+
+def linearized(evidence: Evidence, candidate: Candidate, dtype: torch.dtype = torch.float64) -> Linearized:
+    """In this precision, where device and model allow it.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    own = evidence.observation.like.dtype
+    for tried in dict.fromkeys((own if evidence.observation.like.device.type == "mps" else dtype, own)):
+        try:
+            return Linearized(evidence, candidate, tried)
+        except (RuntimeError, UnfitBatch) as error:  # model or loss insist on their own dtype, or no second derivative
+            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise NotTwiceDifferentiable(f"the update cannot be linearized ({said})", "use plain operators in the model")
+
+
+class Linearized:
+    """The update as a function of the inputs and of targets that are real numbers, differentiable at a candidate.
+
+    Jacobian products come from the backward pass alone, run twice, so that every model that can be matched has them.
+    """
+
+    def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype) -> None:
+        training = replayable(evidence.observation)
+        assert training is not None
+        self.inputs = candidate.inputs.detach().to(dtype).requires_grad_()
+        free = candidate.labels.is_floating_point() and real_targets(evidence, candidate.labels)
+        labels = candidate.labels.detach()
+        self.targets = labels.to(dtype).requires_grad_() if free else None
+        moving = Candidate(self.inputs, labels if self.targets is None else self.targets)
+        with twice_differentiable():
+            self.update = updates(evidence, moving, training, dtype, differentiable=True)
+        self.leaves = [self.inputs] if self.targets is None else [self.inputs, self.targets]
+        self.probe = torch.zeros_like(self.update, requires_grad=True)
+        pulled = torch.autograd.grad(
+            self.update, self.leaves, self.probe, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        self.pulled = torch.cat([part.flatten() for part in pulled])
+        self.norm = float(self.update.detach().norm())
+
+    @property
+    def columns(self) -> int:
+        """Input values and real targets."""
+        return len(self.pulled)
+
+    def push(self, directions: Tensor) -> Tensor:
+        """J v for each row v of `(k, columns)`: `(k, entries)`."""
+        if not self.pulled.requires_grad:
+            return self.update.new_zeros(len(directions), len(self.update))
+        if len(directions) == 1:  # batching makes a loop of some convolutions, slower by far
+            return self._push_one(directions[0])[None].detach()
+        try:
+            with twice_differentiable(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                (moved,) = torch.autograd.grad(
+                    self.pulled,
+                    [self.probe],
+                    directions,
+                    retain_graph=True,
+                    is_grads_batched=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+        except RuntimeError:  # an operator without a batching rule
+            moved = torch.stack([self._push_one(direction) for direction in directions])
+        return moved.detach()
+
+    def _push_one(self, direction: Tensor) -> Tensor:
+        with twice_differentiable():
+            (moved,) = torch.autograd.grad(
+                self.pulled, [self.probe], direction, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        return moved
+
+    def matrix(self) -> Tensor:
+        """The transposed Jacobian `(columns, entries)` in float64."""
+        ways = torch.split(torch.eye(self.columns).to(self.inputs), CHUNK)
+        return torch.cat([self.push(part) for part in ways]).double()
+
+    def pull(self, change: Tensor) -> Tensor:
+        """J^T w `(columns,)` for a change of the update."""
+        with twice_differentiable():
+            parts = torch.autograd.grad(
+                self.update, self.leaves, change, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        return torch.cat([part.flatten() for part in parts]).detach()
+
+
+def updates(
+    evidence: Evidence, candidate: Candidate, training: LocalTraining, dtype: torch.dtype, *, differentiable: bool
+) -> Tensor:
+    """The updates of all rounds, entry by entry, of what was sent `(entries,)`, worked out in this precision."""
+    observation = evidence.observation
+    labels = candidate.labels.to(dtype) if candidate.labels.is_floating_point() else candidate.labels
+    moving = Candidate(observation.modality.forward(candidate.inputs), labels)
+    parts = [
+        part
+        for number, round in enumerate(observation.rounds)
+        for part in _flat(evidence, number, round, moving, training, dtype, differentiable)
+    ]
+    return torch.cat(parts)
+
+
+def _flat(
+    evidence: Evidence,
+    number: int,
+    round: Round,
+    moving: Candidate,
+    training: LocalTraining,
+    dtype: torch.dtype,
+    differentiable: bool,
+) -> Iterator[Tensor]:
+    """One round's update, entry by entry, of what was sent."""
+    assert round.state is not None
+    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in round.state.items()}
+    model = evidence.observation.model
+    made: Tensors = train(model, state, moving.inputs, moving.labels, training, differentiable=differentiable).tensors
+    release = evidence.release if number == 0 else Release(evidence.observation, number)
+    for name in round.update.tensors:
+        sent = release.sent(name)
+        yield (made[name] if sent is None else made[name] * sent).flatten()
+
+
+def real_targets(evidence: Evidence, labels: Tensor) -> bool:
+    """Whether targets are real numbers, which may move as the inputs may; class indices and findings of yes and no do
+    not, but findings between the two do.
+    """
+    between = bool(((labels - labels.round()).abs() > WHOLE).any())
+    return evidence.criterion.kind in ("mse", "unknown") or between

@@ -1,0 +1,279 @@
+"""What a model does to its input before its first layer, undone.
+
+Normalizing by constants or by BatchNorm in evaluation, scaling, reordering and reshaping are one kind of map however
+they are written: every value that the first layer takes in is `scale * x_i + shift` of one input value. Whether a
+model's is such a map is found out by computing it at a few points, and so are its numbers; no operator is looked at.
+
+A dropout module on the way is a map of the same kind while it keeps a value, and a constant where it drops one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedseal.attack.evidence.structure import Entrance
+from fedseal.attack.evidence.trace import at_dropout
+from fedseal.types import Modality
+
+aten = torch.ops.aten
+DATA = {aten.convolution.default: 0, aten.mm.default: 0, aten.addmm.default: 1}  # which operand is no weight
+BASE = 16  # of the digits by which an input value's place is told; few, so that half precision tells them apart
+CHECKS = 4  # random points at which the map must hold
+TOLERANCE = 1e-6  # of the largest value, up to which it holds in double precision
+SINGLE = 1e-2  # the same where the model computes in a coarser format of its own
+WIDEST = 100.0  # a range of valid inputs that is wider, or has no end, is cut to this
+
+
+class Entered(Exception):
+    """What the first layer takes in, `(N, *shape)`."""
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__()
+        self.data = data
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Ends a forward pass where the data meets a weight."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.place = weight.untyped_storage().data_ptr()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func in DATA:
+            tensors = [arg for arg in args if isinstance(arg, Tensor)]
+            if any(tensor.untyped_storage().data_ptr() == self.place for tensor in tensors):
+                raise Entered(args[DATA[func]])
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`z_j = scale_j * x_index_j + shift_j`, for every value z_j of the M that the first layer takes in of N inputs.
+
+    Args:
+        index: `(M,)`, -1 where z_j is a constant, such as padding.
+        scale, shift: `(M,)` in float64.
+    """
+
+    index: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """What the first layer takes in, `(N, M)`, for flat inputs `(N, numel)`."""
+        return self.scale * inputs[:, self.index.clamp_min(0)] + self.shift
+
+    def places(self, numel: int) -> tuple[Tensor, Tensor]:
+        """For each of `numel` input values, where it enters with the largest scale, and one over that scale; 0 for
+        those that do not.
+        """
+        best = torch.zeros(numel, dtype=torch.float64)
+        inside = self.index >= 0
+        best.scatter_reduce_(0, self.index[inside], self.scale[inside].abs(), "amax")
+        place = torch.zeros(numel, dtype=torch.long)
+        largest = inside & (self.scale.abs() == best[self.index.clamp_min(0)])
+        place[self.index[largest]] = largest.nonzero()[:, 0]
+        return place, torch.where(best > 0, 1.0 / torch.where(best > 0, self.scale[place], 1.0), 0.0)
+
+    def gain(self, numel: int) -> float:
+        """By how much a change of one of `numel` input values changes what the first layer takes in, at least."""
+        inside = self.index >= 0
+        squares = torch.zeros(numel, dtype=torch.float64)
+        squares.scatter_add_(0, self.index[inside], self.scale[inside].square())
+        return float(squares.min().sqrt())
+
+    def back(self, rows: Tensor, known: Tensor, numel: int) -> tuple[Tensor, Tensor]:
+        """Inputs `(N, numel)` from rows `(N, M)`, of which only what is `known` `(N, M)` counts; and which are reached.
+
+        An input value that several z_j show is their mean, weighted by the squared scales.
+        """
+        weights = torch.where(known & (self.index >= 0), self.scale.square(), 0.0)
+        values = (rows - self.shift) / torch.where(self.scale == 0, 1.0, self.scale)
+        place = self.index.clamp_min(0).expand(len(rows), -1)
+        sums = torch.zeros(len(rows), numel, dtype=torch.float64)
+        total = sums.clone().scatter_add_(1, place, weights)
+        sums.scatter_add_(1, place, weights * values)
+        return sums / torch.where(total == 0, 1.0, total), total > 0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The map before the first layer, with its numbers.
+
+    Args:
+        entrance: as the structure has it.
+        plain: the map where no dropout draws.
+        kept: the map of a value that every dropout on the way kept; `plain` without dropout.
+        dropped: for each dropout module on the way, by name, what z_j is where it dropped the value, `(M,)`.
+        groups: `(M,)`, which z_j share unknown numbers; None where the numbers are known.
+    """
+
+    entrance: Entrance
+    plain: Affine
+    kept: Affine
+    dropped: Mapping[str, Tensor]
+    groups: Tensor | None
+
+
+def bounds(modality: Modality) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest valid input, `(numel,)` each in float64."""
+    wide = torch.full((1, *modality.shape), 1e6, dtype=torch.float64)
+    low, high = modality.project(-wide)[0].flatten().double(), modality.project(wide)[0].flatten().double()
+    return low.clamp_min(-WIDEST), high.clamp_max(WIDEST)
+
+
+def read_preprocessing(
+    model: nn.Module,
+    entrance: Entrance,
+    modality: Modality,
+    known: Mapping[str, Tensor],
+    rates: Mapping[str, float],
+    dtype: torch.dtype,
+) -> Preprocessing | str:
+    """The numbers of what stands before the first layer, or why it is no map of single values.
+
+    Args:
+        model: an architecture, not written to.
+        known: parameters and buffers by name, as far as the adversary has them.
+        rates: of the dropout modules, by name.
+        dtype: the model's own.
+    """
+    probe = _Probe(model, entrance, modality, known, dtype)
+    plain = probe.affine({})
+    if plain is None:
+        return _no_map(entrance)
+    here = [name for name in entrance.dropout if rates.get(name, 0.0) > 0]
+    factors = {name: 1 / (1 - rates[name]) if rates[name] < 1 else 0.0 for name in here}
+    kept = probe.affine(factors)
+    dropped = {name: probe.constant({**factors, name: 0.0}) for name in here}
+    if kept is None or any(value is None for value in dropped.values()):
+        return f"what dropout '{here[0]}' before the first layer leaves of a value cannot be told from what it drops"
+    missing = [name for name in entrance.state if name not in known]
+    groups = None
+    if missing:
+        groups = torch.unique(torch.stack([plain.scale, plain.shift], 1), dim=0, return_inverse=True)[1]
+    constants = {name: value for name, value in dropped.items() if value is not None}
+    return Preprocessing(entrance, plain, kept, constants, groups)
+
+
+def _no_map(entrance: Entrance) -> str:
+    norms = [name for name in entrance.operators if "norm" in name or name in ("std", "var", "var_mean", "std_mean")]
+    if norms:
+        return (
+            f"before the first layer stands '{norms[0]}', which normalizes by what the batch or the input holds, "
+            "and that is not sent"
+        )
+    chain = ", ".join(dict.fromkeys(entrance.operators))
+    return f"what stands before the first layer ({chain}) is no scaling, shifting or ordering of single values"
+
+
+class _Probe:
+    """The model up to its first layer, at points of the valid range."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        entrance: Entrance,
+        modality: Modality,
+        known: Mapping[str, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self.model, self.entrance, self.dtype = model, entrance, dtype
+        self.shape, (self.low, self.high) = modality.shape, bounds(modality)
+        self.numel = math.prod(self.shape)
+        self.places = {module: name for name, module in model.named_modules()}
+        fixed = torch.Generator().manual_seed(0)  # the points are no draw of the attack: any will do
+        self.state: dict[str, Tensor] = {}
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name in known:
+                value = known[name].detach().cpu()
+            elif name in entrance.state:
+                value = 0.5 + torch.rand(tensor.shape, generator=fixed)
+            else:  # the first layer's and those behind it, which are not reached: no memory is needed
+                value = torch.zeros(()).expand(tensor.shape)
+            self.state[name] = value if tensor.is_floating_point() else value.round().to(tensor.dtype)
+        digits = max(1, math.ceil(math.log(max(self.numel, 2), BASE)))
+        places = torch.arange(self.numel)
+        shares = [(places // BASE**k % BASE).double() / (BASE - 1) for k in range(digits)]
+        random = torch.rand(CHECKS, self.numel, generator=fixed, dtype=torch.float64)
+        ends = torch.stack([torch.zeros(self.numel), torch.ones(self.numel)]).double()
+        self.points = self.low + torch.cat([ends, torch.stack(shares), random]) * (self.high - self.low)
+
+    def affine(self, factors: Mapping[str, float]) -> Affine | None:
+        """The map with each dropout module scaling by its factor, None if it is none."""
+        seen, tolerance = self._entered(self.points, factors)
+        if seen is None or not bool(seen.isfinite().all()):
+            return None
+        bottom, top, digits, checks = seen[0], seen[1], seen[2:-CHECKS], seen[-CHECKS:]
+        size = seen.abs().max().clamp_min(1e-300)
+        moves = (top - bottom).abs() > tolerance * size
+        shares = (digits - bottom) / torch.where(moves, top - bottom, 1.0)
+        names = (shares * (BASE - 1)).round().long()
+        index = (names * BASE ** torch.arange(len(digits))[:, None]).sum(0)
+        if bool((moves & ((index < 0) | (index >= self.numel))).any()):
+            return None
+        width = (self.high - self.low)[index.clamp(0, self.numel - 1)]
+        index = torch.where(moves, index, -1)
+        scale = torch.where(moves, (top - bottom) / torch.where(width == 0, 1.0, width), 0.0)
+        found = Affine(index, scale, bottom - scale * self.low[index.clamp_min(0)])
+        rest = found(self.points[-CHECKS:]) - checks
+        return found if bool((rest.abs() <= tolerance * size).all()) and self._apart(factors, tolerance) else None
+
+    def constant(self, factors: Mapping[str, float]) -> Tensor | None:
+        """What the first layer takes in where that does not depend on the input, `(M,)`; None if it does."""
+        seen, tolerance = self._entered(self.points, factors)
+        if seen is None or bool(((seen - seen[0]).abs() > tolerance * seen.abs().max().clamp_min(1e-300)).any()):
+            return None
+        return seen[0]
+
+    def _apart(self, factors: Mapping[str, float], tolerance: float) -> bool:
+        """Whether an example enters as it does in any other company."""
+        whole, few = (self._entered(points, factors)[0] for points in (self.points, self.points[[1, 0]]))
+        if whole is None or few is None:
+            return False
+        return bool(((few - whole[[1, 0]]).abs() <= tolerance * whole.abs().max().clamp_min(1e-300)).all())
+
+    def _entered(self, points: Tensor, factors: Mapping[str, float]) -> tuple[Tensor | None, float]:
+        """The values `(P, M)` in float64 at points `(P, numel)`, and to what share of their size they are right."""
+        if bool((self.low == self.high).all()):
+            return None, TOLERANCE
+        for dtype, tolerance in ((torch.float64, TOLERANCE), (self.dtype, SINGLE)):
+            try:
+                return self._forward(points.to(dtype), factors).double(), self._precision(dtype, tolerance)
+            except (RuntimeError, ValueError):  # a module that insists on a format, or on more than a value a channel
+                continue
+        return None, TOLERANCE
+
+    def _precision(self, dtype: torch.dtype, tolerance: float) -> float:
+        return tolerance if dtype == torch.float64 else max(TOLERANCE, min(tolerance, 30 * torch.finfo(dtype).eps))
+
+    def _forward(self, points: Tensor, factors: Mapping[str, float]) -> Tensor:
+        first = self.entrance.weight
+        state = {n: self.state[n] for n in self.state}
+        state |= {n: state[n].to(points.dtype) for n in self.entrance.state if state[n].is_floating_point()}
+        state[first] = torch.zeros(state[first].shape, dtype=points.dtype)
+
+        def scaled(module: nn.Module, output: Tensor) -> Tensor:
+            return output * factors.get(self.places[module], 1.0)
+
+        try:
+            with torch.no_grad(), at_dropout(self.model, scaled), _Watch(state[first]), _untouched():
+                functional_call(self.model, state, (points.reshape(-1, *self.shape),))
+        except Entered as entered:
+            if len(entered.data) == len(points):
+                return entered.data.flatten(1)
+        raise ValueError("the first layer was not met")
+
+
+def _untouched() -> AbstractContextManager[None]:
+    """Functions that draw whatever the mode leave torch's own generator as it was."""
+    return torch.random.fork_rng(devices=[])

@@ -1,0 +1,329 @@
+"""Reading a model's layers off its operators, so that `nn.Sigmoid()`, `torch.sigmoid` and `F.sigmoid` are one thing.
+
+The architecture is traced on the meta device, without weights and without computing anything. Exact routes need the
+layers in a row; where the row breaks, the structure says at which operator, and that sentence reaches the user.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+from torch.fx import Graph, Node
+
+from fedseal.attack.evidence.trace import MARK, PROBE, ancestors, draws, name_of, traced
+from fedseal.criterion import Link, LinkStep
+from fedseal.errors import UnfitModel
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fully connected layer on `(N, inputs)`; weight `(outputs, inputs)` and bias by parameter name."""
+
+    weight: str
+    bias: str | None
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution on `(N, C, *sides)` of one to three sides with zero padding; weight `(O, C / groups, *kernel)`."""
+
+    weight: str
+    bias: str | None
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise nonlinearity: "sigmoid", "tanh", "leaky_relu" with its slope, or "relu"."""
+
+    kind: str
+    slope: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """A change of shape that keeps examples apart."""
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+
+Layer = Linear | Conv | Activation | Reshape
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """What a model does to its input before its first layer: whatever is more than a change of shape.
+
+    Args:
+        weight: the first layer's, which the data meets next.
+        shape: of what that layer takes in, for one example.
+        state: names of the parameters and buffers that it uses.
+        dropout: names of the dropout modules in it.
+        operators: what it computes, in order.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    state: tuple[str, ...]
+    dropout: tuple[str, ...]
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A model read from both ends; shapes are those of one example.
+
+    Args:
+        layers: the layers in a row from the input on, up to the obstacle; behind the entrance if there is one.
+        obstacle: why the row does not reach the output, None if it does.
+        head: the classification head: the linear layer that makes the outputs, None if there is none.
+        tail: the layers in a row that end in the head's input, as far back as they stand in a row; the whole row
+            without the head where it reaches the output.
+        num_classes: number of outputs; 1 also where the model gives one number for each example, without an axis.
+        nonsmooth: whether an operator without a useful second derivative (ReLU, max pooling) occurs anywhere.
+        entrance: what stands before the first of the layers, None if that is no more than a change of shape.
+        dropout: for every parameter, the dropout modules that the data passes on its way to it; for "", to the output.
+        random: operators that draw random numbers although every dropout module is still.
+        link: what the model applies to the head's scores before it gives them.
+    """
+
+    layers: tuple[Layer, ...]
+    obstacle: str | None
+    head: Linear | None
+    tail: tuple[Layer, ...]
+    num_classes: int
+    nonsmooth: bool
+    entrance: Entrance | None = None
+    dropout: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    random: tuple[str, ...] = ()
+    link: Link = ()
+
+    def dropout_before(self, weight: str) -> tuple[str, ...]:
+        """The dropout modules that the data passes on its way to this parameter, by name."""
+        return dict(self.dropout).get(weight, ())
+
+
+_ACTIVATIONS: dict[Any, Callable[[Node], Activation]] = {
+    aten.sigmoid.default: lambda node: Activation("sigmoid"),
+    aten.tanh.default: lambda node: Activation("tanh"),
+    aten.relu.default: lambda node: Activation("relu"),
+    aten.leaky_relu.default: lambda node: Activation(
+        "leaky_relu",
+        float(node.args[1]) if len(node.args) > 1 else 0.01,  # type: ignore[arg-type]
+    ),
+}
+_VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+_NONSMOOTH = ("relu", "max_pool2d", "hardtanh", "threshold")
+_MIXING = tuple(
+    operator.default
+    for operator in (aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.matmul, aten.embedding)
+)
+
+
+def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = False) -> Structure:
+    """Read an architecture (on the meta device) for inputs of this shape, without the batch dimension.
+
+    Args:
+        whole: inputs are whole numbers, such as token ids.
+
+    Raises:
+        UnfitModel: the model does not accept such inputs, or its output is not `(N, classes)`.
+    """
+    graph, inputs, result, parameters, dropout = traced(model, shape, whole=whole)
+    if not isinstance(result, Node) or _shape(result) is None or len(_shape(result) or ()) > 1:
+        raise UnfitModel(
+            f"{type(model).__name__} does not give one row of class scores for each input",
+            "wrap it so that forward(inputs) returns (N, classes), or (N,)",
+        )
+    start, entrance = inputs, None
+    if not whole:
+        start, entrance = _entrance(graph, inputs, result, parameters, dropout)
+    classes = _shape(result)
+    assert classes is not None
+    calls = [node.target for node in graph.nodes if node.op == "call_function"]
+    last, link = _last_linear(result)
+    head = _linear(last, parameters)
+    layers, obstacle = _row(start, result if head is None else last, parameters)
+    return Structure(
+        layers,
+        obstacle,
+        head,
+        () if head is None else _tail(last, start, parameters),
+        classes[0] if classes else 1,
+        any(any(word in str(call) for word in _NONSMOOTH) for call in calls),
+        entrance,
+        (("", dropout[result]), *((name, dropout[node]) for node, name in parameters.items() if dropout[node])),
+        tuple(dict.fromkeys(name_of(call) for call in calls if draws(call))),
+        () if head is None else link,
+    )
+
+
+def _entrance(
+    graph: Graph, inputs: Node, result: Node, parameters: dict[Node, str], dropout: dict[Node, tuple[str, ...]]
+) -> tuple[Node, Entrance | None]:
+    """Where the first layer takes the data in, and what stands before; the input and None where nothing more than a
+    change of shape does, or where the data reaches the output beside that layer as well.
+    """
+    behind = {inputs}  # what depends on the input
+    first, data = None, None
+    for node in graph.nodes:
+        if not behind.intersection(node.all_input_nodes):
+            continue
+        behind.add(node)
+        if node.target in _MIXING:
+            first, data = node, _data(node, parameters)
+            break
+    layer = None if first is None or data is None else _layer(first, data, parameters)
+    if not isinstance(layer, (Linear, Conv)) or first is None or data is None:
+        return inputs, None
+    needed, matters = ancestors(data), ancestors(result)
+    region = [node for node in graph.nodes if node in needed and node in behind and node is not inputs]
+    inside = {inputs, *region}
+    beside = [user for node in inside for user in node.users if user in matters and user not in inside]
+    if set(beside) != {first}:
+        return inputs, None
+    met = dropout[data]
+    if not met and all(node.target in _VIEWS and node.meta["val"].shape[0] == PROBE for node in region):
+        return inputs, None
+    shape = _shape(data)
+    assert shape is not None
+    state = tuple(name for node, name in parameters.items() if node in needed)
+    operators = tuple(name_of(node.target) for node in region if isinstance(node.target, OpOverload))
+    return data, Entrance(layer.weight, shape, state, met, operators)
+
+
+def _shape(node: Node) -> tuple[int, ...] | None:
+    """The shape for one example, None for what is no tensor with a row an example."""
+    value = node.meta.get("val")
+    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) and value.ndim else None
+
+
+def _row(node: Node, end: Node, parameters: dict[Node, str]) -> tuple[tuple[Layer, ...], str | None]:
+    layers: list[Layer] = []
+    while node is not end:
+        users = [user for user in node.users if user.target is not aten.detach.default and user.op != "output"]
+        if len(users) != 1:
+            after = f"after layer {len(layers)}" if layers else "at the input"
+            return tuple(layers), f"{after} the data takes {len(users)} ways (a residual or attention block)"
+        if users[0].target is not MARK:
+            layer = _layer(users[0], node, parameters)
+            if isinstance(layer, str):
+                return tuple(layers), layer
+            layers.append(layer)
+        node = users[0]
+    return tuple(layers), None
+
+
+def _layer(user: Node, node: Node, parameters: dict[Node, str]) -> Layer | str:
+    """The layer that `user` applies to `node`, or why it is none that can be inverted."""
+    target, operator = user.target, name_of(user.target)
+    in_shape, out_shape = _shape(node), _shape(user)
+    if target in _ACTIVATIONS:
+        return _ACTIVATIONS[target](user)
+    if in_shape is None or out_shape is None:
+        return f"the operator '{operator}' has no closed-form inverse here"
+    if target in _VIEWS:
+        value = user.meta["val"]
+        if value.shape[0] != PROBE or math.prod(in_shape) != math.prod(out_shape):
+            return "a layer is shared by the positions of one example (tokens), so its gradient is a sum over them"
+        return Reshape(in_shape, out_shape)
+    linear = _linear(user, parameters)
+    if linear is not None:
+        return linear
+    if target is aten.convolution.default:
+        _, weight, bias, stride, padding, dilation, transposed, _, groups = user.args
+        if weight not in parameters or transposed:
+            return "a convolution that is transposed, or whose weight is computed"
+        return Conv(
+            parameters[weight],  # type: ignore[index]
+            parameters.get(bias) if isinstance(bias, Node) else None,
+            in_shape,
+            out_shape,
+            tuple(weight.meta["val"].shape[2:]),  # type: ignore[union-attr]
+            tuple(stride),  # type: ignore[arg-type]
+            tuple(padding),  # type: ignore[arg-type]
+            tuple(dilation),  # type: ignore[arg-type]
+            int(groups),  # type: ignore[arg-type]
+        )
+    return (
+        f"the operator '{operator}' after {len(_weights(user, parameters))} weight(s) cannot be inverted in closed form"
+    )
+
+
+def _weights(user: Node, parameters: dict[Node, str]) -> list[str]:
+    return [parameters[n] for n in user.all_input_nodes if n in parameters]
+
+
+def _linear(node: Node, parameters: dict[Node, str]) -> Linear | None:
+    """The fully connected layer that a matrix product is, None if it is none."""
+    if node.target is aten.addmm.default and len(node.args) == 3:
+        bias, inputs, transposed = node.args
+    elif node.target is aten.mm.default:
+        bias, (inputs, transposed) = None, node.args
+    else:
+        return None
+    if not (isinstance(inputs, Node) and isinstance(transposed, Node) and transposed.target is aten.t.default):
+        return None
+    weight = transposed.args[0]
+    in_shape, out_shape = _shape(inputs), _shape(node)
+    rows = inputs.meta["val"].shape[0]
+    if weight not in parameters or in_shape is None or out_shape is None or rows != PROBE:
+        return None
+    bias_name = parameters.get(bias) if isinstance(bias, Node) else None
+    return Linear(parameters[weight], bias_name, in_shape, out_shape)  # type: ignore[index]
+
+
+def _last_linear(result: Node) -> tuple[Node, Link]:
+    """The operator that makes the scores, and what is applied to them: a log-softmax, a sigmoid, or an axis less."""
+    steps: list[LinkStep] = []
+    applied: dict[Any, LinkStep] = {aten._log_softmax.default: "log_softmax", aten.sigmoid.default: "sigmoid"}
+    node = result
+    while node.target in (*applied, MARK, *_VIEWS, aten.select.int, aten.squeeze.dim, aten.squeeze.dims):
+        parent = node.args[0]
+        assert isinstance(parent, Node)
+        if node.target in applied:
+            steps.append(applied[node.target])
+        elif _shape(node) == () and _shape(parent) == (1,):
+            steps.append("column")
+        node = parent
+    return node, tuple(reversed(steps))
+
+
+def _tail(head: Node, inputs: Node, parameters: dict[Node, str]) -> tuple[Layer, ...]:
+    """Back from the head's input to where the data comes or goes more ways than one, or to what is no known layer."""
+    layers: list[Layer] = []
+    node = _data(head, parameters)
+    while node is not None and node is not inputs:
+        before = _data(node, parameters)
+        if before is None or len([user for user in before.users if user.target is not aten.detach.default]) != 1:
+            break
+        if node.target is not MARK:
+            layer = _layer(node, before, parameters)
+            if isinstance(layer, str):
+                break
+            layers.append(layer)
+        node = before
+    return tuple(reversed(layers))
+
+
+def _data(node: Node, parameters: dict[Node, str]) -> Node | None:
+    """The one operand of a node that is no weight, None if there are several."""
+    operands = [n for n in node.all_input_nodes if n not in parameters and n.target is not aten.t.default]
+    return operands[0] if len(operands) == 1 else None

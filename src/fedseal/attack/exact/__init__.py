@@ -1,1 +1,0 @@
-"""Exact routes: closed forms that read the data off the update without a search."""

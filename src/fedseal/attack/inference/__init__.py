@@ -1,0 +1,1 @@
+"""Questions to an update whose answer is no input."""

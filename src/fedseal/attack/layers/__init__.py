@@ -1,0 +1,1 @@
+"""Exact routes to one example, layer by layer."""

@@ -1,0 +1,1 @@
+"""Routes and searches to sentences."""

@@ -1,0 +1,107 @@
+"""Parties of a deployment on this host: the model owner, who leads it, and those who follow."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedseal.cli import options, terminal
+from fedseal.cli import rounds as rounds_of
+from fedseal.errors import BadConfig
+
+if TYPE_CHECKING:
+    from fedseal.federation.deployment import Place
+
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
+
+
+def lead(
+    place: Place,
+    nodes: list[Place],
+    *,
+    rounds: int | None = None,
+    save: Path | None = None,
+    record: Path | None = None,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Be the model owner.
+
+    Args:
+        nodes: who else is to be on this machine.
+    """
+    from fedseal.cli.deploy import Training
+    from fedseal.federation.deployment import Deployment
+
+    own = Training.of(dict(place.training))
+    federation, count = own.federation(place), rounds or own.rounds
+    save, checkpoint = save or place.folder / MODEL, place.work / CHECKPOINT
+    options.file_to_write(save)
+    say = terminal.note if not (quiet or as_json) else _nothing
+    again = f"go on with: fedseal join {place.folder.parent if nodes else place.folder}" + " --loopback" * bool(nodes)
+    trained = rounds_of.fitted(
+        federation,
+        count,
+        again=again,
+        as_json=as_json,
+        quiet=quiet,
+        evaluate_every=own.evaluate_every,
+        engine=Deployment(place, nodes, timeout=own.timeout, say=say),
+        checkpoint=checkpoint,
+        resume=checkpoint.is_file(),
+        record=record,
+        members=federation.members_of(place.keys),
+    )
+    trained.save(save)
+    rounds_of.tell(trained, federation, save, as_json=as_json)
+
+
+def follow(place: Place, *, quiet: bool = False) -> None:
+    """Be a data owner or an aggregator."""
+    from fedseal.cli.deploy import Training
+    from fedseal.federation.deployment import take_part
+
+    federation = Training.of(dict(place.training)).federation(place)
+    members = federation.members_of(place.keys)
+    try:
+        take_part(place, members, say=_nothing if quiet else terminal.note)
+    except KeyboardInterrupt:
+        raise terminal.Interrupted(f"{place.who} has left") from None
+
+
+def apps() -> tuple[Any, Any]:
+    """The ServerApp and the ClientApp of a deployment, for Flower's own executors; `FEDSEAL_PARTY` names the folder.
+
+    Raises:
+        BadConfig: it does not.
+    """
+    from fedseal.cli.deploy import Training
+    from fedseal.federation import deployment
+
+    named = os.environ.get("FEDSEAL_PARTY")
+    if named is None:
+        raise BadConfig("FEDSEAL_PARTY is not set", "let it name the party's folder on this host")
+    place = deployment.place(Path(named))
+    own = Training.of(dict(place.training))
+    federation = replace(own.federation(place), protocol=place.pact.secure)
+    return federation.apps(
+        place.folder,
+        rounds=own.rounds,
+        evaluate_every=own.evaluate_every,
+        timeout=own.timeout,
+        save=place.folder / MODEL,
+    )
+
+
+def watch() -> None:
+    """End with the process that started this one, where that wants it."""
+    if "FEDSEAL_PARENT" in os.environ:
+        from flwr.supercore.app_utils import start_parent_process_monitor
+
+        start_parent_process_monitor(int(os.environ["FEDSEAL_PARENT"]))
+
+
+def _nothing(line: str) -> None:
+    return None

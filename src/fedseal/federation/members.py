@@ -1,0 +1,51 @@
+"""Who takes part in a federation: its parties, made where they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from fedseal.federation.keys import StoredKeys
+from fedseal.federation.owners import DataOwner
+from fedseal.federation.party import Aggregator, Client, Party
+from fedseal.federation.secure import Keyring, Pact
+from fedseal.secagg import Ledger, aggregator
+
+
+@dataclass(frozen=True)
+class Members:
+    """All parties of a federation, simulated or deployed."""
+
+    owners: tuple[DataOwner, ...]
+    model: nn.Module = field(repr=False)
+    pact: Pact
+    keys: Keyring | StoredKeys
+    seed: int | None
+    threads: int
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Numbers of the data owners."""
+        return tuple(range(len(self.owners)))
+
+    @property
+    def aggregators(self) -> tuple[int, ...]:
+        """Numbers of the aggregators."""
+        return tuple(aggregator(place) for place in range(len(self.pact.roster.aggregators)))
+
+    def party(self, number: int, *, kept: bool = False, ledger: Ledger | None = None) -> Party:
+        """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
+        identity = self.keys.identity(number)
+        if number in self.aggregators:
+            return Aggregator(aggregator(0) - number, self.pact, identity, kept=kept, ledger=ledger)
+        return Client(
+            number,
+            self.owners[number],
+            self.model,
+            self.pact,
+            identity,
+            seed=self.seed,
+            threads=self.threads,
+            ledger=ledger,
+        )
