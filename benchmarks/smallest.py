@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from benchmarks.measure import psnr
-from fedseal.attack.certify.certificate import certify
+from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Modality
 

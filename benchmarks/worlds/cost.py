@@ -13,7 +13,7 @@ from torch import nn
 
 import fedseal as fs
 from benchmarks.measure import client
-from fedseal.attack.certify.certificate import certify
+from fedseal.attack.proof.certificate import certify
 
 
 def figures(scale: float = 1.0) -> dict[str, object]:

@@ -22,7 +22,7 @@ import fedseal as fs
 from benchmarks.worlds import oracle
 from benchmarks.worlds.generate import Built, World
 from benchmarks.worlds.table import PLANNER
-from fedseal.attack.certify.certificate import certify
+from fedseal.attack.proof.certificate import certify
 from fedseal.errors import Misfit
 from fedseal.types import Attack
 

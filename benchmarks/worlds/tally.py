@@ -139,7 +139,7 @@ def script(world: World, attack: str, threat: str) -> str:
     """
     ending = [
         "",
-        "from fedseal.attack.certify.certificate import certify",
+        "from fedseal.attack.proof.certificate import certify",
         "",
         f"drawn = torch.Generator().manual_seed({world.seed})",
         "update = fs.local_update(model, batch, training=training, generator=drawn)",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONG = 60  # characters of a name or a value that a message shows
+
 
 class FedsealError(Exception):
     """The user's input does not fit; the message says what, where and what to do.
@@ -102,3 +104,12 @@ class UnknownName(FedsealError):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         super().__init__(f"there is no {kind} '{name}'", f"{hint}Known: {', '.join(known)}")
+
+
+def brief(text: str, most: int = LONG) -> str:
+    """A text to show: of a long one the beginning and its length.
+
+    >>> brief("a" * 5000, most=8), brief("cook")
+    ('aaaaaaaa… (5,000 characters)', 'cook')
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"

@@ -18,17 +18,7 @@ from fedseal.errors import BadConfig, UnfitUpdate, UnknownName
 from fedseal.layout import canonical
 from fedseal.message import fit, fit_state
 from fedseal.types import Defense, LocalTraining, Modality, Observation, Round, Secret, Tensors, Update
-
-GRANTS = {
-    "state": "the model's weights and buffers at the round's start",
-    "training": "the local training: epochs, learning rate, batch size, optimizer, mode",
-    "num_examples": "the number of examples that the client names beside its update",
-    "buffers": "buffers that the client sends, such as BatchNorm statistics",
-    "defense": "which defense the client runs, and its public parameters",
-    "labels": "the true labels",
-    "single_updates": "each client's own update, not only an aggregate",
-    "choose_state": "the right to choose the weights that the client trains",
-}
+from fedseal.vocabulary import GRANTS as GRANTS
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,15 @@ from fedseal import captured
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownName, UnknownToAdversary
 from fedseal.layout import canonical
 from fedseal.mechanism import Mechanism
+from fedseal.vocabulary import FileKind as FileKind
+from fedseal.vocabulary import Mode as Mode
+from fedseal.vocabulary import Optimizer as Optimizer
+from fedseal.vocabulary import Outcome as Outcome
+from fedseal.vocabulary import RouteNote as RouteNote
+from fedseal.vocabulary import Status as Status
 
 Tensors = Mapping[str, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-Mode = Literal["train", "eval", "as_is"]
-Optimizer = Literal["sgd", "adam"]
-Status = Literal["exact", "converged", "budget", "diverged", "not_applicable"]
 
 
 @dataclass(frozen=True)
@@ -361,7 +364,6 @@ class Update:
             raise UnfitUpdate(f"the header of '{path}' is not fedseal's ({error!r})", "write it anew") from None
 
 
-FileKind = Literal["gradient", "difference", "weights"]
 FILE_KINDS: tuple[FileKind, ...] = ("gradient", "difference", "weights")
 HEADER = "fedseal.update"
 
@@ -482,40 +484,6 @@ class Candidate:
 
     inputs: Tensor
     labels: Tensor
-
-
-@dataclass(frozen=True)
-class RouteNote:
-    """One line of an attack's explanation: a route, whether it was taken, and why or why not."""
-
-    route: str
-    taken: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an attack ended, judged by what the adversary sees.
-
-    Args:
-        status: "exact": a closed form, and "converged": a search, of whose result every example is certain (see
-            `Certificate`); "budget": not every example is; "diverged": not finite, or further from the observed update
-            than an update of zeros; "not_applicable": no route fits.
-        route: the name of the way taken.
-        residual: relative distance between the observed update and the replayed one; where the weights are withheld,
-            between the observed update of the attacked layer and the one its equations give; None if nothing can be
-            compared.
-        steps: optimization steps, 0 for a closed form.
-        seconds: wall time.
-        note: a sentence on what limits the result.
-    """
-
-    status: Status
-    route: str
-    residual: float | None
-    steps: int
-    seconds: float
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import nn
 from attack.cases import initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, defense, local_update, zoo
 from fedseal.attack import auto
-from fedseal.attack.auto import NEAR, Auto, matching
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.planner import NEAR, Auto, matching
 from fedseal.attack.search.bayes import Bayes
 from fedseal.attack.search.matching import GradientMatching
 from fedseal.errors import UnfitUpdate, UnknownToAdversary

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import fedseal as fs
-from fedseal.attack.certify.certificate import certify
 from fedseal.attack.evidence.replay import CAP
+from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Certificate, Observation, Outcome, Reconstruction, Status
 

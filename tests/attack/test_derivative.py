@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from attack.test_certificate import certificate_of, claim, made
-from fedseal.attack.certify.certificate import certify
-from fedseal.attack.certify.derivative import derivative_is_real
-from fedseal.attack.certify.sensitivity import VISIBLE, _without_bias
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import linearized
+from fedseal.attack.proof.certificate import certify
+from fedseal.attack.proof.derivative import derivative_is_real
+from fedseal.attack.proof.sensitivity import VISIBLE, _without_bias
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Candidate, Observation
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from attack.test_certificate import certificate_of, claim, made, pictures, seeded, seen
-from fedseal.attack.certify.certificate import certify
+from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
 
 ROWS = Tabular(columns=tuple(Continuous(f"c{n}", -8, 8) for n in range(8)))

@@ -10,7 +10,7 @@ from torch import nn
 
 import fedseal as fs
 from attack.test_certificate import certificate_of, claim, made, pictures, seen
-from fedseal.attack.certify.certificate import certify
+from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
 
 DEAD = -100.0
@@ -60,9 +60,9 @@ def test_error_bars_of_a_closed_form_without_equations_prove_nothing() -> None:
 
 
 def test_the_first_layers_bound_is_below_the_whole_jacobians() -> None:
-    from fedseal.attack.certify.sensitivity import VISIBLE, first_layer
     from fedseal.attack.evidence.evidence import Evidence
     from fedseal.attack.evidence.jacobian import linearized
+    from fedseal.attack.proof.sensitivity import VISIBLE, first_layer
     from fedseal.types import Candidate
 
     net = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 6))).double()

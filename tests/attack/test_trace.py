@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fedseal as fs
-from fedseal.attack.certify.certificate import certify
 from fedseal.attack.evidence.structure import structure_of
+from fedseal.attack.proof.certificate import certify
 from fedseal.client import architecture
 from fedseal.types import Observation, Outcome, Reconstruction
 

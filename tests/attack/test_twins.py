@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import fedseal as fs
-from fedseal.attack.certify.certificate import certify
-from fedseal.attack.certify.mirrors import HANDFUL, mirrored
+from fedseal.attack.proof.certificate import certify
+from fedseal.attack.proof.mirrors import HANDFUL, mirrored
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Candidate, Observation, Outcome, Reconstruction
 

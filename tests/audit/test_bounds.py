@@ -10,7 +10,8 @@ import torch
 import fedseal as fs
 from fedseal.attack.inference.candidates import KnownCandidates
 from fedseal.audit import Case, bounds, run
-from fedseal.audit.bounds import TRIALS, bounds_of, measure_bounds
+from fedseal.audit.bound_record import bounds_of
+from fedseal.audit.bounds import TRIALS, measure_bounds
 from fedseal.defense import parse
 from fedseal.errors import StorageFailure
 from fedseal.metric.bound import gaussian

@@ -44,7 +44,7 @@ def test_error_is_one_line_whatever_it_quotes(fedseal: Command, monkeypatch: pyt
     def fail(name: str) -> FedsealError:
         raise BadConfig("a name like '[bold]x[/]'\nover two lines [/", "correct it")
 
-    monkeypatch.setattr("fedseal.cli.audit.load_config", fail)
+    monkeypatch.setattr("fedseal.audit.load_config", fail)
     assert fedseal("audit", "x.yaml").complaint == "error: a name like '[bold]x[/]' over two lines [/; correct it"
 
 
@@ -52,7 +52,7 @@ def test_a_bug_is_not_dressed_up_as_the_users_mistake(fedseal: Command, monkeypa
     def fail(name: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fedseal.cli.audit.load_config", fail)
+    monkeypatch.setattr("fedseal.audit.load_config", fail)
     with pytest.raises(ZeroDivisionError):
         fedseal("audit", "x.yaml")
 
@@ -85,10 +85,11 @@ fedseal.cli.main()
 """
 
 
-def test_interruption_while_torch_is_loading_is_quiet() -> None:
+@pytest.mark.parametrize("verb", ["attack", "audit", "train"])
+def test_interruption_while_torch_is_loading_is_quiet(verb: str, tmp_path: Path) -> None:
     # Needs `import fedseal` to load nothing yet: the first word of the command line must be its own.
     ended = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING, "--version"], capture_output=True, text=True
+        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING, verb], capture_output=True, text=True, cwd=tmp_path
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 

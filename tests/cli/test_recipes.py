@@ -11,7 +11,7 @@ from cli.conftest import Command
 from fedseal.attack import RECIPES, parse
 from fedseal.attack.labels import METHODS
 from fedseal.attack.recipes import INFERENCES
-from fedseal.cli.recipes import options
+from fedseal.attack.specification import defaults
 from fedseal.errors import UnknownToAdversary
 
 
@@ -46,7 +46,7 @@ def test_json_is_the_whole_table(fedseal: Command) -> None:
 
 def test_every_option_that_is_shown_can_be_given() -> None:
     for recipe in RECIPES.values():
-        given = ",".join(f"{name}={value}" for name, value in options(recipe).items())
+        given = ",".join(f"{name}={value}" for name, value in defaults(recipe).items())
         parse(f"{recipe.name}:{given}")
 
 

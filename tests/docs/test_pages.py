@@ -12,8 +12,8 @@ import typer
 from docs.pages import PAGES, ROOT, anchors, links, prose
 from fedseal import defense, zoo
 from fedseal.attack import RECIPES
-from fedseal.attack.auto import Auto
 from fedseal.attack.labels import METHODS
+from fedseal.attack.planner import Auto
 from fedseal.attack.recipes import INFERENCES
 from fedseal.cli.app import app
 from fedseal.modality import Image

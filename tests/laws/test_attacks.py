@@ -11,13 +11,13 @@ import torch
 
 from fedseal import Observation, Outcome, Progress, Reconstruction, ThreatModel, attack
 from fedseal.attack import RECIPES as TABLE
-from fedseal.attack.auto import Auto
 from fedseal.attack.base import BestOf, Cascade, precision
 from fedseal.attack.batch.cocktail_party import CocktailParty
 from fedseal.attack.batch.separate import Separation
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.planner import Auto
 from fedseal.attack.search.bayes import Bayes
 from fedseal.attack.search.group import GroupConsistency
 from fedseal.attack.search.matching import Adam, GradientMatching

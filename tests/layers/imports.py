@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What each part may import, besides itself: section 2 of the design. A higher part may import every lower one.
-BOTTOM = {"errors", "mechanism", "files", "layout", "norm", "captured"}
+BOTTOM = {"errors", "mechanism", "files", "layout", "norm", "captured", "vocabulary", "named"}
 TYPES = BOTTOM | {"types"}
 CLIENT = TYPES | {"criterion", "client"}
 THREAT = CLIENT | {"message", "threat"}
@@ -21,6 +21,8 @@ ARROWS: dict[str, set[str]] = {
     "files": set(),
     "layout": set(),
     "norm": set(),
+    "vocabulary": set(),
+    "named": set(),
     "captured": {"errors", "layout", "mechanism"},
     "types": BOTTOM,
     "criterion": TYPES,

@@ -37,7 +37,7 @@ PLANTED = {
     ("types.py", "if TYPE_CHECKING:\n    from fedseal.client import train"): "types -> client",
     ("threat.py", "from fedseal.attack import parse"): "threat -> attack",
     ("secagg/ring.py", "from fedseal.types import Update"): "secagg -> types",
-    ("audit/run.py", "from fedseal.report import html"): "audit -> report",
+    ("audit/runner.py", "from fedseal.report import html"): "audit -> report",
     ("zoo/models.py", "from fedseal.metric import score"): "zoo -> metric",
     ("utils.py", ""): "'utils' is not in the design's layout",
     ("zoo/models.py", "import torchvision.models"): "imports torchvision",

@@ -63,7 +63,7 @@ def in_memory(shots: list[Shot], loaded: list[str] | None = None, **facts: objec
     made = record(shots, **facts)  # type: ignore[arg-type]
     by_key = {shot.key: shot for shot in shots}
 
-    def load(cell: Cell) -> Pictures:
+    def load(cell: Cell) -> Pictures[torch.Tensor]:
         if loaded is not None:
             loaded.append(cell.key.id)
         found = images(by_key[cell.key], 32, 1.0)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fedseal as fs
-from fedseal.attack.auto import Auto
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.planner import Auto
 from fedseal.report import words
 from fedseal.threat import ThreatModel
 from fedseal.types import LocalTraining, RouteNote

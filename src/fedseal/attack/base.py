@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedseal.attack.certify.certificate import certify
 from fedseal.attack.evidence.relaxation import concluded
 from fedseal.attack.evidence.replay import CAP, agreement, in_dtype, order_is_secret, precision, replay, residual
+from fedseal.attack.proof.certificate import certify
 from fedseal.types import (
     Attack,
     Candidate,

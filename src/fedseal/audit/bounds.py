@@ -14,48 +14,19 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from fedseal import defense as defenses_module
 from fedseal.attack.inference.candidates import Hypotheses, KnownCandidates
+from fedseal.audit.bound_record import FOLDER, Game, bounds_of
 from fedseal.audit.case import Case, stream
-from fedseal.audit.store import read_beside, write_beside
+from fedseal.audit.store import write_beside
 from fedseal.errors import BadConfig, UnfitBatch, UnfitModel, UnfitUpdate
 from fedseal.mechanism import Mechanism
-from fedseal.metric import bound
 from fedseal.threat import ThreatModel
 from fedseal.types import Batch, Defense
 
-FOLDER = "bounds"
 CANDIDATES, TRIALS = 10, 20_000
 LARGEST = 50_000_000  # numbers that the candidates' updates may hold together
-
-
-class Game(BaseModel):
-    """How often an attacker who knows the candidates named the right one, and the most that any attack can reach."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    defense: str
-    batch_size: int
-    noise: float = Field(description="standard deviation of the summed updates' noise, in units of the clip norm")
-    candidates: int = Field(description="examples of the case, equally likely, one of which is the client's")
-    hits: int
-    trials: int = Field(description="draws of target and noise")
-    setting: str = Field(description="hash of case, defense and game: equal ones have equal results")
-
-    @property
-    def id(self) -> str:
-        """A short name for files."""
-        return hashlib.sha256(f"{self.defense} {self.batch_size}".encode()).hexdigest()[:16]
-
-    @property
-    def cell(self) -> bound.Cell:
-        """Beside its bound, which needs no measurement."""
-        kappa = 1 / self.candidates
-        most = bound.gaussian(kappa, self.noise)
-        game = "a client with one example" if self.batch_size == 1 else f"one of a client's {self.batch_size} examples"
-        return bound.Cell(game, self.noise, 1, 1.0, kappa, self.hits, self.trials, bound.Estimate(most, most, most))
 
 
 def noise_multiplier(public: Sequence[Mechanism]) -> float | None:
@@ -108,16 +79,6 @@ def measure_bounds(
                 write_beside(folder, FOLDER, known[setting].id, known[setting])
             found.append(known[setting])
     return tuple(found)
-
-
-def bounds_of(folder: str | Path) -> tuple[Game, ...]:
-    """The games in a run folder, by batch size and noise; empty if no defense has a bound.
-
-    Raises:
-        StorageFailure: a file is damaged.
-    """
-    found = read_beside(folder, FOLDER, Game)
-    return tuple(sorted(found, key=lambda game: (game.batch_size, game.noise, game.defense)))
 
 
 def _candidates(case: Case, size: int) -> int:

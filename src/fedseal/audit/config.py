@@ -47,7 +47,7 @@ from fedseal.audit.executor import Engine
 from fedseal.audit.factory import build_object
 from fedseal.audit.grid import expanded
 from fedseal.audit.record import Record
-from fedseal.audit.run import CellProgress, run
+from fedseal.audit.runner import CellProgress, run
 from fedseal.audit.table_data import table_model
 from fedseal.audit.text_data import language_model, read_sentences, sentence_batch
 from fedseal.errors import BadConfig, StorageFailure, UnknownName

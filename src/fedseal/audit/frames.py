@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedseal.types import Modality, Progress
+from fedseal.types import Modality, Progress, ProgressCallback
 
 LIMIT = 24
 
@@ -47,3 +47,20 @@ class Frames:
 def decoded(modality: Modality, inputs: Tensor) -> Tensor:
     """Model inputs as pictures `(N, C, H, W)` float32 in [0, 1] on the CPU; what is not finite is black."""
     return modality.decode(inputs.detach()).float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
+
+
+class Film:
+    """The iterations of the attack's latest start."""
+
+    def __init__(self, modality: Modality, show: ProgressCallback) -> None:
+        self._modality, self._show = modality, show
+        self._last = 0
+        self.frames = Frames(modality)
+
+    def __call__(self, step: Progress) -> None:
+        """Take an iteration; earlier ones of another start, or another route, go."""
+        if step.step <= self._last:
+            self.frames = Frames(self._modality)
+        self._last = step.step
+        self.frames.add(step)
+        self._show(step)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedseal.metric.scores import LabelScore, Scores
-from fedseal.types import RouteNote
+from fedseal.vocabulary import RouteNote
 
 VERSION: Final = 5
 # 1 is 2 without what is said of labels in whatever order; 2 is 3 with pictures only, whose three scores had fields;

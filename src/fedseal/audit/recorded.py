@@ -25,7 +25,7 @@ from fedseal.audit.environment import usable_device
 from fedseal.audit.executor import Computed, Engine, InProcess
 from fedseal.audit.grid import Job, Plan
 from fedseal.audit.record import CellKey, Config, Record
-from fedseal.audit.run import CellProgress, execute
+from fedseal.audit.runner import CellProgress, execute
 from fedseal.errors import BadConfig
 from fedseal.federation.view import Entry, View
 from fedseal.threat import ThreatModel

@@ -8,22 +8,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import safetensors.torch
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
 
 from fedseal import files
 from fedseal.audit.record import READABLE, Cell, CellKey, Header, Record
 from fedseal.errors import BadConfig, StorageFailure
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Model = TypeVar("Model", bound=BaseModel)
+Numbers = TypeVar("Numbers", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class Pictures(Generic[Numbers]):
     """The pictures of a cell, decoded, on the CPU.
 
     Args:
@@ -32,9 +37,9 @@ class Pictures:
         frames: the iterations `(F, N, C, H, W)` float32 in [0, 1], at the cell's `frame_steps`; None if there are none.
     """
 
-    truth: Tensor
-    reconstruction: Tensor | None
-    frames: Tensor | None
+    truth: Numbers
+    reconstruction: Numbers | None
+    frames: Numbers | None
 
 
 def load(folder: str | Path) -> Record:
@@ -68,20 +73,35 @@ def read_header(folder: Path) -> Header | None:
     return _parsed(path, Header) if path.is_file() else None
 
 
-def pictures(record: Record, cell: Cell) -> Pictures:
+def pictures(record: Record, cell: Cell) -> Pictures[Tensor]:
     """The pictures of one of the record's cells.
+
+    Raises:
+        StorageFailure: the file is missing or damaged.
+    """
+    import torch  # imported late: pages are made of the arrays
+
+    held = arrays(record, cell)
+    every = (held.truth, held.reconstruction, held.frames)
+    truth, reconstruction, frames = (None if one is None else torch.from_numpy(one.copy()) for one in every)
+    assert truth is not None
+    return Pictures(truth, reconstruction, frames)
+
+
+def arrays(record: Record, cell: Cell) -> Pictures[NDArray[np.float32]]:
+    """The same as arrays of NumPy.
 
     Raises:
         StorageFailure: the file is missing or damaged.
     """
     path = Path(record.folder) / "cells" / f"{cell.key.id}.safetensors"
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        tensors = safetensors.numpy.load(path.read_bytes())
         frames = tensors.get("frames")
         return Pictures(
             truth=tensors["truth"],
             reconstruction=tensors.get("reconstruction"),
-            frames=None if frames is None else frames.float() / 255,
+            frames=None if frames is None else frames.astype(np.float32) / np.float32(255),
         )
     except (OSError, SafetensorError, KeyError) as error:
         raise StorageFailure(
@@ -105,6 +125,8 @@ def write_header(folder: Path, header: Header) -> None:
 
 def packed(images: Mapping[str, Tensor]) -> bytes:
     """A cell's pictures as the content of their file; empty where there are none."""
+    import safetensors.torch
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in images.items()}
     return safetensors.torch.save(plain) if plain else b""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedseal.attack.certify.certificate import CERTAIN, certify
+from fedseal.attack.proof.certificate import CERTAIN, certify
 from fedseal.errors import (
     BadConfig,
     BrokenAttack,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import typer
 
 from fedseal import attack as attacks
-from fedseal.audit.environment import usable_device
-from fedseal.audit.frames import Frames
-from fedseal.audit.verification import Verified, verified
-from fedseal.cli import live, options, outcome, recipes, sources, terminal
+from fedseal.attack.specification import defaults, recipe_of
+from fedseal.cli import options, terminal
 from fedseal.errors import BadConfig, UnknownName
-from fedseal.types import Attack, FileKind, Modality, Progress, ProgressCallback
+
+if TYPE_CHECKING:  # torch takes seconds, and what was typed wrongly is answered before it is loaded
+    from fedseal.audit.frames import Frames
+    from fedseal.audit.verification import Verified
+    from fedseal.cli import sources
+    from fedseal.types import Attack
+    from fedseal.vocabulary import FileKind
 
 STARTS = 5  # of attacks that may diverge
 
@@ -132,8 +135,12 @@ def attack(
 
     Example:  fedseal attack --before sent.pt --after returned.pt --model own.model:build --training fedavg:lr=0.01
     """
-    chosen = build(recipe, steps=steps, restarts=restarts)
     update, kind = _captured(update, kind, before, after)
+    recipe_of(recipe)
+    with terminal.loading():
+        from fedseal.audit.environment import usable_device
+        from fedseal.cli import machine, sources
+    chosen = build(recipe, steps=steps, restarts=restarts)
     request = sources.Request(
         image=image,
         text=tuple(text or ()),
@@ -163,10 +170,13 @@ def attack(
     target = sources.aim(request)
     folder = options.folder(out or Path("runs") / f"attack-{recipe.partition(':')[0]}-{target.title}")
     if not quiet:
+        terminal.note(f"{threat} attacks {target.title} with {recipe}")
         for line in target.notes:
             terminal.note(line)
-    with options.threads(threads, target.observation.model):
+    with machine.threads(threads, target.observation.model):
         found, frames = _run(chosen, target, seed, quiet=quiet)
+    from fedseal.cli import outcome
+
     result = outcome.grade(recipe, request, target, found)
     outcome.write(folder, result, frames)
     if as_json:
@@ -203,8 +213,8 @@ def build(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:
     """
     name, _, rest = recipe.partition(":")
     attacks.parse(recipe)  # complain of what was typed before anything is added to it
-    known = [key for key, _ in sources.pairs(rest)]
-    takes = recipes.options(attacks.RECIPES[name])
+    known = [key for key, _ in options.pairs(rest)]
+    takes = defaults(attacks.RECIPES[name])
     extra = {}
     if steps is not None:
         if "steps" not in takes:
@@ -219,27 +229,17 @@ def build(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:
     return chosen if restarts in (None, 1) or "restarts" in takes else attacks.restarts(restarts or 1, chosen)
 
 
-class _Film:
-    """The iterations of the attack's latest start."""
-
-    def __init__(self, modality: Modality, show: ProgressCallback) -> None:
-        self._modality, self._show = modality, show
-        self._last = 0
-        self.frames = Frames(modality)
-
-    def __call__(self, step: Progress) -> None:
-        if step.step <= self._last:  # another start, or another route
-            self.frames = Frames(self._modality)
-        self._last = step.step
-        self.frames.add(step)
-        self._show(step)
-
-
 def _run(chosen: Attack, target: sources.Aim, seed: int, *, quiet: bool) -> tuple[Verified, Frames]:
+    import torch
+
+    from fedseal.audit.frames import Film
+    from fedseal.audit.verification import verified
+    from fedseal.cli import live
+
     generator = torch.Generator().manual_seed(seed)
     try:
         with live.attack_progress(quiet=quiet) as show:
-            film = _Film(target.modality, show)
+            film = Film(target.modality, show)
             found = verified(chosen, target.observation, generator=generator, progress=film)
     except KeyboardInterrupt:
         raise terminal.Interrupted("interrupted; nothing was written") from None

@@ -9,18 +9,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedseal import report as reports
-from fedseal.audit import Case, Engine, Record, Setup, build_object, load, load_config
-from fedseal.audit.cost import Plan
-from fedseal.audit.cost_record import costs_of
-from fedseal.audit.grid import expanded
-from fedseal.audit.store import traceback_path
-from fedseal.cli import gate, live, options, terminal
+from fedseal import audit as audits
+from fedseal.cli import options, terminal
 from fedseal.errors import BadConfig, StorageFailure
+
+if TYPE_CHECKING:  # torch takes seconds, and help must not wait for it
+    from fedseal.audit import Engine, Record, Setup
+    from fedseal.cli import gate
 
 RECORD = "view.json"  # in a folder that `fit(record=...)` or `recorded(grid, ...)` wrote
 OF_A_RECORD = "What a federation's parties could read"
@@ -126,7 +125,13 @@ def audit(
 
     Example:  fedseal train --protocol plain --rounds 1 --record seen, then fedseal audit seen
     """
+    from fedseal.cli import gate
+
     limits = gate.thresholds(fail_above or [])
+    with terminal.loading():
+        from fedseal.audit.cost import Plan
+        from fedseal.audit.grid import expanded
+        from fedseal.cli import live, machine
     of_a_record = {
         "federation": federation,
         "model": model,
@@ -148,7 +153,7 @@ def audit(
     if target is not None and (Path(target) / RECORD).is_file():
         of_a_case = {name: given.pop(name) for name in ("defenses", "threats", "batch_size", "epochs", "lr", "seeds")}
         _refuse({**of_a_case, "cost": cost or None}, "means nothing to a record, which is of one training")
-        place = options.engine(engine, address=address, workers=workers, threads=threads, device=device or "cpu")
+        place = machine.engine(engine, address=address, workers=workers, threads=threads, device=device or "cpu")
         wanted = {name: value for name, value in {**given, **of_a_record}.items() if value is not None}
         _audit_record(Path(target), wanted, limits, place, threads, resume=resume, as_json=as_json, quiet=quiet)
         return
@@ -156,7 +161,7 @@ def audit(
     setup = _with(_setup(target), {name: value for name, value in given.items() if value is not None})
     if cost and setup.cost is None:
         setup = replace(setup, cost=Plan())
-    place = options.engine(engine, address=address, workers=workers, threads=threads, device=setup.device)
+    place = machine.engine(engine, address=address, workers=workers, threads=threads, device=setup.device)
     folder = options.folder(Path(setup.out))
     for line in () if quiet else setup.notes:
         terminal.note(line)
@@ -165,14 +170,20 @@ def audit(
     elif not quiet:
         _say_what_is_there(folder)
     with _kept(folder):
-        with options.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
+        with machine.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
             record = setup.run(engine=place, on_progress=show)
         with live.cost_progress(quiet=quiet) as tell:
             costs = setup.measure_costs(tell)
         for line in dict.fromkeys(cost.warning for cost in costs if cost.warning):
             terminal.note(f"cost: {line}")
-        page = reports.html(record, folder / "report.html")
+        page = _page(record, folder)
     _conclude(record, page, gate.exceeded(record, limits), as_json=as_json, quiet=quiet)
+
+
+def _page(record: Record, folder: Path) -> Path:
+    from fedseal import report as reports
+
+    return reports.html(record, folder / "report.html")
 
 
 def _audit_record(
@@ -187,7 +198,8 @@ def _audit_record(
     quiet: bool,
 ) -> None:
     # Records are read with secure sums' keys, which need an extra, and other audits must work without it.
-    from fedseal.cli import seen
+    with terminal.loading():
+        from fedseal.cli import gate, live, machine, seen
 
     out = Path(wanted.get("out", Path("runs") / source.resolve().name))
     facts = {name: value for name, value in wanted.items() if name != "out"}
@@ -199,7 +211,7 @@ def _audit_record(
         _delete_run(folder)
     if found.note is not None and not quiet:
         terminal.note(found.note)
-    with _kept(folder), options.threads(threads, found.model):
+    with _kept(folder), machine.threads(threads, found.model):
         if found.known is None:
             guesses = found.guessed(folder, (lambda line: None) if quiet else terminal.note)
             seen.conclude(guesses, folder, as_json=as_json, quiet=quiet)
@@ -211,7 +223,7 @@ def _audit_record(
             return
         with live.audit_progress(quiet=quiet) as show:
             record = found.scored(folder, place, show)
-        page = reports.html(record, folder / "report.html")
+        page = _page(record, folder)
     _conclude(record, page, gate.exceeded(record, limits), as_json=as_json, quiet=quiet)
 
 
@@ -235,18 +247,18 @@ def _refuse(given: Mapping[str, object], reason: str) -> None:
 def _setup(target: str | None) -> Setup:
     if target is None:
         with resources.as_file(resources.files("fedseal.cli") / "default.yaml") as path:
-            setup = load_config(path)
+            setup = audits.load_config(path)
         return replace(setup, given={**(setup.given or {}), "config": "built in"})
     if target.endswith((".yaml", ".yml")) or Path(target).is_file():
-        return load_config(target)
+        return audits.load_config(target)
     if ":" not in target:
         raise BadConfig(
             f"'{target}' is no configuration file, no record of 'fedseal train --record', and no function",
             "name a .yaml file, a record's folder, or package.module:function that returns a Case",
         )
-    case = build_object(target, Case)
+    case = audits.build_object(target, audits.Case)
     name = target.rpartition(":")[0].rpartition(".")[2]
-    return Setup(case, out=f"runs/{name}", given={"case": target})
+    return audits.Setup(case, out=f"runs/{name}", given={"case": target})
 
 
 def _with(setup: Setup, given: Mapping[str, object]) -> Setup:
@@ -261,7 +273,7 @@ def _with(setup: Setup, given: Mapping[str, object]) -> Setup:
 def _say_what_is_there(folder: Path) -> None:
     if not (folder / "record.json").is_file():
         return
-    record = load(folder)
+    record = audits.load(folder)
     terminal.note(f"{folder} holds {len(record.cells)} of {len(record.header.keys)} cells already")
 
 
@@ -282,6 +294,9 @@ def _delete_run(folder: Path) -> None:
 
 
 def _conclude(record: Record, page: Path, found: tuple[gate.Excess, ...], *, as_json: bool, quiet: bool) -> None:
+    from fedseal import report as reports
+    from fedseal.audit.cost_record import costs_of
+
     if as_json:
         content = json.loads(record.to_json())
         content["costs"] = [cost.model_dump(mode="json") for cost in costs_of(record.folder)]
@@ -301,6 +316,8 @@ def _crashes(record: Record) -> list[str]:
     """Of the cells that crashed how many there are, why the first did, and where its traceback lies."""
     if not record.failed:
         return []
+    from fedseal.audit.store import traceback_path
+
     first, count = record.failed[0], len(record.failed)
     many = "1 cell" if count == 1 else f"{count} cells"
     return [

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fedseal import audit as audits
-from fedseal import report as reports
 from fedseal.cli import terminal
 
 
@@ -27,7 +25,11 @@ def compare(
 
     Example:  fedseal compare runs/main runs/this --fail-on-worse
     """
-    changes = audits.compare(audits.load(old), audits.load(new))
+    from fedseal import report as reports
+    from fedseal.audit.store import load
+    from fedseal.audit.summary import compare as compared
+
+    changes = compared(load(old), load(new))
     if as_json:
         terminal.machine([asdict(change) for change in changes])
     else:

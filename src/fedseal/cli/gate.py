@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedseal.audit import Group, Record, summarize
+from fedseal.audit.record import Record
+from fedseal.audit.summary import Group, summarize
 from fedseal.errors import BadConfig, UnknownName
 
 MEASURES: dict[str, Callable[[Group], float | None]] = {

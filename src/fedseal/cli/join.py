@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedseal.cli import deployment
+from fedseal.cli import deployment, terminal
 
 
 def join(
@@ -37,10 +37,10 @@ def join(
 
     Example:  fedseal join owner-0
     """
-    from fedseal.federation.deployment import place as place_at
-    from fedseal.federation.deployment.folder import places
-    from fedseal.secagg import SERVER
-
+    with terminal.loading():
+        from fedseal.federation.deployment import place as place_at
+        from fedseal.federation.deployment.folder import places
+        from fedseal.secagg import SERVER
     deployment.watch()
     if loopback:
         owner, *nodes = places(folder)

@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fedseal.audit import Cell, CellKey, CellProgress
+from fedseal.audit.record import Cell, CellKey
 from fedseal.cli import terminal
 from fedseal.report import words
 from fedseal.report.kind import MEASURES, kind_of_cell
-from fedseal.types import Progress as Step
-from fedseal.types import ProgressCallback
+
+if TYPE_CHECKING:
+    from fedseal.audit.runner import CellProgress
+    from fedseal.types import Progress as Step
+    from fedseal.types import ProgressCallback
 
 EVERY = 60.0  # seconds between two lines where nobody watches
 FEW = 3  # cells in work that such a line names

@@ -14,7 +14,8 @@ from torch import nn
 
 from fedseal import zoo
 from fedseal.audit import build_object
-from fedseal.cli.request import ZOO, pairs
+from fedseal.cli.options import pairs
+from fedseal.cli.request import ZOO
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 from fedseal.federation import data as sources
 from fedseal.federation.owners import DataOwner, Local, gradient_step, local_steps, reptile

@@ -11,7 +11,8 @@ from torch import nn
 
 from fedseal import zoo
 from fedseal.audit import build_object
-from fedseal.cli.request import ZOO, Aim, Request, Source, captured, pairs, simulated
+from fedseal.cli.options import pairs
+from fedseal.cli.request import ZOO, Aim, Request, Source, captured, simulated
 from fedseal.errors import BadConfig, UnfitModel, UnknownName
 from fedseal.modality import Image
 from fedseal.modality.picture import load

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -10,12 +9,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fedseal.attack import RECIPES, Recipe
-from fedseal.attack.labels import METHODS, Method
-from fedseal.attack.recipes import CHOICES, INFERENCES, Inference
+from fedseal.attack.labels.methods import METHODS, Method
+from fedseal.attack.recipes import CHOICES, INFERENCES, RECIPES, Inference, Recipe
+from fedseal.attack.specification import defaults
 from fedseal.cli import terminal
 from fedseal.errors import UnknownName
-from fedseal.threat import GRANTS
+from fedseal.vocabulary import GRANTS
 
 
 def recipes(
@@ -53,22 +52,12 @@ def recipes(
         terminal.show(_table("From Python", INFERENCES.values()))
 
 
-def options(recipe: Recipe | Inference) -> dict[str, int | float | str]:
-    """A recipe's options with their defaults."""
-    defaults = {key: parameter.default for key, parameter in inspect.signature(recipe.build).parameters.items()}
-    return {
-        key: value
-        for key, value in defaults.items()
-        if isinstance(value, int | float) or (isinstance(value, str) and key in CHOICES)
-    }
-
-
 def _row(row: Recipe | Method | Inference) -> dict[str, object]:
     return {"name": row.name, "summary": row.summary, "needs": list(row.needs), "paper": row.paper}
 
 
 def _plain(recipe: Recipe) -> dict[str, object]:
-    given = options(recipe)
+    given = defaults(recipe)
     names = {key: list(CHOICES[key]()) for key, value in given.items() if isinstance(value, str)}
     return {**_row(recipe), "options": given, "choices": names}
 
@@ -77,7 +66,7 @@ def _asked(inference: Inference) -> dict[str, object]:
     return {
         **_row(inference),
         "brings": inference.brings,
-        "options": options(inference),
+        "options": defaults(inference),
         "call": list(inference.call),
     }
 
@@ -112,7 +101,7 @@ def _how_to_ask(inference: Inference) -> None:
 
 def _head(row: Recipe | Inference) -> dict[str, int | float | str]:
     """Say what both kinds have; the options."""
-    given = options(row)
+    given = defaults(row)
     terminal.say(f"{row.name}: {row.summary}")
     terminal.say(f"paper: {row.paper}")
     terminal.say("needs to know:")

@@ -8,9 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fedseal import report as reports
-from fedseal.audit import load
-from fedseal.audit.cost_record import costs_of
 from fedseal.cli import options, terminal
 
 
@@ -35,6 +32,10 @@ def report(
 
     Example:  fedseal report runs/pictures runs/text runs/table --html mixed.html
     """
+    from fedseal import report as reports
+    from fedseal.audit.cost_record import costs_of
+    from fedseal.audit.store import load
+
     records = [load(run) for run in runs]
     usual = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "mixed.html"
     target = html if html is not None or as_json else usual

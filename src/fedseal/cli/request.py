@@ -13,6 +13,7 @@ from fedseal import defense as defenses
 from fedseal.audit import Case
 from fedseal.audit.recorded import at
 from fedseal.captured import read
+from fedseal.cli.options import pairs
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitUpdate, UnknownName
 from fedseal.message import fit_state
@@ -189,15 +190,3 @@ def captured(request: Request, path: Path, model: nn.Module, modality: Modality)
         model, update.to(request.device), modality=modality, training=training, defense=defense
     )
     return Aim(observation, modality, None, path.stem, observation.notes)
-
-
-def pairs(text: str) -> list[tuple[str, str]]:
-    """Options as typed, "name=value,name=value".
-
-    Raises:
-        BadConfig: one has no name or no value.
-    """
-    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
-    if bad := [name for name, equals, value in pairs if not (equals and value)]:
-        raise BadConfig(f"the option '{bad[0]}' has no value", f"write it as {bad[0]}=VALUE")
-    return [(name, value) for name, _, value in pairs]

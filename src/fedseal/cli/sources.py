@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fedseal import zoo
 from fedseal.cli import pictures, sentences, tables
-from fedseal.cli.request import ZOO, Aim, Request, pairs, training_from
+from fedseal.cli.request import ZOO, Aim, Request, training_from
 from fedseal.errors import BadConfig
 
-__all__ = ["Aim", "Request", "aim", "pairs", "training_from"]
+__all__ = ["Aim", "Request", "aim", "training_from"]
 
 
 def aim(request: Request) -> Aim:

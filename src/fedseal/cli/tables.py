@@ -5,7 +5,8 @@ from __future__ import annotations
 import yaml
 
 from fedseal.audit.table_data import table_model
-from fedseal.cli.request import ZOO, Aim, Request, Source, captured, pairs, simulated
+from fedseal.cli.options import pairs
+from fedseal.cli.request import ZOO, Aim, Request, Source, captured, simulated
 from fedseal.errors import BadConfig
 from fedseal.modality.table import Table, read_table
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -15,6 +19,19 @@ WIDE = 120  # columns of a table where nobody watches
 
 class Interrupted(Exception):
     """Ctrl-C at a place that knows what was kept; the message says it."""
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While packages load, which takes seconds: Ctrl-C ends the process without a word, as none can be said yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def notices() -> Console:

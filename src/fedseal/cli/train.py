@@ -107,14 +107,14 @@ def train(
 
     Example:  fedseal train --deploy hosts --loopback --owners 3 --rounds 3
     """
-    from fedseal.cli import asked
-    from fedseal.cli.plan import Plan  # secure sums need an extra, and the other verbs must work without it
-
     if resume and checkpoint is None:
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
     for path in (save, checkpoint):
         if path is not None:
             options.file_to_write(path)
+    with terminal.loading():
+        from fedseal.cli import asked
+        from fedseal.cli.plan import Plan  # secure sums need an extra, and the other verbs must work without it
     plan = Plan(
         data=tuple(data or ["fashion_mnist"]),
         model=model,

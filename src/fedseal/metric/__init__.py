@@ -3,18 +3,6 @@
 Nothing here knows how the reconstruction was made, and no attack can import from here.
 """
 
-from fedseal.metric.grade import Grader, score
-from fedseal.metric.labels import score_labels
-from fedseal.metric.scores import Baseline, Identification, LabelScore, SampleScores, Score, Scores
+import lazy_loader
 
-__all__ = [
-    "Baseline",
-    "Grader",
-    "Identification",
-    "LabelScore",
-    "SampleScores",
-    "Score",
-    "Scores",
-    "score",
-    "score_labels",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

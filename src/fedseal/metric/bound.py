@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fedseal.errors import BadConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CONFIDENCE = 0.95
 CHUNK = 2_000_000  # normal numbers drawn at once
@@ -241,6 +243,8 @@ def _log_ratios(draws: int, noise: float, rate: float, steps: int, present: bool
 
     Along the target's gradient of norm 1 a step without it is N(0, noise^2); with it, N(1, noise^2) by chance `rate`.
     """
+    import torch  # imported late: all else here is arithmetic of single numbers, which reports need without it
+
     inside, outside = math.log(rate), math.log1p(-rate) if rate < 1 else -math.inf
     parts = []
     for first in range(0, draws, max(1, CHUNK // steps)):

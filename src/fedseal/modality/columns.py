@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from fedseal.errors import BadConfig, UnfitBatch
+from fedseal.errors import BadConfig, UnfitBatch, brief
 
 SHOWN = 8  # categories or names that an error or a schema spells out
-LONG = 60  # characters of one that it shows
 BITS = 6  # significant digits of a number whose column names no decimals; float32 holds a little more
 
 
@@ -197,15 +196,6 @@ def by_size(value: object) -> tuple[bool, float, str]:
     """A key that sorts numbers by size, and before all else, which it sorts by letter."""
     number = isinstance(value, (int, float))
     return not number, float(value) if isinstance(value, (int, float)) else 0.0, str(value)
-
-
-def brief(text: str, most: int = LONG) -> str:
-    """A text to show: of a long one the beginning and its length.
-
-    >>> brief("a" * 5000, most=8), brief("cook")
-    ('aaaaaaaa… (5,000 characters)', 'cook')
-    """
-    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def some(values: Sequence[str], *, quoted: bool = True) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedseal.errors import BadConfig, UnfitBatch
-from fedseal.modality.columns import Categorical, Column, Continuous, brief, by_size, text
+from fedseal.errors import BadConfig, UnfitBatch, brief
+from fedseal.modality.columns import Categorical, Column, Continuous, by_size, text
 
 if TYPE_CHECKING:
     import pandas as pd

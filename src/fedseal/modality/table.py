@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedseal.errors import BadConfig, MissingExtra, StorageFailure, UnfitBatch
-from fedseal.modality.columns import Column, brief, by_size, some, text
+from fedseal.errors import BadConfig, MissingExtra, StorageFailure, UnfitBatch, brief
+from fedseal.modality.columns import Column, by_size, some, text
 from fedseal.modality.schema import column_of
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch

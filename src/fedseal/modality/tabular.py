@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fedseal.errors import BadConfig, UnfitBatch
-from fedseal.modality.columns import Categorical, Column, Continuous, brief
+from fedseal.errors import BadConfig, UnfitBatch, brief
+from fedseal.modality.columns import Categorical, Column, Continuous
 
 __all__ = ["Categorical", "Column", "Continuous", "Tabular"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch
+from fedseal.vocabulary import SPACED
 
-SPACED = ("Ġ", "▁")  # how byte-pair and unigram tokenizers begin a token that follows a space
 BROKEN = "\ufffd"  # what a tokenizer's decoder gives for bytes that are no whole character
 
 

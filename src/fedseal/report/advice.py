@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedseal.audit.cost import Cost
+from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Record
 from fedseal.report import words
 from fedseal.report.frontier import Frontier, Panel, Point

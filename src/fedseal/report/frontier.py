@@ -10,10 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from scipy.stats import binom
-
-from fedseal import defense as defenses
-from fedseal.audit.cost import Cost
+from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Cell, Record
 from fedseal.audit.summary import Rate, axes
 from fedseal.errors import FedsealError
@@ -265,8 +262,15 @@ def median_interval(values: Iterable[float]) -> Interval | None:
     known = sorted(values)
     if not known:
         return None
-    cut = int(binom.ppf(0.025, len(known), 0.5)) if len(known) >= ENOUGH else 0
+    cut = _tail(len(known)) if len(known) >= ENOUGH else 0
     return known[max(cut - 1, 0)], known[min(len(known) - cut, len(known) - 1)]
+
+
+def _tail(tosses: int) -> int:
+    """The least number of heads that as few or fewer fair tosses give with 2.5 % or more."""
+    from scipy.special import bdtr
+
+    return next(heads for heads in range(tosses + 1) if bdtr(heads, tosses, 0.5) >= 0.025)
 
 
 def _dearer(one: Point, other: Point) -> bool:
@@ -288,6 +292,8 @@ def _public(defense: str, record: Record) -> bool:
     """Whether any step of a defense is public."""
     if record.header.config.public is not None:
         return bool(record.header.config.public.get(defense))
+    from fedseal import defense as defenses  # imported late: a page is made without torch where it can be
+
     try:
         return bool(defenses.parse(defense).public)
     except FedsealError:  # a user's own, whose steps an older record does not hold

@@ -16,11 +16,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedseal.audit import pictures
-from fedseal.audit.bounds import Game, bounds_of
-from fedseal.audit.cost import Cost, costs_of
+from fedseal.audit.bound_record import Game, bounds_of
+from fedseal.audit.cost_record import Cost, costs_of
 from fedseal.audit.record import Record
-from fedseal.audit.store import write_whole
+from fedseal.audit.store import arrays, write_whole
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.report import words
 from fedseal.report.card import Card
@@ -74,7 +73,7 @@ def html(record: Record | Sequence[Record], path: str | Path) -> Path:
 
 
 def _loader(record: Record) -> Loader:
-    return lambda cell: pictures(record, cell)
+    return lambda cell: arrays(record, cell)
 
 
 def page(record: Record, load: Loader) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
-from torch import Tensor
 
 STILLS_BUDGET = 1_300_000  # characters of base64 for all originals and reconstructions, if they hold only noise
 FRAMES_BUDGET = 3_000_000  # the same for all iterations
@@ -21,19 +21,30 @@ PANELS = (8, 4, 2, 1)  # examples of one cell that are shown: the first of these
 TWICE = 4  # examples that are shown a second time at the top
 
 
-class Pictures(Protocol):
-    """What `audit.pictures` gives: `(N, C, H, W)`, and frames `(F, N, C, H, W)`, in [0, 1] and in the truth's order."""
+class Numbers(Protocol):
+    """An array of NumPy or a tensor."""
 
     @property
-    def truth(self) -> Tensor:
+    def shape(self) -> tuple[int, ...]:
+        """How many numbers along each axis."""
+
+    def __getitem__(self, index: int) -> Any:
+        """The part at a place of the first axis."""
+
+
+class Pictures(Protocol):
+    """What `audit.store` gives: `(N, C, H, W)`, and frames `(F, N, C, H, W)`, in [0, 1] and in the truth's order."""
+
+    @property
+    def truth(self) -> Numbers:
         """The private examples."""
 
     @property
-    def reconstruction(self) -> Tensor | None:
+    def reconstruction(self) -> Numbers | None:
         """What the attack read out; None if nothing."""
 
     @property
-    def frames(self) -> Tensor | None:
+    def frames(self) -> Numbers | None:
         """The iterations; None if there are none."""
 
 
@@ -110,16 +121,16 @@ def thinned(frames: int, keep: int) -> list[int]:
     return [round(i * (frames - 1) / (keep - 1)) for i in range(keep)] if keep > 1 else []
 
 
-def png(picture: Tensor, side: int) -> str:
+def png(picture: ArrayLike, side: int) -> str:
     """A picture `(C, H, W)` in [0, 1] as base64 PNG, reduced to at most `side` pixels; entries not finite are black.
 
-    >>> png(torch.zeros(3, 4, 4), 64)[:16]
+    >>> png(np.zeros((3, 4, 4)), 64)[:16]
     'iVBORw0KGgoAAAAN'
     """
-    values = torch.nan_to_num(picture.detach().cpu().float(), nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
-    pixels = (values * 255).round().to(torch.uint8)
-    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous()
-    image = Image.fromarray(array.numpy())
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
+    pixels = np.rint(values * np.float32(255)).astype(np.uint8)
+    array = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    image = Image.fromarray(array)
     if max(image.size) > side:
         scale = side / max(image.size)
         image = image.resize(

@@ -9,9 +9,9 @@ from itertools import accumulate
 from typing import Literal
 
 from fedseal.audit.record import Cell, Content, Row, Rows, Sentence, Texts
-from fedseal.modality.text import SPACED
 from fedseal.report import words
 from fedseal.report.picture import PANELS, Budget
+from fedseal.vocabulary import SPACED
 
 Mark = Literal["right", "moved", "wrong", "special", "plain"]
 

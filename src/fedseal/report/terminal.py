@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fedseal.audit.cost import Cost
+from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Record
 from fedseal.audit.summary import Group as CellGroup
 from fedseal.audit.summary import summarize

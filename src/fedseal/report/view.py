@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fedseal.audit.bounds import Game
-from fedseal.audit.cost import Cost
+from fedseal.audit.bound_record import Game
+from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Cell, Record, Step
 from fedseal.audit.summary import label_rate
 from fedseal.report import advice, words

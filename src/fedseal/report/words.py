@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedseal.attack.certify.sensitivity import MARGIN
 from fedseal.audit.record import Cell, CellCertificate
 from fedseal.audit.summary import Rate
-from fedseal.modality.columns import brief
+from fedseal.errors import brief
+from fedseal.vocabulary import MARGIN
 
 CERTIFIED = ("exact", "converged")
 UNSETTLED = ("refused", "failed")  # of cells that no attack worked on, which say nothing of the data

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import refused
-from fedseal.attack.certify.certificate import certify
 from fedseal.attack.equations.factor import entered_range
 from fedseal.attack.equations.targets import targets_by_signal
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.proof.certificate import certify
 from fedseal.attack.route import Route
 from fedseal.attack.search.prior import total_variation
 from fedseal.types import Outcome, Progress, ProgressCallback, Reconstruction

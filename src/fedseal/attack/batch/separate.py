@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedseal.attack.base import better, conclude, refused
-from fedseal.attack.certify.certificate import CERTAIN
 from fedseal.attack.equations import separation
 from fedseal.attack.equations.rank import CLOSED, invertible, rank_analysis
 from fedseal.attack.equations.recursion import batch_signal, closed_form, reach
 from fedseal.attack.equations.separation import Separated
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.labels.best import Best
+from fedseal.attack.labels.combination import Best
+from fedseal.attack.proof.certificate import CERTAIN
 from fedseal.attack.route import Route
 from fedseal.attack.search.init import grey
 from fedseal.attack.search.known_activation import KnownActivation

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedseal.attack.base import better, refused
-from fedseal.attack.certify.certificate import CERTAIN, certify
 from fedseal.attack.equations.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
 from fedseal.attack.equations.rivals import told_apart
 from fedseal.attack.equations.targets import targets_by_signal
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.replay import CAP
 from fedseal.attack.evidence.structure import Activation, Reshape
+from fedseal.attack.proof.certificate import CERTAIN, certify
 from fedseal.attack.route import Route
 from fedseal.types import Outcome, ProgressCallback, Reconstruction
 

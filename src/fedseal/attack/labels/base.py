@@ -1,4 +1,4 @@
-"""What a label method gives, and the row it takes in the table of methods."""
+"""What a label method is, and what it gives."""
 
 from __future__ import annotations
 
@@ -48,24 +48,6 @@ class LabelMethod(Protocol):
 
     def __call__(self, observation: Observation, *, generator: torch.Generator) -> Labels:
         """Infer. Raises a `FedsealError` before work starts if the observation lacks what the method needs."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the table of label methods.
-
-    Args:
-        summary: what it does, in a line.
-        needs: the grants (keys of `fedseal.threat.GRANTS`) without which it refuses.
-        paper: where it was published.
-        infer: the method with its defaults.
-    """
-
-    name: str
-    summary: str
-    needs: tuple[str, ...]
-    paper: str
-    infer: LabelMethod
 
 
 def from_counts(

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import better, conclude, precision, refused
-from fedseal.attack.certify.certificate import CERTAIN
 from fedseal.attack.equations.joint import FLOORS, joint_equations, solve_jointly
 from fedseal.attack.equations.rank import closed, invertible, rank_analysis, sent_counts, signal, undetermined
 from fedseal.attack.equations.recursion import ClosedForm
 from fedseal.attack.evidence.belief import belief
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.replay import replayable
+from fedseal.attack.proof.certificate import CERTAIN
 from fedseal.attack.route import Route
 from fedseal.attack.search.matching import LBFGS, GradientMatching
 from fedseal.attack.search.objective import balanced_distance

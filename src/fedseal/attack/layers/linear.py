@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import refused
-from fedseal.attack.certify.certificate import certify
 from fedseal.attack.equations.factor import direction, scaled
 from fedseal.attack.evidence.belief import belief, settled
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.proof.certificate import certify
 from fedseal.attack.route import Route
 from fedseal.types import Outcome, ProgressCallback, Reconstruction
 

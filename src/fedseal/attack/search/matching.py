@@ -2,9 +2,9 @@
 fedseal.
 
 An attack is labels x init x model of the update x objective x priors x optimizer; the published ones are such
-combinations (`published.py`): DLG is joint labels, normal start, squared distance, no prior, L-BFGS; Inverting Gradients
-is labels read off the head, normal start, cosine distance, total variation, Adam on the gradient's sign, box. The loop
-knows no modality, and never sees the truth.
+combinations (`published.py`): DLG is joint labels, normal start, squared distance, no prior, L-BFGS; Inverting
+Gradients is labels read off the head, normal start, cosine distance, total variation, Adam on the gradient's sign, box.
+The loop knows no modality, and never sees the truth.
 """
 
 from __future__ import annotations

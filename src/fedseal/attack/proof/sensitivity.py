@@ -33,8 +33,8 @@ from fedseal.errors import NotTwiceDifferentiable
 from fedseal.modality.text import Text
 from fedseal.norm import distance, length
 from fedseal.types import Candidate
+from fedseal.vocabulary import MARGIN
 
-MARGIN = 2.0  # times the tolerance by which another example must differ
 VISIBLE = 1e-2  # root mean square of a change that can be seen
 TOO_LARGE = "the whole Jacobian is too large to work out, and no bound from below is known"
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile

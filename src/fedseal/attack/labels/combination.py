@@ -167,3 +167,6 @@ def _certified(separated: Separated, classes: int, counted: Labels) -> Labels:
         return from_counts(counts, residual=separated.misfit, confidence=counted.confidence, note=note)
     note = "" if whole else f"{seen} of {len(separated.labels)} examples stand above the edge of precision"
     return from_counts(counts, residual=separated.misfit, certified=whole, confidence=1.0 if whole else None, note=note)
+
+
+best: LabelMethod = Best()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedseal.attack.certify.sensitivity import VISIBLE
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.proof.sensitivity import VISIBLE
 from fedseal.client import RandomLayer, forward
 from fedseal.layout import canonical
 from fedseal.types import Candidate, Observation, Tensors

@@ -20,7 +20,6 @@ from fedseal.attack.batch.cocktail_party import CocktailParty
 from fedseal.attack.batch.repeats import Repeated, completed
 from fedseal.attack.batch.separate import Separation
 from fedseal.attack.batch.spear import Spear
-from fedseal.attack.certify.sensitivity import layer_misfit
 from fedseal.attack.equations.rank import rank_analysis
 from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
@@ -31,6 +30,7 @@ from fedseal.attack.evidence.scale import said, unscaled
 from fedseal.attack.layers.bottleneck import Bottleneck
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.proof.sensitivity import layer_misfit
 from fedseal.attack.published import coarse, sme
 from fedseal.attack.route import Route
 from fedseal.attack.search.bayes import Bayes

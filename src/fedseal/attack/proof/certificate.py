@@ -15,17 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedseal.attack.certify.derivative import OWN, derivative_is_real
-from fedseal.attack.certify.mirrors import mirrored
-from fedseal.attack.certify.sensitivity import (
-    MARGIN,
-    VISIBLE,
-    Sensitivity,
-    first_layer,
-    layer_misfit,
-    sensitivity,
-    swaps,
-)
 from fedseal.attack.equations.rivals import borne_out, directions
 from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
@@ -41,10 +30,21 @@ from fedseal.attack.evidence.replay import (
     rounding,
 )
 from fedseal.attack.evidence.scale import said, unscaled
+from fedseal.attack.proof.derivative import OWN, derivative_is_real
+from fedseal.attack.proof.mirrors import mirrored
+from fedseal.attack.proof.sensitivity import (
+    VISIBLE,
+    Sensitivity,
+    first_layer,
+    layer_misfit,
+    sensitivity,
+    swaps,
+)
 from fedseal.errors import NotTwiceDifferentiable
 from fedseal.modality.text import Text
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Reconstruction, Secret, Status
+from fedseal.vocabulary import MARGIN
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 LINEAR = 1e-13  # relative error of the closed form of an outer product in float64

@@ -1,0 +1,67 @@
+"""What help, tables and reports cost in CPU time, beside the same commands at an earlier commit, turn by turn."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measure import spread
+
+BEFORE = "a13fdd6"  # the commit before the house was put in order
+ROUNDS = 9
+ROOT = Path(__file__).parents[1]
+MAIN = "import sys; from fedseal.cli import main; sys.argv[0] = 'fedseal'; main()"
+
+
+def run(scale: float = 1.0) -> dict[str, object]:
+    """CPU seconds of each command now and then, and their ratio; the commits take turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        then, rounds = Path(folder) / "then", max(2, round(ROUNDS * scale))
+        then.mkdir()
+        archive = subprocess.run(["git", "archive", BEFORE, "src"], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run(["tar", "-x", "-C", str(then)], input=archive.stdout, check=True)
+        sources = {"now": ROOT / "src", "then": then / "src"}
+        runs = {name: _audited(source, Path(folder) / f"run-{name}") for name, source in sources.items()}
+        results: dict[str, object] = {}
+        for command in ("--help", "recipes", "report", "compare", "train --help"):
+            spent: dict[str, list[float]] = {name: [] for name in sources}
+            for turn in range(rounds):
+                for name in ("now", "then") if turn % 2 else ("then", "now"):
+                    spent[name].append(_seconds(sources[name], _words(command, runs[name])))
+            now, before = (statistics.median(spent[name]) for name in ("now", "then"))
+            results[f"fedseal {command}: CPU seconds now; at {BEFORE}; ratio"] = (
+                f"{spread(spent['now'])}; {spread(spent['then'])}; {now / before:.3f}"
+            )
+    return results
+
+
+def _audited(source: Path, folder: Path) -> Path:
+    """A small run with pictures, written by that commit's own code."""
+    script = (
+        "import fedseal as fs\n"
+        "case = fs.Case(fs.zoo.lenet(), fs.zoo.photos(size=32)[:2], fs.LocalTraining.fedsgd())\n"
+        f"fs.audit.run(case, attacks=['auto'], defenses=['none', 'prune:0.2'], out={str(folder)!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", script], env=_environment(source), check=True, capture_output=True)
+    return folder
+
+
+def _words(command: str, run: Path) -> Sequence[str]:
+    return {"report": ("report", str(run)), "compare": ("compare", str(run), str(run))}.get(command, command.split())
+
+
+def _seconds(source: Path, words: Sequence[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", MAIN, *words], env=_environment(source), check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _environment(source: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}

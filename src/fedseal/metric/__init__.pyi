@@ -1,0 +1,9 @@
+from .grade import Grader as Grader
+from .grade import score as score
+from .labels import score_labels as score_labels
+from .scores import Baseline as Baseline
+from .scores import Identification as Identification
+from .scores import LabelScore as LabelScore
+from .scores import SampleScores as SampleScores
+from .scores import Score as Score
+from .scores import Scores as Scores
