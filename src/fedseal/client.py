@@ -119,7 +119,14 @@ def architecture(model: nn.Module, training: LocalTraining | None = None) -> nn.
     for tensor in tensors:
         empty = torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    bare = copy.deepcopy(model, memo)
+    try:
+        bare = copy.deepcopy(model, memo)
+    except RuntimeError as error:  # torch copies no tensor that was computed from others
+        raise UnfitModel(
+            f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0]})",
+            "let it keep no computed tensor as an attribute, such as torch.nn.utils.weight_norm does; "
+            "torch.nn.utils.parametrizations.weight_norm does not",
+        ) from None
     if training is not None and training.mode != "as_is":
         bare.train(training.mode == "train")
     return bare

@@ -314,6 +314,7 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int, generato
         if training is not None and training.fresh_optimizer:
             tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
             yield Plan(tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median")
+            yield matching(evidence, start, steps)._replace(instead=True)  # for models that take no rows side by side
             return
         yield Plan(sme(steps=steps, labels=_labels(evidence)), SURROGATE)
         return

@@ -147,12 +147,12 @@ def _by_replay(evidence: Evidence, row: Tensor, target: Tensor) -> list[tuple[Te
     valleys = [k for k in range(1, len(GRID) - 1) if values[k] <= min(values[k - 1], values[k + 1]) < math.inf]
     found = []
     for k in sorted(valleys, key=values.__getitem__)[:VALLEYS]:
-        value, factor = min(_lowest(misfit, GRID[k - 1], GRID[k + 1]), (values[k], GRID[k]))
+        value, factor = min(lowest(misfit, GRID[k - 1], GRID[k + 1]), (values[k], GRID[k]))
         found.append((factor * row, value))
     return found
 
 
-def _lowest(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+def lowest(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
     """The least value between two positive numbers, where there is one valley, and its place: by golden section."""
     share = (math.sqrt(5) - 1) / 2
     ends = [math.log(low), math.log(high)]

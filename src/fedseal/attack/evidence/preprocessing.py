@@ -156,6 +156,8 @@ def read_preprocessing(
     kept = probe.affine(factors)
     dropped = {name: probe.constant({**factors, name: 0.0}) for name in here}
     if kept is None or any(value is None for value in dropped.values()):
+        if not here:
+            return "what the model does before its first layer differs from run to run"
         return f"what dropout '{here[0]}' before the first layer leaves of a value cannot be told from what it drops"
     missing = [name for name in entrance.state if name not in known]
     groups = None

@@ -102,6 +102,7 @@ class Structure:
         dropout: for every parameter, the dropout modules that the data passes on its way to it; for "", to the output.
         random: operators that draw random numbers although every dropout module is still.
         link: what the model applies to the head's scores before it gives them.
+        folds: whether an operator occurs that gives one value for several, such as GELU or a square.
     """
 
     layers: tuple[Layer, ...]
@@ -114,6 +115,7 @@ class Structure:
     dropout: tuple[tuple[str, tuple[str, ...]], ...] = ()
     random: tuple[str, ...] = ()
     link: Link = ()
+    folds: bool = False
 
     def dropout_before(self, weight: str) -> tuple[str, ...]:
         """The dropout modules that the data passes on its way to this parameter, by name."""
@@ -131,6 +133,7 @@ _ACTIVATIONS: dict[Any, Callable[[Node], Activation]] = {
 }
 _VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 _NONSMOOTH = ("relu", "max_pool2d", "hardtanh", "threshold")
+_FOLDING = ("gelu", "silu", "mish", "hardswish", "abs", "pow", "square", "sin", "cos")
 _MIXING = tuple(
     operator.default
     for operator in (aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.matmul, aten.embedding)
@@ -172,6 +175,7 @@ def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = Fals
         (("", dropout[result]), *((name, dropout[node]) for node, name in parameters.items() if dropout[node])),
         tuple(dict.fromkeys(name_of(call) for call in calls if draws(call))),
         () if head is None else link,
+        any(name_of(call) in _FOLDING for call in calls),
     )
 
 
@@ -244,6 +248,9 @@ def _layer(user: Node, node: Node, parameters: dict[Node, str]) -> Layer | str:
         if value.shape[0] != PROBE or math.prod(in_shape) != math.prod(out_shape):
             return "a layer is shared by the positions of one example (tokens), so its gradient is a sum over them"
         return Reshape(in_shape, out_shape)
+    again = _used_again(user, parameters)
+    if again is not None:
+        return f"the parameter '{again}' is used a second time, so that its gradient is a sum of two"
     linear = _linear(user, parameters)
     if linear is not None:
         return linear
@@ -265,6 +272,20 @@ def _layer(user: Node, node: Node, parameters: dict[Node, str]) -> Layer | str:
     return (
         f"the operator '{operator}' after {len(_weights(user, parameters))} weight(s) cannot be inverted in closed form"
     )
+
+
+def _used_again(user: Node, parameters: dict[Node, str]) -> str | None:
+    """A parameter of a layer that something else than the layer uses too, by name; looking tokens up does not count,
+    whose gradient shows by its rows.
+    """
+    for operand in user.all_input_nodes:
+        own = operand.all_input_nodes[0] if operand.target is aten.t.default else operand
+        if own not in parameters:
+            continue
+        users = {use for step in own.users for use in (step.users if step.target is aten.t.default else (step,))}
+        if {use for use in users if use.target not in (aten.detach.default, aten.embedding.default)} - {user}:
+            return parameters[own]
+    return None
 
 
 def _weights(user: Node, parameters: dict[Node, str]) -> list[str]:

@@ -20,7 +20,8 @@ class Labels:
         counts: how many examples each class has, `(classes,)`, integers that sum to N.
         residual: of a counting method, how far the unrounded counts are from the bias equation that every true count
             obeys, ||K db - (sum p - c)|| / ||K db||; None where the method has no such equation.
-        certified: whether the evidence leaves no other multiset of labels.
+        certified: whether the evidence leaves no other multiset of labels, if the loss counts every example: one whose
+            label it ignores (`ignore_index`) leaves no trace but in the number of examples that the client names.
         confidence: an estimated share of labels that are right, None where the method gives none.
         note: a sentence on what limits the result.
         soft: label distributions `(N, classes)` where labels are smoothed or mixed.

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedseal.attack.equations.rivals import borne_out, directions
 from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.jacobian import small
 from fedseal.attack.evidence.modes import modes_differ
 from fedseal.attack.evidence.replay import (
     CAP,
@@ -31,6 +32,7 @@ from fedseal.attack.evidence.replay import (
 )
 from fedseal.attack.evidence.scale import said, unscaled
 from fedseal.attack.proof.derivative import OWN, derivative_is_real
+from fedseal.attack.proof.elsewhere import scaled, solved, to_spare, valid
 from fedseal.attack.proof.mirrors import mirrored
 from fedseal.attack.proof.sensitivity import (
     VISIBLE,
@@ -40,7 +42,7 @@ from fedseal.attack.proof.sensitivity import (
     sensitivity,
     swaps,
 )
-from fedseal.errors import NotTwiceDifferentiable
+from fedseal.errors import Misfit, NotTwiceDifferentiable
 from fedseal.modality.text import Text
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Reconstruction, Secret, Status
@@ -53,6 +55,11 @@ AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (roo
 FELT = 0.01  # of what is unseen, from which on another example in the place of one is tried
 NEAR = 1e-2  # of 0 and 1, within which values may be signs
 OPEN = "explains the update, does not determine"
+EVERYWHERE = ("the first layer's gradient",)  # a proof that holds far away as well
+NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
+OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
+SOLVED_ELSEWHERE = "other data explain the update as well, found by least squares from elsewhere"
+SCALED = "the model has no bias, and the same inputs, scaled, explain the update as well"
 CHANGED = {
     "mixed": "examples were mixed before training, in a ratio drawn in secret",
     "flipped": "signs were flipped in secret before training",
@@ -81,6 +88,9 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
     if inputs is None:
         status: Status = "not_applicable" if end.status in CERTAIN else end.status
         return replace(bare, outcome=replace(end, status=status, residual=None))
+    shape = tuple(observation.modality.shape)
+    if inputs.is_floating_point() and tuple(inputs.shape[1:]) != shape:
+        raise Misfit(f"inputs of shape {tuple(inputs.shape)} are claimed of examples of shape {shape}", "give others")
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         return replace(bare, inputs=None, outcome=replace(end, status="diverged", residual=None))
     scaled = said(observation)
@@ -94,7 +104,7 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
     if certificate is not None and math.isnan(certificate.residual):  # the replay is not finite: nothing is compared
         return replace(bare, outcome=replace(end, status="diverged", residual=None))
     value = None if certificate is None else certificate.residual
-    if certificate is not None and all(certificate.certain):
+    if certificate is not None and certificate.certain and all(certificate.certain):
         status = "exact" if end.status == "exact" else "converged"
     elif value is not None and not value <= 1 and _near_means_right(evidence):  # further than sending nothing at all
         status = "diverged"
@@ -141,6 +151,8 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
         judged = _beside(observation, candidate, training, judged, max(tolerance, value))
     if any(judged.certain):
         judged = _moving(evidence, candidate, judged)
+    if any(judged.certain) and moved.how not in EVERYWHERE:
+        judged = _elsewhere(evidence, candidate, judged)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
 
 
@@ -190,13 +202,42 @@ def _moving(evidence: Evidence, candidate: Candidate, judged: Certificate) -> Ce
     if isinstance(evidence.observation.modality, Text):
         return judged
     try:
-        real = derivative_is_real(evidence, candidate)
+        real = derivative_is_real(evidence, candidate, max(judged.tolerance, judged.residual))
     except NotTwiceDifferentiable:  # only the first layer's algebra speaks then, which needs no derivative
         real = evidence.first_linear is not None and evidence.preprocessing is None
     if real:
         return judged
     note = "; ".join(filter(None, [judged.note, "the update does not move as the model's own derivative says"]))
     return replace(judged, certain=(False,) * len(judged.certain), note=note)
+
+
+def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate) -> Certificate:
+    """The certificate without the examples in whose place others far away may stand: a Jacobian speaks of what is near.
+
+    Nothing is certain where there are no equations to spare, since as many as unknowns have several solutions.
+    """
+    observation = evidence.observation
+    if isinstance(observation.modality, Text):
+        return judged
+    tolerance = max(judged.tolerance, judged.residual)
+    if small(evidence, len(candidate.inputs)) and to_spare(evidence, candidate, tolerance) < 1:
+        return _less(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
+    inside = valid(observation, candidate.inputs).tolist()
+    judged = _less(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
+    if any(True for _ in scaled(observation, candidate, judged.certain, tolerance)):
+        return _less(judged, (False,) * len(judged.certain), SCALED)  # beside the other solution others may move
+    for other in solved(evidence, candidate, tolerance) if any(judged.certain) else ():
+        apart = torch.cdist(candidate.inputs.double().flatten(1), other.inputs.double().flatten(1)).amin(1)
+        near = (apart <= VISIBLE * math.sqrt(candidate.inputs[0].numel())).tolist()
+        judged = _less(judged, tuple(c and n for c, n in zip(judged.certain, near, strict=True)), SOLVED_ELSEWHERE)
+    return judged
+
+
+def _less(judged: Certificate, certain: tuple[bool, ...], why: str) -> Certificate:
+    """The certificate with fewer certain examples, and why; itself where there are as many."""
+    if certain == judged.certain:
+        return judged
+    return replace(judged, certain=certain, note="; ".join(filter(None, [judged.note, why])))
 
 
 def _modes(evidence: Evidence) -> list[str]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.jacobian import Linearized, linearized, updates
+from fedseal.attack.evidence.jacobian import Linearized, linearized, small, updates
 from fedseal.attack.evidence.replay import inherited, replayable
+from fedseal.attack.proof.sensitivity import VISIBLE
 from fedseal.errors import FedsealError
 from fedseal.types import Candidate
 
@@ -40,14 +41,17 @@ OWN = 1_000_003  # a seed by which nobody draws data: along the inputs themselve
 SINGLE = Trial((1e-3,), 0.1)  # for models that take no other format
 
 
-def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
-    """Move all inputs at once, each by a random share, there and back, and compare with the derivative.
+def derivative_is_real(evidence: Evidence, candidate: Candidate, tolerance: float) -> bool:
+    """Move all inputs at once, there and back, and compare with the derivative: each value by a random share, and where
+    the Jacobian is small also so that all directions in which it moves the update have an equal share there.
 
-    Every direction has its share in a random one, about 1 / sqrt(values), so that none that is missing goes unseen. It
-    is done a little beside the candidate: black pixels without a bias stand exactly at the kink of a ReLU.
+    Every direction has its share in a random one, about 1 / sqrt(values), so that none that is missing goes unseen, be
+    it one that moves the update little. It is done a little beside the candidate: black pixels without a bias stand
+    exactly at the kink of a ReLU.
 
     Args:
         candidate: inputs `(N, *shape)` of floating point, and labels.
+        tolerance: the relative change of the update that nobody sees.
 
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
@@ -56,8 +60,28 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate) -> bool:
     beside, way = (torch.randn(candidate.inputs.shape, generator=drawn).to(candidate.inputs) for _ in range(2))
     length = max(float(candidate.inputs.double().square().mean().sqrt()), 1e-3)
     there = linearized(evidence, replace(candidate, inputs=candidate.inputs.double() + BESIDE * length * beside))
+    ways = [way.to(there.inputs)]
+    if small(evidence, len(candidate.inputs)):
+        ways.append(_evenly(there, ways[0], tolerance * there.norm / VISIBLE))
+    return all(_moves(evidence, candidate, there, one, length) for one in ways)
+
+
+def _evenly(there: Linearized, way: Tensor, unseen: float) -> Tensor:
+    """A direction like `way`, of root mean square 1, whose parts move the update by the same each; directions that move
+    it by less than `unseen` keep their part.
+    """
+    rows = there.matrix()[: way.numel()]
+    sizes, sides = torch.linalg.eigh(rows @ rows.T)
+    parts = (sides.T @ way.flatten().double()) / sizes.clamp_min(max(unseen**2, 1e-18 * float(sizes[-1]))).sqrt()
+    even = sides @ parts
+    moved: Tensor = (even / even.square().mean().sqrt().clamp_min(1e-300)).view_as(way).to(way)
+    return moved
+
+
+def _moves(evidence: Evidence, candidate: Candidate, there: Linearized, way: Tensor, length: float) -> bool:
+    """Whether the update moves along `way` as the derivative says, at one of the steps at least."""
     trial = DOUBLE if there.inputs.dtype == torch.float64 else SINGLE
-    inputs, way = there.inputs.detach(), way.to(there.inputs)
+    inputs = there.inputs.detach()
     said = there.push(_columns(there, way)[None])[0].double()
     rounding = torch.finfo(inputs.dtype).eps * there.norm * max(1.0, inherited(evidence.observation.rounds[0]))
     least = rounding / max(ROOM * float(said.norm()), 1e-300)

@@ -7,7 +7,7 @@ one forward pass over all of them leaves a handful; negated inputs of the opposi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, combinations, islice
 
 import torch
 from torch import Tensor
@@ -31,7 +31,9 @@ FILL = 1 << 18  # values in one forward pass
 HANDFUL = 6  # inputs that are replayed because their outputs agree
 ALIKE = 1e-3  # difference of outputs, relative to the largest, that is looked at
 LOOSE = 100  # times the tolerance of an update, if that is more
+RETARGETED = 12  # changed inputs that are replayed under other targets
 SAME = 1e-5  # difference that is none
+TURNS = (2, 3, 4)  # values in a row that change places, where series are interleaved
 
 Words = str
 Swap = tuple[int, int, int, int]  # an axis, 0 for all values in a row; a width; two starts
@@ -49,8 +51,9 @@ def mirrored(
     """
     inputs, labels = candidate.inputs, candidate.labels
     wanted = torch.tensor([True] * len(inputs) if certain is None else certain)
-    for words, other in _agreeing(observation, inputs, wanted, tolerance):
-        yield words, Candidate(other, labels)
+    yield from _agreeing(observation, candidate, wanted, tolerance)
+    if Evidence.of(observation).criterion.kind in ("mse", "unknown") and labels.is_floating_point():
+        yield from _retargeted(observation, candidate)
     for chosen in [slice(None), *(slice(one, one + 1) for one in range(len(inputs)) if 1 < len(inputs) <= FEW)]:
         negated = inputs.clone()
         negated[chosen] = -negated[chosen]
@@ -59,6 +62,22 @@ def mirrored(
                 yield "negated", Candidate(negated, labels)
             for other in _relabeled(observation, labels, chosen):
                 yield "negated, of the other class", Candidate(negated, other)
+
+
+def _retargeted(observation: Observation, candidate: Candidate) -> Iterator[tuple[Words, Candidate]]:
+    """Changed inputs whose real targets move as their outputs do, so that every error stays: what follows from the
+    errors alone, beside frozen parts that see the change, is the same.
+    """
+    inputs, labels = canonical(candidate.inputs), candidate.labels
+    outputs = _Outputs(observation, inputs, True)
+    for words, others in _changed(observation, inputs):
+        for said, other in zip(words[:RETARGETED], others[:RETARGETED], strict=False):
+            moved = (outputs.run(other) - outputs.own).to(labels)
+            if moved.numel() == labels.numel() and bool(
+                (other - observation.modality.project(other)).abs().max() <= NEAR
+            ):
+                yield f"{said}, of other targets,", Candidate(other, labels + moved.view_as(labels))
+        return
 
 
 def _relabeled(observation: Observation, labels: Tensor, chosen: slice) -> Iterator[Tensor]:
@@ -74,21 +93,21 @@ def _relabeled(observation: Observation, labels: Tensor, chosen: slice) -> Itera
 
 
 def _agreeing(
-    observation: Observation, inputs: Tensor, certain: Tensor, tolerance: float
-) -> Iterator[tuple[Words, Tensor]]:
+    observation: Observation, candidate: Candidate, certain: Tensor, tolerance: float
+) -> Iterator[tuple[Words, Candidate]]:
     """The changed inputs whose outputs agree with their own, the likeliest first, at most a handful, and where several
     examples agree a few of them alone.
 
     Examples do not matter to each other's outputs, unless a batch must stay whole. So where one changed example alone
-    agrees, that one is changed.
+    agrees, that one is changed. Where the outputs are the same in another order, the targets go along.
     """
-    inputs = canonical(inputs)
+    inputs = canonical(candidate.inputs)
     whole = any(
         (isinstance(module, _BatchNorm) and module.training) or isinstance(module, RandomLayer)
         for module in observation.model.modules()
     )
     limit, same = min(1.0, max(ALIKE, LOOSE * tolerance)), max(SAME, tolerance)
-    words, found, apart = _passing(observation, inputs, certain, whole, limit)
+    words, found, apart, orders = _passing(observation, inputs, certain, whole, limit)
     if not words:
         return
     best = apart.amin(1)
@@ -96,7 +115,7 @@ def _agreeing(
     chosen = [(k, apart[k] <= max(same, 2 * float(best[k]))) for k in order[:HANDFUL].tolist()]
     single = [(k, one) for k, alike in chosen if int(alike.sum()) > 1 for one in _ones(alike)]
     for k, which in [*chosen, *single[:FEW]]:
-        yield words[k], _only(inputs, found[k], which)
+        yield words[k], Candidate(_only(inputs, found[k], which), _ordered(candidate.labels, orders[k], which))
 
 
 def _ones(chosen: Tensor) -> list[Tensor]:
@@ -111,15 +130,28 @@ def _only(inputs: Tensor, other: Tensor, chosen: Tensor) -> Tensor:
     return changed
 
 
+def _ordered(labels: Tensor, order: Tensor, chosen: Tensor) -> Tensor:
+    """The targets of the chosen examples in another order of the outputs `(N, outputs)`; classes change their names."""
+    moved = labels.clone()
+    for one in chosen.nonzero().flatten().tolist():
+        own = order[one].to(labels.device)
+        if labels.ndim > 1 and labels.shape[1] == len(own):
+            moved[one] = labels[one][own]
+        elif not labels.is_floating_point() and labels.ndim == 1:
+            moved[one] = (own == labels[one]).nonzero().flatten()[0] if int(labels[one]) < len(own) else labels[one]
+    return moved
+
+
 def _passing(
     observation: Observation, inputs: Tensor, certain: Tensor, whole: bool, limit: float
-) -> tuple[list[Words], list[Tensor], Tensor]:
-    """Changed inputs that agree for at least one example: words, inputs, and how far each example's outputs lie apart
-    `(K, N)`, infinite where it is no certain, valid, other example.
+) -> tuple[list[Words], list[Tensor], Tensor, list[Tensor]]:
+    """Changed inputs that agree for at least one example: words, inputs, how far each example's outputs lie apart
+    `(K, N)`, infinite where it is no certain, valid, other example, and which of its own each output is `(N, outputs)`.
     """
     words: list[Words] = []
     found: list[Tensor] = []
     apart: list[Tensor] = []
+    orders: list[Tensor] = []
     outputs = _Outputs(observation, inputs, whole)
     left = (4 * LEAST if inputs[0].numel() <= SOME else BESIDE) if outputs.whole else 2 * MOST
     for said, others in _changed(observation, inputs):
@@ -131,14 +163,16 @@ def _passing(
         if not len(kept):
             continue
         left -= len(kept)
-        away = outputs.apart(others[kept]).masked_fill(~fits[kept], torch.inf).cpu()
+        away, order = outputs.apart(others[kept])
+        away = away.masked_fill(~fits[kept], torch.inf).cpu()
         for place in (away.amin(1) <= limit).nonzero().flatten().tolist():
             words.append(said[int(kept[place])])
             found.append(others[kept[place]])
             apart.append(away[place])
+            orders.append(order[place])
         if left <= 0:
             break
-    return words, found, torch.stack(apart) if apart else torch.empty(0, len(inputs))
+    return words, found, torch.stack(apart) if apart else torch.empty(0, len(inputs)), orders
 
 
 def _projected(observation: Observation, others: Tensor) -> Tensor:
@@ -154,20 +188,32 @@ class _Outputs:
 
     def __init__(self, observation: Observation, inputs: Tensor, whole: bool) -> None:
         self.observation, self.inputs, self.state = observation, inputs, _telling(observation)
-        self.own = self._run(inputs)
+        self.own = self.run(inputs)
         self.size = self.own.abs().amax(1).clamp_min(1e-30)
-        self.whole = whole or not bool((self._apart(torch.cat([inputs, inputs.flip(0)]))[:1] <= ALIKE).all())
+        self.sorted = self.own.sort(1)
+        self.whole = whole or not bool((self._apart(torch.cat([inputs, inputs.flip(0)]))[0][:1] <= ALIKE).all())
 
-    def apart(self, others: Tensor) -> Tensor:
-        """`(K, N)` for inputs `(K, N, *shape)`, relative to each example's largest output."""
+    def apart(self, others: Tensor) -> tuple[Tensor, Tensor]:
+        """`(K, N)` for inputs `(K, N, *shape)`, relative to each example's largest output, in whatever order the
+        outputs are; and that order `(K, N, outputs)`: which of its own each output is.
+        """
         step = 1 if self.whole else max(1, FILL // self.inputs.numel())
-        return torch.cat([self._apart(part.flatten(0, 1)) for part in torch.split(others, step)])
+        parts = [self._apart(part.flatten(0, 1)) for part in torch.split(others, step)]
+        return torch.cat([part for part, _ in parts]), torch.cat([order for _, order in parts])
 
-    def _apart(self, others: Tensor) -> Tensor:
-        outputs = self._run(others).view(-1, *self.own.shape)
-        return ((outputs - self.own).abs().amax(2) / self.size).nan_to_num(nan=torch.inf)
+    def _apart(self, others: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.run(others).view(-1, *self.own.shape)
+        plain = ((outputs - self.own).abs().amax(2) / self.size).nan_to_num(nan=torch.inf)
+        values, places = outputs.sort(2)
+        turned = ((values - self.sorted.values).abs().amax(2) / self.size).nan_to_num(nan=torch.inf)
+        own = torch.arange(outputs.shape[2], device=outputs.device).expand_as(places)
+        order = own.scatter(2, places, self.sorted.indices.expand_as(places))
+        as_it_was = plain <= torch.maximum(2 * turned, turned.new_tensor(SAME))
+        order = torch.where(as_it_was[..., None], own, order)
+        return torch.where(as_it_was, plain, turned), order.cpu()
 
-    def _run(self, inputs: Tensor) -> Tensor:
+    def run(self, inputs: Tensor) -> Tensor:
+        """The outputs `(N, outputs)` in double precision."""
         names = {name for name, _ in self.observation.model.named_buffers()}
         # BatchNorm in train mode writes to its statistics
         state = {name: tensor.clone() if name in names else tensor for name, tensor in self.state.items()}
@@ -192,6 +238,8 @@ def _changed(observation: Observation, inputs: Tensor) -> Iterator[tuple[list[Wo
     yield [words for words, _ in moved], torch.stack([other for _, other in moved])
     if inputs[0].numel() <= SOME:
         yield from _value_by_value(observation, inputs)
+    if inputs.ndim == 4 and inputs.shape[2] == inputs.shape[3] and 2 < inputs.shape[2] <= FEW:
+        yield from _nodes(inputs)
     shapes = [tuple(parameter.shape) for parameter in observation.model.parameters()]
     swaps = list(_swaps(tuple(inputs.shape[1:]), _widths(shapes), _budget(inputs[0].numel(), shapes)))
     room = max(1, FILL // inputs.numel())
@@ -207,8 +255,15 @@ def _moved(observation: Observation, inputs: Tensor) -> Iterator[tuple[Words, Te
         yield f"with {name} in the opposite order", inputs.flip(axis)
         for by in sorted({_common(inputs.shape[axis]), inputs.shape[axis] // 2}):
             yield f"with {name} moved by {by}", torch.roll(inputs, by, axis)
+    if inputs.ndim == 4:
+        yield "turned by half", inputs.flip(2, 3)
     if inputs.ndim == 4 and inputs.shape[2] == inputs.shape[3]:
         yield "with rows and columns exchanged", inputs.transpose(2, 3)
+        yield from (("turned by a quarter", inputs.rot90(turns, (2, 3))) for turns in (1, 3))
+    flat = inputs.flatten(1)
+    for apart in (by for by in TURNS if flat.shape[1] % by == 0 and flat.shape[1] > by):
+        mixed = flat.view(len(flat), -1, apart).flip(2)
+        yield f"with every {apart} values in the opposite order", mixed.reshape(inputs.shape)
     yield "mirrored in their range", _ends(observation, inputs) - inputs
 
 
@@ -238,6 +293,17 @@ def _value_by_value(observation: Observation, inputs: Tensor) -> Iterator[tuple[
     one = torch.eye(count, dtype=torch.bool, device=inputs.device).view(count, 1, *inputs.shape[1:])
     for words, other in (("negated", -inputs), ("mirrored", _ends(observation, inputs) - inputs)):
         yield [f"with one value {words}"] * count, torch.where(one, other, inputs)
+
+
+def _nodes(inputs: Tensor) -> Iterator[tuple[list[Words], Tensor]]:
+    """Two rows and the same columns exchanged, as of a graph's adjacency matrix."""
+    pairs = list(combinations(range(inputs.shape[2]), 2))
+    found = []
+    for one, other in pairs:
+        order = torch.arange(inputs.shape[2])
+        order[[one, other]] = order[[other, one]]
+        found.append(inputs[:, :, order][:, :, :, order])
+    yield ["with two rows and the same columns exchanged"] * len(pairs), torch.stack(found)
 
 
 def _budget(count: int, shapes: Iterable[tuple[int, ...]]) -> int:

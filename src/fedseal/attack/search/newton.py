@@ -1,31 +1,19 @@
-"""Least squares on the update itself: the last steps to data that explain it, where the Jacobian is small.
-
-Levenberg (1944) and Marquardt (1963): from a start, the linearized update is solved for the step, damped until the
-distance falls. From a start near enough every step doubles the digits, where a search by gradients crawls.
-"""
+"""The last steps of an attack by least squares on the update itself; see `evidence/least_squares.py`."""
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedseal.attack.base import conclude
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.jacobian import Linearized, linearized, real_targets
-from fedseal.attack.evidence.release import Release
+from fedseal.attack.evidence.least_squares import steps_from
 from fedseal.attack.evidence.replay import replayable
 from fedseal.errors import UnknownToAdversary
-from fedseal.norm import length
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
-
-DAMPED, FIRMER, LOOSER = 1e-3, 8.0, 0.2  # of the normal matrix's diagonal; after a step that failed, and one that held
-TRIES = 8  # of damping, for each step
-ENDS = 6  # times that values may stop at the end of their range within one step
-GAIN = 1e-3  # share of the distance that a step must take off, or it was the last
 
 
 @dataclass(frozen=True)
@@ -57,111 +45,9 @@ class Newton:
             observation.require_state(self.name)
             observation.require_training(self.name)
             raise UnknownToAdversary(f"{self.name} cannot replay the local training", "let it start afresh")
-        evidence = Evidence.of(observation)
-        fit = _Fit(evidence)
-        candidate = Candidate(self.start.detach().double(), self.labels)
-        value, damping, step = math.inf, DAMPED, 0
-        for step in range(self.steps):
-            candidate = _whole(evidence, candidate)
-            there = linearized(evidence, candidate)
-            rest = fit.rest(there)
-            value = float(rest.norm())
+        start = end = Candidate(self.start.detach().double(), self.labels)
+        steps = 0
+        for steps, (end, value) in enumerate(steps_from(Evidence.of(observation), start, self.steps)):
             if progress is not None:
-                progress(Progress(self.name, step, self.steps, value, candidate.inputs))
-            moved = fit.step(there, rest, candidate, damping)
-            if moved is None:
-                break
-            candidate, damping, after = moved
-            if after > (1 - GAIN) * value:
-                break
-        return conclude(observation, candidate, route=self.name, steps=step + 1, started=started)
-
-
-def _whole(evidence: Evidence, candidate: Candidate) -> Candidate:
-    """The candidate with findings that are yes or no, but for what a search left, as that."""
-    labels = candidate.labels
-    if not labels.is_floating_point() or real_targets(evidence, labels):
-        return candidate
-    return replace(candidate, labels=labels.round())
-
-
-class _Fit:
-    """The distance of updates, every tensor in units of its own size, so that no layer drowns the others."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        observation = evidence.observation
-        self.evidence = evidence
-        targets, weights = [], []
-        for number, round in enumerate(observation.rounds):
-            release = Release(observation, number)
-            whole = length(round.update.tensors.values())
-            for name, tensor in round.update.tensors.items():
-                sent = release.sent(name)
-                part = tensor.double() if sent is None else tensor.double() * sent
-                size = float(part.norm()) + 1e-4 * whole
-                targets.append(part.flatten())
-                weights.append(torch.full((tensor.numel(),), 1 / size, dtype=torch.float64, device=tensor.device))
-        self.target, self.weight = torch.cat(targets), torch.cat(weights)
-
-    def rest(self, there: Linearized) -> Tensor:
-        """What is left of the observed update, in these units."""
-        return self.weight * (self.target - there.update.detach().double())
-
-    def step(
-        self, there: Linearized, rest: Tensor, candidate: Candidate, damping: float
-    ) -> tuple[Candidate, float, float] | None:
-        """The next candidate, the damping that made it nearer, and its distance; None if none did."""
-        rows = there.matrix() * self.weight
-        normal, down = rows @ rows.T, rows @ rest
-        scale = normal.diagonal().clamp_min(1e-12 * float(normal.diagonal().max().clamp_min(1e-300)))
-        before = float(rest.norm())
-        for _ in range(TRIES):
-            moved = self._solved(normal + torch.diag(damping * scale), down, candidate)
-            if moved is not None:
-                after = self._distance(moved)
-                if after < before:
-                    return moved, damping * LOOSER, after
-            damping *= FIRMER
-        return None
-
-    def _solved(self, normal: Tensor, down: Tensor, candidate: Candidate) -> Candidate | None:
-        """The candidate after the step that solves `normal` for `down` among valid inputs; None where none does.
-
-        Values that the step would throw out of their range stop at its end, and the others are solved for anew: cut
-        off alone, a step need not lead nearer.
-        """
-        held = torch.zeros(len(down), dtype=torch.bool)
-        change, end = torch.zeros_like(down), candidate
-        for _ in range(ENDS):
-            free = ~held
-            factor, failed = torch.linalg.cholesky_ex(normal[free][:, free])
-            if int(failed) != 0:
-                return None
-            rest = down[free] - normal[free][:, held] @ change[held]
-            change[free] = torch.cholesky_solve(rest[:, None], factor)[:, 0]
-            if not bool(torch.isfinite(change).all()):
-                return None
-            end, over = self._moved(candidate, change)
-            over &= free
-            if not bool(over.any()) or bool((held | over).all()):
-                return end
-            held |= over
-            valid = (end.inputs - candidate.inputs).flatten()
-            change[: len(valid)] = torch.where(held[: len(valid)], valid, change[: len(valid)])
-        return end
-
-    def _moved(self, candidate: Candidate, change: Tensor) -> tuple[Candidate, Tensor]:
-        """The nearest valid candidate after a change, and which values `(columns,)` it does not reach."""
-        count = candidate.inputs.numel()
-        inputs = candidate.inputs + change[:count].view_as(candidate.inputs)
-        labels = candidate.labels
-        if len(change) > count:
-            labels = labels.double() + change[count:].view_as(labels)
-        valid = self.evidence.observation.modality.project(inputs)
-        over = torch.zeros(len(change), dtype=torch.bool)
-        over[:count] = (valid - inputs).abs().flatten() > 0
-        return Candidate(valid, labels), over
-
-    def _distance(self, candidate: Candidate) -> float:
-        value = float(self.rest(linearized(self.evidence, candidate)).norm())
-        return value if math.isfinite(value) else math.inf
+                progress(Progress(self.name, steps, self.steps, value, end.inputs))
+        return conclude(observation, end, route=self.name, steps=max(1, steps), started=started)

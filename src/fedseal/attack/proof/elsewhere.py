@@ -1,0 +1,152 @@
+"""Whether data far away may explain the update as well, though none nearby do.
+
+A Jacobian of full rank says that nothing near a reconstruction gives the same update. As many equations as unknowns
+have several solutions in general, each alone in its neighborhood; only equations to spare leave one, but for
+symmetries. A model without any bias is one: it answers to scaled inputs by scaled outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedseal.attack.equations.factor import lowest
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.jacobian import linearized, small
+from fedseal.attack.evidence.least_squares import steps_from
+from fedseal.attack.evidence.replay import replayable, residual
+from fedseal.attack.proof.sensitivity import VISIBLE
+from fedseal.client import forward
+from fedseal.types import Candidate, Observation, Tensors
+from fedseal.vocabulary import MARGIN
+
+ELSEWHERE = 2  # inputs and labels drawn at random at which the update's other directions are looked at
+OWN = 1_000_033  # a seed by which nobody draws data
+TWICE = 2.0  # times the inputs, of which a model without a bias makes a multiple of its outputs
+SAME = 1e-5  # of the largest output, how near to a multiple
+SCALES = torch.logspace(-2, 2, 81, dtype=torch.float64).tolist()  # factors at which another solution is looked for
+FEW = 8  # examples that are scaled one by one
+STARTS, STEPS = 6, 25  # of least squares to another solution
+COLUMNS, ENTRIES = 64, 1e5  # of a Jacobian up to which that takes little time
+DEEP = 4  # valleys of the misfit that are followed down
+
+
+def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
+    """How many independent equations updates of this kind obey beyond those that the candidate's unknowns take up.
+
+    Updates lie in a space of as many dimensions as the Jacobians at all data span together; those at the candidate and
+    at some data drawn at random show it.
+
+    Args:
+        tolerance: the relative change of the update that nobody sees.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    there = linearized(evidence, candidate)
+    values = candidate.inputs[0].numel()
+    unseen = MARGIN * tolerance * there.norm / (VISIBLE * math.sqrt(values))
+    own = there.matrix()
+    taken = _rank(own, unseen)
+    if taken >= own.shape[1]:
+        return 0
+    generator = torch.Generator().manual_seed(OWN)
+    others = [_drawn(evidence, candidate, generator) for _ in range(ELSEWHERE)]
+    spanned = torch.cat([own, *(linearized(evidence, other).matrix() for other in others)])
+    return _rank(spanned, unseen) - taken
+
+
+def _rank(rows: Tensor, unseen: float) -> int:
+    return int((torch.linalg.svdvals(rows) > unseen).sum())
+
+
+def _drawn(evidence: Evidence, candidate: Candidate, generator: torch.Generator) -> Candidate:
+    """Valid inputs and targets of the same shapes, at random."""
+    inputs, labels = candidate.inputs, candidate.labels
+    noise = torch.randn(inputs.shape, generator=generator).to(inputs)
+    others = evidence.observation.modality.project(evidence.observation.modality.start(noise))
+    if labels.is_floating_point():
+        return Candidate(others, torch.rand(labels.shape, generator=generator).to(labels))
+    classes = max(1, evidence.structure.num_classes)
+    return Candidate(others, torch.randint(classes, labels.shape, generator=generator).to(labels))
+
+
+def scaled(
+    observation: Observation, candidate: Candidate, certain: tuple[bool, ...], tolerance: float
+) -> Iterator[Candidate]:
+    """The candidates with one certain example scaled that explain the update as well; none where the model has a bias
+    that stands in the way.
+    """
+    training = replayable(observation)
+    if training is None or not _homogeneous(observation, candidate.inputs):
+        return
+    for one in range(min(len(certain), FEW)):
+        if certain[one]:
+            yield from _on_the_ray(observation, candidate, one, tolerance)
+
+
+def solved(evidence: Evidence, candidate: Candidate, tolerance: float) -> Iterator[Candidate]:
+    """What explains the update as well, found by least squares from valid inputs drawn at random, under the same
+    labels; tried where an operator folds, such as GELU: its two preimages pass through whatever comes behind it.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    if not evidence.structure.folds or not small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
+        return
+    generator = torch.Generator().manual_seed(OWN)
+    for _ in range(STARTS):
+        start = replace(_drawn(evidence, candidate, generator), labels=candidate.labels)
+        *_, (end, _) = steps_from(evidence, start, STEPS)
+        value = residual(evidence.observation, end)
+        if value is not None and value <= tolerance:
+            yield end
+
+
+def valid(observation: Observation, inputs: Tensor) -> Tensor:
+    """Which examples lie in the valid range, but for what nobody sees: `(N,)` booleans."""
+    away: Tensor = (inputs - observation.modality.project(inputs)).abs().flatten(1).amax(1) <= VISIBLE
+    return away
+
+
+def _homogeneous(observation: Observation, inputs: Tensor) -> bool:
+    """Whether twice the inputs give a multiple of the outputs, the same for all outputs of an example."""
+    state = observation.rounds[0].state
+    assert state is not None
+    once, twice = (_outputs(observation, state, factor * inputs) for factor in (1.0, TWICE))
+    multiple = (once * twice).sum(1, keepdim=True) / once.square().sum(1, keepdim=True).clamp_min(1e-300)
+    apart = (twice - multiple * once).abs().amax(1)
+    return bool((apart <= SAME * twice.abs().amax(1).clamp_min(1e-300)).all())
+
+
+def _outputs(observation: Observation, state: Tensors, inputs: Tensor) -> Tensor:
+    names = {name for name, _ in observation.model.named_buffers()}
+    own = {name: tensor.clone() if name in names else tensor for name, tensor in state.items()}
+    with torch.no_grad():
+        outputs = forward(observation.model, own, observation.modality.forward(inputs))
+    return outputs.double().reshape(len(inputs), -1)
+
+
+def _on_the_ray(observation: Observation, candidate: Candidate, one: int, tolerance: float) -> Iterator[Candidate]:
+    """The multiples of one example, visibly other than itself, that explain the update."""
+
+    def at(factor: float) -> Candidate:
+        inputs = candidate.inputs.clone()
+        inputs[one] = factor * inputs[one]
+        return replace(candidate, inputs=inputs)
+
+    def misfit(factor: float) -> float:
+        value = residual(observation, at(factor))
+        return value if value is not None and math.isfinite(value) else math.inf
+
+    size = float(candidate.inputs[one].double().square().mean().sqrt())
+    values = [misfit(factor) for factor in SCALES]
+    valleys = [k for k in range(1, len(SCALES) - 1) if values[k] <= min(values[k - 1], values[k + 1]) < math.inf]
+    for k in sorted(valleys, key=values.__getitem__)[:DEEP]:
+        value, factor = lowest(misfit, SCALES[k - 1], SCALES[k + 1])
+        if value <= tolerance and abs(factor - 1) * size > VISIBLE and valid(observation, at(factor).inputs)[one]:
+            yield at(factor)

@@ -1,0 +1,226 @@
+"""Data far from a reconstruction that explain the update as well, though none nearby do."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.optimize import brentq
+from torch import Tensor, nn
+
+import fedseal as fs
+from fedseal import Batch, LocalTraining, Observation, Outcome, Reconstruction, ThreatModel, local_update
+from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.proof.certificate import NONE_TO_SPARE, OUTSIDE, SCALED, SOLVED_ELSEWHERE, certify
+from fedseal.attack.proof.elsewhere import to_spare
+from fedseal.errors import Misfit, UnfitModel
+from fedseal.modality.tabular import Continuous, Tabular
+from fedseal.types import Candidate
+
+SERVER, LISTENER = ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()
+
+
+def _table(columns: int, most: float = 3.0) -> Tabular:
+    return Tabular(columns=tuple(Continuous(f"c{n}", -most, most) for n in range(columns)))
+
+
+def _drawn(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
+
+
+def _rows(count: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, columns, generator=torch.Generator().manual_seed(seed)).clamp(-2.9, 2.9)
+
+
+def _seen(
+    model: nn.Module, inputs: Tensor, labels: Tensor, threat: ThreatModel = SERVER, loss: object = "cross_entropy"
+) -> Observation:
+    training = LocalTraining.fedsgd(loss=loss)  # type: ignore[arg-type]
+    modality = (
+        _table(inputs.shape[1])
+        if inputs.ndim == 2
+        else fs.Image(shape=(inputs.shape[1], inputs.shape[2], inputs.shape[3]))
+    )
+    update = local_update(model, Batch(inputs, labels), training=training)
+    return threat.observe(model, update, modality=modality)
+
+
+def _claimed(observation: Observation, inputs: Tensor, labels: Tensor) -> Reconstruction:
+    return certify(observation, Reconstruction(inputs, labels, Outcome("exact", "by hand", 0.0, 0, 0.0)))
+
+
+def _note(found: Reconstruction) -> str:
+    assert found.certificate is not None
+    return found.certificate.note
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_as_many_equations_as_unknowns_prove_nothing(seed: int) -> None:
+    """A softmax of three classes without a bias hands out two equations a column, for the columns of two rows."""
+    net = _drawn(lambda: nn.Sequential(nn.Linear(4, 3, bias=False)), seed)
+    inputs, labels = _rows(2, 4, seed), torch.tensor([0, 1])
+    observation = _seen(net, inputs, labels)
+    assert to_spare(Evidence.of(observation), Candidate(inputs, labels), 1e-6) == 0
+    found = _claimed(observation, inputs, labels)
+    assert found.certain.tolist() == [False, False]
+    assert NONE_TO_SPARE in _note(found)
+    read = fs.attack.auto(steps=20)(observation, generator=torch.Generator().manual_seed(0))
+    assert not bool(certify(observation, read).certain.any())
+
+
+def test_equations_to_spare_are_counted() -> None:
+    """With a bias there are two more: 3 x 5 entries, of which each column of five sums to zero over the classes."""
+    net = _drawn(lambda: nn.Sequential(nn.Linear(4, 3)))
+    inputs, labels = _rows(2, 4), torch.tensor([0, 1])
+    observation = _seen(net, inputs, labels)
+    assert to_spare(Evidence.of(observation), Candidate(inputs, labels), 1e-6) == 10 - 8
+    assert _claimed(observation, inputs, labels).certain.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("head", ["two classes", "one output"])
+def test_without_any_bias_a_scaled_row_gives_the_same_update(head: str) -> None:
+    outputs, loss = (2, "cross_entropy") if head == "two classes" else (1, nn.BCEWithLogitsLoss())
+    net = _drawn(lambda: nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, outputs, bias=False)))
+    inputs = _rows(1, 8)
+    with torch.no_grad():
+        scores = net(inputs)
+        margin = (scores.max() - scores.min() if outputs == 2 else scores.abs()).sum()
+        net[2].weight.mul_(2.5 / margin)
+    labels = scores.argmax(1) if outputs == 2 else (scores > 0).float()
+    observation = _seen(net, inputs, labels, loss=loss)
+    factor = brentq(lambda t: t / (1 + math.exp(2.5 * t)) - 1 / (1 + math.exp(2.5)), 0.01, 0.5, xtol=1e-15)
+    twin = _claimed(observation, factor * inputs.double(), labels)
+    assert twin.certificate is not None
+    assert twin.certificate.residual < 1e-4
+    for found in (twin, _claimed(observation, inputs, labels)):
+        assert found.certain.tolist() == [False]
+    assert SCALED in _note(_claimed(observation, inputs, labels))
+
+
+def test_a_bias_tells_scaled_rows_apart() -> None:
+    net = _drawn(lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2, bias=False)))
+    inputs, labels = _rows(1, 8), torch.tensor([1])
+    assert _claimed(_seen(net, inputs, labels), inputs, labels).certain.tolist() == [True]
+
+
+def test_a_fold_has_two_preimages() -> None:
+    """Behind a frozen square layer GELU gives one value for two, and all that is sent is behind it."""
+    net = _drawn(lambda: nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3)), 1)
+    for parameter in net[0].parameters():  # type: ignore[index]
+        parameter.requires_grad_(False)
+    turned = torch.linalg.qr(_rows(6, 6))[0]
+    net[0].weight.data.copy_(turned)
+    net[0].bias.data.zero_()
+    inputs, labels = torch.tensor([[-0.3, 0.5, -0.4, 0.2, 0.8, -0.2]]) @ turned, torch.tensor([1])
+    found = _claimed(_seen(net, inputs, labels), inputs, labels)
+    assert found.certain.tolist() == [False]
+    assert SOLVED_ELSEWHERE in _note(found)
+
+
+def test_what_lies_outside_the_valid_range_is_not_certain() -> None:
+    net = _drawn(lambda: nn.Sequential(nn.Linear(6, 12, bias=False), nn.Tanh(), nn.Linear(12, 3)))
+    inputs, labels = _rows(1, 6), torch.tensor([1])
+    inputs[0, 0] = 3.5
+    found = _claimed(_seen(net, inputs, labels), inputs, labels)
+    assert found.certain.tolist() == [False]
+    assert OUTSIDE in _note(found)
+
+
+def test_outputs_that_change_places_take_their_targets_along() -> None:
+    """One perceptron for each of two series: the series exchanged, with their targets, give the same update."""
+
+    class Forecaster(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.net(x.view(-1, 6)).view(len(x), 4)
+            return made
+
+    inputs, labels = _rows(1, 12), _rows(1, 4, 1)
+    observation = _seen(_drawn(Forecaster), inputs, labels, loss=nn.MSELoss())
+    for rows, targets in ((inputs, labels), (inputs.roll(6, 1), labels.roll(2, 1))):
+        found = _claimed(observation, rows, targets)
+        assert found.certificate is not None
+        assert found.certificate.residual < 1e-5
+        assert found.certain.tolist() == [False]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_net_that_averages_over_quarter_turns_is_blind_to_them(turns: int) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = sum(self.net(x.rot90(k, (2, 3))) for k in range(4))
+            return made
+
+    inputs = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2])
+    observation = _seen(_drawn(Turned), inputs, labels)
+    assert not bool(_claimed(observation, inputs.rot90(turns, (2, 3)), labels).certain.any())
+
+
+@pytest.mark.parametrize("threat", [SERVER, LISTENER], ids=["server", "listener"])
+def test_a_layer_whose_bias_is_used_twice_is_not_read_by_it(threat: ThreatModel) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.head(torch.relu(self.first(x) + self.first.bias))
+            return made
+
+    inputs, labels = _rows(1, 8), torch.tensor([1])
+    observation = _seen(_drawn(Twice), inputs, labels, threat)
+    found = certify(observation, fs.attack.auto(steps=8)(observation, generator=torch.Generator().manual_seed(0)))
+    if bool(found.certain.any()):
+        assert found.inputs is not None
+        assert float((found.inputs - inputs).abs().max()) < 1e-2
+    assert not (threat is LISTENER and bool(found.certain.any()))
+
+
+def test_what_cannot_be_judged_is_refused_in_words() -> None:
+    inputs, labels = _rows(2, 6), torch.tensor([1, 2])
+    net = _drawn(lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)))
+    for threat in (SERVER, LISTENER):
+        with pytest.raises(Misfit, match="shape"):
+            _claimed(_seen(net, inputs, labels, threat), inputs[:, :3], labels)
+    nothing = _claimed(_seen(net, inputs, labels), inputs[:0], labels[:0])
+    assert nothing.outcome.status == "budget"
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_model_that_keeps_computed_tensors_is_refused_in_words() -> None:
+    net = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(6, 8)), nn.Linear(8, 4))
+    with pytest.raises(UnfitModel, match="cannot be copied"):
+        _seen(net, _rows(1, 6), torch.tensor([1]))
+
+
+def test_a_model_that_draws_by_python_crashes_no_attack() -> None:
+    class Flipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(8, 12), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.head(torch.tanh(self.first(x * random.choice([-1, 1]))))
+            return made
+
+    before = random.getstate()
+    try:
+        for seed in range(6):
+            random.seed(seed)
+            observation = _seen(_drawn(Flipped), _rows(1, 8), torch.tensor([1]))
+            fs.attack.auto(steps=4)(observation, generator=torch.Generator().manual_seed(0))
+    finally:
+        random.setstate(before)
