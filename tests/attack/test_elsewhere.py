@@ -90,7 +90,7 @@ def test_without_any_bias_a_scaled_row_gives_the_same_update(head: str) -> None:
     with torch.no_grad():
         scores = net(inputs)
         margin = (scores.max() - scores.min() if outputs == 2 else scores.abs()).sum()
-        net[2].weight.mul_(2.5 / margin)
+        net.get_parameter("2.weight").mul_(2.5 / margin)
     labels = scores.argmax(1) if outputs == 2 else (scores > 0).float()
     observation = _seen(net, inputs, labels, loss=loss)
     factor = brentq(lambda t: t / (1 + math.exp(2.5 * t)) - 1 / (1 + math.exp(2.5)), 0.01, 0.5, xtol=1e-15)
@@ -114,8 +114,8 @@ def test_a_fold_has_two_preimages() -> None:
     for parameter in net[0].parameters():  # type: ignore[index]
         parameter.requires_grad_(False)
     turned = torch.linalg.qr(_rows(6, 6))[0]
-    net[0].weight.data.copy_(turned)
-    net[0].bias.data.zero_()
+    net.get_parameter("0.weight").data.copy_(turned)
+    net.get_parameter("0.bias").data.zero_()
     inputs, labels = torch.tensor([[-0.3, 0.5, -0.4, 0.2, 0.8, -0.2]]) @ turned, torch.tensor([1])
     found = _claimed(_seen(net, inputs, labels), inputs, labels)
     assert found.certain.tolist() == [False]

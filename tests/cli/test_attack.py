@@ -250,7 +250,9 @@ def test_interruption_has_a_sentence_and_its_own_code(
 
     monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: interrupted)
     answer = fedseal("attack", *TINY)
-    assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was written\n")
+    begun, *rest = answer.err.splitlines()
+    assert begun == "honest_but_curious attacks photos0 with auto"
+    assert (answer.code, answer.out, rest) == (130, "", ["interrupted; nothing was written"])
     monkeypatch.setattr("fedseal.cli.sources.aim", interrupted)
     assert fedseal("attack", *TINY).code == 130
 

@@ -185,6 +185,7 @@ def subsampled(
     Raises:
         BadConfig: kappa not between 0 and 1, noise that is not positive, a rate not in (0, 1], no step, few draws.
 
+    >>> import torch
     >>> one = subsampled(0.1, 1.0, 0.1, 1, generator=torch.Generator())
     >>> round(one.value, 4), one.low == one.high
     (0.1289, True)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedseal.attack.evidence.entrance import Undone, undo
@@ -42,6 +43,7 @@ ALTERING = (
     "masked_layer",
 )
 Made = TypeVar("Made")
+_STRUCTURES: WeakKeyDictionary[nn.Module, dict[tuple[tuple[int, ...], bool, bool], Structure]] = WeakKeyDictionary()
 ROUNDING = 2.5  # units in the last place by which a sum of products in the client's dtype is off, as measured
 
 
@@ -116,7 +118,12 @@ class Evidence:
     def _traced(self) -> Structure:
         modality = self.observation.modality
         whole = not modality.forward(torch.zeros(1, *modality.shape)).is_floating_point()
-        return structure_of(self.observation.model, modality.shape, whole=whole)
+        model = self.observation.model  # on the meta device, and written to by nobody
+        known = _STRUCTURES.setdefault(model, {})
+        key = (modality.shape, whole, model.training)
+        if key not in known:
+            known[key] = structure_of(model, modality.shape, whole=whole)
+        return known[key]
 
     @cached_property
     def _before(self) -> Preprocessing | str | None:

@@ -101,7 +101,7 @@ class TabLeak(Route):
         for share in LOOKS:
             search.advance(math.ceil(share * self.steps) - done, watch)
             done = search.done
-            chosen, pool = self._read_off(search, relaxed, generator, started)
+            chosen, pool = self._read_off(search, relaxed, generator, started, last=share == LOOKS[-1])
             if chosen.outcome.status == "converged":
                 break
         agreed = f"{self.members} members agree on cells to {float(pool.confidence.mean()):.2f} of 1"
@@ -110,16 +110,18 @@ class TabLeak(Route):
         return replace(chosen, outcome=outcome, confidence=None if chosen.inputs is None else pool.confidence)
 
     def _read_off(
-        self, search: Search, relaxed: Relaxed, generator: torch.Generator, started: float
+        self, search: Search, relaxed: Relaxed, generator: torch.Generator, started: float, *, last: bool
     ) -> tuple[Reconstruction, Pool]:
-        """What the members say at present: the pool's rows or the best member's, whichever explain the update."""
+        """What the members say at present: the pool's rows or, at the last look, the best member's, whichever explain
+        the update.
+        """
         observation, table, candidate = search.observation, relaxed.table, search.candidate()
         labels = candidate.labels.detach()
         with torch.no_grad():
             soft = relaxed(candidate.inputs.detach()).view(self.members, -1, *table.shape)
         pool = pooled(table, soft, labels, _losses(search, candidate))
         ends: list[Reconstruction] = []
-        for rows in (pool.rows, table.nearest(pool.best)):
+        for rows in (pool.rows, table.nearest(pool.best))[: 1 + last]:
             if ends and (ends[0].outcome.status == "converged" or torch.equal(rows, pool.rows)):
                 continue
             guess = Candidate(rows, labels)
