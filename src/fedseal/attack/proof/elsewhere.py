@@ -36,7 +36,8 @@ DEEP = 4  # valleys of the misfit that are followed down
 
 
 def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
-    """How many independent equations updates of this kind obey beyond those that the candidate's unknowns take up.
+    """How many independent equations updates of this kind obey beyond the unknowns of the whole batch; negative where
+    there are fewer.
 
     Updates lie in a space of as many dimensions as the Jacobians at all data span together; those at the candidate and
     at some data drawn at random show it.
@@ -48,16 +49,14 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
     there = linearized(evidence, candidate)
-    values = candidate.inputs[0].numel()
-    unseen = MARGIN * tolerance * there.norm / (VISIBLE * math.sqrt(values))
+    unseen = MARGIN * tolerance * there.norm / (VISIBLE * math.sqrt(candidate.inputs[0].numel()))
     own = there.matrix()
-    taken = _rank(own, unseen)
-    if taken >= own.shape[1]:
-        return 0
+    if own.shape[1] <= there.columns:
+        return own.shape[1] - there.columns
     generator = torch.Generator().manual_seed(OWN)
     others = [_drawn(evidence, candidate, generator) for _ in range(ELSEWHERE)]
     spanned = torch.cat([own, *(linearized(evidence, other).matrix() for other in others)])
-    return _rank(spanned, unseen) - taken
+    return _rank(spanned / math.sqrt(1 + ELSEWHERE), unseen) - there.columns
 
 
 def _rank(rows: Tensor, unseen: float) -> int:
