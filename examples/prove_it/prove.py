@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import fedseal as fs
-from fedseal.audit import Record, pictures, recorded, summarize
+from fedseal.audit import Record, pictures, recording, summarize
 from fedseal.federation import DataOwner, Federation, ModelOwner, View, gradient_step
 from fedseal.federation.recorder import Shelf
 from fedseal.modality import picture
@@ -37,7 +37,7 @@ def prove(folder: Path, *, owners: int = 10, attacked: int = 3, steps: int = 60)
             _random_numbers(folder / protocol, View.load(folder / "sharing"))
         else:
             Federation(ModelOwner(model, learning_rate=0.1), team, protocol).fit(1, record=folder / protocol)
-        audits[protocol] = recorded.run(
+        audits[protocol] = recording.run(
             View.load(folder / protocol),
             model,
             lambda _, owner: data[owner : owner + 1],

@@ -66,7 +66,7 @@ Command = Callable[..., Answer]
 def fedseal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs a command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedseal.cli.live.EVERY", 3600.0)  # however slow the machine is
+    monkeypatch.setattr("fedseal.cli.progress.EVERY", 3600.0)  # however slow the machine is
 
     def call(*arguments: object) -> Answer:
         capsys.readouterr()

@@ -14,7 +14,7 @@ from cli.conftest import Command
 from fedseal import LocalTraining, Observation, Outcome, Progress, Reconstruction, local_update, modality, zoo
 from fedseal.attack.base import BestOf
 from fedseal.audit.verification import Verified
-from fedseal.cli import outcome, sources
+from fedseal.cli import attack_result, sources
 from fedseal.cli.attack import STARTS, build
 from fedseal.cli.request import Aim, Request
 from fedseal.errors import BadConfig, UnknownName
@@ -326,7 +326,7 @@ ROWS = {
     "numbers": (torch.tensor([[-1.5]]), torch.tensor([[0.25]]), "0.25, the truth is -1.5"),
     "probabilities of a class": (torch.tensor([1]), torch.tensor([[0.1, 0.9]]), "1, right"),
     "findings nobody knows": (None, torch.tensor([[0.9, 0.75, 0.0]]), "0.9, 0.75, 0"),
-    "many": (None, torch.zeros(1, 40), f"{', '.join(['0'] * outcome.LONG)}, ..."),
+    "many": (None, torch.zeros(1, 40), f"{', '.join(['0'] * attack_result.LONG)}, ..."),
 }
 
 
@@ -340,6 +340,6 @@ def test_labels_that_are_rows_are_said_in_numbers(kind: str) -> None:
     observation = ThreatModel.eavesdropper().observe(model, seen, modality=image)
     aim = Aim(observation, image, None if truth is None else Batch(pixels, truth), "own")
     found = Reconstruction(pixels, named, Outcome("budget", "own", None, 1, 0.1))
-    result = outcome.grade("own", Request(), aim, Verified(found, 0.0))
-    assert said in outcome._labels(result)
+    result = attack_result.grade("own", Request(), aim, Verified(found, 0.0))
+    assert said in attack_result._labels(result)
     json.dumps(result.plain())

@@ -17,8 +17,8 @@ from federation.small import STEPS, federation, gap, net, owners, weights
 from fedseal.errors import BadConfig, EngineFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.flower import Simulation
+from fedseal.federation.flower_environment import quiet
 from fedseal.federation.owners import DataOwner, ModelOwner
-from fedseal.federation.quiet import quiet
 from fedseal.federation.secure import Secure
 from fedseal.types import Batch, Update
 

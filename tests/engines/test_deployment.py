@@ -21,7 +21,7 @@ from fedseal.cli.plan import Plan
 from fedseal.errors import BadConfig
 from fedseal.federation.deployment import certificates, node, place, superlink, take_part, write
 from fedseal.federation.deployment.processes import free_port
-from fedseal.federation.quiet import quiet
+from fedseal.federation.flower_environment import quiet
 from fedseal.secagg import SERVER, aggregator
 
 # a shell that starts the tests in the background has them ignore Ctrl-C, which processes inherit

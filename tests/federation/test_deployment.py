@@ -24,7 +24,7 @@ from fedseal.federation.keys import StoredKeys, file_of
 from fedseal.federation.party import Ask
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, aggregator
-from fedseal.secagg.refused import OutOfPhase
+from fedseal.secagg.errors import OutOfPhase
 
 SECURE = Secure("sharing", aggregators=2).settled(3, 8, {})
 PARTIES = [SERVER, 0, 1, 2, aggregator(0), aggregator(1)]

@@ -18,11 +18,11 @@ from federation.small import federation, gap, net, weights
 from fedseal.errors import BadConfig, EngineFailure, StorageFailure
 from fedseal.federation import View, flower, recorded
 from fedseal.federation import grid as carrier
+from fedseal.federation.flower_environment import quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.keys import StoredKeys, file_of, read_identity
 from fedseal.federation.members import Members
 from fedseal.federation.party import Ask, Reply
-from fedseal.federation.quiet import quiet
 from fedseal.federation.rounds import Link
 from fedseal.secagg import SERVER, Outgoing, aggregator
 from fedseal.types import LocalTraining

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from fedseal.audit.record import Record
 from fedseal.report import html, terminal, verdict
+from fedseal.report.examples import laid_out
 from fedseal.report.html import page, pages
 from fedseal.report.kind import KINDS
-from fedseal.report.said import laid_out
 from fedseal.report.terminal import beside
 from fedseal.report.verdict import mixed
 from report.records import Shot, on_disk

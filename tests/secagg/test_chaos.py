@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from fedseal.errors import FedsealError
 from fedseal.secagg import SERVER, Opened, Outgoing
-from fedseal.secagg.refused import BadMessage, OutOfPhase
+from fedseal.secagg.errors import BadMessage, OutOfPhase
 from fedseal.secagg.role import Role
 from secagg.rounds import Masking, Sharing, flipped, refused, terms, total, update
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat import shamir
 from fedseal.secagg.hazmat.keys import Agreement, Identity, Opener, Public, Sealer, hkdf, open_once, seal_once
 from fedseal.secagg.hazmat.prg import Masks, Stream
-from fedseal.secagg.refused import BadMessage
 from vectors import second
 
 GOLDEN = json.loads(second.GOLDEN.read_text())

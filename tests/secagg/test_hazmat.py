@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedseal.errors import BadConfig
+from fedseal.secagg.errors import CohortTooSmall, InsecureRandomness
 from fedseal.secagg.hazmat import prg, shamir
 from fedseal.secagg.hazmat.prg import Masks, Stream, fresh_seed
 from fedseal.secagg.hazmat.ring import FixedPoint, Ring
-from fedseal.secagg.refused import CohortTooSmall, InsecureRandomness
 
 COMMON = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fedseal.errors import BadConfig, FedsealError
 from fedseal.secagg import SERVER, Ledger, Outgoing, masking, wire
+from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat.keys import KEY, Opener
 from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.masking.client import unmask_context
 from fedseal.secagg.masking.graph import Graph, degree_for
-from fedseal.secagg.refused import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.wire import Kind, Reader
 from secagg.rounds import Masking, flipped, identity, refused, terms, total, update

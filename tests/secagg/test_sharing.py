@@ -11,7 +11,7 @@ import pytest
 
 from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.secagg import OWNER, Identity, Ledger, Outgoing, aggregator, sharing, wire
-from fedseal.secagg.refused import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
+from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
 from fedseal.secagg.wire import Kind
 from secagg.rounds import Sharing, flipped, identity, refused, terms, total, update
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import fedseal.secagg as secagg_package
 from fedseal.errors import BadConfig, MissingExtra, UnfitUpdate
-from fedseal.secagg.refused import OutOfPhase, WrongSum
+from fedseal.secagg.errors import OutOfPhase, WrongSum
 from fedseal.secagg.terms import Roster, Terms
 from fedseal.secagg.vector import Contribution, Layout, Opened
 from secagg.rounds import SIZE, identity, terms, update

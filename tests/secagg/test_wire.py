@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fedseal.errors import FedsealError
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import Agreement
-from fedseal.secagg.refused import BadMessage
 from fedseal.secagg.wire import ChunkReader, ChunkWriter, Kind, Reader
 from secagg.rounds import flipped, identity
 

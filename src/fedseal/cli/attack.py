@@ -175,14 +175,14 @@ def attack(
             terminal.note(line)
     with machine.threads(threads, target.observation.model):
         found, frames = _run(chosen, target, seed, quiet=quiet)
-    from fedseal.cli import outcome
+    from fedseal.cli import attack_result
 
-    result = outcome.grade(recipe, request, target, found)
-    outcome.write(folder, result, frames)
+    result = attack_result.grade(recipe, request, target, found)
+    attack_result.write(folder, result, frames)
     if as_json:
         terminal.machine(result.plain())
     else:
-        outcome.tell(result, folder, explain=explain)
+        attack_result.tell(result, folder, explain=explain)
 
 
 def _captured(
@@ -234,11 +234,11 @@ def _run(chosen: Attack, target: sources.Aim, seed: int, *, quiet: bool) -> tupl
 
     from fedseal.audit.frames import Film
     from fedseal.audit.verification import verified
-    from fedseal.cli import live
+    from fedseal.cli import progress
 
     generator = torch.Generator().manual_seed(seed)
     try:
-        with live.attack_progress(quiet=quiet) as show:
+        with progress.attack_progress(quiet=quiet) as show:
             film = Film(target.modality, show)
             found = verified(chosen, target.observation, generator=generator, progress=film)
     except KeyboardInterrupt:

@@ -131,7 +131,7 @@ def audit(
     with terminal.loading():
         from fedseal.audit.cost import Plan
         from fedseal.audit.grid import expanded
-        from fedseal.cli import live, machine
+        from fedseal.cli import machine, progress
     of_a_record = {
         "federation": federation,
         "model": model,
@@ -170,9 +170,9 @@ def audit(
     elif not quiet:
         _say_what_is_there(folder)
     with _kept(folder):
-        with machine.threads(threads, setup.case.model), live.audit_progress(quiet=quiet) as show:
+        with machine.threads(threads, setup.case.model), progress.audit_progress(quiet=quiet) as show:
             record = setup.run(engine=place, on_progress=show)
-        with live.cost_progress(quiet=quiet) as tell:
+        with progress.cost_progress(quiet=quiet) as tell:
             costs = setup.measure_costs(tell)
         for line in dict.fromkeys(cost.warning for cost in costs if cost.warning):
             terminal.note(f"cost: {line}")
@@ -199,13 +199,13 @@ def _audit_record(
 ) -> None:
     # Records are read with secure sums' keys, which need an extra, and other audits must work without it.
     with terminal.loading():
-        from fedseal.cli import gate, live, machine, seen
+        from fedseal.cli import audit_recording, gate, machine, progress
 
     out = Path(wanted.get("out", Path("runs") / source.resolve().name))
     facts = {name: value for name, value in wanted.items() if name != "out"}
-    found = seen.target(seen.Wanted(source, **facts))
+    found = audit_recording.target(audit_recording.Wanted(source, **facts))
     if found.known is None and limits:
-        raise BadConfig(f"--fail-above needs a score, and {seen.NOBODY}", "name the --federation")
+        raise BadConfig(f"--fail-above needs a score, and {audit_recording.NOBODY}", "name the --federation")
     folder = options.folder(out)
     if not resume:
         _delete_run(folder)
@@ -214,14 +214,14 @@ def _audit_record(
     with _kept(folder), machine.threads(threads, found.model):
         if found.known is None:
             guesses = found.guessed(folder, (lambda line: None) if quiet else terminal.note)
-            seen.conclude(guesses, folder, as_json=as_json, quiet=quiet)
+            audit_recording.conclude(guesses, folder, as_json=as_json, quiet=quiet)
             crashed = [guess for guess in guesses if guess.crashed]
             for guess in crashed:
                 terminal.error(f"'{guess.attack}' crashed on {guess.title} ({guess.reason})")
             if crashed:
                 raise typer.Exit(1)
             return
-        with live.audit_progress(quiet=quiet) as show:
+        with progress.audit_progress(quiet=quiet) as show:
             record = found.scored(folder, place, show)
         page = _page(record, folder)
     _conclude(record, page, gate.exceeded(record, limits), as_json=as_json, quiet=quiet)

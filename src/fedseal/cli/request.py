@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedseal import defense as defenses
 from fedseal.audit import Case
-from fedseal.audit.recorded import at
+from fedseal.audit.recording import at
 from fedseal.captured import read
 from fedseal.cli.options import pairs
 from fedseal.client import state_of

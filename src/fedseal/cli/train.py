@@ -113,7 +113,7 @@ def train(
         if path is not None:
             options.file_to_write(path)
     with terminal.loading():
-        from fedseal.cli import asked
+        from fedseal.cli import training_manifest
         from fedseal.cli.plan import Plan  # secure sums need an extra, and the other verbs must work without it
     plan = Plan(
         data=tuple(data or ["fashion_mnist"]),
@@ -162,7 +162,7 @@ def train(
         raise BadConfig("--loopback and --host are of a deployment", "name its folder with --deploy")
     found = plan.read()
     if record is not None:
-        asked.keep(record, plan, found)
+        training_manifest.keep(record, plan, found)
     federation = plan.federation(found)
     trained = rounds_of.fitted(
         federation,

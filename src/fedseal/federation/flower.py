@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedseal.errors import BadConfig, MissingExtra
+from fedseal.federation.flower_environment import SILENT, flwr, only_errors
 from fedseal.federation.grid import PART, GridLink, answered, asks_who, hello
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner
-from fedseal.federation.quiet import SILENT, flwr, only_errors
 from fedseal.federation.rounds import Link
 from fedseal.federation.secure import Secure
 from fedseal.secagg import Public, Roster

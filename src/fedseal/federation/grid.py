@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fedseal.errors import EngineFailure
+from fedseal.federation.flower_environment import flwr
 from fedseal.federation.members import Members
 from fedseal.federation.party import LOG, Ask, Party, Reply
-from fedseal.federation.quiet import flwr
 from fedseal.secagg import Outgoing
 from fedseal.types import Tensors
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fedseal.audit.record import Cell
 from fedseal.metric.scores import Score
 from fedseal.report import words
+from fedseal.report.examples import Said, said
 from fedseal.report.kind import MEASURES, Finding, kind_of_cell
 from fedseal.report.picture import Budget, Pictures, png, thinned
-from fedseal.report.said import Said, said
 from fedseal.report.tally import Sample, leakage, samples
 
 FINDINGS: dict[Finding, str] = {

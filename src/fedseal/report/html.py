@@ -23,11 +23,11 @@ from fedseal.audit.store import arrays, write_whole
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.report import words
 from fedseal.report.card import Card
+from fedseal.report.examples import MARKS
 from fedseal.report.frontier import PROTECTS
 from fedseal.report.kind import Kind
 from fedseal.report.plane import finding
 from fedseal.report.reproduce import Reproduction, reproduction
-from fedseal.report.said import MARKS
 from fedseal.report.table import Column, Entry, columns, row, telling
 from fedseal.report.verdict import mixed
 from fedseal.report.view import Loader, ThreatGroup, View, view

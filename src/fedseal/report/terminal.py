@@ -16,9 +16,9 @@ from fedseal.audit.record import Record
 from fedseal.audit.summary import Group as CellGroup
 from fedseal.audit.summary import summarize
 from fedseal.report import advice, words
+from fedseal.report.examples import Mark, Said, said
 from fedseal.report.frontier import panels
 from fedseal.report.kind import Kind, kind_of
-from fedseal.report.said import Mark, Said, said
 from fedseal.report.tally import blind_guess, leading, samples, tally
 from fedseal.report.verdict import Level, verdict
 

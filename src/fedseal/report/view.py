@@ -14,13 +14,13 @@ from fedseal.audit.summary import label_rate
 from fedseal.report import advice, words
 from fedseal.report.bound_plot import TONES, bound_plot
 from fedseal.report.card import Card, Panel, Share, make_card
+from fedseal.report.examples import text_budget
 from fedseal.report.frontier import ENOUGH, Frontier
 from fedseal.report.frontier import Panel as Measured
 from fedseal.report.frontier import panels as measured
 from fedseal.report.kind import Kind, kind_of
 from fedseal.report.picture import TWICE, Budget, Pictures, budget
 from fedseal.report.plane import plane
-from fedseal.report.said import text_budget
 from fedseal.report.tally import Sample, Tally, leading, leakage, samples, tally
 from fedseal.report.verdict import Verdict, verdict
 

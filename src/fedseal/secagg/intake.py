@@ -11,9 +11,9 @@ from collections.abc import Container
 from typing import IO
 
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import Agreement, Buffer
 from fedseal.secagg.hazmat.ring import Elements
-from fedseal.secagg.refused import BadMessage
 from fedseal.secagg.terms import Terms, name
 from fedseal.secagg.vector import Layout
 from fedseal.secagg.wire import ChunkReader, Message

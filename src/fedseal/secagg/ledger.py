@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedseal.secagg.refused import OutOfPhase
+from fedseal.secagg.errors import OutOfPhase
 from fedseal.secagg.terms import Terms
 
 

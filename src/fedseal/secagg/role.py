@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Callable, Iterable
 
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
-from fedseal.secagg.refused import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
 from fedseal.secagg.terms import OWNER, SERVER, Roster, Terms, aggregator, name
 from fedseal.secagg.wire import Kind, Message, Outgoing
 

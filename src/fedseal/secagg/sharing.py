@@ -16,12 +16,12 @@ import secrets
 from collections.abc import Iterator, Mapping
 
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Identity
 from fedseal.secagg.hazmat.prg import SEED, Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.refused import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
 from fedseal.secagg.role import Role, ascending, from_client
 from fedseal.secagg.terms import OWNER, Terms, aggregator, name
 from fedseal.secagg.vector import Contribution, Layout, Opened

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fedseal.errors import BadConfig, UnfitUpdate
+from fedseal.secagg.errors import OutOfPhase, WrongSum
 from fedseal.secagg.hazmat.gaussian import DiscreteGaussian
 from fedseal.secagg.hazmat.ring import Elements, Reals
-from fedseal.secagg.refused import OutOfPhase, WrongSum
 from fedseal.secagg.terms import Terms
 
 

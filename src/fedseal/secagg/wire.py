@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
+from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener, Public, Sealer
 from fedseal.secagg.hazmat.ring import Elements
-from fedseal.secagg.refused import BadMessage
 
 MAGIC, VERSION = b"FSEC", 1
 HEADER = struct.Struct("<4sHH32sQQQ")

@@ -11,9 +11,9 @@ from fedseal.federation.deployment import superlink
 from fedseal.federation.deployment.certificates import AUTHORITY
 from fedseal.federation.deployment.folder import APP, Place
 from fedseal.federation.deployment.processes import Child, free_port, last_words, start
+from fedseal.federation.flower_environment import only_errors, quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.members import Members
-from fedseal.federation.quiet import only_errors, quiet
 from fedseal.federation.rounds import Link
 
 JOIN = "from fedseal.cli import main; main()"

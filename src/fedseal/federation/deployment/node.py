@@ -17,9 +17,9 @@ from fedseal.federation.deployment.folder import Place
 from fedseal.federation.deployment.ledger import LEDGER, StoredLedger
 from fedseal.federation.deployment.processes import Child, daemon, free_port, until_open
 from fedseal.federation.deployment.superlink import SECRET, fresh_secret, runtime
+from fedseal.federation.flower_environment import only_errors, quiet
 from fedseal.federation.members import Members
 from fedseal.federation.party import LOG, Party
-from fedseal.federation.quiet import only_errors, quiet
 
 POLL = 0.25  # seconds between two looks for a message; each costs two processes some milliseconds
 LOOK = 1.0  # seconds between two looks whether the SuperNode lives

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedseal.errors import EngineFailure
-from fedseal.federation.quiet import SILENT
+from fedseal.federation.flower_environment import SILENT
 
 GRACE = 10.0  # seconds for a process to end by itself
 LOOK = 0.1  # seconds between two looks

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedseal.secagg.refused import BadMessage
+from fedseal.secagg.errors import BadMessage
 
 KEY, SIGNATURE, TAG, NONCE = 32, 64, 16, 12
 Buffer: TypeAlias = bytes | bytearray | memoryview

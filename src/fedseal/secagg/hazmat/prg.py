@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
+from fedseal.secagg.errors import InsecureRandomness
 from fedseal.secagg.hazmat.ring import Elements
-from fedseal.secagg.refused import InsecureRandomness
 
 SEED = 32  # bytes
 BLOCK = 16

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedseal.errors import BadConfig, MissingExtra
-from fedseal.secagg.refused import CohortTooSmall
+from fedseal.secagg.errors import CohortTooSmall
 
 SECRET, HALF = 32, 16
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
 from fedseal.secagg.hazmat import shamir
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Identity, Sealer, open_once, seal_once
 from fedseal.secagg.hazmat.prg import Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.masking.told import Directory, Keys
-from fedseal.secagg.refused import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
+from fedseal.secagg.masking.directory import Directory, Keys
 from fedseal.secagg.role import Role, ascending
 from fedseal.secagg.terms import SERVER, Terms
 from fedseal.secagg.vector import Contribution

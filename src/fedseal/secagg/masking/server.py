@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat import shamir
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener
 from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.masking.client import SHARE, unmask_context
-from fedseal.secagg.masking.told import Directory, Keys
-from fedseal.secagg.refused import BadMessage, CohortTooSmall, OutOfPhase, WrongSum
+from fedseal.secagg.masking.directory import Directory, Keys
 from fedseal.secagg.role import Role, from_client
 from fedseal.secagg.terms import SERVER, Terms
 from fedseal.secagg.vector import Layout, Opened

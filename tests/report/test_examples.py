@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fedseal.audit.record import Sentence
 from fedseal.metric.scores import Baseline, SampleScores, Score
+from fedseal.report.examples import GAP, laid_out, marks, said, text_budget, tokens
 from fedseal.report.kind import judge
-from fedseal.report.said import GAP, laid_out, marks, said, text_budget, tokens
 from report.written import Read, cell, row, sentence
 
 

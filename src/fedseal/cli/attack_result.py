@@ -24,8 +24,8 @@ from fedseal.metric.labels import targets_of
 from fedseal.metric.scores import LabelScore, SampleScores, Scores
 from fedseal.modality import picture
 from fedseal.report import words
+from fedseal.report.examples import laid_out
 from fedseal.report.kind import KINDS, MEASURES
-from fedseal.report.said import laid_out
 from fedseal.report.terminal import beside, indented
 from fedseal.types import Batch, Reconstruction
 

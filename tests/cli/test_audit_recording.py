@@ -12,8 +12,8 @@ import torch
 
 from cli.conftest import Command
 from fedseal import audit
-from fedseal.cli.asked import FILE, keep
 from fedseal.cli.plan import Plan
+from fedseal.cli.training_manifest import FILE, keep
 from fedseal.federation import View
 from fedseal.federation.recorder import Shelf
 from fedseal.federation.view import Entry
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_refused(fedseal: Command, seen: str, tmp_path: Pat
 
 
 def test_entries_are_chosen_party_by_party() -> None:
-    from fedseal.audit.recorded import chosen
+    from fedseal.audit.recording import chosen
 
     step = Entry(0, "the server", "10", "step", "f")
     entries = (

@@ -15,13 +15,13 @@ from torch import nn
 from fedseal import attack as attacks
 from fedseal import defense as defenses
 from fedseal.audit import CellProgress, Engine, Record
-from fedseal.audit import recorded as seen
+from fedseal.audit import recording as seen
 from fedseal.audit.case import stream
 from fedseal.audit.frames import Frames
 from fedseal.audit.verification import DOOR, verified
-from fedseal.cli import outcome, parties, terminal
-from fedseal.cli.asked import Known, known
+from fedseal.cli import attack_result, parties, terminal
 from fedseal.cli.request import Aim, Request, training_from
+from fedseal.cli.training_manifest import Known, known
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.view import Entry, View
 from fedseal.files import write_whole
@@ -139,9 +139,9 @@ class Target:
         except Exception as error:  # noqa: BLE001 - a crash is kept as one, with its traceback, and the others go on
             return _crashed(spec, entry, error, folder)
         request = Request(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
-        result = outcome.grade(spec, request, Aim(observation, modality, None, _name(spec, entry)), found)
+        result = attack_result.grade(spec, request, Aim(observation, modality, None, _name(spec, entry)), found)
         _make(folder)
-        outcome.write(folder, result, frames)
+        attack_result.write(folder, result, frames)
         return Guess(spec, entry, result, "", str(folder))
 
     def _training(self) -> LocalTraining | None:
@@ -161,7 +161,7 @@ class Guess:
 
     attack: str
     entry: Entry
-    result: outcome.Result | None
+    result: attack_result.Result | None
     reason: str
     folder: str = ""
     crashed: bool = False
@@ -256,7 +256,7 @@ def _tell(guesses: Sequence[Guess]) -> None:
     terminal.say(NOBODY)
 
 
-def _left(result: outcome.Result) -> str:
+def _left(result: attack_result.Result) -> str:
     value = result.found.outcome.residual
     return "–" if value is None else words.residual(value)
 

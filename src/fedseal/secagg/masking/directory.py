@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedseal.secagg import wire
+from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import KEY, Agreement
 from fedseal.secagg.masking.graph import Graph
-from fedseal.secagg.refused import BadMessage
 from fedseal.secagg.role import from_client, public_of
 from fedseal.secagg.terms import SERVER, Terms
 from fedseal.secagg.wire import Kind, Message, Reader

@@ -12,7 +12,7 @@ from torch import nn
 from cli.conftest import Command
 from fedseal import zoo
 from fedseal.audit import CellKey, CellProgress
-from fedseal.cli import live, machine
+from fedseal.cli import machine, progress
 from fedseal.types import Progress
 
 
@@ -83,7 +83,7 @@ def test_small_models_get_one_thread_unless_told_and_nothing_stays_changed() -> 
 def test_where_nobody_watches_it_is_said_from_the_start_what_runs_and_for_how_long(
     fedseal: Command, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedseal.cli.live.EVERY", 0.05)
+    monkeypatch.setattr("fedseal.cli.progress.EVERY", 0.05)
     answer = fedseal("audit", f"{own}:case", "--samples", 2, "--attacks", "dlg:steps=150", "--workers", 1)
     lines = answer.err.splitlines()
     first = next(place for place, line in enumerate(lines) if "[1/2]" in line)
@@ -95,7 +95,7 @@ def test_where_nobody_watches_it_is_said_from_the_start_what_runs_and_for_how_lo
 
 
 def test_quiet_audits_say_nothing_of_their_work(fedseal: Command, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedseal.cli.live.EVERY", 0.01)
+    monkeypatch.setattr("fedseal.cli.progress.EVERY", 0.01)
     assert fedseal("audit", f"{own}:case", "--samples", 1, "--attacks", "dlg:steps=20", "-q").err == ""
 
 
@@ -104,7 +104,7 @@ class _Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("fedseal.cli.live.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("fedseal.cli.progress.time.monotonic", lambda: self.now)
 
 
 def _key(first: int) -> CellKey:
@@ -114,7 +114,7 @@ def _key(first: int) -> CellKey:
 def test_the_estimate_is_the_pace_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, said = _Clock(monkeypatch), list[str]()
     monkeypatch.setattr("fedseal.cli.terminal.note", said.append)
-    beat = live._Beat()
+    beat = progress._Beat()
     clock.now = 60.0
     beat.tell()
     assert said[-1] == "starting since 1 min 0 s: no cell has begun yet"
