@@ -514,8 +514,12 @@ def plain_search_pays(evidence: Evidence) -> bool:
     """Whether a search by curvature from noise is worth its time: through kinks it leads astray unless the input is
     small, and on large inputs it takes longer than all before.
     """
-    values = (evidence.batch_size or 1) * math.prod(evidence.observation.modality.shape)
-    return values <= (FEW if evidence.structure.nonsmooth else SOME)
+    return _values(evidence) <= (FEW if evidence.structure.nonsmooth else SOME)
+
+
+def _values(evidence: Evidence) -> int:
+    """Input values of the whole batch."""
+    return (evidence.batch_size or 1) * math.prod(evidence.observation.modality.shape)
 
 
 def plain_searches(evidence: Evidence, steps: int) -> list[Attack]:
@@ -525,7 +529,9 @@ def plain_searches(evidence: Evidence, steps: int) -> list[Attack]:
     searches = [GradientMatching("dlg" if way == "joint" else "idlg", labels=way, steps=steps) for way in ways]
     several = (evidence.batch_size or 1) > 1
     careful = GradientMatching("dlg_batch", optimizer=LBFGS(line_search=True), steps=steps, one_at_a_time=several)
-    return [*searches, careful if several else best_of(STARTS, careful)]
+    if several:
+        return [*searches, careful]
+    return [*searches, best_of(STARTS, careful)] if _values(evidence) <= FEW else [*searches]
 
 
 def _because(evidence: Evidence, route: str, found: Reconstruction) -> str:
