@@ -62,7 +62,7 @@ def test_findings_are_yes_or_no_at_the_end() -> None:
 def test_a_unit_across_its_kink_is_reached() -> None:
     """From an end with one unit on the wrong side no step of least squares leads to the truth; a small move does."""
     reached = 0
-    for seed in range(12):
+    for seed in range(60):  # most ends are no such place
         inputs, labels = rows(3, 4, seed).double(), torch.tensor([0, 1, 2])
         net = made(lambda: nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 6)), seed).double()
         observation = seen(net, inputs, labels)
@@ -71,7 +71,9 @@ def test_a_unit_across_its_kink_is_reached() -> None:
         found = hopped(Evidence.of(observation), stuck, seeded(), None)
         if not bool(stuck.certain.all()):
             reached += found is not None and bool(found.certain.all())
-    assert reached >= 1
+        if reached:
+            break
+    assert reached
 
 
 def test_examples_of_different_steps_are_put_in_their_places() -> None:
@@ -129,3 +131,16 @@ def test_below_the_arithmetic_a_smaller_residual_says_nothing() -> None:
     assert second.outcome.residual == 0.0 < first.outcome.residual
     assert badness(first) == badness(second)
     assert better(first, second) is first
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_last_steps_look_at_the_whole_update(seed: int) -> None:
+    """In units of each tensor's own size, what single precision left of small differences outweighs the rest."""
+    inputs, labels = rows(4, 8, seed).float(), torch.tensor([0, 1, 2, 0])
+    net = made(lambda: nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.LayerNorm(24), nn.Linear(24, 6)), seed).float()
+    net.get_parameter("3.weight").data.mul_(30)
+    observation = seen(net, inputs, labels, fs.LocalTraining.fedavg(lr=1e-3, epochs=2, momentum=0.9))
+    start = inputs.double() + 0.01 * torch.randn(inputs.shape, generator=seeded(7)).double()
+    found = Newton(start, labels, 30)(observation, generator=seeded())
+    assert found.outcome.residual is not None
+    assert found.outcome.residual < 3e-6  # 2e-5 without these steps

@@ -22,11 +22,14 @@ from fedseal.types import Candidate
 DAMPED, FIRMER, LOOSER = 1e-3, 8.0, 0.2  # of the normal matrix's diagonal; after a step that failed, and one that held
 TRIES = 8  # of damping, for each step
 ENDS = 6  # times that values may stop at the end of their range within one step
+LAST = 6  # steps at the end in units of the whole update
 GAIN = 1e-3  # share of the distance that a step must take off, or it was the last
 
 
 def steps_from(evidence: Evidence, start: Candidate, most: int) -> Iterator[tuple[Candidate, float]]:
     """The start and what each step makes of it, each with its distance from the update; no step that does not pay.
+
+    The last few steps look at the whole update, as a certificate does.
 
     Args:
         start: inputs `(N, *shape)` and labels; real targets move along, classes stay.
@@ -35,21 +38,23 @@ def steps_from(evidence: Evidence, start: Candidate, most: int) -> Iterator[tupl
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    fit = _Fit(evidence)
-    candidate, damping, after = Candidate(start.inputs.detach().double(), start.labels), DAMPED, math.inf
-    for _ in range(most):
-        candidate = _whole(evidence, candidate)
-        there = linearized(evidence, candidate)
-        rest = fit.rest(there)
-        value = float(rest.norm())
-        yield candidate, value
-        moved = fit.step(there, rest, candidate, damping)
-        if moved is None:
-            return
-        candidate, damping, after = moved
-        if after > (1 - GAIN) * value:
-            break
-    yield candidate, after
+    candidate = Candidate(start.inputs.detach().double(), start.labels)
+    for fit, steps in ((_Fit(evidence), most), (_Fit(evidence, whole=True), LAST)):
+        damping, after = DAMPED, math.inf
+        for _ in range(min(steps, most)):
+            candidate = _whole(evidence, candidate)
+            there = linearized(evidence, candidate)
+            rest = fit.rest(there)
+            value = float(rest.norm())
+            yield candidate, value
+            moved = fit.step(there, rest, candidate, damping)
+            if moved is None:
+                break
+            candidate, damping, after = moved
+            if after > (1 - GAIN) * value:
+                break
+        if after < math.inf:
+            yield candidate, after
 
 
 def _whole(evidence: Evidence, candidate: Candidate) -> Candidate:
@@ -61,19 +66,24 @@ def _whole(evidence: Evidence, candidate: Candidate) -> Candidate:
 
 
 class _Fit:
-    """The distance of updates, every tensor in units of its own size, so that no layer drowns the others."""
+    """The distance of updates, every tensor in units of its own size, so that no layer drowns the others.
 
-    def __init__(self, evidence: Evidence) -> None:
+    Args:
+        whole: all in units of the whole update's size instead, as a residual is: what rounding left of small tensors
+            counts less then.
+    """
+
+    def __init__(self, evidence: Evidence, *, whole: bool = False) -> None:
         observation = evidence.observation
         self.evidence = evidence
         targets, weights = [], []
         for number, round in enumerate(observation.rounds):
             release = Release(observation, number)
-            whole = length(round.update.tensors.values())
+            total = length(round.update.tensors.values())
             for name, tensor in round.update.tensors.items():
                 sent = release.sent(name)
                 part = tensor.double() if sent is None else tensor.double() * sent
-                size = float(part.norm()) + 1e-4 * whole
+                size = total if whole else float(part.norm()) + 1e-4 * total
                 targets.append(part.flatten())
                 weights.append(torch.full((tensor.numel(),), 1 / size, dtype=torch.float64, device=tensor.device))
         self.target, self.weight = torch.cat(targets), torch.cat(weights)
