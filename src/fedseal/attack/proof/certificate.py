@@ -32,9 +32,11 @@ from fedseal.attack.evidence.replay import (
 )
 from fedseal.attack.evidence.scale import said, unscaled
 from fedseal.attack.proof.derivative import OWN, derivative_is_real
-from fedseal.attack.proof.elsewhere import scaled, solved, to_spare, valid
+from fedseal.attack.proof.elsewhere import COLUMNS, ENTRIES, scaled, solved, to_spare, valid
 from fedseal.attack.proof.mirrors import mirrored
 from fedseal.attack.proof.sensitivity import (
+    CLOSED_FORM,
+    FIRST_LAYER,
     VISIBLE,
     Sensitivity,
     first_layer,
@@ -55,7 +57,7 @@ AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (roo
 FELT = 0.01  # of what is unseen, from which on another example in the place of one is tried
 NEAR = 1e-2  # of 0 and 1, within which values may be signs
 OPEN = "explains the update, does not determine"
-EVERYWHERE = ("the first layer's gradient",)  # a proof that holds far away as well
+EVERYWHERE = (FIRST_LAYER,)  # proofs that hold far away as well
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
 SOLVED_ELSEWHERE = "other data explain the update as well, found by least squares from elsewhere"
@@ -150,9 +152,9 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     if any(judged.certain) and not all(judged.certain):
         judged = _beside(observation, candidate, training, judged, max(tolerance, value))
     if any(judged.certain):
-        judged = _moving(evidence, candidate, judged)
+        judged = _moving(evidence, candidate, judged, moved.how)
     if any(judged.certain) and moved.how not in EVERYWHERE:
-        judged = _elsewhere(evidence, candidate, judged)
+        judged = _elsewhere(evidence, candidate, judged, moved.how)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
 
 
@@ -197,12 +199,14 @@ def _replaced(observation: Observation, candidate: Candidate, training: LocalTra
     return distance(*pair)
 
 
-def _moving(evidence: Evidence, candidate: Candidate, judged: Certificate) -> Certificate:
+def _moving(evidence: Evidence, candidate: Candidate, judged: Certificate, how: str) -> Certificate:
     """The certificate, where the update really moves as the derivative says; none is certain where it does not."""
     if isinstance(evidence.observation.modality, Text):
         return judged
     try:
-        real = derivative_is_real(evidence, candidate, max(judged.tolerance, judged.residual))
+        # a proof that did without the whole Jacobian is not held up by one, but where it takes no time
+        evenly = how not in (FIRST_LAYER, CLOSED_FORM) or small(evidence, len(candidate.inputs), COLUMNS, ENTRIES)
+        real = derivative_is_real(evidence, candidate, max(judged.tolerance, judged.residual), evenly=evenly)
     except NotTwiceDifferentiable:  # only the first layer's algebra speaks then, which needs no derivative
         real = evidence.first_linear is not None and evidence.preprocessing is None
     if real:
@@ -211,7 +215,7 @@ def _moving(evidence: Evidence, candidate: Candidate, judged: Certificate) -> Ce
     return replace(judged, certain=(False,) * len(judged.certain), note=note)
 
 
-def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate) -> Certificate:
+def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, how: str) -> Certificate:
     """The certificate without the examples in whose place others far away may stand: a Jacobian speaks of what is near.
 
     Nothing is certain where there are no equations to spare, since as many as unknowns have several solutions.
@@ -220,7 +224,11 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate) ->
     if isinstance(observation.modality, Text):
         return judged
     tolerance = max(judged.tolerance, judged.residual)
-    if small(evidence, len(candidate.inputs)) and to_spare(evidence, candidate, tolerance) < 1:
+    count = len(candidate.inputs)
+    if how == CLOSED_FORM and count == 1:  # one layer after the other, each solved alone
+        return judged
+    few = small(evidence, count, COLUMNS, ENTRIES) if how == CLOSED_FORM else small(evidence, count)
+    if few and to_spare(evidence, candidate, tolerance) < 1:
         return _less(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
     inside = valid(observation, candidate.inputs).tolist()
     judged = _less(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)

@@ -41,7 +41,7 @@ OWN = 1_000_003  # a seed by which nobody draws data: along the inputs themselve
 SINGLE = Trial((1e-3,), 0.1)  # for models that take no other format
 
 
-def derivative_is_real(evidence: Evidence, candidate: Candidate, tolerance: float) -> bool:
+def derivative_is_real(evidence: Evidence, candidate: Candidate, tolerance: float, *, evenly: bool = True) -> bool:
     """Move all inputs at once, there and back, and compare with the derivative: each value by a random share, and where
     the Jacobian is small also so that all directions in which it moves the update have an equal share there.
 
@@ -52,6 +52,7 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate, tolerance: floa
     Args:
         candidate: inputs `(N, *shape)` of floating point, and labels.
         tolerance: the relative change of the update that nobody sees.
+        evenly: whether the second way is tried, which takes the whole Jacobian.
 
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
@@ -61,7 +62,7 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate, tolerance: floa
     length = max(float(candidate.inputs.double().square().mean().sqrt()), 1e-3)
     there = linearized(evidence, replace(candidate, inputs=candidate.inputs.double() + BESIDE * length * beside))
     ways = [way.to(there.inputs)]
-    if small(evidence, len(candidate.inputs)):
+    if evenly and small(evidence, len(candidate.inputs)):
         ways.append(_evenly(there, ways[0], tolerance * there.norm / VISIBLE))
     return all(_moves(evidence, candidate, there, one, length) for one in ways)
 

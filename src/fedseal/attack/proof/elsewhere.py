@@ -25,6 +25,7 @@ from fedseal.types import Candidate, Observation, Tensors
 from fedseal.vocabulary import MARGIN
 
 ELSEWHERE = 2  # inputs and labels drawn at random at which the update's other directions are looked at
+ENOUGH = 16  # equations to spare that are counted, more or less
 OWN = 1_000_033  # a seed by which nobody draws data
 TWICE = 2.0  # times the inputs, of which a model without a bias makes a multiple of its outputs
 SAME = 1e-5  # of the largest output, how near to a multiple
@@ -36,11 +37,11 @@ DEEP = 4  # valleys of the misfit that are followed down
 
 
 def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
-    """How many independent equations updates of this kind obey beyond the unknowns of the whole batch; negative where
-    there are fewer.
+    """How many independent equations updates of this kind obey beyond the unknowns of the whole batch, up to some;
+    negative where there are fewer.
 
-    Updates lie in a space of as many dimensions as the Jacobians at all data span together; those at the candidate and
-    at some data drawn at random show it.
+    Updates lie in a space of as many dimensions as the Jacobians at all data span together; the one at the candidate
+    and some directions at data drawn at random show it.
 
     Args:
         tolerance: the relative change of the update that nobody sees.
@@ -50,13 +51,19 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
     """
     there = linearized(evidence, candidate)
     unseen = MARGIN * tolerance * there.norm / (VISIBLE * math.sqrt(candidate.inputs[0].numel()))
-    own = there.matrix()
-    if own.shape[1] <= there.columns:
-        return own.shape[1] - there.columns
-    generator = torch.Generator().manual_seed(OWN)
-    others = [_drawn(evidence, candidate, generator) for _ in range(ELSEWHERE)]
-    spanned = torch.cat([own, *(linearized(evidence, other).matrix() for other in others)])
-    return _rank(spanned / math.sqrt(1 + ELSEWHERE), unseen) - there.columns
+    own, unknowns = there.matrix(), there.columns
+    if own.shape[1] <= unknowns:
+        return own.shape[1] - unknowns
+    basis, triangle = torch.linalg.qr(own.T)
+    taken = _rank(triangle, unseen)
+    generator, rows = torch.Generator().manual_seed(OWN), []
+    for _ in range(ELSEWHERE):
+        other = linearized(evidence, _drawn(evidence, candidate, generator))
+        some = min(other.columns, unknowns - taken + ENOUGH)
+        ways = torch.linalg.qr(torch.randn(other.columns, some, generator=generator, dtype=torch.float64))[0].T
+        rows.append(other.push(ways.to(other.inputs)).double())
+    moved = torch.cat(rows) / math.sqrt(ELSEWHERE)
+    return taken + _rank(moved - (moved @ basis) @ basis.T, unseen) - unknowns
 
 
 def _rank(rows: Tensor, unseen: float) -> int:

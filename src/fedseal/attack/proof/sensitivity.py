@@ -37,6 +37,7 @@ from fedseal.vocabulary import MARGIN
 
 VISIBLE = 1e-2  # root mean square of a change that can be seen
 TOO_LARGE = "the whole Jacobian is too large to work out, and no bound from below is known"
+FIRST_LAYER, CLOSED_FORM = "the first layer's gradient", "the error bars of the closed form"
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
 TRIALS = 16  # replays with another token or order, for all sentences together
 LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
@@ -64,8 +65,8 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> S
     count = len(candidate.inputs)
     best = Sensitivity((0.0,) * count, "")
     bounds: dict[str, Callable[[], tuple[float, ...] | None]] = {
-        "the first layer's gradient": lambda: first_layer(evidence, candidate.inputs),
-        "the error bars of the closed form": lambda: _error_bars(evidence, candidate),
+        FIRST_LAYER: lambda: first_layer(evidence, candidate.inputs),
+        CLOSED_FORM: lambda: _error_bars(evidence, candidate),
     }
     for how, bound in bounds.items():
         values = bound()
