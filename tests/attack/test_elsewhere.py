@@ -82,19 +82,33 @@ def test_equations_to_spare_are_counted() -> None:
     assert _claimed(observation, inputs, labels).certain.tolist() == [True, True]
 
 
+class Moved(nn.Module):
+    """What a network makes of inputs whose zero lies at some place."""
+
+    def __init__(self, net: nn.Module, center: float) -> None:
+        super().__init__()
+        self.net, self.center = net, center
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.net((x - self.center) / 0.5)
+        return made
+
+
+@pytest.mark.parametrize("center", [0.0, 0.4])
 @pytest.mark.parametrize("head", ["two classes", "one output"])
-def test_without_any_bias_a_scaled_row_gives_the_same_update(head: str) -> None:
+def test_without_any_bias_a_scaled_row_gives_the_same_update(head: str, center: float) -> None:
     outputs, loss = (2, "cross_entropy") if head == "two classes" else (1, nn.BCEWithLogitsLoss())
     net = _drawn(lambda: nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, outputs, bias=False)))
     inputs = _rows(1, 8)
+    moved = Moved(net, center)
     with torch.no_grad():
-        scores = net(inputs)
+        scores = moved(inputs)
         margin = (scores.max() - scores.min() if outputs == 2 else scores.abs()).sum()
         net.get_parameter("2.weight").mul_(2.5 / margin)
     labels = scores.argmax(1) if outputs == 2 else (scores > 0).float()
-    observation = _seen(net, inputs, labels, loss=loss)
+    observation = _seen(moved, inputs, labels, loss=loss)
     factor = brentq(lambda t: t / (1 + math.exp(2.5 * t)) - 1 / (1 + math.exp(2.5)), 0.01, 0.5, xtol=1e-15)
-    twin = _claimed(observation, factor * inputs.double(), labels)
+    twin = _claimed(observation, center + factor * (inputs.double() - center), labels)
     assert twin.certificate is not None
     assert twin.certificate.residual < 1e-4
     for found in (twin, _claimed(observation, inputs, labels)):

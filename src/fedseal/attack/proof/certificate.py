@@ -232,7 +232,7 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, ho
         return _less(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
     inside = valid(observation, candidate.inputs).tolist()
     judged = _less(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
-    if any(True for _ in scaled(observation, candidate, judged.certain, tolerance)):
+    if any(True for _ in scaled(evidence, candidate, judged.certain, tolerance)):
         return _less(judged, (False,) * len(judged.certain), SCALED)  # beside the other solution others may move
     for other in solved(evidence, candidate, tolerance) if any(judged.certain) else ():
         apart = torch.cdist(candidate.inputs.double().flatten(1), other.inputs.double().flatten(1)).amin(1)

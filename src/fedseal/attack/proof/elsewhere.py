@@ -82,17 +82,25 @@ def _drawn(evidence: Evidence, candidate: Candidate, generator: torch.Generator)
 
 
 def scaled(
-    observation: Observation, candidate: Candidate, certain: tuple[bool, ...], tolerance: float
+    evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], tolerance: float
 ) -> Iterator[Candidate]:
-    """The candidates with one certain example scaled that explain the update as well; none where the model has a bias
-    that stands in the way.
+    """The candidates with one certain example scaled that explain the update as well, about what the first layer takes
+    for zero; none where the model has a bias that stands in the way.
     """
-    training = replayable(observation)
-    if training is None or not _homogeneous(observation, candidate.inputs):
+    observation = evidence.observation
+    center = _center(evidence, candidate.inputs)
+    if replayable(observation) is None or not _homogeneous(observation, candidate.inputs, center):
         return
     for one in range(min(len(certain), FEW)):
         if certain[one]:
-            yield from _on_the_ray(observation, candidate, one, tolerance)
+            yield from _on_the_ray(observation, candidate, one, center, tolerance)
+
+
+def _center(evidence: Evidence, inputs: Tensor) -> Tensor:
+    """The input `(1, *shape)` that a normalization before the first layer makes zero."""
+    if evidence.preprocessing is None or not evidence.structure.layers:
+        return torch.zeros_like(inputs[:1])
+    return evidence.undo(torch.zeros_like(evidence.first_rows(inputs[:1]))).inputs.to(inputs)
 
 
 def solved(evidence: Evidence, candidate: Candidate, tolerance: float) -> Iterator[Candidate]:
@@ -119,14 +127,21 @@ def valid(observation: Observation, inputs: Tensor) -> Tensor:
     return away
 
 
-def _homogeneous(observation: Observation, inputs: Tensor) -> bool:
-    """Whether twice the inputs give a multiple of the outputs, the same for all outputs of an example."""
+def _homogeneous(observation: Observation, inputs: Tensor, center: Tensor) -> bool:
+    """Whether twice the inputs, about a center, give a multiple of the outputs, the same for all outputs of an example,
+    and four times the inputs that multiple of the multiple: a single output is always a multiple of another.
+    """
     state = observation.rounds[0].state
     assert state is not None
-    once, twice = (_outputs(observation, state, factor * inputs) for factor in (1.0, TWICE))
+    once, twice, again = (
+        _outputs(observation, state, center + factor * (inputs - center)) for factor in (1.0, TWICE, TWICE**2)
+    )
     multiple = (once * twice).sum(1, keepdim=True) / once.square().sum(1, keepdim=True).clamp_min(1e-300)
-    apart = (twice - multiple * once).abs().amax(1)
-    return bool((apart <= SAME * twice.abs().amax(1).clamp_min(1e-300)).all())
+    return _alike(twice, multiple * once) and _alike(again, multiple * twice)
+
+
+def _alike(outputs: Tensor, others: Tensor) -> bool:
+    return bool(((outputs - others).abs().amax(1) <= SAME * outputs.abs().amax(1).clamp_min(1e-300)).all())
 
 
 def _outputs(observation: Observation, state: Tensors, inputs: Tensor) -> Tensor:
@@ -137,19 +152,21 @@ def _outputs(observation: Observation, state: Tensors, inputs: Tensor) -> Tensor
     return outputs.double().reshape(len(inputs), -1)
 
 
-def _on_the_ray(observation: Observation, candidate: Candidate, one: int, tolerance: float) -> Iterator[Candidate]:
+def _on_the_ray(
+    observation: Observation, candidate: Candidate, one: int, center: Tensor, tolerance: float
+) -> Iterator[Candidate]:
     """The multiples of one example, visibly other than itself, that explain the update."""
 
     def at(factor: float) -> Candidate:
         inputs = candidate.inputs.clone()
-        inputs[one] = factor * inputs[one]
+        inputs[one] = center[0] + factor * (inputs[one] - center[0])
         return replace(candidate, inputs=inputs)
 
     def misfit(factor: float) -> float:
         value = residual(observation, at(factor))
         return value if value is not None and math.isfinite(value) else math.inf
 
-    size = float(candidate.inputs[one].double().square().mean().sqrt())
+    size = float((candidate.inputs[one] - center[0]).double().square().mean().sqrt())
     values = [misfit(factor) for factor in SCALES]
     valleys = [k for k in range(1, len(SCALES) - 1) if values[k] <= min(values[k - 1], values[k + 1]) < math.inf]
     for k in sorted(valleys, key=values.__getitem__)[:DEEP]:
