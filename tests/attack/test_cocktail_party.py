@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
-from fedseal import LocalTraining, Progress, ThreatModel, zoo
+from fedseal import Batch, Image, LocalTraining, Progress, ThreatModel, attack, local_update, zoo
 from fedseal.attack.batch.cocktail_party import GAUSSIAN, CocktailParty, Contrast, fitted, unmix
 from laws.tables import facts, same, snapshot
 
@@ -194,3 +194,28 @@ def test_a_first_layer_without_a_live_unit_is_refused_and_equal_pictures_are_one
     found = CocktailParty(steps=5)(observed(alive, black, threat=EAVESDROPPER), generator=seeded())
     assert found.outcome.status == "not_applicable"
     assert "holds no mixtures" in found.outcome.note
+
+
+def test_a_black_picture_has_no_statistics() -> None:
+    """Its first layer is fed one number everywhere; `auto` by an eavesdropper crashed on it."""
+    model = nn.Sequential(Scaled(1.3, -0.4), nn.Flatten(), nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 10))
+    torch.manual_seed(0)
+    model[2].bias.data.fill_(1.0)
+    batch = Batch(torch.zeros(1, 1, 4, 4), torch.tensor([3]))
+    update = local_update(model, batch, training=LocalTraining.fedsgd())
+    observation = EAVESDROPPER.observe(model, update, modality=Image((1, 4, 4)))
+    found = CocktailParty(steps=5)(observation, generator=seeded())
+    assert found.outcome.status == "not_applicable"
+    assert "one and the same number" in found.outcome.note
+    attack.parse("auto:steps=5")(observation, generator=seeded())
+
+
+class Scaled(nn.Module):
+    """A normalization that knows no names."""
+
+    def __init__(self, factor: float, shift: float) -> None:
+        super().__init__()
+        self.factor, self.shift = factor, shift
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.factor + self.shift

@@ -14,11 +14,12 @@ from torch import nn
 from attack.cases import initialized, observed, pictures, psnr, seeded
 from attack.nets import ACTIVATIONS, layers_of, rows_of_layers
 from attack.releases import clipped, halved, noisy, pruned, released
-from fedseal import Batch, LocalTraining, Observation, ThreatModel, zoo
+from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, local_update, zoo
 from fedseal.attack.equations.rank import Count, rank_analysis
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.structure import structure_of
 from fedseal.attack.layers.layerwise import Layerwise
+from fedseal.attack.specification import parse
 from fedseal.client import architecture
 from fedseal.mechanism import Mechanism
 
@@ -230,3 +231,20 @@ def test_signs_and_noise_of_untold_strength_are_refused() -> None:
         (Mechanism("unknown_noise"), "nobody told"),
     ):
         _assert_refused(released(seen, lambda tensor: tensor, step), words)
+
+
+def test_a_gradient_whose_training_nobody_named_is_matched_all_the_same() -> None:
+    """It says of itself that no step was taken; the search refused, and with it the planner, where the head is zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.LeakyReLU(0.2), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[3].weight.zero_()
+        model[3].bias.zero_()
+    batch = Batch(torch.rand(1, 1, 8, 8, generator=seeded()), torch.tensor([1]))
+    update = local_update(model, batch, training=LocalTraining.fedsgd())
+    observation = ThreatModel.unknown_training().observe(model, update, modality=Image((1, 8, 8)))
+    for attack in (Layerwise(), parse("auto:steps=8")):
+        found = attack(observation, generator=seeded())
+        assert found.outcome.status == "budget"
+        assert found.certain is None or not found.certain.any()
+        assert found.outcome.residual == pytest.approx(0.0, abs=1e-5)

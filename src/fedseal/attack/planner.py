@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -141,10 +141,9 @@ class Auto:
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
                 continue
-            try:
-                found = route.read(evidence, generator=own, progress=progress)
-            except Misfit as error:  # a trial of the route's own that the model or its loss does not take
-                notes.append(RouteNote(route.name, False, error.fact))
+            found = _tried(partial(route.read, evidence, generator=own, progress=progress))
+            if isinstance(found, str):
+                notes.append(RouteNote(route.name, False, found))
                 continue
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
             again = completed(evidence, found, own)
@@ -186,13 +185,9 @@ class Auto:
         ):
             if found and (instead or (found[-1].outcome.residual or 0.0) <= MATCHED):
                 continue
-            try:
-                again = attack(observation, generator=generator, progress=progress)
-            # a fact that is withheld, memory that is short, an update that leaves nothing to read
-            except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
-                if isinstance(error, NotTwiceDifferentiable):  # a finding on the model, which users can mend
-                    raise
-                reason = error.fact
+            again = _tried(partial(attack, observation, generator=generator, progress=progress))
+            if isinstance(again, str):
+                reason = again
                 notes.append(RouteNote(attack.name, False, reason))
                 continue
             found.append(again)
@@ -230,12 +225,9 @@ class Auto:
             if finished[-1].outcome.status in CERTAIN:
                 return
         for attack, why in self._further(evidence):
-            try:
-                found = attack(observation, generator=generator, progress=progress)
-            except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
-                if isinstance(error, NotTwiceDifferentiable):  # a finding on the model, which users can mend
-                    raise
-                notes.append(RouteNote(attack.name, False, error.fact))
+            found = _tried(partial(attack, observation, generator=generator, progress=progress))
+            if isinstance(found, str):
+                notes.append(RouteNote(attack.name, False, found))
                 continue
             notes.append(RouteNote(attack.name, True, f"{why}; {_ended(found)}"))
             finished.append(self._polished(evidence, found, notes, generator, progress))
@@ -295,6 +287,23 @@ class Auto:
         found = Tokens().read(evidence, generator=generator)
         notes.append(RouteNote("tokens", found.inputs is not None, found.outcome.note))
         return found
+
+
+def _tried(attack: Callable[[], Reconstruction]) -> Reconstruction | str:
+    """What an attack found, or the fact that kept it from looking.
+
+    That is a fact that is withheld, memory that is short, an update that leaves nothing to read, or a trial of the
+    attack's own that the model or its loss does not take.
+
+    Raises:
+        NotTwiceDifferentiable: a finding on the model, which users can mend.
+    """
+    try:
+        return attack()
+    except NotTwiceDifferentiable:
+        raise
+    except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
+        return error.fact
 
 
 def auto(*, steps: int = 2400) -> Attack:

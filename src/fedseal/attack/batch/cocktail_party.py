@@ -29,6 +29,7 @@ from fedseal.types import Outcome, Progress, ProgressCallback, Reconstruction
 
 GAUSSIAN = 0.37456720749  # mean of log cosh of a standard normal number
 REPORTS, BULK = 50, 50  # progress reports; values from which on a few are outliers
+FLAT = 1e-6  # spread of mixtures, as a share of their size, below which they are one number
 BLUR = 1e-2  # of a row's largest value, up to which unmixing leaves a value of another row
 
 
@@ -185,6 +186,8 @@ class CocktailParty(Route):
             return "the gradient of the first layer's weight is zero: it holds no mixtures"
         if _count(evidence) is None:
             return "the batch size is withheld, and the first layer's gradient has full rank"
+        if _flat(update.tensors[layer.weight].double()):
+            return "every example feeds one and the same number to the whole first layer: no statistics tell them apart"
         return None
 
     def read(
@@ -228,6 +231,12 @@ class CocktailParty(Route):
             observation, Reconstruction(inputs, labels, Outcome("budget", self.name, None, self.steps, 0.0, note))
         )
         return replace(ended, outcome=replace(ended.outcome, seconds=time.perf_counter() - started))
+
+
+def _flat(weight_gradient: Tensor) -> bool:
+    """Whether all mixtures are constant, as those of black pictures are."""
+    spread = weight_gradient - weight_gradient.mean(1, keepdim=True)
+    return float(spread.norm()) <= FLAT * float(weight_gradient.norm())
 
 
 def _count(evidence: Evidence) -> int | None:

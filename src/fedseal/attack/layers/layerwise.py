@@ -168,7 +168,8 @@ class Layerwise(Route):
 
         Where the layers do not determine the picture, total variation decides first and is then relaxed in stages.
         """
-        observation = evidence.observation
+        training = replayable(evidence.observation)  # which a gradient says of itself, though nobody told it
+        observation = replace(evidence.observation, training=training)
         start = observation.modality.project(form.inputs.reshape(1, *observation.modality.shape))
         stages = (0.0,) if determined else (1e-3, 1e-4, 1e-5)
         for weight in stages:
