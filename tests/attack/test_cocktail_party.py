@@ -198,9 +198,9 @@ def test_a_first_layer_without_a_live_unit_is_refused_and_equal_pictures_are_one
 
 def test_a_black_picture_has_no_statistics() -> None:
     """Its first layer is fed one number everywhere; `auto` by an eavesdropper crashed on it."""
-    model = nn.Sequential(Scaled(1.3, -0.4), nn.Flatten(), nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 10))
-    torch.manual_seed(0)
-    model[2].bias.data.fill_(1.0)
+    first = nn.Linear(16, 3)
+    nn.init.ones_(first.bias)
+    model = nn.Sequential(Scaled(1.3, -0.4), nn.Flatten(), first, nn.ReLU(), nn.Linear(3, 10))
     batch = Batch(torch.zeros(1, 1, 4, 4), torch.tensor([3]))
     update = local_update(model, batch, training=LocalTraining.fedsgd())
     observation = EAVESDROPPER.observe(model, update, modality=Image((1, 4, 4)))
@@ -219,3 +219,24 @@ class Scaled(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs * self.factor + self.shift
+
+
+@pytest.mark.parametrize("seed", [0, 4, 5, 6, 12, 14])
+def test_dropout_behind_the_first_layer_hides_no_label_behind_another(seed: int) -> None:
+    """The input is certain by the first layer alone; its label was read off a signal of which units were dropped."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(16, 4),
+        nn.ReLU(),
+        nn.Dropout(0.4),
+        nn.Linear(4, 3),
+        nn.LeakyReLU(0.2),
+        nn.Linear(3, 2),
+        nn.Linear(2, 3, bias=False),
+    )
+    batch = Batch(torch.rand(1, 1, 4, 4), torch.tensor([seed % 3]))
+    update = local_update(model, batch, training=LocalTraining.fedsgd(), generator=seeded(seed))
+    observation = ThreatModel.honest_but_curious().observe(model, update, modality=Image((1, 4, 4)))
+    found = CocktailParty(steps=5)(observation, generator=seeded())
+    assert found.labels is None or found.labels.tolist() == batch.labels.tolist()

@@ -236,10 +236,10 @@ def test_signs_and_noise_of_untold_strength_are_refused() -> None:
 def test_a_gradient_whose_training_nobody_named_is_matched_all_the_same() -> None:
     """It says of itself that no step was taken; the search refused, and with it the planner, where the head is zero."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.LeakyReLU(0.2), nn.Linear(4, 3))
-    with torch.no_grad():
-        model[3].weight.zero_()
-        model[3].bias.zero_()
+    head = nn.Linear(4, 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.LeakyReLU(0.2), head)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
     batch = Batch(torch.rand(1, 1, 8, 8, generator=seeded()), torch.tensor([1]))
     update = local_update(model, batch, training=LocalTraining.fedsgd())
     observation = ThreatModel.unknown_training().observe(model, update, modality=Image((1, 8, 8)))

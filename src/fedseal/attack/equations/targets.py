@@ -30,6 +30,10 @@ def targets_by_signal(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> Ten
     if any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules()):
         # the examples' gradients depend on each other: the counts are known, their places are not
         return None if counts is None else torch.arange(classes).repeat_interleave(counts).to(inputs.device)
+    if any(secret.active is not False for secret in observation.secrets):
+        # what dropout dropped behind the first layer is missing in the signals: of one class alone are all for sure
+        sure = counts is not None and len(counts.nonzero()) == 1
+        return None if counts is None or not sure else counts.argmax().expand(count).to(inputs.device)
     possible = torch.arange(classes) if counts is None else counts.nonzero().flatten()
     pairs = list(zip(inputs, deltas.to(inputs.device), strict=True))
     if not criterion.known:
