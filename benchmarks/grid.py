@@ -20,7 +20,7 @@ import fedseal as fs
 from benchmarks.measure import spread
 from fedseal import audit
 from fedseal.audit.executor import cores
-from fedseal.audit.grid import expanded
+from fedseal.grammar import expanded
 
 SAMPLES, REPEATS, KILLS = 5, 3, 3
 ATTACKS = ("auto", "dlg:steps=40")

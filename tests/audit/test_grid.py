@@ -9,13 +9,15 @@ from torch import nn
 
 from audit.fakes import Divide, Guess, small_case
 from fedseal import audit
-from fedseal.audit import compare, load_config, summarize
-from fedseal.audit.grid import expanded, public_steps
+from fedseal.audit import compare, summarize
+from fedseal.audit.grid import public_steps
 from fedseal.audit.record import Step
 from fedseal.audit.summary import axes
 from fedseal.defense import Hooks, parse
 from fedseal.errors import BadConfig
+from fedseal.grammar import expanded
 from fedseal.mechanism import Mechanism
+from fedseal.setup import load_config
 from fedseal.threat import ThreatModel
 from fedseal.types import LocalTraining
 

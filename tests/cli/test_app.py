@@ -44,7 +44,7 @@ def test_error_is_one_line_whatever_it_quotes(fedseal: Command, monkeypatch: pyt
     def fail(name: str) -> FedsealError:
         raise BadConfig("a name like '[bold]x[/]'\nover two lines [/", "correct it")
 
-    monkeypatch.setattr("fedseal.audit.load_config", fail)
+    monkeypatch.setattr("fedseal.setup.audit.load_config", fail)
     assert fedseal("audit", "x.yaml").complaint == "error: a name like '[bold]x[/]' over two lines [/; correct it"
 
 
@@ -52,7 +52,7 @@ def test_a_bug_is_not_dressed_up_as_the_users_mistake(fedseal: Command, monkeypa
     def fail(name: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fedseal.audit.load_config", fail)
+    monkeypatch.setattr("fedseal.setup.audit.load_config", fail)
     with pytest.raises(ZeroDivisionError):
         fedseal("audit", "x.yaml")
 

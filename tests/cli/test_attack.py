@@ -14,10 +14,11 @@ from cli.conftest import Command
 from fedseal import LocalTraining, Observation, Outcome, Progress, Reconstruction, local_update, modality, zoo
 from fedseal.attack.base import BestOf
 from fedseal.audit.verification import Verified
-from fedseal.cli import attack_result, sources
+from fedseal.cli import attack_result
 from fedseal.cli.attack import STARTS, build
-from fedseal.cli.request import Aim, Request
 from fedseal.errors import BadConfig, UnknownName
+from fedseal.setup.attack import AttackSpec, Target, target
+from fedseal.setup.training import training
 from fedseal.threat import ThreatModel
 from fedseal.types import Batch, ProgressCallback, Update
 
@@ -94,7 +95,7 @@ def test_batch_is_shown_in_its_own_order_with_a_row_for_each_picture(fedseal: Co
 
 
 def test_class_named_for_a_batch_is_that_of_all_its_pictures() -> None:
-    aim = sources.aim(sources.Request(model="zoo:mlp", size=8, index=2, batch=3, label=7))
+    aim = target(AttackSpec(model="zoo:mlp", size=8, index=2, batch=3, label=7))
     assert aim.title == "photos2-4"
     assert aim.observation.update.num_examples == 3
     assert aim.truth is not None
@@ -142,22 +143,22 @@ def test_normalization_is_undone_in_the_pictures(fedseal: Command, tmp_path: Pat
 
 
 def test_zoo_models_take_options_and_fit_the_data() -> None:
-    aim = sources.aim(sources.Request(data="fashion_mnist", model="zoo:lenet:width=2,activation=tanh"))
+    aim = target(AttackSpec(data="fashion_mnist", model="zoo:lenet:width=2,activation=tanh"))
     assert aim.modality.shape == (1, 28, 28)
     assert aim.observation.update.tensors["0.weight"].shape == (2, 1, 5, 5)
     assert aim.observation.update.tensors["7.bias"].shape == (10,)
 
 
 def test_seed_chooses_the_weights() -> None:
-    one, same, two = (sources.aim(sources.Request(model="zoo:mlp", size=8, seed=seed)) for seed in (0, 0, 1))
+    one, same, two = (target(AttackSpec(model="zoo:mlp", size=8, seed=seed)) for seed in (0, 0, 1))
     first = [next(iter(aim.observation.update.tensors.values())) for aim in (one, same, two)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
 
 
 def test_training_of_the_client_is_simulated() -> None:
-    request = sources.Request(model="zoo:mlp", size=8, training="fedavg:lr=0.1,epochs=2", mode="eval")
-    update = sources.aim(request).observation.update
+    request = AttackSpec(model="zoo:mlp", size=8, training="fedavg:lr=0.1,epochs=2", mode="eval")
+    update = target(request).observation.update
     assert update.kind == "difference"
     assert update.training == LocalTraining.fedavg(lr=0.1, epochs=2, mode="eval")
 
@@ -253,7 +254,7 @@ def test_interruption_has_a_sentence_and_its_own_code(
     begun, *rest = answer.err.splitlines()
     assert begun == "honest_but_curious attacks photos0 with auto"
     assert (answer.code, answer.out, rest) == (130, "", ["interrupted; nothing was written"])
-    monkeypatch.setattr("fedseal.cli.sources.aim", interrupted)
+    monkeypatch.setattr("fedseal.setup.attack.target", interrupted)
     assert fedseal("attack", *TINY).code == 130
 
 
@@ -269,7 +270,7 @@ def test_interruption_has_a_sentence_and_its_own_code(
         (["--model", "lenet"], "names no object"),
         (["--data", "cifar"], "no data set 'cifar'"),
         (["--index", "350"], "--index 0 to 349"),
-        (["--index", "348", "--batch", "4"], "photos ends before picture 351"),
+        (["--index", "348", "--batch", "4"], "'photos' holds 350 pictures, and 348 to 351 are asked for"),
         (["--image", "grey.png", "--batch", "2"], "--image is one picture, and --batch is 2"),
         (["--update", "u.safetensors", "--batch", "2"], "give --examples"),
         (["--batch", "0"], "--batch"),
@@ -285,7 +286,7 @@ def test_interruption_has_a_sentence_and_its_own_code(
         (["--mean", "a,b,c"], "--mean is 'a,b,c'"),
         (["--training", "fedprox"], "no training 'fedprox'"),
         (["--training", "fedavg"], "learning rate"),
-        (["--training", "fedavg:lr=fast"], "'lr=fast' of the training has no meaning"),
+        (["--training", "fedavg:lr=fast"], "the option 'lr=fast' of 'fedavg' has no meaning; give a number"),
         (["--training", "fedavg:lr=0.1,epoch=2"], "did you mean 'epochs'?"),
         (["--training", "fedavg:lr=0.1,epochs=0"], "at least 1"),
         (["--threat", "eavesdroper"], "did you mean 'eavesdropper'?"),
@@ -306,7 +307,7 @@ def test_bad_option_is_one_line(fedseal: Command, tmp_path: Path, arguments: lis
 def test_training_that_means_nothing_is_refused() -> None:
     for option in ("epochs=1.5", "shuffle=maybe", "momentum=much"):
         with pytest.raises(BadConfig, match="no meaning"):
-            sources.training_from(f"fedavg:lr=0.1,{option}", "train")
+            training(f"fedavg:lr=0.1,{option}", "train")
 
 
 def test_training_takes_all_that_local_training_knows() -> None:
@@ -314,7 +315,7 @@ def test_training_takes_all_that_local_training_knows() -> None:
     expected = LocalTraining.fedavg(
         lr=0.1, epochs=2, batch_size=4, optimizer="adam", weight_decay=0.01, shuffle=True, mode="eval"
     )
-    assert sources.training_from(text, "eval") == expected
+    assert training(text, "eval") == expected
 
 
 ROWS = {
@@ -338,8 +339,8 @@ def test_labels_that_are_rows_are_said_in_numbers(kind: str) -> None:
     seen = Update("gradient", {name: torch.ones_like(p) for name, p in model.named_parameters()})
     image = modality.Image(shape=(3, 8, 8))
     observation = ThreatModel.eavesdropper().observe(model, seen, modality=image)
-    aim = Aim(observation, image, None if truth is None else Batch(pixels, truth), "own")
+    aim = Target(observation, image, None if truth is None else Batch(pixels, truth), "own")
     found = Reconstruction(pixels, named, Outcome("budget", "own", None, 1, 0.1))
-    result = attack_result.grade("own", Request(), aim, Verified(found, 0.0))
+    result = attack_result.grade("own", AttackSpec(), aim, Verified(found, 0.0))
     assert said in attack_result._labels(result)
     json.dumps(result.plain())

@@ -12,15 +12,15 @@ import torch
 
 from cli.conftest import Command
 from fedseal import audit
-from fedseal.cli.plan import Plan
-from fedseal.cli.training_manifest import FILE, keep
 from fedseal.federation import View
 from fedseal.federation.recorder import Shelf
 from fedseal.federation.view import Entry
+from fedseal.setup.federation import FederationSpec
+from fedseal.setup.manifest import FILE, keep
 
 MODEL = "zoo:mlp:widths=[16]"
 QUICK = ("--model", MODEL, "--batch-size", "1", "--rounds", "1", "--validation-split", "0", "-q")
-PLAN = Plan(
+PLAN = FederationSpec(
     data=("own.npz",),
     model=MODEL,
     owners=3,

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from cli.conftest import Command
 from cli.test_train import arrays
 from fedseal.cli import deployment
-from fedseal.cli.deploy import Training
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
 from fedseal.federation.deployment import place
 from fedseal.federation.deployment.folder import places
 from fedseal.federation.federation import Calls
 from fedseal.federation.members import Members
 from fedseal.federation.rounds import Link
+from fedseal.setup.deployment import PartySpec
 
 QUICK = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--epochs", "1", "--batch-size", "40", "--aggregators", "2")
 
@@ -35,14 +35,14 @@ class Apart:
     def run(self, members: Members, serve: Callable[[Link], None]) -> None:
         parties = {}
         for own in places(self.root)[1:]:
-            federation = Training.of(dict(own.training)).federation(own)
+            federation = PartySpec.of(dict(own.training)).federation(own)
             parties[own.number] = federation.members_of(own.keys).party(own.number)
         serve(Calls(parties))
 
 
 def trained(root: Path) -> dict[str, torch.Tensor]:
     owner = place(root / "model-owner")
-    training = Training.of(dict(owner.training))
+    training = PartySpec.of(dict(owner.training))
     federation = training.federation(owner)
     found = federation.fit(training.rounds, engine=Apart(root), members=federation.members_of(owner.keys))
     assert all(report.validation for report in found.history)
@@ -99,17 +99,17 @@ def test_data_that_is_on_other_hosts(fedseal: Command, tmp_path: Path) -> None:
     assert own.training["own"] == "/srv/b.npz"
     assert own.pact.secure.max_weight == 9
     with pytest.raises(StorageFailure, match=r"there is no data '/srv/b\.npz'"):
-        Training.of(dict(own.training)).federation(own)
+        PartySpec.of(dict(own.training)).federation(own)
 
     def holding(classes: int = 3, **facts: Any) -> Any:
         path = arrays(tmp_path / "b.npz", **facts)
-        return Training.of({**own.training, "own": str(path), "classes": classes}).federation(own)
+        return PartySpec.of({**own.training, "own": str(path), "classes": classes}).federation(own)
 
     assert len(holding(count=9).data_owners[1].build_data()) == 9
     with pytest.raises(BadConfig, match="data owner 0 are on its own host"):
         holding(count=9).data_owners[0].build_data()
     arrays(own.folder / "near.npz", count=9)
-    near = Training.of({**own.training, "own": "near.npz"}).federation(own)  # from the party's folder
+    near = PartySpec.of({**own.training, "own": "near.npz"}).federation(own)  # from the party's folder
     assert len(near.data_owners[1].build_data()) == 9
     with pytest.raises(UnfitBatch, match="10 examples, and 9 at most"):
         holding(count=10)
@@ -159,7 +159,7 @@ def test_a_complete_run_is_not_repeated(fedseal: Command, tmp_path: Path) -> Non
     """Its owners would refuse: they answer a round once."""
     assert fedseal("train", "--deploy", "all", *QUICK, "--rounds", "1").code == 0
     owner = place(tmp_path / "all" / "model-owner")
-    federation = Training.of(dict(owner.training)).federation(owner)
+    federation = PartySpec.of(dict(owner.training)).federation(owner)
     members = federation.members_of(owner.keys)
     federation.fit(1, engine=Apart(tmp_path / "all"), members=members, checkpoint=owner.work / deployment.CHECKPOINT)
     answer = fedseal("join", "all/model-owner")

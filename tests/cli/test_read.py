@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cli.conftest import Answer, Command
-from fedseal.audit import build_object
-from fedseal.cli import sources
+from fedseal.setup import build_object
+from fedseal.setup.attack import AttackSpec, target
 from fedseal.types import (
     Attack,
     LocalTraining,
@@ -152,9 +152,7 @@ def test_a_captured_update_shows_what_was_read_and_no_score(
 ) -> None:
     built = build_object(reader, tuple)
     monkeypatch.setattr("fedseal.zoo.text_models", lambda: {"words": lambda: built})
-    sources.aim(sources.Request(text=("we the people",), model="words")).observation.update.save(
-        tmp_path / "u.safetensors"
-    )
+    target(AttackSpec(text=("we the people",), model="words")).observation.update.save(tmp_path / "u.safetensors")
     answer = fedseal("attack", "--update", "u.safetensors", "--model", "words", "--out", "run")
     assert answer.code == 0, answer.err
     assert lines(answer)["ROUGE-1"].startswith("not measured")
@@ -210,8 +208,8 @@ def test_a_row_is_read_exactly_and_shown_by_column(fedseal: Command, table: str,
 
 
 def test_rows_of_a_captured_update_are_read_by_the_tables_schema(fedseal: Command, table: str, tmp_path: Path) -> None:
-    request = sources.Request(table=tmp_path / table, label="sick", model="zoo:mlp", index=3)
-    update = sources.aim(request).observation.update
+    request = AttackSpec(table=tmp_path / table, label="sick", model="zoo:mlp", index=3)
+    update = target(request).observation.update
     assert update.training == LocalTraining.fedsgd()
     update.save(tmp_path / "u.safetensors")
     answer = fedseal("attack", "--table", table, "--label", "sick", "--update", "u.safetensors", "-q")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.conftest import Command
-from modality.test_tfrecord import framed, record
+from setup.test_tfrecord import framed, record
 
 QUICK = ("--rounds", "1", "--model", "zoo:mlp:widths=[4]", "--protocol", "plain", "--validation-split", "0")
 

@@ -120,7 +120,7 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--resume", "--checkpoint", "none.st"], "there is no checkpoint"),
         (["--reptile", "--epochs", "2"], "give one of them"),
         (["--dp", "many"], "--dp has 'many'"),
-        (["--dp", "1,size=2"], "there is no option of --dp 'size'"),
+        (["--dp", "1,size=2"], "there is no option of '--dp' 'size'"),
         (["--dp", "1", "--protocol", "plain"], "belong to a secure sum"),
         (["--bound", "-1"], "not above zero"),
         (["--learning-rate", "0"], "the learning rate is 0"),

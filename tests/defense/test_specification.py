@@ -44,7 +44,7 @@ def test_a_specification_has_one_canonical_name(written: str, name: str) -> None
     ("written", "kind", "words"),
     [
         ("prune", BadConfig, "'prune' has no strength; write it as 'prune:0.1'"),
-        ("prune:", BadConfig, "the strength '' of 'prune' has no meaning"),
+        ("prune:", BadConfig, "the defense 'prune:' has no strength"),
         ("prune:much", BadConfig, "the strength 'much' of 'prune' has no meaning; give a number"),
         ("prune:scope=global", BadConfig, "has no strength"),
         ("float16:2", BadConfig, "'float16' has no strength, and 'float16:2' gives one"),

@@ -9,9 +9,8 @@ import pytest
 
 from docs.pages import ROOT, agrees, blocks, follow
 from fedseal import types
-from fedseal.audit import load_config
-from fedseal.audit.config import AuditFile
 from fedseal.modality import picture
+from fedseal.setup.audit import AuditFile, load_config
 
 Command = Callable[[list[str]], tuple[int, str]]
 

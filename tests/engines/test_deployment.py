@@ -16,18 +16,18 @@ import pytest
 from safetensors.torch import load_file
 
 from federation.small import Losing, federation, gap, weights
-from fedseal.cli.deploy import drawn
-from fedseal.cli.plan import Plan
 from fedseal.errors import BadConfig
 from fedseal.federation.deployment import certificates, node, place, superlink, take_part, write
 from fedseal.federation.deployment.processes import free_port
 from fedseal.federation.flower_environment import quiet
 from fedseal.secagg import SERVER, aggregator
+from fedseal.setup.deployment import drawn
+from fedseal.setup.federation import FederationSpec
 
 # a shell that starts the tests in the background has them ignore Ctrl-C, which processes inherit
 CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fedseal.cli; fedseal.cli.main()"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-PLAN = Plan(
+PLAN = FederationSpec(
     data=("fashion_mnist",), model="zoo:mlp:widths=[8]", owners=3, split="iid", validation=None, validation_split=0.2,
     shape=None, label="label", protocol="sharing", aggregators=2, minimum=2, learning_rate=None,
     local_learning_rate=None, epochs=1, reptile=False, iterations=3, batch_size=40, dp=None, clip=None, bound=8.0,
@@ -114,7 +114,7 @@ def test_an_interrupted_deployment_leaves_no_process_and_goes_on(tmp_path: Path)
     assert sorted(told) == [0, 1, 2]
     lost = {number for number, line in told.items() if "nothing was opened" in line}
     assert lost <= {1, 2}
-    plan = Plan(**{**vars(PLAN), "protocol": "masking", "minimum": None})
+    plan = FederationSpec(**{**vars(PLAN), "protocol": "masking", "minimum": None})
     whole = plan.federation(plan.read()).fit(3, engine=Losing(lambda ask: ask.round in lost))
     assert gap(weights(whole), load_file(tmp_path / "model.st")) == 0
 

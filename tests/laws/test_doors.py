@@ -24,14 +24,14 @@ from fedseal.attack.search.matching import GradientMatching, Search
 from fedseal.audit import store
 from fedseal.client import architecture, state_of, train
 from fedseal.federation import checkpoint
-from fedseal.federation.data import read_npz
 from fedseal.federation.owners import gradient_step
 from fedseal.federation.view import View
 from fedseal.layout import canonical
-from fedseal.modality.folder import picture_batch
 from fedseal.modality.picture import load
 from fedseal.modality.table import read_table
-from fedseal.modality.tfrecord import crc32c, masked, read_tfrecord
+from fedseal.setup.data.arrays import read_npz
+from fedseal.setup.data.images import picture_batch
+from fedseal.setup.data.tfrecord import crc32c, masked, read_tfrecord
 
 FEDSGD = LocalTraining.fedsgd()
 SHAPES = [(3, 6, 5), (1, 6, 5)]
@@ -104,7 +104,7 @@ def arrays(folder: Path) -> Iterator[Tensor]:
 
 
 def records(folder: Path) -> Iterator[Tensor]:
-    from modality.test_tfrecord import field
+    from setup.test_tfrecord import field
 
     for channels in (1, 3):
         pixels = bytes(range(4 * 5 * channels))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What each part may import, besides itself: section 2 of the design. A higher part may import every lower one.
-BOTTOM = {"errors", "mechanism", "files", "layout", "norm", "captured", "vocabulary", "named"}
+BOTTOM = {"errors", "mechanism", "files", "layout", "norm", "captured", "vocabulary", "named", "grammar"}
 TYPES = BOTTOM | {"types"}
 CLIENT = TYPES | {"criterion", "client"}
 THREAT = CLIENT | {"message", "threat"}
@@ -15,6 +15,7 @@ MODALITY = THREAT | {"modality"}
 DUEL = {"attack", "defense", "metric", "federation", "zoo", "secagg"}
 AUDIT = MODALITY | DUEL | {"audit"}
 REPORT = AUDIT | {"report"}
+SETUP = MODALITY | {"defense", "federation", "zoo", "audit"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "mechanism": set(),
@@ -23,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "norm": set(),
     "vocabulary": set(),
     "named": set(),
+    "grammar": {"errors"},
     "captured": {"errors", "layout", "mechanism"},
     "types": BOTTOM,
     "criterion": TYPES,
@@ -38,8 +40,9 @@ ARROWS: dict[str, set[str]] = {
     "federation": MODALITY | {"defense", "secagg"},
     "audit": MODALITY | DUEL,
     "report": AUDIT,
-    "cli": REPORT,
-    "__init__": REPORT | {"cli"},
+    "setup": SETUP,
+    "cli": REPORT | {"setup"},
+    "__init__": REPORT | {"setup", "cli"},
 }
 READER = "captured.py"  # the one place where torch.load may stand, with weights_only, and what it raises be named
 FOREIGN = {"torchvision", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "random"}

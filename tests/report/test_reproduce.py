@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import yaml
 
-from fedseal.audit.config import AuditFile
 from fedseal.report.reproduce import reproduction
+from fedseal.setup.audit import AuditFile
 from report.records import Shot, record
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from fedseal import grammar
 from fedseal.attack.recipes import CHOICES, RECIPES, Inference, Recipe
 from fedseal.errors import BadConfig, UnknownName
 
@@ -22,17 +23,20 @@ def parse(specification: str) -> Attack:
     >>> parse("inverting_gradients:steps=500,tv=0.1,labels=joint").name
     'inverting_gradients'
     """
-    name, _, rest = specification.partition(":")
-    build = recipe_of(specification).build
-    known = {key: p for key, p in inspect.signature(build).parameters.items() if key != "name"}
-    options: dict[str, int | float | str] = {}
-    for item in filter(None, (part.strip() for part in rest.split(","))):
-        key, _, text = item.partition("=")
-        if key not in known:
-            raise UnknownName(f"option of '{name}'", key, known or ["(none)"])
-        default = known[key].default
-        options[key] = _choice(key, text.strip()) if isinstance(default, str) else _number(name, item, text, default)
-    return build(**options)
+    recipe, named = recipe_of(specification), grammar.read(specification)
+    usual = {key: p.default for key, p in inspect.signature(recipe.build).parameters.items() if key != "name"}
+    known = {key: _kind(key, default) if key in named.options else None for key, default in usual.items()}
+    options = grammar.options(named, known)
+    for key, value in options.items():
+        if not isinstance(value, str) and (value < 0 or (isinstance(value, int) and value < 1)):
+            raise BadConfig(
+                f"the option '{key}={value}' of '{named.name}' is too small", f"the default is {usual[key]}"
+            )
+    return recipe.build(**options)
+
+
+def _kind(option: str, default: object) -> Any:
+    return Literal[tuple(CHOICES[option]())] if isinstance(default, str) else type(default)
 
 
 def recipe_of(specification: str) -> Recipe:
@@ -41,29 +45,10 @@ def recipe_of(specification: str) -> Recipe:
     Raises:
         UnknownName: no such recipe.
     """
-    name = specification.partition(":")[0]
+    name = specification.partition(":")[0].strip()
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
     return RECIPES[name]
-
-
-def _choice(option: str, text: str) -> str:
-    names = CHOICES[option]()
-    if text not in names:
-        raise UnknownName(f"value of '{option}' named", text, names)
-    return text
-
-
-def _number(name: str, item: str, text: str, default: int | float) -> int | float:
-    kind = int if isinstance(default, int) else float
-    try:
-        value = kind(text)
-    except ValueError:
-        key = item.partition("=")[0]
-        raise BadConfig(f"the option '{item}' of '{name}' is no number", f"write {key}={default}") from None
-    if value < 0 or (kind is int and value < 1):
-        raise BadConfig(f"the option '{item}' of '{name}' is too small", f"the default is {default}")
-    return value
 
 
 def defaults(recipe: Recipe | Inference) -> dict[str, int | float | str]:

@@ -1,11 +1,7 @@
 from .case import Case as Case
-from .config import Setup as Setup
-from .config import load_config as load_config
 from .executor import Engine as Engine
 from .executor import InProcess as InProcess
 from .executor import Processes as Processes
-from .factory import build_object as build_object
-from .factory import load_object as load_object
 from .record import Cell as Cell
 from .record import CellKey as CellKey
 from .record import Record as Record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -143,28 +142,6 @@ def _keys(config: Config, samples: int, courses: Sequence[int | None]) -> Iterab
             seed=seed,
             epochs=course,
         )
-
-
-def expanded(defenses: Sequence[str]) -> tuple[str, ...]:
-    """Strengths in brackets written out.
-
-    >>> expanded(["none", "prune:[0.2, 0.5]", "clip:1+gaussian:0.1"])
-    ('none', 'prune:0.2', 'prune:0.5', 'clip:1+gaussian:0.1')
-
-    Raises:
-        BadConfig: a bracket that is empty or does not close.
-    """
-    return tuple(itertools.chain.from_iterable(_expanded(defense) for defense in defenses))
-
-
-def _expanded(defense: str) -> list[str]:
-    parts = re.split(r"\[([^\[\]]*)\]", defense)
-    choices = [
-        [choice.strip() for choice in part.split(",")] if place % 2 else [part] for place, part in enumerate(parts)
-    ]
-    if not all(all(group) for group in choices[1::2]) or any("[" in p or "]" in p for p in parts[::2]):
-        raise BadConfig(f"the strengths of '{defense}' cannot be read", "write them as 'prune:[0.2,0.5]'")
-    return ["".join(combination) for combination in itertools.product(*choices)]
 
 
 def _named(kind: str, items: Sequence[tuple[str, Named]]) -> dict[str, Named]:

@@ -19,9 +19,10 @@ from fedseal.audit.case import Case
 from fedseal.audit.environment import environment, usable_device
 from fedseal.audit.executor import Engine, Work
 from fedseal.audit.executor import engine as local_engine
-from fedseal.audit.grid import Job, Plan, expanded, plan
+from fedseal.audit.grid import Job, Plan, plan
 from fedseal.audit.record import VERSION, Cell, CellKey, Config, Environment, Header, Record
 from fedseal.errors import BadConfig
+from fedseal.grammar import expanded
 from fedseal.threat import ThreatModel
 from fedseal.types import Attack, Defense, Progress
 

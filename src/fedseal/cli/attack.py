@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fedseal import attack as attacks
+from fedseal import grammar
 from fedseal.attack.specification import defaults, recipe_of
-from fedseal.cli import options, terminal
+from fedseal.cli import paths, terminal
 from fedseal.errors import BadConfig, UnknownName
 
 if TYPE_CHECKING:  # torch takes seconds, and what was typed wrongly is answered before it is loaded
     from fedseal.audit.frames import Frames
     from fedseal.audit.verification import Verified
-    from fedseal.cli import sources
+    from fedseal.setup.attack import Target
     from fedseal.types import Attack
     from fedseal.vocabulary import FileKind
 
@@ -23,111 +24,135 @@ STARTS = 5  # of attacks that may diverge
 
 
 def attack(
-    recipe: Annotated[str, typer.Option(help="Such as auto, dlg or dlg:steps=100; see `fedseal recipes`.")] = "auto",
+    recipe: Annotated[
+        str, typer.Option(help="Attack to run: auto, dlg, dlg:steps=100 ...; `fedseal recipes` lists them.")
+    ] = "auto",
     image: Annotated[
-        Path | None, typer.Option(help="The client's data: your own picture, of any size.", show_default=False)
+        Path | None, typer.Option(help="Private data: a picture of yours, of any size.", show_default=False)
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="The client's data: a sentence; give it again for more in one batch.", show_default=False),
+        typer.Option(help="Private data: a sentence; repeat it for several in one batch.", show_default=False),
     ] = None,
     text_file: Annotated[
-        Path | None, typer.Option(help="The client's data: a file with a sentence on each line.", show_default=False)
+        Path | None, typer.Option(help="Private data: a file with a sentence on each line.", show_default=False)
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="The client's data: rows of a CSV or parquet file; --label COLUMN.", show_default=False),
+        typer.Option(
+            help="Private data: rows of a CSV or parquet file; name the class with --label COLUMN.", show_default=False
+        ),
     ] = None,
     index: Annotated[
         int | None,
-        typer.Option(min=0, help="Which: a bundled picture, or a line of the file or table.", show_default="0"),
+        typer.Option(min=0, help="Number of the attacked example in the data, file or table.", show_default="0"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Examples in the client's batch, from --index on.", show_default="1")
+        int | None,
+        typer.Option(min=1, help="Number of examples in the client's batch, from --index on.", show_default="1"),
     ] = None,
     update: Annotated[
         Path | None,
-        typer.Option(help="An update that was captured: a safetensors, .npz or .pt file.", show_default=False),
+        typer.Option(help="Captured update to attack: a safetensors, .npz or .pt file.", show_default=False),
     ] = None,
     kind: Annotated[
         Literal["gradient", "difference", "weights"] | None,
         typer.Option(
-            help="What the captured file holds; weights are those after training.",
+            help="Content of the captured file; weights are those after training.",
             show_default="what the file says, or --training makes",
         ),
     ] = None,
     before: Annotated[
         Path | None,
-        typer.Option(help="A file of the weights that the client was sent.", show_default="the model's own"),
+        typer.Option(help="File of the weights that the client was sent.", show_default="the model's own"),
     ] = None,
     after: Annotated[
         Path | None,
-        typer.Option(help="A file of its weights after training: --update FILE --kind weights.", show_default=False),
+        typer.Option(
+            help="File of the client's weights after training, short for --update FILE --kind weights.",
+            show_default=False,
+        ),
     ] = None,
-    data: Annotated[str, typer.Option(help="Bundled pictures: photos or fashion_mnist.")] = "photos",
+    data: Annotated[
+        str,
+        typer.Option(help="Private data: photos, fashion_mnist, a folder of pictures, or an .npz or .tfrecord file."),
+    ] = "photos",
     model: Annotated[
         str | None,
         typer.Option(
-            help="zoo:NAME, zoo:NAME:option=value, or package.module:function that returns an nn.Module; for text a "
-            "name such as minilm.",
+            help="Model that the client trains: zoo:NAME, zoo:NAME:option=value, or package.module:function that "
+            "returns an nn.Module; for text a language model such as minilm.",
             show_default="zoo:lenet; minilm for text, zoo:mlp for a table",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Pixels a side.", show_default="32, or 28 for fashion_mnist"),
+        typer.Option(min=1, help="Number of pixels on each side.", show_default="32, or 28 for fashion_mnist"),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Channels, height, width, such as 3,64,48.", show_default=False)
+        str | None,
+        typer.Option(help="Shape of a picture: channels, height, width, such as 3,64,48.", show_default=False),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="The model's normalization, one number a channel.", show_default=False)
+        str | None, typer.Option(help="Mean of the model's normalization, one number per channel.", show_default=False)
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="The model's normalization, one number a channel.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Standard deviation of the model's normalization, one number per channel.", show_default=False
+        ),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
-            help="The class of the example, or of all in the batch; of a table the column that holds it.",
+            help="Class of the example, or of all in the batch; for a table the column that holds the class.",
             show_default=False,
         ),
     ] = None,
     missing: Annotated[
-        Literal["refuse", "drop", "fill"], typer.Option(help="What to do about missing values of a table.")
+        Literal["refuse", "drop", "fill"], typer.Option(help="Treatment of missing values in a table.")
     ] = "refuse",
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Examples behind a captured update, where known.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Number of examples behind a captured update, if known.", show_default=False),
     ] = None,
     training: Annotated[
         str | None,
-        typer.Option(help="fedsgd, or fedavg:lr=0.01,epochs=3,batch_size=8.", show_default="fedsgd"),
+        typer.Option(
+            help="Local training of the client: fedsgd, or fedavg:lr=0.01,epochs=3,batch_size=8.", show_default="fedsgd"
+        ),
     ] = None,
     mode: Annotated[
         Literal["train", "eval", "as_is"] | None,
-        typer.Option(help="How BatchNorm and dropout run on the client.", show_default="train"),
+        typer.Option(help="Mode in which the client's BatchNorm and dropout run.", show_default="train"),
     ] = None,
-    threat: Annotated[str, typer.Option(help="Who attacks, such as eavesdropper.")] = "honest_but_curious",
-    defense: Annotated[str, typer.Option(help="What the client does about it, such as prune:0.2.")] = "none",
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimization steps.", show_default=False)] = None,
+    threat: Annotated[
+        str, typer.Option(help="Threat model: who attacks and knows what, such as eavesdropper.")
+    ] = "honest_but_curious",
+    defense: Annotated[str, typer.Option(help="Defense of the client, such as prune:0.2.")] = "none",
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of optimization steps.", show_default=False)] = None,
     restarts: Annotated[
         int | None,
-        typer.Option(min=1, help="Starts, at most.", show_default=f"{STARTS} for dlg and idlg, if they diverge"),
+        typer.Option(
+            min=1, help="Maximum number of restarts.", show_default=f"{STARTS} for dlg and idlg, if they diverge"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the zoo's weights, the defense and the attack.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the zoo's weights, the defense and the attack.")] = 0,
+    device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or mps.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on the CPU.", show_default="1 for a small model, else all")
+        int | None, typer.Option(min=1, help="Number of CPU threads.", show_default="1 for a small model, else all")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for pictures and result.json.", show_default="runs/attack-..."),
+        typer.Option(help="Folder to write pictures and result.json to.", show_default="runs/attack-..."),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say of each route why it was taken or refused.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print for each route why it was taken or refused.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")] = False,
 ) -> None:
-    """Attack one update and show what it gives away: original beside reconstruction, of pictures the iterations too.
+    """Attack one update and show what it gives away: the original beside the reconstruction, for pictures every step.
 
     Example:  fedseal attack --recipe dlg --image cat.jpg --out runs/cat
 
@@ -139,9 +164,11 @@ def attack(
     recipe_of(recipe)
     with terminal.loading():
         from fedseal.audit.environment import usable_device
-        from fedseal.cli import machine, sources
+        from fedseal.cli import machine
+        from fedseal.setup.attack import AttackSpec
+        from fedseal.setup.attack import target as target_of
     chosen = build(recipe, steps=steps, restarts=restarts)
-    request = sources.Request(
+    spec = AttackSpec(
         image=image,
         text=tuple(text or ()),
         text_file=text_file,
@@ -154,10 +181,10 @@ def attack(
         model=model or _usual_model(written=bool(text) or text_file is not None, table=table is not None),
         data=data,
         size=size,
-        shape=None if shape is None else options.whole_numbers(shape, "--shape"),
-        mean=None if mean is None else options.numbers(mean, "--mean"),
-        std=None if std is None else options.numbers(std, "--std"),
-        label=label if label is None or table is not None else options.whole_number(label, "--label"),
+        shape=None if shape is None else grammar.whole_numbers(shape, "--shape"),
+        mean=None if mean is None else grammar.numbers(mean, "--mean"),
+        std=None if std is None else grammar.numbers(std, "--std"),
+        label=label if label is None or table is not None else grammar.whole_number(label, "--label"),
         missing=missing,
         examples=examples,
         training=training,
@@ -167,8 +194,8 @@ def attack(
         seed=seed,
         device=usable_device(device),
     )
-    target = sources.aim(request)
-    folder = options.folder(out or Path("runs") / f"attack-{recipe.partition(':')[0]}-{target.title}")
+    target = target_of(spec)
+    folder = paths.folder(out or Path("runs") / f"attack-{recipe.partition(':')[0]}-{target.title}")
     if not quiet:
         terminal.note(f"{threat} attacks {target.title} with {recipe}")
         for line in target.notes:
@@ -177,7 +204,7 @@ def attack(
         found, frames = _run(chosen, target, seed, quiet=quiet)
     from fedseal.cli import attack_result
 
-    result = attack_result.grade(recipe, request, target, found)
+    result = attack_result.grade(recipe, spec, target, found)
     attack_result.write(folder, result, frames)
     if as_json:
         terminal.machine(result.plain())
@@ -211,25 +238,23 @@ def build(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:
         UnknownName: no such recipe, or one without steps.
         BadConfig: an option that means nothing.
     """
-    name, _, rest = recipe.partition(":")
     attacks.parse(recipe)  # complain of what was typed before anything is added to it
-    known = [key for key, _ in options.pairs(rest)]
-    takes = defaults(attacks.RECIPES[name])
-    extra = {}
+    named = grammar.read(recipe)
+    takes, extra = defaults(attacks.RECIPES[named.name]), {}
     if steps is not None:
         if "steps" not in takes:
-            raise UnknownName(f"option of '{name}'", "steps", takes or ["(none)"])
-        extra["steps"] = steps
-    if restarts is None and name in ("dlg", "idlg") and "restarts" not in known:
+            raise UnknownName(f"option of '{named.name}'", "steps", takes or ["(none)"])
+        extra["steps"] = str(steps)
+    if restarts is None and named.name in ("dlg", "idlg") and "restarts" not in named.options:
         restarts = STARTS
     if restarts is not None and "restarts" in takes:
-        extra["restarts"] = restarts
-    written = ",".join([rest, *(f"{key}={value}" for key, value in extra.items())]).strip(",")
-    chosen = attacks.parse(f"{name}:{written}")
+        extra["restarts"] = str(restarts)
+    written = ",".join(f"{key}={value}" for key, value in {**named.options, **extra}.items())
+    chosen = attacks.parse(f"{named.name}:{written}")
     return chosen if restarts in (None, 1) or "restarts" in takes else attacks.restarts(restarts or 1, chosen)
 
 
-def _run(chosen: Attack, target: sources.Aim, seed: int, *, quiet: bool) -> tuple[Verified, Frames]:
+def _run(chosen: Attack, target: Target, seed: int, *, quiet: bool) -> tuple[Verified, Frames]:
     import torch
 
     from fedseal.audit.frames import Film

@@ -17,7 +17,6 @@ from fedseal.audit.frames import Frames, decoded
 from fedseal.audit.record import Content
 from fedseal.audit.verification import Verified
 from fedseal.cli import terminal
-from fedseal.cli.sources import Aim, Request
 from fedseal.errors import StorageFailure
 from fedseal.files import write_whole
 from fedseal.metric.labels import targets_of
@@ -27,6 +26,7 @@ from fedseal.report import words
 from fedseal.report.examples import laid_out
 from fedseal.report.kind import KINDS, MEASURES
 from fedseal.report.terminal import beside, indented
+from fedseal.setup.attack import AttackSpec, Target
 from fedseal.types import Batch, Reconstruction
 
 GALLERY = 200
@@ -50,8 +50,8 @@ class Result:
     """One attack's end as it was verified, with its scores where the truth is known."""
 
     recipe: str
-    request: Request
-    target: Aim
+    request: AttackSpec
+    target: Target
     found: Reconstruction
     check_seconds: float
     scores: Scores | None
@@ -96,7 +96,7 @@ def _by_name(sample: SampleScores) -> dict[str, object]:
     return {**plain, **{score["name"]: score for score in scores}}
 
 
-def grade(recipe: str, request: Request, target: Aim, answer: Verified) -> Result:
+def grade(recipe: str, request: AttackSpec, target: Target, answer: Verified) -> Result:
     """The result with scores and their baselines, which are None where nobody knows the truth, or nothing was found."""
     found, took = _on_cpu(answer.found), answer.check_seconds
     if target.truth is None:
@@ -109,7 +109,7 @@ def grade(recipe: str, request: Request, target: Aim, answer: Verified) -> Resul
     return Result(recipe, request, target, found, took, scores, shown, grader.score_labels(found))
 
 
-def _guesses(target: Aim, found: Reconstruction) -> Content | None:
+def _guesses(target: Target, found: Reconstruction) -> Content | None:
     """What was read out of an update whose truth nobody knows, shown in the place of the truth."""
     if found.inputs is None:
         return None

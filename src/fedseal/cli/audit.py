@@ -7,88 +7,103 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedseal import audit as audits
-from fedseal.cli import options, terminal
+from fedseal import grammar
+from fedseal.cli import paths, terminal
 from fedseal.errors import BadConfig, StorageFailure
 
 if TYPE_CHECKING:  # torch takes seconds, and help must not wait for it
-    from fedseal.audit import Engine, Record, Setup
+    from fedseal.audit import Engine, Record
     from fedseal.cli import gate
 
 RECORD = "view.json"  # in a folder that `fit(record=...)` or `recorded(grid, ...)` wrote
 OF_A_RECORD = "What a federation's parties could read"
-FEW = 4  # batches of a case that names no number: enough for a first answer within minutes
 
 
 def audit(
     target: Annotated[str | None, typer.Argument(show_default="photos on DLG's LeNet")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for record and report.", show_default="runs/NAME")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write record and report to.", show_default="runs/NAME")
+    ] = None,
     attacks: Annotated[
-        str | None, typer.Option(help="Recipes, such as auto,dlg:steps=100; see `fedseal recipes`.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Attacks to run, such as auto,dlg:steps=100; `fedseal recipes` lists them.", show_default=False
+        ),
     ] = None,
     defenses: Annotated[
-        str | None, typer.Option(help="Defenses, such as none,prune:0.2,gaussian:0.01.", show_default=False)
+        str | None, typer.Option(help="Defenses to attack, such as none,prune:0.2,gaussian:0.01.", show_default=False)
     ] = None,
     threats: Annotated[
-        str | None, typer.Option(help="Threat models, such as honest_but_curious,eavesdropper.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Threat models to attack under, such as honest_but_curious,eavesdropper.", show_default=False
+        ),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of batches to attack.", show_default=str(FEW))
-    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Number of batches to attack.", show_default="4")] = None,
     batch_size: Annotated[
-        str | None, typer.Option(help="Examples in a batch, or several sizes such as 1,4,8.", show_default="1")
+        str | None, typer.Option(help="Number of examples in a batch, or several such as 1,4,8.", show_default="1")
     ] = None,
     epochs: Annotated[
         str | None,
-        typer.Option(help="Local epochs to compare, such as 0,1,5; 0 sends one gradient.", show_default="the case's"),
+        typer.Option(
+            help="Numbers of local epochs to compare, such as 0,1,5; 0 sends one gradient.", show_default="the case's"
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of these epochs.", show_default="the case's")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Repeat everything with these seeds.", show_default="0")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", show_default="cpu")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of --epochs.", show_default="the case's")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds to repeat everything with, such as 0,1,2.", show_default="0")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to compute on: cpu, cuda or mps.", show_default="cpu")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that attack at the same time.", show_default="one a core")
+        int | None,
+        typer.Option(min=1, help="Number of processes that attack at the same time.", show_default="one a core"),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Threads of each process.", show_default="1 for a small model or several processes, else all"
+            min=1,
+            help="Number of CPU threads of each process.",
+            show_default="1 for a small model or several processes, else all",
         ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Where: processes on this machine, or ray.", show_default="processes")
+        str | None, typer.Option(help="Where attacks run: processes on this machine, or ray.", show_default="processes")
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="Ray cluster: HOST:PORT, ray://HOST:PORT, auto, or local for one here.", show_default="local"
+            help="Address of the Ray cluster: HOST:PORT, ray://HOST:PORT, auto, or local for one here.",
+            show_default="local",
         ),
     ] = None,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Train under each defense too: what it costs in accuracy, bytes and time.")
+        bool,
+        typer.Option("--cost", help="Train under each defense too, and report its cost in accuracy, bytes and time."),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on with what the folder holds, or delete that run first.")
+        bool, typer.Option("--resume/--fresh", help="Continue the run in the folder, or delete it first.")
     ] = True,
     fail_above: Annotated[
         list[str] | None,
         typer.Option(
-            help="Exit with code 1 above it: identification=SHARE, labels=SHARE, psnr=DECIBELS, rouge1=SHARE of "
-            "a sentence or columns=SHARE of a row.",
+            help="Limits above which the exit code is 1: identification=SHARE, labels=SHARE, psnr=DECIBELS, "
+            "rouge1=SHARE of a sentence or columns=SHARE of a row.",
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and findings.")] = False,
     federation: Annotated[
         str | None,
         typer.Option(
-            help="package.module:function that returns the Federation whose record it is.",
+            help="Function package.module:function that returns the Federation that was recorded.",
             show_default=False,
             rich_help_panel=OF_A_RECORD,
         ),
@@ -96,7 +111,7 @@ def audit(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Of a record that does not say it: zoo:NAME, or package.module:function.",
+            help="Model that was trained, if the record does not say it: zoo:NAME, or package.module:function.",
             show_default=False,
             rich_help_panel=OF_A_RECORD,
         ),
@@ -104,13 +119,15 @@ def audit(
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Of one picture, where nobody knows the truth.", show_default="3,32,32", rich_help_panel=OF_A_RECORD
+            help="Shape of one picture, if the record does not say it: channels, height, width.",
+            show_default="3,32,32",
+            rich_help_panel=OF_A_RECORD,
         ),
     ] = None,
     training: Annotated[
         str | None,
         typer.Option(
-            help="Of a record that does not say it: fedsgd, or fedavg:lr=0.01,epochs=3,batch_size=8.",
+            help="Local training, if the record does not say it: fedsgd, or fedavg:lr=0.01,epochs=3,batch_size=8.",
             show_default=False,
             rich_help_panel=OF_A_RECORD,
         ),
@@ -130,23 +147,23 @@ def audit(
     limits = gate.thresholds(fail_above or [])
     with terminal.loading():
         from fedseal.audit.cost import Plan
-        from fedseal.audit.grid import expanded
         from fedseal.cli import machine, progress
+        from fedseal.setup.audit import audit_of, changed
     of_a_record = {
         "federation": federation,
         "model": model,
-        "shape": None if shape is None else options.whole_numbers(shape, "--shape"),
+        "shape": None if shape is None else grammar.whole_numbers(shape, "--shape"),
         "training": training,
     }
     given = {
-        "attacks": None if attacks is None else options.names(attacks),
-        "defenses": None if defenses is None else expanded(options.names(defenses)),
-        "threats": None if threats is None else options.names(threats),
+        "attacks": None if attacks is None else grammar.listed(attacks),
+        "defenses": None if defenses is None else grammar.expanded(grammar.listed(defenses)),
+        "threats": None if threats is None else grammar.listed(threats),
         "samples": samples,
-        "batch_size": None if batch_size is None else options.whole_numbers(batch_size, "--batch-size"),
-        "epochs": None if epochs is None else options.whole_numbers(epochs, "--epochs"),
+        "batch_size": None if batch_size is None else grammar.whole_numbers(batch_size, "--batch-size"),
+        "epochs": None if epochs is None else grammar.whole_numbers(epochs, "--epochs"),
         "lr": lr,
-        "seeds": None if seeds is None else options.whole_numbers(seeds, "--seeds"),
+        "seeds": None if seeds is None else grammar.whole_numbers(seeds, "--seeds"),
         "device": device,
         "out": None if out is None else str(out),
     }
@@ -158,11 +175,11 @@ def audit(
         _audit_record(Path(target), wanted, limits, place, threads, resume=resume, as_json=as_json, quiet=quiet)
         return
     _refuse(of_a_record, "means nothing here, since the target is no record of a federation")
-    setup = _with(_setup(target), {name: value for name, value in given.items() if value is not None})
+    setup = changed(audit_of(target), {name: value for name, value in given.items() if value is not None})
     if cost and setup.cost is None:
         setup = replace(setup, cost=Plan())
     place = machine.engine(engine, address=address, workers=workers, threads=threads, device=setup.device)
-    folder = options.folder(Path(setup.out))
+    folder = paths.folder(Path(setup.out))
     for line in () if quiet else setup.notes:
         terminal.note(line)
     if not resume:
@@ -206,7 +223,7 @@ def _audit_record(
     found = audit_recording.target(audit_recording.Wanted(source, **facts))
     if found.known is None and limits:
         raise BadConfig(f"--fail-above needs a score, and {audit_recording.NOBODY}", "name the --federation")
-    folder = options.folder(out)
+    folder = paths.folder(out)
     if not resume:
         _delete_run(folder)
     if found.note is not None and not quiet:
@@ -244,36 +261,12 @@ def _refuse(given: Mapping[str, object], reason: str) -> None:
             raise BadConfig(f"--{name.replace('_', '-')} {reason}", "leave it out")
 
 
-def _setup(target: str | None) -> Setup:
-    if target is None:
-        with resources.as_file(resources.files("fedseal.cli") / "default.yaml") as path:
-            setup = audits.load_config(path)
-        return replace(setup, given={**(setup.given or {}), "config": "built in"})
-    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
-        return audits.load_config(target)
-    if ":" not in target:
-        raise BadConfig(
-            f"'{target}' is no configuration file, no record of 'fedseal train --record', and no function",
-            "name a .yaml file, a record's folder, or package.module:function that returns a Case",
-        )
-    case = audits.build_object(target, audits.Case)
-    name = target.rpartition(":")[0].rpartition(".")[2]
-    return audits.Setup(case, out=f"runs/{name}", given={"case": target})
-
-
-def _with(setup: Setup, given: Mapping[str, object]) -> Setup:
-    """The setup with what the command line says put in its place, and a few samples where nobody says how many."""
-    setup = replace(setup, given={**(setup.given or {}), **given}, **given)  # type: ignore[arg-type]
-    if setup.samples is not None or "config" in (setup.given or {}):
-        return setup
-    largest = max(1, *setup.batch_size)
-    return replace(setup, samples=max(1, min(FEW, len(setup.case.batch) // largest)))
-
-
 def _say_what_is_there(folder: Path) -> None:
     if not (folder / "record.json").is_file():
         return
-    record = audits.load(folder)
+    from fedseal.audit.store import load
+
+    record = load(folder)
     terminal.note(f"{folder} holds {len(record.cells)} of {len(record.header.keys)} cells already")
 
 

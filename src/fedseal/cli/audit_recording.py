@@ -19,14 +19,17 @@ from fedseal.audit import recording as seen
 from fedseal.audit.case import stream
 from fedseal.audit.frames import Frames
 from fedseal.audit.verification import DOOR, verified
-from fedseal.cli import attack_result, parties, terminal
-from fedseal.cli.request import Aim, Request, training_from
-from fedseal.cli.training_manifest import Known, known
+from fedseal.cli import attack_result, terminal
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.view import Entry, View
 from fedseal.files import write_whole
 from fedseal.modality import Image
 from fedseal.report import words
+from fedseal.setup import models
+from fedseal.setup.attack import AttackSpec, Target
+from fedseal.setup.data.images import shape_of
+from fedseal.setup.manifest import Known, known
+from fedseal.setup.training import training
 from fedseal.threat import ThreatModel
 from fedseal.types import Attack, LocalTraining, Modality
 
@@ -52,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Target:
+class Recorded:
     """A record, and what is known of it."""
 
     wanted: Wanted
@@ -122,13 +125,13 @@ class Target:
         return found
 
     def _guess(self, spec: str, attack: Attack, entry: Entry, modality: Modality, out: Path) -> Guess:
-        folder, threat, training = out / _name(spec, entry), seen.adversary(entry), self._training()
-        if training is None:
+        folder, threat, ran = out / _name(spec, entry), seen.adversary(entry), self._training()
+        if ran is None:
             threat = ThreatModel(threat.name, threat.grants - {"training"})
         model = seen.at(self.model, self.view.state(entry.round)).to(self.wanted.device)
         update = seen.fitted(self.view.update(entry), model)
-        if training is not None:
-            update = replace(update, kind=training.kind, training=training)
+        if ran is not None:
+            update = replace(update, kind=ran.kind, training=ran)
         defense = None if self.view.defense == "none" else defenses.parse(self.view.defense)
         try:
             observation = threat.observe(model, update.to(self.wanted.device), modality=modality, defense=defense)
@@ -138,21 +141,19 @@ class Target:
             return Guess(spec, entry, None, str(error))
         except Exception as error:  # noqa: BLE001 - a crash is kept as one, with its traceback, and the others go on
             return _crashed(spec, entry, error, folder)
-        request = Request(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
-        result = attack_result.grade(spec, request, Aim(observation, modality, None, _name(spec, entry)), found)
+        request = AttackSpec(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
+        result = attack_result.grade(spec, request, Target(observation, modality, None, _name(spec, entry)), found)
         _make(folder)
         attack_result.write(folder, result, frames)
         return Guess(spec, entry, result, "", str(folder))
 
     def _training(self) -> LocalTraining | None:
         if self.wanted.training is not None:
-            return training_from(self.wanted.training, "train")
+            return training(self.wanted.training)
         return self.view.training
 
     def _pictures(self) -> Image:
-        if len(self._shape) != 3:
-            raise BadConfig(f"--shape has {len(self._shape)} numbers", "give channels, height and width: 3,32,32")
-        return Image(shape=(self._shape[0], self._shape[1], self._shape[2]))
+        return Image(shape=shape_of("photos", self._shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,14 +212,14 @@ def _crashed(spec: str, entry: Entry, error: Exception, folder: Path) -> Guess:
     return Guess(spec, entry, None, f"{words}; {path} says where", str(folder), crashed=True)
 
 
-def target(wanted: Wanted) -> Target:
+def target(wanted: Wanted) -> Recorded:
     """Read the record, and find out what is known of it.
 
     Raises:
         FedsealError: whatever of it does not exist or does not fit.
     """
     view = View.load(wanted.folder)
-    found = Target(wanted, view, known(wanted.folder, wanted.federation))
+    found = Recorded(wanted, view, known(wanted.folder, wanted.federation))
     first, *_ = seen.chosen(view, 1)
     seen.at(found.model, view.state(first.round))  # complain before anything is written
     return found
@@ -269,4 +270,4 @@ def _name(spec: str, entry: Entry) -> str:
 def _named_model(name: str, view: View, shape: tuple[int, ...]) -> nn.Module:
     """The model that was named; one of the zoo with as many classes as the record's last layer has."""
     last = [shape for _, shape in view.packing.weights][-1]
-    return parties.model_for(name, shape, last[0], 0)
+    return models.build(name, shape=shape, classes=last[0])

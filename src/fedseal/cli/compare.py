@@ -14,7 +14,7 @@ from fedseal.cli import terminal
 def compare(
     old: Annotated[Path, typer.Argument(show_default=False)],
     new: Annotated[Path, typer.Argument(show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,
     fail_on_worse: Annotated[
         bool, typer.Option("--fail-on-worse", help="Exit with code 1 if anything leaks more than before.")
     ] = False,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedseal.cli import options, terminal
+from fedseal.cli import paths, terminal
 from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
 
@@ -32,13 +32,13 @@ def lead(
     Args:
         nodes: who else is to be on this machine.
     """
-    from fedseal.cli.deploy import Training
     from fedseal.federation.deployment import Deployment
+    from fedseal.setup.deployment import PartySpec
 
-    own = Training.of(dict(place.training))
+    own = PartySpec.of(dict(place.training))
     federation, count = own.federation(place), rounds or own.rounds
     save, checkpoint = save or place.folder / MODEL, place.work / CHECKPOINT
-    options.file_to_write(save)
+    paths.file_to_write(save)
     say = terminal.note if not (quiet or as_json) else _nothing
     again = f"go on with: fedseal join {place.folder.parent if nodes else place.folder}" + " --loopback" * bool(nodes)
     trained = rounds_of.fitted(
@@ -60,10 +60,10 @@ def lead(
 
 def follow(place: Place, *, quiet: bool = False) -> None:
     """Be a data owner or an aggregator."""
-    from fedseal.cli.deploy import Training
     from fedseal.federation.deployment import take_part
+    from fedseal.setup.deployment import PartySpec
 
-    federation = Training.of(dict(place.training)).federation(place)
+    federation = PartySpec.of(dict(place.training)).federation(place)
     members = federation.members_of(place.keys)
     try:
         take_part(place, members, say=_nothing if quiet else terminal.note)
@@ -77,14 +77,14 @@ def apps() -> tuple[Any, Any]:
     Raises:
         BadConfig: it does not.
     """
-    from fedseal.cli.deploy import Training
     from fedseal.federation import deployment
+    from fedseal.setup.deployment import PartySpec
 
     named = os.environ.get("FEDSEAL_PARTY")
     if named is None:
         raise BadConfig("FEDSEAL_PARTY is not set", "let it name the party's folder on this host")
     place = deployment.place(Path(named))
-    own = Training.of(dict(place.training))
+    own = PartySpec.of(dict(place.training))
     federation = replace(own.federation(place), protocol=place.pact.secure)
     return federation.apps(
         place.folder,

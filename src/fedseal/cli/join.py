@@ -13,25 +13,32 @@ from fedseal.cli import deployment, terminal
 def join(
     folder: Annotated[
         Path,
-        typer.Argument(help="A party's folder of those that 'fedseal train --deploy' wrote; with --loopback, all."),
+        typer.Argument(
+            help="Folder of one party, as 'fedseal train --deploy' wrote it; with --loopback the folder of all."
+        ),
     ],
-    loopback: Annotated[bool, typer.Option("--loopback", help="All parties on this machine, to try it.")] = False,
+    loopback: Annotated[
+        bool, typer.Option("--loopback", help="Run all parties on this machine, to try the deployment.")
+    ] = False,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="In all; of the model owner.", show_default="as deployed")
+        int | None, typer.Option(min=1, help="Total number of rounds (model owner only).", show_default="as deployed")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Where the model goes; of the model owner.", show_default="in its folder")
+        Path | None,
+        typer.Option(help="File to write the trained model to (model owner only).", show_default="in its folder"),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Folder for all that the model owner could read.", show_default=False)
+        Path | None, typer.Option(help="Folder to record all that the model owner could read.", show_default=False)
     ] = None,
-    at: Annotated[str | None, typer.Option(help="The model owner's HOST:PORT.", show_default="as deployed")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every round as JSON, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    at: Annotated[
+        str | None, typer.Option(help="Address of the model owner, HOST:PORT.", show_default="as deployed")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all rounds as JSON and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
 ) -> None:
-    """Take part in a federated training on several hosts, as the party whose folder it is.
+    """Take part in a federated training on several hosts, as the party that the folder belongs to.
 
-    The model owner goes on where it was when it last ended; data owners and aggregators wait for it until Ctrl-C.
+    The model owner continues where it last stopped; data owners and aggregators wait for it until Ctrl-C.
 
     Example:  fedseal join model-owner
 
@@ -40,7 +47,6 @@ def join(
     with terminal.loading():
         from fedseal.federation.deployment import place as place_at
         from fedseal.federation.deployment.folder import places
-        from fedseal.secagg import SERVER
     deployment.watch()
     if loopback:
         owner, *nodes = places(folder)
@@ -49,7 +55,7 @@ def join(
     place = place_at(folder)
     if at is not None:
         place = place.at(at)
-    if place.number == SERVER:
+    if place.leads:
         deployment.lead(place, [], rounds=rounds, save=save, record=record, as_json=as_json, quiet=quiet)
     else:
         deployment.follow(place, quiet=quiet)

@@ -19,11 +19,11 @@ from fedseal.vocabulary import GRANTS
 
 def recipes(
     name: Annotated[str | None, typer.Argument(show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """List the attacks, the ways to read labels, and other questions: what each does, what it needs to know, the paper.
+    """List attacks, label inference methods and other inferences: what each does, what it needs to know, and the paper.
 
-    With NAME, one of the attacks or questions in full.
+    With NAME, show one attack or inference in full.
 
     Example:  fedseal recipes dlg
     """

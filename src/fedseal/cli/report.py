@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedseal.cli import options, terminal
+from fedseal.cli import paths, terminal
 
 
 def report(
@@ -16,12 +16,15 @@ def report(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="File to write.", show_default="RUN/report.html; of several runs mixed.html beside the first"
+            help="File to write the page to.",
+            show_default="RUN/report.html; of several runs mixed.html beside the first",
         ),
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print the record as JSON, of several runs a list; write a page with --html only."),
+        typer.Option(
+            "--json", help="Print the record as JSON, a list for several runs; a page is written with --html only."
+        ),
     ] = False,
 ) -> None:
     """Write and print the report of a run, without running anything again.
@@ -40,7 +43,7 @@ def report(
     usual = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "mixed.html"
     target = html if html is not None or as_json else usual
     if target is not None:
-        reports.html(records, options.file_to_write(target))
+        reports.html(records, paths.file_to_write(target))
     if as_json:
         plain = [json.loads(record.to_json()) for record in records]
         terminal.machine(plain[0] if len(plain) == 1 else plain)

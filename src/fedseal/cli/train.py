@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedseal.cli import deployment, options, terminal
+from fedseal.cli import deployment, paths, terminal
 from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
 
@@ -16,90 +16,152 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="fashion_mnist, an .npz, .parquet, .csv or .tfrecord file, or a picture folder; again for each owner.",
+            help="Training data: fashion_mnist, photos, a folder of pictures, or an .npz, .parquet, .csv or .tfrecord "
+            "file; repeat it to give each owner data of its own.",
             show_default="fashion_mnist",
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="zoo:NAME, zoo:NAME:option=value, or package.module:function.")
+        str, typer.Option(help="Model to train: zoo:NAME, zoo:NAME:option=value, or package.module:function.")
     ] = "zoo:mlp",
     owners: Annotated[
-        int | None, typer.Option(min=1, help="Among how many the data is dealt out.", show_default="10")
+        int | None, typer.Option(min=1, help="Number of data owners to split one data set among.", show_default="10")
     ] = None,
-    split: Annotated[str, typer.Option(help="How: iid, or dirichlet:0.5.")] = "iid",
-    validation: Annotated[str | None, typer.Option(help="Data of the model owner.", show_default=False)] = None,
+    split: Annotated[str, typer.Option(help="Rule to split one data set by: iid, or dirichlet:0.5.")] = "iid",
+    validation: Annotated[
+        str | None, typer.Option(help="Validation data, held by the model owner.", show_default=False)
+    ] = None,
     validation_split: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share held out where no validation data is named.")
+        float,
+        typer.Option(
+            min=0, max=0.9, help="Share of one data set held out for validation, unless --validation is given."
+        ),
     ] = 0.2,
     shape: Annotated[
-        str | None, typer.Option(help="Of pictures in a folder, such as 3,64,48.", show_default="3,32,32")
+        str | None,
+        typer.Option(help="Shape of one example: channels, height, width of pictures.", show_default="3,32,32"),
     ] = None,
     label: Annotated[str, typer.Option(help="Column of a table that holds the class.")] = "label",
-    rounds: Annotated[int, typer.Option(min=1, help="Of training, resumed ones included.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Total number of rounds, including those before --resume.")] = 20,
     protocol: Annotated[
         Literal["sharing", "masking", "plain"],
-        typer.Option(help="How updates are added: among aggregators, behind masks, or readable by the server."),
+        typer.Option(
+            help="How updates are summed: by aggregators that hold shares, under masks, or readable by the server."
+        ),
     ] = "sharing",
-    aggregators: Annotated[int, typer.Option(min=2, help="Of sharing; they must not all collude.")] = 3,
+    aggregators: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Number of aggregators of --protocol sharing; privacy holds unless all of them collude."
+        ),
+    ] = 3,
     minimum: Annotated[
-        int | None, typer.Option(min=1, help="Fewest owners in a sum.", show_default="more than two thirds")
+        int | None,
+        typer.Option(
+            min=1, help="Smallest number of owners whose sum may be opened.", show_default="more than two thirds"
+        ),
     ] = None,
-    engine: Annotated[Literal["local", "flower"], typer.Option(help="This process, or Flower's simulation.")] = "local",
+    engine: Annotated[
+        Literal["local", "flower"], typer.Option(help="Where parties run: in this process, or in Flower's simulation.")
+    ] = "local",
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Of the model owner.", show_default="1, or 0.5 for single gradients"),
+        typer.Option(
+            help="Learning rate of the model owner, who moves the model by the mean update.",
+            show_default="1, or 0.5 for single gradients",
+        ),
     ] = None,
     local_learning_rate: Annotated[
-        float | None, typer.Option(help="Of the data owners' own steps.", show_default="0.1")
+        float | None, typer.Option(help="Learning rate of the data owners' local steps.", show_default="0.1")
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the data owners; without them one gradient is sent.", show_default=False),
+        typer.Option(
+            min=1, help="Local epochs of each data owner; without it each sends one gradient.", show_default=False
+        ),
     ] = None,
-    reptile: Annotated[bool, typer.Option("--reptile", help="A few steps, each on examples drawn anew.")] = False,
-    iterations: Annotated[int, typer.Option(min=1, help="Steps of --reptile.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 100,
+    reptile: Annotated[
+        bool, typer.Option("--reptile", help="Train locally by Reptile: a few steps, each on newly drawn examples.")
+    ] = False,
+    iterations: Annotated[int, typer.Option(min=1, help="Number of local steps of --reptile.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of examples in a local step.")] = 100,
     dp: Annotated[
         str | None,
-        typer.Option(help="Noise on the sum in units of the clip, such as 1.1,clip=1.", show_default=False),
+        typer.Option(
+            help="Differential privacy: Gaussian noise on the sum in units of the clipping norm, such as 1.1,clip=1.",
+            show_default=False,
+        ),
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help="Norm to which an owner scales down a longer update.", show_default=False)
+        float | None,
+        typer.Option(help="Largest norm of an owner's update; a longer one is scaled down to it.", show_default=False),
     ] = None,
-    bound: Annotated[float, typer.Option(help="Largest magnitude of an entry; a larger one is refused.")] = 8.0,
-    bits: Annotated[Literal["32", "64"], typer.Option(help="Of an entry that is sent.")] = "32",
-    evaluate_every: Annotated[int, typer.Option(min=1, help="Rounds between two evaluations.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, split and training; never of masks.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Of each owner's training.")] = 1,
-    save: Annotated[Path | None, typer.Option(help="Where the model goes, as safetensors.", show_default=False)] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A file to go on from.", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from --checkpoint.")] = False,
+    bound: Annotated[
+        float, typer.Option(help="Largest magnitude of one value of an update; an owner refuses to send a larger one.")
+    ] = 8.0,
+    bits: Annotated[Literal["32", "64"], typer.Option(help="Number of bits per transmitted value.")] = "32",
+    evaluate_every: Annotated[
+        int, typer.Option(min=1, help="Number of rounds between evaluations on the validation data.")
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of initial weights, split and training; masks and keys never depend on it.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads for each owner's training.")] = 1,
+    save: Annotated[
+        Path | None, typer.Option(help="File to write the trained model to, as safetensors.", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File to save progress to after each round.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from --checkpoint.")] = False,
     record: Annotated[
-        Path | None, typer.Option(help="Folder for all that each party could read.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder to record all that each party could read; audit it with 'fedseal audit FOLDER'.",
+            show_default=False,
+        ),
     ] = None,
     deploy: Annotated[
         Path | None,
-        typer.Option(help="Train on several hosts: write a folder for each into this one.", show_default=False),
+        typer.Option(
+            help="Train on several hosts: write a folder for each party into this one, and do not train yet.",
+            show_default=False,
+        ),
     ] = None,
-    loopback: Annotated[bool, typer.Option("--loopback", help="Run that deployment here, to try it.")] = False,
+    loopback: Annotated[
+        bool, typer.Option("--loopback", help="With --deploy: run all parties on this machine, to try it.")
+    ] = False,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Of --deploy: the model owner's host, as others reach it.", show_default="this machine"),
+        typer.Option(
+            help="With --deploy: name or address under which others reach the model owner; may be repeated.",
+            show_default="this machine",
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of --deploy: where the model owner listens.")] = 9443,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="With --deploy: port on which the model owner listens.")
+    ] = 9443,
     classes: Annotated[
-        int | None, typer.Option(min=2, help="Of --deploy, where the data is elsewhere.", show_default=False)
+        int | None,
+        typer.Option(min=2, help="With --deploy and data on other hosts: number of classes.", show_default=False),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Of --deploy: most of an owner, there.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --deploy and data on other hosts: upper limit on one owner's examples.",
+            show_default=False,
+        ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Of --deploy: seconds after which a silent party is left out.")
+        float, typer.Option(min=1, help="With --deploy: seconds to wait for a party before it counts as gone.")
     ] = 600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every round as JSON, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all rounds as JSON and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
 ) -> None:
-    """Train a model on data that stays with its owners, who are simulated here; the server sees sums only.
+    """Train a model on data that stays with its owners: the server sees sums of their updates only.
+
+    The owners are simulated on this machine, unless --deploy prepares them for several hosts.
 
     Example:  fedseal train --owners 10 --rounds 20 --epochs 1 --save model.safetensors
 
@@ -111,11 +173,11 @@ def train(
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
     for path in (save, checkpoint):
         if path is not None:
-            options.file_to_write(path)
+            paths.file_to_write(path)
     with terminal.loading():
-        from fedseal.cli import training_manifest
-        from fedseal.cli.plan import Plan  # secure sums need an extra, and the other verbs must work without it
-    plan = Plan(
+        from fedseal.setup import manifest  # secure sums need an extra, and the other verbs must work without it
+        from fedseal.setup.federation import FederationSpec
+    spec = FederationSpec(
         data=tuple(data or ["fashion_mnist"]),
         model=model,
         owners=owners,
@@ -145,10 +207,10 @@ def train(
             raise BadConfig(
                 "a deployment has an engine and a checkpoint of its own", "leave out --engine, --checkpoint"
             )
-        from fedseal.cli.deploy import drawn
+        from fedseal.setup.deployment import drawn
 
         paper = drawn(
-            plan,
+            spec,
             rounds=rounds,
             evaluate_every=evaluate_every,
             timeout=timeout,
@@ -160,10 +222,10 @@ def train(
         return
     if loopback or host:
         raise BadConfig("--loopback and --host are of a deployment", "name its folder with --deploy")
-    found = plan.read()
+    found = spec.read()
     if record is not None:
-        training_manifest.keep(record, plan, found)
-    federation = plan.federation(found)
+        manifest.keep(record, spec, found)
+    federation = spec.federation(found)
     trained = rounds_of.fitted(
         federation,
         rounds,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
+from fedseal import grammar
 from fedseal.defense.base import none
 from fedseal.defense.compose import chain
 from fedseal.errors import BadConfig, UnknownName
@@ -23,51 +24,21 @@ def read(specification: str, table: Mapping[str, Build]) -> Defense:
 
 
 def _one(part: str, table: Mapping[str, Build]) -> Defense:
-    name, colon, rest = part.partition(":")
     if not part:
         raise BadConfig("a defense without a name", "write none, prune:0.5, or several as prune:0.5+gaussian:0.001")
     if part == "none":
         return none()
-    if name not in table:
-        raise UnknownName("defense", name, ["none", *table])
-    parameters = inspect.signature(table[name]).parameters.values()
-    hints = get_type_hints(table[name])
-    strengths = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    options = {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
-    words = [word.strip() for word in rest.split(",")] if colon else []
-    given = words[:1] if words and "=" not in words[0] else []
-    if given and not strengths:
-        raise BadConfig(f"'{name}' has no strength, and '{part}' gives one", f"write it as '{name}'")
-    if not given and strengths and strengths[0].default is strengths[0].empty:
-        raise BadConfig(f"the defense '{part}' has no strength", f"write it as '{name}:0.1'")
-    values = [_value(name, "strength", word, hints[strengths[0].name]) for word in given]
-    return table[name](*values, **_options(name, words[len(given) :], options))
-
-
-def _options(name: str, words: list[str], kinds: Mapping[str, Any]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for word in words:
-        key, equals, text = (piece.strip() for piece in word.partition("="))
-        if not equals or not text:
-            raise BadConfig(f"the option '{word}' of '{name}' has no value", f"write it as {key or 'NAME'}=VALUE")
-        if key not in kinds:
-            raise UnknownName(f"option of '{name}'", key, kinds or ["(none)"])
-        if key in values:
-            raise BadConfig(f"the option '{key}' of '{name}' is there twice", "give it once")
-        values[key] = _value(name, f"option {key}", text, kinds[key])
-    return values
-
-
-def _value(name: str, what: str, text: str, kind: Any) -> object:
-    """A word as the parameter's type says."""
-    choices = get_args(kind)
-    if get_origin(kind) is Literal:
-        if text not in choices:
-            raise UnknownName(f"{what} of '{name}'", text, choices)
-        return text
-    kind = next((choice for choice in choices if choice is not type(None)), kind)
-    try:
-        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
-    except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
-        raise BadConfig(f"the {what} '{text}' of '{name}' has no meaning", f"give {wanted}") from None
+    named = grammar.read(part, strength=True)
+    if named.name not in table:
+        raise UnknownName("defense", named.name, ["none", *table])
+    build = table[named.name]
+    strength = next((p for p in inspect.signature(build).parameters.values() if p.kind is not p.KEYWORD_ONLY), None)
+    if named.strength is not None and strength is None:
+        raise BadConfig(f"'{named.name}' has no strength, and '{part}' gives one", f"write it as '{named.name}'")
+    if named.strength is None and strength is not None and strength.default is strength.empty:
+        raise BadConfig(f"the defense '{part}' has no strength", f"write it as '{named.name}:0.1'")
+    given = []
+    if named.strength is not None and strength is not None:
+        kind, what = get_type_hints(build)[strength.name], f"strength '{named.strength}' of '{named.name}'"
+        given = [grammar.value(named.strength, kind, what=what)]
+    return build(*given, **grammar.options(named, grammar.kinds(build)))

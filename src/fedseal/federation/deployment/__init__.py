@@ -8,7 +8,7 @@ and here every party answers with the code and the configuration that it has its
 from __future__ import annotations
 
 from fedseal.federation.deployment.engine import Deployment
-from fedseal.federation.deployment.folder import Place, place, write
+from fedseal.federation.deployment.folder import Place, numbers, place, write
 from fedseal.federation.deployment.node import take_part
 
-__all__ = ["Deployment", "Place", "place", "take_part", "write"]
+__all__ = ["Deployment", "Place", "numbers", "place", "take_part", "write"]

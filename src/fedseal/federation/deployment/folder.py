@@ -119,6 +119,11 @@ class Place:
         return {int(number): str(key) for number, key in facts["nodes"].items()}
 
     @property
+    def leads(self) -> bool:
+        """Whether it is the model owner's."""
+        return self.number == SERVER
+
+    @property
     def who(self) -> str:
         """In words."""
         return who(self.number)
@@ -197,6 +202,11 @@ def write(
         raise StorageFailure(f"cannot write '{folder}' ({error.strerror})", "choose another place") from None
 
 
+def numbers(owners: int, aggregators: int) -> tuple[int, ...]:
+    """All parties: the model owner, then the data owners, then the aggregators."""
+    return SERVER, *range(owners), *map(aggregator, range(aggregators))
+
+
 def _fill(
     root: Path,
     ring: Keyring,
@@ -207,9 +217,9 @@ def _fill(
     days: float,
 ) -> None:
     address, listen = (f"{_bracketed(hosts[0])}:{port}", "0.0.0.0") if hosts else (f"127.0.0.1:{port}", "127.0.0.1")
-    nodes = [*ring.clients, *(aggregator(place) for place in range(len(ring.aggregators)))]
+    parties = numbers(len(ring.clients), len(ring.aggregators))
     owner, public = root / OWNER, {}
-    for number in (SERVER, *nodes):
+    for number in parties:
         own = root / name_of(number)
         own.mkdir(mode=0o700)
         facts = {"version": VERSION, "party": str(number), "address": address, "listen": listen}
@@ -228,7 +238,7 @@ def _fill(
     (owner / APP).mkdir()
     (owner / APP / "pyproject.toml").write_text(APP_PROJECT)
     (owner / APP / "apps.py").write_text(APP_MODULE)
-    (root / "README.md").write_text(_readme([SERVER, *nodes], training, hosts, port, owner))
+    (root / "README.md").write_text(_readme(parties, training, hosts, port, owner))
 
 
 def _readme(

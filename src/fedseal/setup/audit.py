@@ -30,34 +30,34 @@ to the current folder, as on the command line.
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from torch import nn
 
-from fedseal import zoo
 from fedseal.audit.case import Case
 from fedseal.audit.cost import Cost, Plan, check_accuracy, measure_case
 from fedseal.audit.executor import Engine
-from fedseal.audit.factory import build_object
-from fedseal.audit.grid import expanded
 from fedseal.audit.record import Record
 from fedseal.audit.runner import CellProgress, run
-from fedseal.audit.table_data import table_model
-from fedseal.audit.text_data import language_model, read_sentences, sentence_batch
-from fedseal.errors import BadConfig, StorageFailure, UnknownName
-from fedseal.modality import Image
-from fedseal.modality.folder import picture_batch
-from fedseal.modality.table import Missing, read_table
-from fedseal.types import Batch, LocalTraining, Mode, Optimizer
+from fedseal.errors import BadConfig, StorageFailure
+from fedseal.grammar import expanded
+from fedseal.modality.table import Missing
+from fedseal.setup import models
+from fedseal.setup.data.dataset import Dataset
+from fedseal.setup.data.images import shape_of
+from fedseal.setup.data.load import TABLES, load
+from fedseal.setup.data.sentences import read_sentences, sentences
+from fedseal.setup.data.tables import table
+from fedseal.setup.factory import build_object
+from fedseal.setup.training import TrainingSpec
 
-ZOO = "zoo:"
-LENET = f"{ZOO}lenet"
+LENET, PERCEPTRON, LANGUAGE = f"{models.ZOO}lenet", f"{models.ZOO}mlp", "minilm"
+FEW = 4  # batches of a case that names no number: enough for a first answer within minutes
 _OF_A_CASE = {"model", "data", "text", "table", "label", "missing", "size", "training", "normalization"}
 
 
@@ -82,43 +82,6 @@ def _arguments(of: Arguments) -> dict[str, Any]:
 
 class _Strict(BaseModel, extra="forbid", frozen=True):
     pass
-
-
-class Training(_Strict, frozen=True):
-    """The client's local training."""
-
-    kind: Literal["fedsgd", "fedavg"] = "fedsgd"
-    lr: float | None = None
-    epochs: int = 1
-    batch_size: int | None = None
-    mode: Mode = "train"
-    optimizer: Optimizer = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    shuffle: bool = False
-
-    def resolved(self) -> LocalTraining:
-        """As a value."""
-        if self.kind == "fedsgd":
-            if extra := sorted(self.model_fields_set - {"kind", "mode"}):
-                raise BadConfig(f"'training: {extra[0]}' means nothing to fedsgd", "remove it, or set kind: fedavg")
-            return LocalTraining.fedsgd(mode=self.mode)
-        if self.lr is None:
-            raise BadConfig("'training: kind: fedavg' has no learning rate", "add lr, such as lr: 0.01")
-        return LocalTraining.fedavg(
-            lr=self.lr,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            mode=self.mode,
-            optimizer=self.optimizer,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-            eps=self.eps,
-            shuffle=self.shuffle,
-        )
 
 
 class Normalization(_Strict, frozen=True):
@@ -161,7 +124,7 @@ class AuditFile(_Strict, Arguments, frozen=True):
     label: str | int | None = None
     missing: Missing = "refuse"
     size: int | tuple[int, int, int] | None = None
-    training: Training = Training()
+    training: TrainingSpec = TrainingSpec()
     normalization: Normalization | None = None
     cost: CostPlan | None = None
     out: str | None = None
@@ -294,7 +257,7 @@ def _explained(path: str | Path, error: ValidationError) -> BadConfig:
     spots = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         tables: dict[str, type[BaseModel]] = {
-            "training": Training,
+            "training": TrainingSpec,
             "normalization": Normalization,
             "model": Model,
             "cost": CostPlan,
@@ -329,88 +292,87 @@ def _case(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
         strange = {"data", "size", "normalization", *(("table", "missing") if what == "text" else ())}
         if clash := sorted(strange & given):
             raise BadConfig(f"'{what}' and '{clash[0]}' are both given", "remove one of them")
-        return _written(file) if what == "text" else _tabular(file)
-    if clash := sorted({"label", "missing"} & given):
+        return _written(file) if what == "text" else _read(file)
+    if (clash := sorted({"label", "missing"} & given)) and Path(file.data).suffix.lower() not in TABLES:
         raise BadConfig(f"'{clash[0]}' is given without a text or a table", "remove it, or name one")
-    return _pictures(file), ()
+    return _read(file)
 
 
 def _written(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
-    name = file.model.name if isinstance(file.model, Model) else file.model or "minilm"
-    if isinstance(file.model, Model) and file.model.options:
+    asked = _model(file, LANGUAGE)
+    if asked.options:
         raise BadConfig("the options of a language model cannot be set here", "name package.module:function instead")
-    if isinstance(file.label, str):
-        raise BadConfig(f"'label' is '{file.label}', and the class of a sentence is a number", "give a whole number")
-    model, text = language_model(name)
+    model, text = models.language_model(asked.name)
     lines = read_sentences(file.text) if isinstance(file.text, str) else list(file.text or ())
-    batch, notes = sentence_batch(model, text, lines, label=file.label)
+    data = sentences(model, text, lines, label=file.label)
     where = Path(file.text).name if isinstance(file.text, str) else "sentences"
-    training = file.training.resolved()
-    return Case(model, batch, training, modality=text, name=f"{name.removeprefix(ZOO)} on {where}"), notes
+    name = f"{models.short(asked.name)} on {where}"
+    return Case(model, data.batch, file.training.resolved(), modality=text, name=name), data.notes
 
 
-def _tabular(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
-    assert file.table is not None
-    if file.label is None:
-        raise BadConfig("'table' is given without the column of the class", "add label: COLUMN")
-    table = read_table(file.table, label=str(file.label), missing=file.missing)
-    asked = file.model if isinstance(file.model, Model) else Model(name=file.model or f"{ZOO}mlp")
-    model = table_model(asked.name, table, asked.options)
-    name = f"{asked.name.removeprefix(ZOO)} on {Path(file.table).name}"
-    case = Case(model, table.batch, file.training.resolved(), modality=table.modality, name=name)
-    return case, tuple(str(table).splitlines())
+def _read(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
+    """Pictures or rows, and a model that fits them."""
+    data, source = _data(file), file.table or file.data
+    asked = _model(file, LENET if file.table is None else PERCEPTRON)
+    model = models.build(asked.name, shape=data.shape, classes=data.classes, options=asked.options)
+    name = f"{models.short(asked.name)} on {source if file.table is None else Path(source).name}"
+    return Case(model, data.batch, file.training.resolved(), modality=data.modality, name=name), data.notes
 
 
-def _pictures(file: AuditFile) -> Case:
-    pixels, shape = _data(file)
-    image = Image(shape, *_normalization(file, shape[0]))
-    batch = Batch(image.encode(pixels.inputs), pixels.labels)
-    model = _model(file.model if isinstance(file.model, Model) else Model(name=file.model or LENET), batch)
-    return Case(model, batch, file.training.resolved(), modality=image, name=f"{_name(file)} on {file.data}")
+def _data(file: AuditFile) -> Dataset:
+    label = None if file.label is None else str(file.label)
+    if file.table is not None:
+        if label is None:
+            raise BadConfig("'table' is given without the column of the class", "add label: COLUMN")
+        return table(Path(file.table), label=label, missing=file.missing)
+    mean, std = _normalization(file, file.data)
+    return load(file.data, size=file.size, mean=mean, std=std, label=label, missing=file.missing, what="size")
 
 
-def _name(file: AuditFile) -> str:
-    return (file.model.name if isinstance(file.model, Model) else file.model or LENET).removeprefix(ZOO)
+def _model(file: AuditFile, usual: str) -> Model:
+    return file.model if isinstance(file.model, Model) else Model(name=file.model or usual)
 
 
-def _model(model: Model, batch: Batch) -> nn.Module:
-    if not model.name.startswith(ZOO):
-        return build_object(model.name, nn.Module, model.options)
-    name = model.name.removeprefix(ZOO)
-    if name not in zoo.MODELS:
-        raise UnknownName("model in the zoo", name, zoo.MODELS)
-    options = inspect.signature(zoo.MODELS[name]).parameters
-    fitting = {option: value for option, value in _fitting(batch).items() if option in options}
-    return zoo.build(name, **{**fitting, **model.options})
-
-
-def _fitting(batch: Batch) -> dict[str, int]:
-    """Options of the zoo's models that make one fit the data."""
-    channels, height, width = batch.inputs.shape[1:]
-    classes = max(10, int(batch.labels.max()) + 1)
-    return {"channels": channels, "size": height, "inputs": channels * height * width, "num_classes": classes}
-
-
-def _data(file: AuditFile) -> tuple[Batch, tuple[int, int, int]]:
-    """Pixels in [0, 1] with labels, and their shape."""
-    default = (1, 28, 28) if file.data == "fashion_mnist" else (3, 32, 32)
-    size = default if file.size is None else file.size
-    shape = (default[0], size, size) if isinstance(size, int) else size
-    channels, height, width = shape
-    if file.data not in ("photos", "fashion_mnist"):
-        return picture_batch(Path(file.data), shape), shape
-    if height != width:
-        raise BadConfig(f"'size' is {list(shape)}", f"the bundled {file.data} are square: give one number")
-    if file.data == "photos":
-        return zoo.photos(height, channels=channels), shape
-    return zoo.fashion_mnist(size=height, channels=channels), shape
-
-
-def _normalization(file: AuditFile, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def _normalization(file: AuditFile, source: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """One number a channel, also where the file gives one for all."""
     if file.normalization is None:
         return None, None
     mean, std = file.normalization.mean, file.normalization.std
+    channels = shape_of(source, file.size, "size")[0]
     return (
         mean if isinstance(mean, tuple) else (mean,) * channels,
         std if isinstance(std, tuple) else (std,) * channels,
     )
+
+
+def audit_of(target: str | None) -> Setup:
+    """The audit that a target stands for.
+
+    Args:
+        target: a YAML file, or "package.module:function" that returns a `Case`; None for the bundled photos on LeNet.
+
+    Raises:
+        StorageFailure, BadConfig, FedsealError: whatever of it does not exist or does not fit.
+    """
+    if target is None:
+        with resources.as_file(resources.files("fedseal.setup") / "default.yaml") as path:
+            setup = load_config(path)
+        return replace(setup, given={**(setup.given or {}), "config": "built in"})
+    if target.endswith((".yaml", ".yml")) or Path(target).is_file():
+        return load_config(target)
+    if ":" not in target:
+        raise BadConfig(
+            f"'{target}' is no configuration file, no record of 'fedseal train --record', and no function",
+            "name a .yaml file, a record's folder, or package.module:function that returns a Case",
+        )
+    case = build_object(target, Case)
+    return Setup(case, out=f"runs/{target.rpartition(':')[0].rpartition('.')[2]}", given={"case": target})
+
+
+def changed(setup: Setup, given: Mapping[str, Any]) -> Setup:
+    """The setup with other arguments in place of its own, and a few samples where nobody says how many."""
+    setup = replace(setup, given={**(setup.given or {}), **given}, **given)
+    if setup.samples is not None or "config" in (setup.given or {}):
+        return setup
+    largest = max(1, *setup.batch_size)
+    return replace(setup, samples=max(1, min(FEW, len(setup.case.batch) // largest)))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedseal.cli import parties
-from fedseal.cli.plan import Plan
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
+from fedseal.setup.data.images import BUNDLED
+from fedseal.setup.data.load import TABLES
+from fedseal.setup.federation import FederationSpec, Shares
 from fedseal.types import Batch
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Training:
+class PartySpec:
     """What a party's folder says of the training.
 
     Args:
@@ -33,7 +34,7 @@ class Training:
         own: this party's examples, a path on its host: a data owner's, or the model owner's for validation.
     """
 
-    plan: Plan
+    plan: FederationSpec
     shape: tuple[int, ...]
     classes: int
     owners: int
@@ -48,14 +49,14 @@ class Training:
         return asdict(self)
 
     @classmethod
-    def of(cls, facts: dict[str, Any]) -> Training:
+    def of(cls, facts: dict[str, Any]) -> PartySpec:
         """What `plain` gave.
 
         Raises:
             StorageFailure: it did not give this.
         """
         try:
-            plan = Plan(**{**facts["plan"], "data": tuple(facts["plan"]["data"])})
+            plan = FederationSpec(**{**facts["plan"], "data": tuple(facts["plan"]["data"])})
             return cls(**{**facts, "plan": plan, "shape": tuple(facts["shape"])})
         except (KeyError, TypeError) as error:
             raise StorageFailure(
@@ -69,7 +70,6 @@ class Training:
             FedsealError: this party's data does not exist, or does not fit.
         """
         from fedseal.federation.owners import DataOwner
-        from fedseal.secagg import SERVER
 
         rule = self.plan.rule[0]
         owners = [DataOwner(_Absent(number), rule) for number in range(self.owners)]
@@ -78,23 +78,23 @@ class Training:
             self._check(own, place)
             owners[place.number] = DataOwner.holding(own, rule)
         found = replace(_stand_in(self.shape, self.classes), validation=None)
-        if place.number == SERVER:
+        if place.leads:
             found = replace(found, validation=self._validation(place))
         return self.plan.of(self.plan.model_owner(found), owners, place.pact.secure)
 
     def _data(self, place: Place) -> Batch:
-        return self._dealt().owners[place.number] if self.own is None else self.plan.read_one(self._path(place))
+        return self._dealt().owners[place.number] if self.own is None else self.plan.read_one(self._path(place)).batch
 
     def _validation(self, place: Place) -> Batch | None:
         if self.own is not None:
-            return self.plan.read_one(self._path(place))
+            return self.plan.read_one(self._path(place)).batch
         return None if self.bundled is None else self._dealt().validation
 
     def _path(self, place: Place) -> str:
         assert self.own is not None
-        return self.own if self.own in parties.BUNDLED else str(place.folder.resolve() / self.own)
+        return self.own if self.own in BUNDLED else str(place.folder.resolve() / self.own)
 
-    def _dealt(self) -> parties.Data:
+    def _dealt(self) -> Shares:
         assert self.bundled is not None
         return replace(self.plan, data=(self.bundled,), owners=self.owners).read()
 
@@ -120,7 +120,7 @@ class Drawn:
     """A deployment on paper: the federation it is for, and what each party's folder says of the training."""
 
     federation: Federation
-    trainings: dict[int, Training]
+    trainings: dict[int, PartySpec]
 
     def write(self, folder: Path, *, hosts: Sequence[str], port: int) -> None:
         """Make the folders.
@@ -137,7 +137,7 @@ class Drawn:
 
 
 def drawn(
-    plan: Plan, *, rounds: int, evaluate_every: int, timeout: float, classes: int | None, examples: int | None
+    plan: FederationSpec, *, rounds: int, evaluate_every: int, timeout: float, classes: int | None, examples: int | None
 ) -> Drawn:
     """The deployment of a plan.
 
@@ -148,7 +148,7 @@ def drawn(
     Raises:
         BadConfig: data that cannot be dealt out to hosts, or data elsewhere of which too little is said.
     """
-    from fedseal.secagg import SERVER, aggregator
+    from fedseal.federation.deployment import numbers
 
     bundled = plan.data[0] if len(plan.data) == 1 else None
     _check_named(plan, bundled)
@@ -158,7 +158,7 @@ def drawn(
     else:
         found, federation = _elsewhere(plan, classes, examples)
     count = len(federation.data_owners)
-    common = Training(
+    common = PartySpec(
         plan=replace(
             plan, data=(), validation=None, validation_split=plan.validation_split if plan.validation is None else 0.0
         ),
@@ -170,30 +170,31 @@ def drawn(
         timeout=timeout,
         bundled=bundled,
     )
-    places = federation.secure.aggregators if federation.secure.protocol == "sharing" else 0
-    parts = dict.fromkeys([SERVER, *range(count), *map(aggregator, range(places))], common)
+    aggregators = federation.secure.aggregators if federation.secure.protocol == "sharing" else 0
+    model_owner, *nodes = numbers(count, aggregators)
+    parts = dict.fromkeys((model_owner, *nodes), common)
     if bundled is None:
         parts |= {number: replace(common, own=_place(name)) for number, name in enumerate(plan.data)}
     if plan.validation is not None:
-        parts[SERVER] = replace(common, own=_place(plan.validation))
+        parts[model_owner] = replace(common, own=_place(plan.validation))
     return Drawn(federation, parts)
 
 
-def _check_named(plan: Plan, bundled: str | None) -> None:
-    if bundled is not None and bundled not in parties.BUNDLED:
+def _check_named(plan: FederationSpec, bundled: str | None) -> None:
+    if bundled is not None and bundled not in BUNDLED:
         raise BadConfig(
             f"'{bundled}' for all owners would have to be on every owner's host",
             "name each owner's own: --data a.npz --data b.npz",
         )
     for name in plan.data:
-        if Path(name).suffix.lower() in (".csv", ".parquet"):
+        if Path(name).suffix.lower() in TABLES:
             raise BadConfig(
                 f"'{name}' is a table, which is encoded as the first owner's is, and that is on another host",
                 "encode all tables alike and store them as .npz",
             )
 
 
-def _elsewhere(plan: Plan, classes: int | None, examples: int | None) -> tuple[parties.Data, Federation]:
+def _elsewhere(plan: FederationSpec, classes: int | None, examples: int | None) -> tuple[Shares, Federation]:
     from fedseal.federation.owners import DataOwner
 
     missing = [
@@ -217,7 +218,7 @@ def _elsewhere(plan: Plan, classes: int | None, examples: int | None) -> tuple[p
 
 
 def _here(name: str) -> bool:
-    return name in parties.BUNDLED or Path(name).exists()
+    return name in BUNDLED or Path(name).exists()
 
 
 def _place(name: str) -> str:
@@ -225,9 +226,9 @@ def _place(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _stand_in(shape: Sequence[int], classes: int) -> parties.Data:
+def _stand_in(shape: Sequence[int], classes: int) -> Shares:
     """One example that has the shape and the last class, from which a model can be made that fits all."""
-    return parties.Data((Batch(torch.zeros(1, *shape), torch.tensor([classes - 1])),), None)
+    return Shares((Batch(torch.zeros(1, *shape), torch.tensor([classes - 1])),), None, classes)
 
 
 class _Absent:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image as Picture
 
 from fedseal import zoo
-from fedseal.audit import load_config
 from fedseal.errors import BadConfig, FedsealError, StorageFailure, UnknownName
 from fedseal.modality import Image
+from fedseal.setup import load_config
 from fedseal.types import LocalTraining
 
 
@@ -147,7 +147,7 @@ def test_what_is_loaded_runs(tmp_path: Path) -> None:
         ("model: zoo:lent", UnknownName, "did you mean 'lenet'"),
         ("model: {name: zoo:lenet, options: {activation: sigmiod}}", UnknownName, "sigmoid"),
         ("model: nowhere:build", BadConfig, "there is no module 'nowhere'"),
-        ("data: nowhere", StorageFailure, "the data 'nowhere' is missing"),
+        ("data: nowhere", StorageFailure, "there is no data 'nowhere'"),
         ("size: [3, 32, 16]", BadConfig, "square"),
         ("size: 0", BadConfig, "shape"),
         ("normalization: {mean: 0.5}", BadConfig, "'normalization'"),

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedseal.errors import StorageFailure, UnfitBatch
-from fedseal.modality.protobuf import features, tensor
-from fedseal.modality.tfrecord import BLOCK, crc32c, masked, read_tfrecord, records
+from fedseal.setup.data.protobuf import features, tensor
+from fedseal.setup.data.tfrecord import BLOCK, crc32c, masked, read_tfrecord, records
 
 # written by the package tfrecord 1.14.6 (with protobuf and crc32c): image [0, 1, 2, 3] with label 3, then
 # [255, 0, 128, 7] with label 300

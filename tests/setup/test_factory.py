@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedseal.audit import build_object, load_object
 from fedseal.errors import BadConfig, UnfitBatch
+from fedseal.setup import build_object, load_object
 
 MODULE = """
 import torch

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitPicture
-from fedseal.modality.folder import picture_batch
+from fedseal.setup.data.images import picture_batch
 
 SHAPE = (3, 4, 4)
 

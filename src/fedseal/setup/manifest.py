@@ -1,4 +1,4 @@
-"""How a federation was asked for, kept beside its record, so that an audit builds the same examples and model again."""
+"""The training request, kept beside a recording, so that an audit can rebuild the same data and model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedseal.audit import build_object
-from fedseal.cli import parties
-from fedseal.cli.plan import Plan
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, Local
 from fedseal.federation.party import draw_seed
 from fedseal.files import write_whole
+from fedseal.setup.data.images import BUNDLED
+from fedseal.setup.factory import build_object
+from fedseal.setup.federation import FederationSpec, Shares
 from fedseal.types import Batch, Modality
 
 FILE = "asked.json"
 
 
-def keep(folder: Path, plan: Plan, found: parties.Data) -> None:
+def keep(folder: Path, plan: FederationSpec, found: Shares) -> None:
     """Write a plan beside a record, with what tells these examples from others.
 
     Raises:
@@ -87,15 +87,15 @@ def known(folder: Path, federation: str | None) -> Known | None:
     return Known(rebuilt.model_owner.model, tuple(rebuilt.data_owners), rebuilt.seed, found.modality)
 
 
-def _read(path: Path) -> tuple[Plan, str]:
+def _read(path: Path) -> tuple[FederationSpec, str]:
     try:
         content = json.loads(path.read_text())
         digest = content.pop("digest")
-        return Plan(**{**content, "data": tuple(content["data"])}), str(digest)
+        return FederationSpec(**{**content, "data": tuple(content["data"])}), str(digest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageFailure(f"'{path}' is not as fedseal wrote it ({error!r})", "train and record anew") from None
 
 
 def _lasting(name: str) -> str:
     """A path that is good from other folders too."""
-    return str(Path(name).resolve()) if Path(name).exists() and name not in parties.BUNDLED else name
+    return str(Path(name).resolve()) if Path(name).exists() and name not in BUNDLED else name

@@ -22,7 +22,7 @@ from PIL import Image
 
 from fedseal.errors import StorageFailure, UnfitBatch
 from fedseal.modality.picture import DAMAGED
-from fedseal.modality.protobuf import Feature, features, tensor
+from fedseal.setup.data.protobuf import Feature, features, tensor
 from fedseal.types import Batch
 
 SUFFIXES = (".tfrecord", ".tfrecords")

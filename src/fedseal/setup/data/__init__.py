@@ -1,0 +1,1 @@
+"""Private examples by what the user points at: bundled pictures, folders, tables, arrays, TFRecord files, sentences."""

@@ -1,0 +1,58 @@
+"""Examples that were read, with all that is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from fedseal.types import Batch, Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples as the model is fed them.
+
+    Args:
+        batch: inputs `(N, ...)` and labels.
+        modality: what an input is; None where it is no picture, sentence or row of a table.
+        title: a short name of the source, for files and reports.
+        classes: number of outputs that a classifier of these examples has.
+        notes: what was changed or assumed on the way.
+        names: of the classes, where they have any.
+    """
+
+    batch: Batch
+    modality: Modality | None
+    title: str
+    classes: int
+    notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example."""
+        return tuple(self.batch.inputs.shape[1:])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of inputs and labels, so that the same examples can be told from others."""
+        return digest(self.batch)
+
+
+def digest(*batches: Batch) -> str:
+    """SHA-256 of batches in their order."""
+    found = hashlib.sha256()
+    for tensor in (tensor for batch in batches for tensor in (batch.inputs, batch.labels)):
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def classes_of(batch: Batch) -> int:
+    """Outputs of a classifier for these labels: as many as the largest class tells, or one for each finding."""
+    labels = batch.labels
+    if labels.is_floating_point() or labels.ndim > 1:
+        return int(torch.tensor(labels.shape[1:]).prod())
+    return max(2, 1 + int(labels.max()))

@@ -1,0 +1,126 @@
+"""Pictures: bundled ones, a folder of the user's own, or a single file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fedseal import zoo
+from fedseal.errors import BadConfig, StorageFailure, UnknownName
+from fedseal.modality import Image
+from fedseal.modality.picture import load
+from fedseal.setup.data.dataset import Dataset, classes_of
+from fedseal.types import Batch
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+BUNDLED = {"photos": ((3, 32, 32), 100), "fashion_mnist": ((1, 28, 28), 10)}  # shape and classes of each
+
+
+def shape_of(data: str, size: int | Sequence[int] | None, what: str = "--shape") -> tuple[int, int, int]:
+    """Channels, height and width of pictures.
+
+    Args:
+        data: name of the data set, whose own shape holds where nothing else is said.
+        size: pixels a side, or the whole shape.
+        what: the shape is given by, for the error.
+
+    Raises:
+        BadConfig: not three numbers.
+
+    >>> shape_of("fashion_mnist", 32)
+    (1, 32, 32)
+    """
+    usual = BUNDLED.get(data, BUNDLED["photos"])[0]
+    if size is None:
+        return usual
+    if isinstance(size, int):
+        return usual[0], size, size
+    if len(size) != 3:
+        raise BadConfig(f"{what} has {len(size)} numbers", f"give channels, height and width: {what} 3,32,32")
+    return size[0], size[1], size[2]
+
+
+def bundled(name: str, image: Image) -> Dataset:
+    """Pictures that come with fedseal, normalized as `image` says.
+
+    Raises:
+        UnknownName: no such data set.
+        BadConfig: pictures that are not square.
+    """
+    if name not in BUNDLED:
+        raise UnknownName("data set", name, BUNDLED)
+    channels, height, width = image.shape
+    if height != width:
+        raise BadConfig(f"the shape is {image.shape}, and the bundled pictures are square", "give one number of pixels")
+    pixels = (
+        zoo.photos(height, channels=channels) if name == "photos" else zoo.fashion_mnist(size=height, channels=channels)
+    )
+    return _encoded(pixels, image, name, BUNDLED[name][1])
+
+
+def folder(path: Path, image: Image) -> Dataset:
+    """All pictures of a folder; see `picture_batch`."""
+    pixels = picture_batch(path, image.shape)
+    return _encoded(pixels, image, str(path), classes_of(pixels))
+
+
+def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset:
+    """One picture, with class 0 unless another is named.
+
+    Raises:
+        StorageFailure, UnfitPicture: it cannot be read as a picture.
+    """
+    loaded = load(path, image.shape)
+    notes = tuple(f"{path.name}: {note}" for note in loaded.notes)
+    if label is None:
+        notes += (f"{path.name}: took class 0 as its label; --label names another",)
+    batch = Batch(image.encode(loaded.pixels[None]), torch.tensor([label or 0]))
+    return Dataset(batch, image, path.stem, classes, notes)
+
+
+def _encoded(pixels: Batch, image: Image, title: str, classes: int) -> Dataset:
+    return Dataset(Batch(image.encode(pixels.inputs), pixels.labels), image, title, classes)
+
+
+def picture_batch(folder: Path, shape: tuple[int, int, int]) -> Batch:
+    """All pictures of a folder, `(N, *shape)` in [0, 1], in the order of their names.
+
+    With subfolders, each is a class and its index among the sorted names is the label; without, pictures are labeled
+    0, 1 and so on. Hidden files and files that have no picture's suffix are passed over.
+
+    Raises:
+        StorageFailure: there is no such folder.
+        BadConfig: no pictures in it, or pictures both in it and in its subfolders.
+        UnfitPicture: a file that is no picture.
+    """
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "missing"
+        raise StorageFailure(
+            f"the data '{folder}' is {what} (looked in '{Path.cwd()}')",
+            "give a folder of pictures, or use photos or fashion_mnist",
+        )
+    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _pictures(entry)]
+    loose = _pictures(folder)
+    if classes and loose:
+        raise BadConfig(
+            f"'{folder}' holds both pictures ('{loose[0].name}') and folders of pictures ('{classes[0].name}')",
+            "put every picture in the folder of its class, or all in one folder",
+        )
+    labeled = [(path, label) for label, entry in enumerate(classes) for path in _pictures(entry)]
+    labeled += [(path, label) for label, path in enumerate(loose)]
+    if not labeled:
+        raise BadConfig(
+            f"there are no pictures in '{folder}'", f"put some there; known kinds: {', '.join(sorted(SUFFIXES))}"
+        )
+    pixels = torch.stack([load(path, shape).pixels for path, _ in labeled])
+    return Batch(pixels, torch.tensor([label for _, label in labeled]))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
+    ]

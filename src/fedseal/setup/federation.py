@@ -1,0 +1,186 @@
+"""A federation: what `fedseal train` was asked for, as one value that goes into files and comes back the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedseal import grammar
+from fedseal.errors import BadConfig
+from fedseal.federation import data as shares
+from fedseal.federation.owners import DataOwner, Local, ModelOwner, gradient_step, local_steps, reptile
+from fedseal.federation.secure import Secure
+from fedseal.setup import models
+from fedseal.setup.data.dataset import Dataset, digest
+from fedseal.setup.data.load import load
+from fedseal.types import Batch, Modality
+
+if TYPE_CHECKING:
+    from fedseal.federation.federation import Federation
+
+LOCAL_RATE, GRADIENT_RATE = 0.1, 0.5
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Each owner's examples and those for validation.
+
+    Args:
+        modality: what an example is; None where the data does not say it.
+    """
+
+    owners: tuple[Batch, ...]
+    validation: Batch | None
+    classes: int
+    modality: Modality | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example."""
+        return tuple(self.owners[0].inputs.shape[1:])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all owners' examples, so that the same can be told from others."""
+        return digest(*self.owners)
+
+
+@dataclass(frozen=True)
+class FederationSpec:
+    """Options of `fedseal train`, under their names there; None for what was left out."""
+
+    data: tuple[str, ...]
+    model: str
+    owners: int | None
+    split: str
+    validation: str | None
+    validation_split: float
+    shape: str | None
+    label: str
+    protocol: str
+    aggregators: int
+    minimum: int | None
+    learning_rate: float | None
+    local_learning_rate: float | None
+    epochs: int | None
+    reptile: bool
+    iterations: int
+    batch_size: int
+    dp: str | None
+    clip: float | None
+    bound: float
+    bits: int
+    seed: int
+    threads: int
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """Shape of one example, where it was given."""
+        return None if self.shape is None else grammar.whole_numbers(self.shape, "--shape")
+
+    @property
+    def rule(self) -> tuple[Local, float]:
+        """How an owner trains, and the model owner's learning rate that goes with it.
+
+        Raises:
+            BadConfig: options of two ways at once.
+        """
+        rate = LOCAL_RATE if self.local_learning_rate is None else self.local_learning_rate
+        if self.reptile and self.epochs is not None:
+            raise BadConfig("--reptile takes steps, and --epochs passes over all examples", "give one of them")
+        if self.reptile:
+            return reptile(lr=rate, batch_size=self.batch_size, iterations=self.iterations), 1.0
+        if self.epochs is not None or self.local_learning_rate is not None:
+            return local_steps(lr=rate, epochs=self.epochs or 1, batch_size=self.batch_size), 1.0
+        return gradient_step(self.batch_size), GRADIENT_RATE
+
+    @property
+    def secure(self) -> Secure:
+        """The protocol; `dp` is "NOISE" or "NOISE,clip=NORM".
+
+        Raises:
+            UnknownName, BadConfig: what means nothing, or does not go together.
+        """
+        noise, clip = None, self.clip
+        if self.dp is not None:
+            named = grammar.read(f"--dp:{self.dp}", strength=True)
+            options = {name: _positive(text) for name, text in grammar.options(named, {"clip": str}).items()}
+            noise, clip = _positive(named.strength or ""), options.get("clip", 1.0 if clip is None else clip)
+        return Secure(
+            self.protocol,
+            clip=clip,
+            noise=noise,
+            bound=self.bound,
+            minimum=self.minimum,
+            aggregators=self.aggregators,
+            bits=self.bits,
+        )
+
+    def read(self) -> Shares:
+        """All owners' examples, and those for validation.
+
+        Raises:
+            FedsealError: whatever of it does not exist or does not fit.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        first = self.read_one(self.data[0])
+        others = [self.read_one(name, like=first) for name in self.data[1:]]
+        validation = None if self.validation is None else self.read_one(self.validation, like=first)
+        held = None if validation is None else validation.batch
+        whole = first.batch
+        if not others:
+            if held is None:
+                whole, held = shares.held_out(whole, self.validation_split, generator)
+            parts = shares.split(whole, self.owners or 10, self.split, generator)
+        else:
+            if self.owners not in (None, len(self.data)):
+                raise BadConfig(
+                    f"--owners is {self.owners}, and {len(self.data)} data sets are named", "leave --owners out"
+                )
+            parts = [whole, *(other.batch for other in others)]
+        shapes = sorted({tuple(part.inputs.shape[1:]) for part in (*parts, *([held] if held else []))})
+        if len(shapes) > 1:
+            raise BadConfig(f"the owners' examples have the shapes {shapes}", "give all of one shape")
+        return Shares(tuple(parts), held, max(one.classes for one in (first, *others)), first.modality)
+
+    def read_one(self, name: str, *, like: Dataset | None = None) -> Dataset:
+        """One owner's examples, whole and in their order.
+
+        Args:
+            like: the first owner's, as which tables are encoded.
+        """
+        return load(name, size=self.sizes, label=self.label, like=like)
+
+    def model_owner(self, found: Shares) -> ModelOwner:
+        """The model owner of such data.
+
+        Raises:
+            UnknownName, BadConfig: no such model, or a learning rate that is none.
+        """
+        rate = self.rule[1] if self.learning_rate is None else self.learning_rate
+        model = models.build(self.model, shape=found.shape, classes=found.classes, seed=self.seed)
+        return ModelOwner(model, validation=found.validation, learning_rate=rate)
+
+    def federation(self, found: Shares) -> Federation:
+        """All parties with their data, on one machine."""
+        owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
+        return self.of(self.model_owner(found), owners, self.secure)
+
+    def of(self, model_owner: ModelOwner, owners: Sequence[DataOwner], secure: Secure) -> Federation:
+        """These parties, with the seed and threads that were asked for."""
+        from fedseal.federation.federation import Federation
+
+        return Federation(model_owner, list(owners), secure, seed=self.seed, threads=self.threads)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise BadConfig(f"--dp has '{text}' where a positive number is due", "write it as --dp 1.1,clip=1")
+    return value
