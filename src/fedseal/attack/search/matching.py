@@ -20,6 +20,7 @@ from torch import Tensor
 from fedseal.attack.base import conclude
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.relaxation import relaxed, softened
+from fedseal.attack.labels.methods import METHODS
 from fedseal.attack.search.init import Init, normal
 from fedseal.attack.search.objective import Measured, Objective, squared_distance
 from fedseal.attack.search.optimizer import LBFGS, Adam, Descent, Leaf
@@ -301,8 +302,6 @@ def _given_labels(attack: GradientMatching, evidence: Evidence) -> Tensor | None
 
 def label_ways() -> list[str]:
     """What `GradientMatching.labels` may be."""
-    from fedseal.attack.labels import METHODS  # imported late: its methods may search as well
-
     return ["joint", "oracle", *METHODS]
 
 
@@ -318,8 +317,6 @@ def _known_labels(attack: GradientMatching, observation: Observation, count: int
                 "use ThreatModel.oracle(), or an attack that reads or optimizes labels",
             )
         return observation.labels
-    from fedseal.attack.labels import METHODS  # imported late: its methods may search as well
-
     if attack.labels not in METHODS:
         raise UnknownName("way to labels", attack.labels, label_ways())
     labels = METHODS[attack.labels].infer(observation, generator=generator).labels
