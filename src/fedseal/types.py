@@ -560,6 +560,10 @@ class Modality(Protocol):
     """What "an input" is: how a candidate starts, feeds the model, stays valid, and is shown."""
 
     @property
+    def kind(self) -> str:
+        """What attacks, metrics and reports treat it as: "image", "text", "tabular"; others are shown as pictures."""
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch dimension."""
 

@@ -29,6 +29,10 @@ class Signal:
     def start(self, noise: Tensor) -> Tensor:
         return noise
 
+    @property
+    def kind(self) -> str:
+        return "signal"
+
     def forward(self, candidate: Tensor) -> Tensor:
         return candidate
 
@@ -39,7 +43,7 @@ class Signal:
         return inputs
 
     def describe(self) -> dict[str, object]:
-        return {"kind": "signal", "shape": list(self.shape)}
+        return {"kind": self.kind, "shape": list(self.shape)}
 
 
 def _observed(model: nn.Module, batch: Batch, modality: Modality) -> Observation:

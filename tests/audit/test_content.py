@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audit.fakes import Told, pictures, refusing, timeless
 from fedseal import audit, zoo
 from fedseal.audit import Case, Record, compare, summarize
-from fedseal.audit.content import content
+from fedseal.audit.kinds import input_kind
 from fedseal.audit.record import Row, Rows, Texts
 from fedseal.errors import BadConfig
 from fedseal.modality import Image, Text
@@ -176,14 +176,14 @@ def test_a_modality_of_another_length_is_refused() -> None:
 
 
 def test_pictures_hold_no_content() -> None:
-    batch = Batch(pictures(1, 0), torch.tensor([0]))
-    assert content(Image(shape=(1, 12, 12)), batch, None, None) is None
+    batch, image = Batch(pictures(1, 0), torch.tensor([0])), Image(shape=(1, 12, 12))
+    assert input_kind(image).content(image, batch, None, None) is None
 
 
 def test_bytes_of_a_character_are_kept_as_they_were_read_and_joined_for_readers() -> None:
     read = Text(zoo.bpe(), length=16)
     truth = Batch(read.encode(["über Brücke", "liberty"]), torch.zeros(2, dtype=torch.long))
-    kept = content(read, truth, None, None)
+    kept = input_kind(read).content(read, truth, None, None)
     assert isinstance(kept, Texts)
     uber, liberty = kept.truth
     assert (uber.text, uber.tokens[:3]) == ("über Brücke", ("Ġ", "Ã", "¼"))

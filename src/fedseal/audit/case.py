@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fedseal.audit.kinds import input_kind
 from fedseal.client import local_update, state_of
 from fedseal.criterion import fingerprint, loss_function
 from fedseal.errors import BadConfig, UnfitBatch
@@ -63,7 +64,7 @@ class Case:
                 f"the case's inputs have shape {shape} each, its modality {self.inputs_as.shape}",
                 "give both the same shape",
             )
-        if self.gallery is not None and self.inputs_as.describe().get("kind") in ("text", "tabular"):
+        if self.gallery is not None and not input_kind(self.inputs_as).pictured:
             raise BadConfig("the case has a gallery, and its inputs are no pictures", "leave the gallery out")
         if self.gallery is not None and tuple(self.gallery.shape[1:]) != shape:
             raise BadConfig(

@@ -6,27 +6,24 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedseal import zoo
 from fedseal.audit.case import Case, stream
-from fedseal.audit.content import content, kind
+from fedseal.audit.content import decoded
 from fedseal.audit.executor import Computed
-from fedseal.audit.frames import Frames, decoded
+from fedseal.audit.frames import Frames
+from fedseal.audit.kinds import input_kind
 from fedseal.audit.record import Cell, CellCertificate, CellKey
 from fedseal.audit.verification import DOOR, Verified, verified
 from fedseal.errors import BadConfig, FedsealError, Misfit, UnfitModel, UnfitUpdate
 from fedseal.metric import Grader, Scores
-from fedseal.modality import Text
 from fedseal.threat import ThreatModel
-from fedseal.types import Attack, Batch, Defense, Modality, Observation, Progress, Reconstruction
+from fedseal.types import Attack, Batch, Defense, Observation, Progress, Reconstruction
 
 GALLERY = 200  # unrelated pictures or sentences
-ROWS = 2000  # unrelated rows
-SAME = 0.5 / 255  # largest difference of two pictures that are the same once stored in 8 bits
 NOTHING = -1  # the label of a true example that no reconstruction was matched to
 
 
@@ -142,7 +139,7 @@ class Worker:
             scores=scores,
             label_score=grader.score_labels(found),
             frame_steps=tuple(frames.steps),
-            content=content(modality, truth, found, order, grader.judge),
+            content=input_kind(modality).content(modality, truth, found, order, grader.judge),
         )
         return Computed(cell, images)
 
@@ -176,13 +173,13 @@ class Worker:
             true_targets=_targets(truth.labels),
             scores=None,
             frame_steps=(),
-            content=content(self.case.inputs_as, truth, None, None),
+            content=input_kind(self.case.inputs_as).content(self.case.inputs_as, truth, None, None),
         )
 
     def _pictured(self, truth: Batch) -> dict[str, Tensor]:
         """The true examples, where they are shown as pictures; others lie in the cell itself."""
         modality = self.case.inputs_as
-        return {} if kind(modality) in ("text", "tabular") else {"truth": decoded(modality, truth.inputs)}
+        return {"truth": decoded(modality, truth.inputs)} if input_kind(modality).pictured else {}
 
     def _grader(self, first: int, truth: Batch) -> Grader:
         """What grades every attack on this truth, made once: blind guesses take longer to score than attacks do."""
@@ -199,38 +196,8 @@ class Worker:
     def _gallery(self, first: int, truth: Batch) -> Tensor | None:
         inputs = self.case.batch.inputs.cpu()
         others = torch.cat([inputs[:first], inputs[first + len(truth) :]])
-        return unrelated(self.case.inputs_as, truth, own=self.case.gallery, others=others, count=GALLERY)
-
-
-def unrelated(
-    modality: Modality, truth: Batch, *, own: Tensor | None = None, others: Tensor | None = None, count: int
-) -> Tensor | None:
-    """Other inputs than the truth, for blind guesses and identification; None where there are none.
-
-    Args:
-        own: the user's pictures `(G, C, H, W)`; None for the zoo's.
-        others: rows `(G, width)` of the same table. Of sentences the zoo's are taken.
-        count: of the zoo's pictures or sentences.
-    """
-    if kind(modality) == "text":
-        return _sentences(cast("Text", modality), truth, count)
-    if kind(modality) == "tabular":
-        return others[:ROWS].cpu() if others is not None and len(others) else None
-    pixels = decoded(modality, truth.inputs)
-    if own is not None:
-        far = torch.stack([(own.cpu() - picture).abs().flatten(1).amax(1) > SAME for picture in pixels]).all(0)
-        return own.cpu()[far] if bool(far.any()) else None
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-        return None
-    _, channels, height, width = pixels.shape
-    return zoo.gallery((channels, height, width), exclude=pixels, count=count)
-
-
-def _sentences(text: Text, truth: Batch, count: int) -> Tensor:
-    """The zoo's sentences as token ids, without those of the truth."""
-    ids = text.encode(zoo.sentences(count), truncate=True)
-    same = (ids[:, None] == truth.inputs.cpu()[None]).all(2).any(1)
-    return ids[~same]
+        other = input_kind(self.case.inputs_as).unrelated
+        return other(self.case.inputs_as, truth, own=self.case.gallery, others=others, count=GALLERY)
 
 
 def _on_cpu(found: Reconstruction) -> Reconstruction:

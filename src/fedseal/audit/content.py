@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from torch import Tensor
 
-from fedseal.audit.record import Content, Row, Rows, Sentence, Texts
+from fedseal.audit.record import Row, Rows, Sentence, Texts
 from fedseal.metric.rows import Rows as RowJudge
 from fedseal.modality import Text
 from fedseal.modality.tabular import Tabular
-from fedseal.types import Batch, Modality, Reconstruction
+from fedseal.types import Modality, Reconstruction
 
 Order = Sequence[int | None] | None
 
 
-def kind(modality: Modality) -> str:
-    """What a modality calls itself: "image", "text", "tabular", or another."""
-    return str(modality.describe().get("kind"))
+def decoded(modality: Modality, inputs: Tensor) -> Tensor:
+    """Model inputs as pictures `(N, C, H, W)` float32 in [0, 1] on the CPU; what is not finite is black."""
+    return modality.decode(inputs.detach()).float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
 
 
-def content(
-    modality: Modality, truth: Batch, found: Reconstruction | None, order: Order, judge: object = None
-) -> Content | None:
-    """Sentences or rows as the record stores them; None for what is shown as pictures.
+def texts(text: Text, truth: Tensor, found: Reconstruction | None, order: Order) -> Texts:
+    """Sentences as the record stores them.
 
     Args:
         found: None where the attack was refused.
         order: for every true example the place of its reconstruction.
-        judge: of the same truth, which says what cells of a row agree.
     """
-    if kind(modality) == "text":
-        return _texts(cast("Text", modality), truth.inputs, found, order)
-    if kind(modality) == "tabular":
-        return _rows(cast("Tabular", modality), truth.inputs, found, order, cast("RowJudge | None", judge))
-    return None
-
-
-def _texts(text: Text, truth: Tensor, found: Reconstruction | None, order: Order) -> Texts:
     ids = None if found is None else found.inputs
     guesses: tuple[Sentence | None, ...] | None = None
     if found is not None and ids is not None and order is not None:
         surely = found.confidence
-        guesses = tuple(None if p is None else _sentence(text, ids[p], _row(surely, p)) for p in order)
-    spoken = {int(i) for rows in (truth, ids) if rows is not None for i in rows.flatten().tolist()}
+        guesses = tuple(None if p is None else _sentence(text, ids[p], _at(surely, p)) for p in order)
+    spoken = {int(i) for read in (truth, ids) if read is not None for i in read.flatten().tolist()}
     silent = sorted(spoken & (text.special | {text.pad}))
     return Texts(
         special=tuple(dict.fromkeys(token for i in silent for token in _token(text, truth.new_tensor(i)))),
@@ -74,12 +62,18 @@ def _token(text: Text, token: Tensor) -> tuple[str, ...]:
     return text.words(token.reshape(1))
 
 
-def _rows(table: Tabular, truth: Tensor, found: Reconstruction | None, order: Order, judge: RowJudge | None) -> Rows:
+def rows(table: Tabular, truth: Tensor, found: Reconstruction | None, order: Order, judge: RowJudge | None) -> Rows:
+    """Rows as the record stores them.
+
+    Args:
+        found, order: as of `texts`.
+        judge: of the same truth, which says what cells of a row agree.
+    """
     guesses: tuple[Row | None, ...] | None = None
     if found is not None and found.inputs is not None and order is not None:
         told, true = found.inputs.detach().cpu(), truth.detach().cpu()
         guesses = tuple(
-            None if place is None else _guess(table, true[index], told[place], _row(found.confidence, place), judge)
+            None if place is None else _guess(table, true[index], told[place], _at(found.confidence, place), judge)
             for index, place in enumerate(order)
         )
     return Rows(truth=tuple(Row(values=_plain(row)) for row in table.rows(truth)), found=guesses)
@@ -100,8 +94,8 @@ def _guess(table: Tabular, true: Tensor, told: Tensor, confidence: Tensor | None
     )
 
 
-def _row(rows: Tensor | None, place: int) -> Tensor | None:
-    return None if rows is None else rows[place].detach().cpu()
+def _at(values: Tensor | None, place: int) -> Tensor | None:
+    return None if values is None else values[place].detach().cpu()
 
 
 def _plain(row: Mapping[str, object]) -> dict[str, str | int | float | bool | None]:

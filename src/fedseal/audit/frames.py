@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedseal.audit.content import decoded
+from fedseal.audit.kinds import input_kind
 from fedseal.types import Modality, Progress, ProgressCallback
 
 LIMIT = 24
@@ -19,7 +21,7 @@ class Frames:
     def __init__(self, modality: Modality) -> None:
         self.steps: list[int] = []
         self._modality = modality
-        self._none = modality.describe().get("kind") in ("text", "tabular")
+        self._none = not input_kind(modality).pictured
         self._pictures: list[Tensor] = []
         self._seen = 0
         self._stride = 1
@@ -42,11 +44,6 @@ class Frames:
     def pictures(self) -> Tensor | None:
         """All frames `(F, N, C, H, W)` uint8, None if there is none."""
         return torch.stack(self._pictures) if self._pictures else None
-
-
-def decoded(modality: Modality, inputs: Tensor) -> Tensor:
-    """Model inputs as pictures `(N, C, H, W)` float32 in [0, 1] on the CPU; what is not finite is black."""
-    return modality.decode(inputs.detach()).float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
 
 
 class Film:

@@ -105,7 +105,7 @@ def _fits(inputs: Tensor, shape: tuple[int, ...], observation: Observation) -> b
     """Whether these are one or more examples; sentences may be of any length."""
     if not isinstance(inputs, Tensor) or inputs.ndim != len(shape) + 1 or len(inputs) == 0:
         return False
-    return tuple(inputs.shape[1:]) == shape or observation.modality.describe().get("kind") == "text"
+    return tuple(inputs.shape[1:]) == shape or observation.modality.kind == "text"
 
 
 def _broken(name: str, fact: str, remedy: str) -> BrokenAttack:

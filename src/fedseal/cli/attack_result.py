@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fedseal import metric
-from fedseal.audit.cell import unrelated
-from fedseal.audit.content import content, kind
-from fedseal.audit.frames import Frames, decoded
+from fedseal.audit.content import decoded
+from fedseal.audit.frames import Frames
+from fedseal.audit.kinds import input_kind
 from fedseal.audit.record import Content
 from fedseal.audit.verification import Verified
 from fedseal.cli import terminal
@@ -61,7 +61,7 @@ class Result:
     @property
     def pictured(self) -> bool:
         """Whether the examples are shown as pictures."""
-        return kind(self.target.modality) not in ("text", "tabular")
+        return input_kind(self.target.modality).pictured
 
     def plain(self) -> dict[str, object]:
         """Everything but the pictures as plain values, the content of `result.json`."""
@@ -101,11 +101,12 @@ def grade(recipe: str, request: AttackSpec, target: Target, answer: Verified) ->
     found, took = _on_cpu(answer.found), answer.check_seconds
     if target.truth is None:
         return Result(recipe, request, target, found, took, None, _guesses(target, found))
-    others = unrelated(target.modality, target.truth, others=target.others, count=GALLERY)
+    kind = input_kind(target.modality)
+    others = kind.unrelated(target.modality, target.truth, others=target.others, count=GALLERY)
     grader = metric.Grader(target.truth, modality=target.modality, gallery=others)
     scores = None if found.inputs is None else grader.score(found)
     order = None if scores is None else [sample.matched for sample in scores.samples]
-    shown = content(target.modality, target.truth, found, order, grader.judge)
+    shown = kind.content(target.modality, target.truth, found, order, grader.judge)
     return Result(recipe, request, target, found, took, scores, shown, grader.score_labels(found))
 
 
@@ -114,7 +115,7 @@ def _guesses(target: Target, found: Reconstruction) -> Content | None:
     if found.inputs is None:
         return None
     labels = torch.zeros(len(found.inputs), dtype=torch.long)
-    return content(target.modality, Batch(found.inputs, labels), None, None)
+    return input_kind(target.modality).content(target.modality, Batch(found.inputs, labels), None, None)
 
 
 def write(folder: Path, result: Result, frames: Frames) -> None:
@@ -175,7 +176,7 @@ def tell(result: Result, folder: Path, *, explain: bool) -> None:
 
 def _tell_scores(result: Result) -> None:
     """Every example's scores, and below them what it was and what was read, unless those are pictures."""
-    truth, known = result.target.truth, KINDS.get(kind(result.target.modality), KINDS["image"])
+    truth, known = result.target.truth, KINDS.get(result.target.modality.kind, KINDS["image"])
     title = MEASURES[known.headline].title
     for sample in result.scores.samples if result.scores is not None else ():
         which = f"{known.noun} {sample.index + 1}: " if truth is not None and len(truth) > 1 else ""

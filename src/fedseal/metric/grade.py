@@ -108,7 +108,7 @@ class Grader:
     @cached_property
     def judge(self) -> Judge:
         """What compares the examples; a modality of an unknown kind is judged as pictures are."""
-        return JUDGES.get(str(self.modality.describe().get("kind")), Pictures)(self.modality, self.gallery)
+        return JUDGES.get(self.modality.kind, Pictures)(self.modality, self.gallery)
 
     @cached_property
     def baselines(self) -> tuple[Mapping[str, tuple[Baseline, ...]], ...]:

@@ -41,6 +41,11 @@ class Image:
         if self.std is not None and min(self.std) <= 0:
             raise BadConfig(f"the standard deviation is {self.std}", "give positive numbers")
 
+    @property
+    def kind(self) -> str:
+        """What attacks, metrics and reports treat it as."""
+        return "image"
+
     def start(self, noise: Tensor) -> Tensor:
         """The noise itself: published attacks start from standard normal model inputs."""
         return noise
@@ -69,7 +74,7 @@ class Image:
     def describe(self) -> dict[str, object]:
         """All fields as plain values, for records."""
         return {
-            "kind": "image",
+            "kind": self.kind,
             "shape": list(self.shape),
             "mean": self.mean and list(self.mean),
             "std": self.std and list(self.std),

@@ -51,6 +51,11 @@ class Tabular:
         """Shape of one encoded row, `(width,)`."""
         return (self.places[-1].stop,)
 
+    @property
+    def kind(self) -> str:
+        """What attacks, metrics and reports treat it as."""
+        return "tabular"
+
     def start(self, noise: Tensor) -> Tensor:
         """The noise itself: published attacks start from standard normal model inputs."""
         return noise
@@ -99,7 +104,7 @@ class Tabular:
 
     def describe(self) -> dict[str, object]:
         """All fields as plain values, for records."""
-        return {"kind": "tabular", "columns": [column.describe() for column in self.columns]}
+        return {"kind": self.kind, "columns": [column.describe() for column in self.columns]}
 
     @classmethod
     def from_description(cls, description: Mapping[str, object]) -> Tabular:

@@ -171,6 +171,11 @@ class Text:
         known = [i for i in self.ids(row) if 0 <= i < self.size]
         return str(self.tokenizer.decode(known, skip_special_tokens=True)).strip()
 
+    @property
+    def kind(self) -> str:
+        """What attacks, metrics and reports treat it as."""
+        return "text"
+
     def start(self, noise: Tensor) -> Tensor:
         """Token ids at random, `(N, length)`: the normal noise's ranks among ordinary tokens, between frame tokens."""
         ordinary = torch.tensor(sorted(set(range(self.size)) - self.special))
@@ -195,4 +200,4 @@ class Text:
 
     def describe(self) -> dict[str, object]:
         """All fields as plain values, for records; of the tokenizer its size."""
-        return {"kind": "text", "length": self.length, "tokens": self.size}
+        return {"kind": self.kind, "length": self.length, "tokens": self.size}

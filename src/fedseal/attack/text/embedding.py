@@ -35,6 +35,11 @@ class Embedded:
     shape: tuple[int, int]
     scale: float
 
+    @property
+    def kind(self) -> str:
+        """What attacks, metrics and reports treat it as."""
+        return "embedded"
+
     def start(self, noise: Tensor) -> Tensor:
         """Normal noise of the size of embeddings."""
         return noise * self.scale
@@ -53,7 +58,7 @@ class Embedded:
 
     def describe(self) -> dict[str, object]:
         """All fields as plain values."""
-        return {"kind": "embedded", "length": self.shape[0], "width": self.shape[1]}
+        return {"kind": self.kind, "length": self.shape[0], "width": self.shape[1]}
 
 
 @dataclass(frozen=True)
