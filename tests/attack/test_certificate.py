@@ -342,3 +342,24 @@ class TestLayer:
         training = fs.LocalTraining.fedavg(lr=0.01, optimizer="adam")
         observation = seen(perceptron(), batch, "eavesdropper", training)
         assert not bool(fs.attack.parse("linear")(observation, generator=seeded()).certain.any())
+
+
+@pytest.mark.parametrize(("size", "seed"), [(1.5, 4), (1.5, 7), (1.5, 8), (2, 1), (2, 3), (2, 8)])
+def test_a_server_is_certain_of_what_a_listener_is_certain_of(size: float, seed: int) -> None:
+    """Behind a LayerNorm over two units the first layer's gradient is 1e-5 of the update's: by the whole update the
+    picture was not determined, though the layer alone gives it.
+    """
+    torch.manual_seed(seed)
+    first = nn.Linear(64, 2)
+    with torch.no_grad():
+        first.weight.mul_(size)
+    model = nn.Sequential(nn.Flatten(), first, nn.LayerNorm(2), nn.SiLU(), nn.Linear(2, 10))
+    batch = fs.Batch(torch.rand(1, 1, 8, 8), torch.tensor([seed]))
+    update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd())
+    for threat in (fs.ThreatModel.eavesdropper(), fs.ThreatModel.honest_but_curious()):
+        observation = threat.observe(model, update, modality=fs.Image((1, 8, 8)))
+        found = fs.attack.parse("linear")(observation, generator=torch.Generator().manual_seed(0))
+        assert found.inputs is not None
+        assert found.certain is not None
+        assert found.certain.all(), threat.name
+        assert (found.inputs - batch.inputs).abs().max() < 1e-2

@@ -306,7 +306,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         return None
     if layer.weight not in update.tensors or layer.bias not in update.tensors or evidence.doubt:
         return None
-    if replayed is not None and not _secrets(evidence, observation.secrets):
+    if replayed is not None and not _secrets(evidence, observation.secrets) and not _merely_open(replayed):
         return None  # a replay that says no is not outvoted
     value = layer_misfit(evidence, inputs)
     values = first_layer(evidence, inputs)
@@ -335,6 +335,13 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
         reasons,
         max(tolerance, value),
     )
+
+
+def _merely_open(replayed: Certificate) -> bool:
+    """Whether a replay explains the update by one example, and says no more against it than that the update as a whole
+    hardly moves with it: a small gradient of the first layer is drowned in larger ones of others, and read all the same.
+    """
+    return len(replayed.certain) == 1 and replayed.note.startswith(OPEN) and ";" not in replayed.note
 
 
 def _assumption(observation: Observation, count: int) -> str:
