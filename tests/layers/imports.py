@@ -19,7 +19,7 @@ SETUP = MODALITY | {"defense", "federation", "zoo", "audit"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "mechanism": set(),
-    "files": set(),
+    "files": {"errors"},
     "intervals": set(),
     "layout": set(),
     "norm": set(),
