@@ -77,8 +77,11 @@ def test_several_pictures_are_one_file_that_stands_alone() -> None:
         bound_sheet([])
 
 
-def test_the_name_of_the_bound_keeps_clear_of_the_title() -> None:
+@pytest.mark.parametrize("noises", [(0.5, 1.0, 2.0, 4.0, 8.0), (1.0,), (0.1,)])
+def test_the_name_of_the_bound_keeps_clear_of_the_title_and_of_the_edge(noises: tuple[float, ...]) -> None:
     for steps in (1, 10, 100):
-        root = _parsed([_cell(noise, 100, steps=steps) for noise in (0.5, 1.0, 2.0, 4.0, 8.0)])
+        root = _parsed([_cell(noise, 100, steps=steps) for noise in noises])
         (name,) = [text for text in root.iter(f"{SPACE}text") if text.text == "bound"]
-        assert float(name.get("y", 0)) > 60
+        assert float(name.get("y", 0)) > (60 if len(noises) > 1 else 40)
+        left = float(name.get("x", 0)) - (40 if name.get("text-anchor") == "end" else 0)
+        assert 0 < left < left + 40 < 520

@@ -16,6 +16,7 @@ ROW = 18  # pixels of a line of the legend, below that
 TONES = ("var(--leak, #a5301c)", "var(--calm, #34566f)", "var(--trace, #7d5200)")
 INK, MUTED, LINE = "var(--ink, #191b20)", "var(--muted, #5c616b)", "var(--line, #e0ddd4)"
 NAMED_BELOW = 0.85  # the line's name keeps clear of the title
+NAME = 50  # pixels that the line's name takes, with its distance
 APART = 7  # pixels between marks of the same noise
 
 
@@ -126,11 +127,15 @@ class _Frame:
         return dashes + text(AREA.left + 4, y + 14, name, attributes={"fill": MUTED})
 
     def bound(self, points: Sequence[tuple[float, float]]) -> Markup:
-        """The bound's line, named above it, where there is room."""
+        """The bound's line, named where there is room."""
         drawn = [(self.x(noise), self.y(value)) for noise, value in points]
         free = [point for point in points[len(points) // 3 :] if point[1] < NAMED_BELOW]
         noise, value = (free or points[-1:])[0]
-        name = text(self.x(noise) + 10, self.y(value) - 6, "bound", attributes={"fill": INK})
+        x, y = self.x(noise), self.y(value)
+        if x + NAME < AREA.right:
+            name = text(x + 10, y - 6, "bound", attributes={"fill": INK})
+        else:  # a bound that stays near 1: below the line, where neither the title nor the picture's edge is
+            name = text(x, y + 16, "bound", "end", {"fill": INK})
         return curve(drawn, {"class": "bound", "fill": "none", "stroke": INK, "stroke-width": "1.6"}) + name
 
     def mark(self, cell: Cell, tone: str, shift: float) -> Markup:
