@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.stats import binom
 from torch import Tensor, nn
 
 import fedseal as fs
+from fedseal.intervals import exact, of_median
 from fedseal.metric.match import match
 from fedseal.types import Attack, Progress
 
@@ -74,24 +74,13 @@ def psnr(observation: fs.Observation, inputs: torch.Tensor, batch: fs.Batch) -> 
 
 def share(hits: int, trials: int) -> str:
     """Such as "98 of 100 (95 % interval 93.0 to 99.8 %)", Clopper and Pearson's exact interval."""
-    low = _root(lambda p: float(binom.sf(hits - 1, trials, p)) - 0.025) if hits else 0.0
-    high = _root(lambda p: 0.025 - float(binom.cdf(hits, trials, p))) if hits < trials else 1.0
+    low, high = exact(hits, trials)
     return f"{hits} of {trials} (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-
-
-def _root(function) -> float:  # type: ignore[no-untyped-def]
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if function(middle) < 0 else (low, middle)
-    return low
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median with the 95 % interval that order statistics give for it, whatever the distribution."""
-    values, n = sorted(values), len(values)
-    cut = int(binom.ppf(0.025, n, 0.5)) if n > 5 else 0
-    low, high = values[max(cut - 1, 0)], values[min(n - cut, n - 1)]
+    low, high = of_median(values) or (math.nan, math.nan)
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 

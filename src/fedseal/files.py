@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedseal.errors import StorageFailure
+
 PART = ".part"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, kept: str = "") -> None:
     """Write a file such that at any moment it is there with all of its content, or as it was before.
 
+    Args:
+        kept: what a second run of the same command finds done, for the message: "finished cells are kept".
+
     Raises:
-        OSError: it cannot be written; nothing half written stays.
+        StorageFailure: it cannot be written; nothing half written stays.
     """
-    with whole(path) as part:
+    with whole(path, kept) as part:
         part.write_bytes(content)
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, kept: str = "") -> Iterator[Path]:
     """A place beside `path` for others to write to; at the end it takes that name, and after an error it is gone.
 
     Raises:
-        OSError: it cannot take that name, or was never written.
+        StorageFailure: it was never written, or cannot take that name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -37,14 +43,66 @@ def whole(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}{PART}")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with changing(path, kept):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def make_folder(path: Path, kept: str = "") -> None:
+    """Make a folder and those above it, where missing.
+
+    Raises:
+        StorageFailure: it cannot be made.
+    """
+    with changing_folder(path, kept):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def changing(path: Path, kept: str = "") -> Iterator[None]:
+    """Says what the system refuses while a file is written or deleted as a `StorageFailure`, with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise _failure(f"'{path}'", error, kept) from None
+
+
+@contextlib.contextmanager
+def changing_folder(path: Path, kept: str = "") -> Iterator[None]:
+    """As `changing`, of a folder, while something in it is written or deleted."""
+    try:
+        yield
+    except OSError as error:
+        raise _failure(f"to the folder '{path}'", error, kept) from None
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, without the path, which messages show where it reads better.
+
+    >>> reason(OSError(2, "No such file or directory", "x")), reason(TimeoutError())
+    ('No such file or directory', 'TimeoutError')
+    """
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _failure(what: str, error: OSError, kept: str) -> StorageFailure:
+    again = f"run the same command again{f': {kept}' if kept else ''}"
+    remedy = f"choose another place, or {again}" if kept else "choose another place"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = f"free some space and {again}"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "choose a folder that you may write to"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        remedy = "a file is in the way: choose another folder"
+    elif error.errno == errno.EISDIR:
+        remedy = "a folder is in the way: choose another name"
+    return StorageFailure(f"cannot write {what} ({reason(error)})", remedy)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What each part may import, besides itself: section 2 of the design. A higher part may import every lower one.
-BOTTOM = {"errors", "mechanism", "files", "layout", "norm", "captured", "vocabulary", "named", "grammar"}
+BOTTOM = {"errors", "mechanism", "files", "intervals", "layout", "norm", "captured", "vocabulary", "named", "grammar"}
 TYPES = BOTTOM | {"types"}
 CLIENT = TYPES | {"criterion", "client"}
 THREAT = CLIENT | {"message", "threat"}
@@ -19,7 +19,8 @@ SETUP = MODALITY | {"defense", "federation", "zoo", "audit"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "mechanism": set(),
-    "files": set(),
+    "files": {"errors"},
+    "intervals": set(),
     "layout": set(),
     "norm": set(),
     "vocabulary": set(),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch
-from fedseal.metric.tabular import TOLERANCE, pooled, score_table, share_interval, tolerances
+from fedseal.intervals import exact
+from fedseal.metric.tabular import TOLERANCE, pooled, score_table, tolerances
 from fedseal.modality.tabular import Categorical, Continuous, Tabular
 from fedseal.types import Batch, Outcome, Reconstruction
 
@@ -113,11 +114,11 @@ def test_rows_that_were_not_found_count_as_wrong_and_no_rows_at_all_as_unknown()
 
 
 def test_intervals_hold_the_share_and_shrink_with_the_rows() -> None:
-    assert list(share_interval(0, 10)) == pytest.approx([0.0, 0.308], abs=1e-3)
-    assert list(share_interval(10, 10)) == pytest.approx([0.692, 1.0], abs=1e-3)
-    low, high = share_interval(6.4, 8)
+    assert list(exact(0, 10)) == pytest.approx([0.0, 0.308], abs=1e-3)
+    assert list(exact(10, 10)) == pytest.approx([0.692, 1.0], abs=1e-3)
+    low, high = exact(6.4, 8)
     assert low < 0.8 < high
-    wider = share_interval(64, 80)
+    wider = exact(64, 80)
     assert low < wider[0] < 0.8 < wider[1] < high
 
 

@@ -274,7 +274,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing_behind(tmp_path: Path
     for name in ("absent/a.png", "file/a.png", "folder.png", "a.unknown", "a"):
         with pytest.raises(StorageFailure, match="; "):
             save(torch.zeros(3, 2, 2), tmp_path / name)
-    with pytest.raises(StorageFailure, match="cannot be written"):
+    with pytest.raises(StorageFailure, match=r"cannot write '.*a\.gif'"):
         gif([torch.zeros(3, 2, 2)], tmp_path / "absent" / "a.gif")
     assert sorted(tmp_path.iterdir()) == before
 

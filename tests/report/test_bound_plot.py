@@ -22,6 +22,12 @@ def _parsed(cells: list[Cell]) -> ElementTree.Element:
     return ElementTree.fromstring(str(bound_plot(cells)).replace("<svg ", f'<svg xmlns="{SPACE[1:-1]}" ', 1))
 
 
+def _bound(root: ElementTree.Element) -> list[str]:
+    """The points that the bound's line goes through."""
+    (line,) = [path for path in root.iter(f"{SPACE}path") if path.get("class") == "bound"]
+    return line.get("d", "").removeprefix("M").split("L")
+
+
 def test_the_marks_lie_where_the_numbers_say() -> None:
     root = _parsed([_cell(1.0, 350), _cell(4.0, 150)])
     marks = [c for c in root.iter(f"{SPACE}circle") if c.get("r") == "3"]
@@ -35,10 +41,8 @@ def test_the_marks_lie_where_the_numbers_say() -> None:
 
 def test_the_bound_is_drawn_through_its_values_and_said_in_words() -> None:
     root = _parsed([_cell(1.0, 350, steps=10, rate=0.1), _cell(2.0, 300, steps=10, rate=0.1)])
-    (line,) = root.iter(f"{SPACE}polyline")
-    assert len(line.get("points", "").split()) == 2
-    (smooth,) = _parsed([_cell(1.0, 350), _cell(2.0, 300)]).iter(f"{SPACE}polyline")
-    assert len(smooth.get("points", "").split()) > 20
+    assert len(_bound(root)) == 2
+    assert len(_bound(_parsed([_cell(1.0, 350), _cell(2.0, 300)]))) > 20
     said = root.findtext(f"{SPACE}desc") or ""
     assert "noise 1: 0.350 measured, bound" in said
     assert root.findtext(f"{SPACE}title") == "10 steps, sampling rate 0.1, blind guess 0.1"
@@ -73,8 +77,11 @@ def test_several_pictures_are_one_file_that_stands_alone() -> None:
         bound_sheet([])
 
 
-def test_the_name_of_the_bound_keeps_clear_of_the_title() -> None:
+@pytest.mark.parametrize("noises", [(0.5, 1.0, 2.0, 4.0, 8.0), (1.0,), (0.1,)])
+def test_the_name_of_the_bound_keeps_clear_of_the_title_and_of_the_edge(noises: tuple[float, ...]) -> None:
     for steps in (1, 10, 100):
-        root = _parsed([_cell(noise, 100, steps=steps) for noise in (0.5, 1.0, 2.0, 4.0, 8.0)])
+        root = _parsed([_cell(noise, 100, steps=steps) for noise in noises])
         (name,) = [text for text in root.iter(f"{SPACE}text") if text.text == "bound"]
-        assert float(name.get("y", 0)) > 60
+        assert float(name.get("y", 0)) > (60 if len(noises) > 1 else 40)
+        left = float(name.get("x", 0)) - (40 if name.get("text-anchor") == "end" else 0)
+        assert 0 < left < left + 40 < 520

@@ -8,8 +8,9 @@ import pytest
 
 from fedseal.audit.cost import Cost
 from fedseal.audit.record import Cell, Record, Step
+from fedseal.intervals import of_median
 from fedseal.report.advice import recommendation, said
-from fedseal.report.frontier import Panel, median_interval, panels
+from fedseal.report.frontier import Panel, panels
 from fedseal.report.strength import strength_of
 from fedseal.types import RouteNote
 from report.costs import cost
@@ -186,8 +187,8 @@ def test_a_record_without_a_defense_has_no_panel() -> None:
 
 
 def test_a_few_values_have_a_range_and_more_an_interval() -> None:
-    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
-    assert median_interval([float(n) for n in range(100)]) == (39.0, 60.0)
+    assert of_median([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert of_median([float(n) for n in range(100)]) == (39.0, 60.0)
 
 
 # The recommendation.

@@ -9,7 +9,7 @@ from fedseal.audit.record import Record
 from fedseal.report import html
 from fedseal.report.frontier import panels
 from fedseal.report.kind import PICTURE
-from fedseal.report.plane import HEIGHT, WIDTH, plane
+from fedseal.report.plane import AREA, plane
 from report.costs import cost
 from report.records import Shot, on_disk, record
 from report.test_frontier import OPEN, SHUT, TRACES, shots
@@ -56,7 +56,7 @@ def test_points_stand_by_cost_and_leak_and_in_the_color_of_their_finding() -> No
     assert colors["prune:0.2"] == "recovered"
     assert colors["prune:0.5"] == "traces"
     assert colors["prune:0.9"] == colors["sign"] == "none"
-    assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in places.values())
+    assert all(0 < x < AREA.width and 0 < y < AREA.height for x, y in places.values())
 
 
 def test_one_line_joins_a_family_in_the_order_of_strength() -> None:
@@ -78,7 +78,7 @@ def test_bars_are_there_where_an_interval_is_and_the_worst_is_marked() -> None:
     assert [("V" in d, "H" in d) for d in bars("prune:0.9")] == [(True, False)]
     (worst,) = [path for path in found["prune:0.5"].iter("path") if path.get("class") == "worst"]
     (x, y) = spot(found["prune:0.5"])
-    assert worst.get("d") == f"M{x - 5:g} {y:g}h10"
+    assert worst.get("d") == f"M{x - 5:g} {y:g}H{x + 5:g}"
 
 
 def test_the_picture_speaks() -> None:

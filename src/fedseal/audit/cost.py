@@ -10,23 +10,23 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from fedseal import defense as defenses_module
 from fedseal import federation
 from fedseal.audit.case import Case, loss_digest, stream
-from fedseal.audit.cost_record import Cost, Interval, costs_of, write_cost
+from fedseal.audit.cost_record import Cost, costs_of, write_cost
 from fedseal.audit.encoding import encoded_bytes
 from fedseal.client import explained
 from fedseal.criterion import Link, settle
 from fedseal.errors import BadConfig, UnfitUpdate
+from fedseal.intervals import Interval, of_mean
 from fedseal.metric.labels import binary, targets_of
 from fedseal.types import Batch, Defense, LocalTraining, LossFunction, Update
 
@@ -365,12 +365,12 @@ def _cost(
     return Cost(
         defense=name,
         accuracy=fmean(accuracies),
-        accuracy_interval=_bounds(mean_interval(accuracies), 0.0, 1.0),
+        accuracy_interval=_bounds(of_mean(accuracies), 0.0, 1.0),
         accuracy_without=fmean(base),
-        accuracy_without_interval=_bounds(mean_interval(base), 0.0, 1.0),
+        accuracy_without_interval=_bounds(of_mean(base), 0.0, 1.0),
         chance=chance,
         points_lost=fmean(lost),
-        points_lost_interval=_bounds(mean_interval(lost), -100.0, 100.0),
+        points_lost_interval=_bounds(of_mean(lost), -100.0, 100.0),
         accuracies=accuracies,
         diverged=tuple(seed for seed, run in zip(plan.seeds, runs, strict=True) if run.diverged),
         bytes_per_update=size,
@@ -384,20 +384,6 @@ def _cost(
         seeds=plan.seeds,
         setting=setting,
     )
-
-
-def mean_interval(values: Iterable[float]) -> Interval | None:
-    """The 95 % interval of a mean by Student's t; None for fewer than two values.
-
-    >>> low, high = mean_interval([1.0, 2.0, 3.0])
-    >>> round(low, 2), round(high, 2)
-    (-0.48, 4.48)
-    """
-    known = list(values)
-    if len(known) < 2:
-        return None
-    half = float(student.ppf(0.975, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
-    return fmean(known) - half, fmean(known) + half
 
 
 def _bounds(interval: Interval | None, low: float, high: float) -> Interval | None:

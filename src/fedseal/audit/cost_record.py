@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedseal.audit.store import read_beside, write_beside
 from fedseal.audit.summary import Rate
+from fedseal.intervals import Interval
 
-Interval = tuple[float, float]
 FOLDER = "costs"
 USEFUL = 0.05  # accuracy above chance: a model that surely has less has learned nothing
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +15,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
-from fedseal import files
 from fedseal.audit.record import READABLE, Cell, CellKey, Header, Record
 from fedseal.errors import BadConfig, StorageFailure
+from fedseal.files import PART, changing, make_folder, reason, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Model = TypeVar("Model", bound=BaseModel)
 Numbers = TypeVar("Numbers", covariant=True)
+KEPT = "finished cells are kept"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +116,8 @@ def write_header(folder: Path, header: Header) -> None:
     Raises:
         StorageFailure: the folder or the file cannot be written.
     """
-    try:
-        (folder / "cells").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _failure(folder, error) from None
-    write_whole(folder / "record.json", header.model_dump_json(indent=2).encode())
+    make_folder(folder / "cells", KEPT)
+    write_whole(folder / "record.json", header.model_dump_json(indent=2).encode(), KEPT)
 
 
 def packed(images: Mapping[str, Tensor]) -> bytes:
@@ -143,16 +140,14 @@ def write_cell(folder: Path, cell: Cell, images: bytes, trace: str = "") -> None
     """
     cells = folder / "cells"
     if images:
-        write_whole(cells / f"{cell.key.id}.safetensors", images)
+        write_whole(cells / f"{cell.key.id}.safetensors", images, KEPT)
     told = traceback_path(folder, cell.key)
     if trace:
-        write_whole(told, trace.encode())
+        write_whole(told, trace.encode(), KEPT)
     else:
-        try:
+        with changing(told, KEPT):
             told.unlink(missing_ok=True)
-        except OSError as error:
-            raise _failure(told, error) from None
-    write_whole(cells / f"{cell.key.id}.json", cell.model_dump_json(indent=2).encode())
+    write_whole(cells / f"{cell.key.id}.json", cell.model_dump_json(indent=2).encode(), KEPT)
 
 
 def traceback_path(folder: str | Path, key: CellKey) -> Path:
@@ -163,20 +158,8 @@ def traceback_path(folder: str | Path, key: CellKey) -> Path:
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half written."""
     with contextlib.suppress(OSError):
-        for path in [*folder.glob(f".*{files.PART}"), *folder.glob(f"*/.*{files.PART}")]:
+        for path in [*folder.glob(f".*{PART}"), *folder.glob(f"*/.*{PART}")]:
             path.unlink()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """As `files.write_whole`, with words for the user of a run folder.
-
-    Raises:
-        StorageFailure: it cannot be written; nothing half written stays.
-    """
-    try:
-        files.write_whole(path, content)
-    except OSError as error:
-        raise _failure(path, error) from None
 
 
 def write_beside(folder: str | Path, kind: str, name: str, one: BaseModel) -> None:
@@ -186,11 +169,8 @@ def write_beside(folder: str | Path, kind: str, name: str, one: BaseModel) -> No
         StorageFailure: it cannot be written.
     """
     place = Path(folder) / kind
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _failure(place, error) from None
-    write_whole(place / f"{name}.json", one.model_dump_json(indent=2).encode())
+    make_folder(place, KEPT)
+    write_whole(place / f"{name}.json", one.model_dump_json(indent=2).encode(), KEPT)
 
 
 def read_beside(folder: str | Path, kind: str, model: type[Model]) -> tuple[Model, ...]:
@@ -202,21 +182,9 @@ def read_beside(folder: str | Path, kind: str, model: type[Model]) -> tuple[Mode
     return tuple(_parsed(path, model) for path in sorted((Path(folder) / kind).glob("*.json")))
 
 
-def _failure(path: Path, error: OSError) -> StorageFailure:
-    kept = "run the same command again: finished cells are kept"
-    remedy = f"choose another folder with --out, or {kept}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = f"free some space and {kept}"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = "choose a folder that you may write to with --out"
-    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-        remedy = "a file is in the way: choose another folder with --out"
-    return StorageFailure(f"cannot write '{path}' ({_reason(error)})", remedy)
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+        return reason(error)
     return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 

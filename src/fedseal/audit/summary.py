@@ -9,9 +9,9 @@ from statistics import fmean, median
 from typing import Literal, NamedTuple
 
 from fedseal.audit.record import Cell, CellKey, Record
+from fedseal.intervals import Interval, wilson
 from fedseal.metric.scores import SampleScores
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 Verdict = Literal["worse", "better", "same", "appeared", "gone"]
 
 
@@ -33,22 +33,14 @@ class Rate:
         return self.hits / self.trials if self.trials else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> Interval | None:
         """The 95 % confidence interval, None without a trial.
 
         >>> low, high = Rate(0, 10).interval
         >>> low, round(high, 4)
         (0.0, 0.2775)
         """
-        if not self.trials:
-            return None
-        share, spread = self.hits / self.trials, Z95**2 / self.trials
-        center = (share + spread / 2) / (1 + spread)
-        half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-        # At the ends the bound is the end itself, which rounding misses.
-        low = 0.0 if self.hits == 0 else max(0.0, center - half)
-        high = 1.0 if self.hits == self.trials else min(1.0, center + half)
-        return low, high
+        return wilson(self.hits, self.trials) if self.trials else None
 
 
 @dataclass(frozen=True)

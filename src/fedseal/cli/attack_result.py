@@ -17,8 +17,7 @@ from fedseal.audit.kinds import input_kind
 from fedseal.audit.record import Content
 from fedseal.audit.verification import Verified
 from fedseal.cli import terminal
-from fedseal.errors import StorageFailure
-from fedseal.files import write_whole
+from fedseal.files import changing_folder, write_whole
 from fedseal.metric.labels import targets_of
 from fedseal.metric.scores import LabelScore, SampleScores, Scores
 from fedseal.modality import picture
@@ -125,11 +124,9 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
         StorageFailure: a file cannot be written.
     """
     modality, truth, inputs = result.target.modality, result.target.truth, result.found.inputs
-    try:
+    with changing_folder(folder):
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
     if result.pictured and truth is not None:
         picture.save(_side_by_side(decoded(modality, truth.inputs)), folder / "original.png")
     stages = [] if frames.pictures is None else [frame.float() / 255 for frame in frames.pictures]
@@ -143,12 +140,7 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
         film = [_side_by_side(stage) for stage in stages]
         picture.gif([*film, *film[-1:] * HELD], folder / "iterations.gif", scale=1)
     content = json.dumps(terminal.finite(result.plain()), indent=2, allow_nan=False)
-    try:
-        write_whole(folder / "result.json", (content + "\n").encode())
-    except OSError as error:
-        raise StorageFailure(
-            f"cannot write '{folder / 'result.json'}' ({error.strerror})", "free some space, or choose another --out"
-        ) from None
+    write_whole(folder / "result.json", (content + "\n").encode())
 
 
 def tell(result: Result, folder: Path, *, explain: bool) -> None:

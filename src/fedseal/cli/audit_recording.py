@@ -20,9 +20,9 @@ from fedseal.audit.case import stream
 from fedseal.audit.frames import Frames
 from fedseal.audit.verification import DOOR, verified
 from fedseal.cli import attack_result, terminal
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.errors import BadConfig
 from fedseal.federation.view import Entry, View
-from fedseal.files import write_whole
+from fedseal.files import make_folder, write_whole
 from fedseal.modality import Image
 from fedseal.report import words
 from fedseal.setup import models
@@ -143,7 +143,7 @@ class Recorded:
             return _crashed(spec, entry, error, folder)
         request = AttackSpec(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
         result = attack_result.grade(spec, request, Target(observation, modality, None, _name(spec, entry)), found)
-        _make(folder)
+        make_folder(folder)
         attack_result.write(folder, result, frames)
         return Guess(spec, entry, result, "", str(folder))
 
@@ -193,21 +193,11 @@ class Guess:
         return {**entry, "kind": self.entry.kind, "attack": self.attack, "folder": self.folder, **result}
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
-
-
 def _crashed(spec: str, entry: Entry, error: Exception, folder: Path) -> Guess:
     """A crash, with its traceback in the folder."""
-    _make(folder)
+    make_folder(folder)
     path = folder / "traceback.txt"
-    try:
-        write_whole(path, "".join(traceback.format_exception(error)).encode())
-    except OSError as problem:
-        raise StorageFailure(f"cannot write '{path}' ({problem.strerror})", "choose another --out") from None
+    write_whole(path, "".join(traceback.format_exception(error)).encode())
     words = " ".join(f"{type(error).__name__}: {error}".split())
     return Guess(spec, entry, None, f"{words}; {path} says where", str(folder), crashed=True)
 
@@ -232,10 +222,7 @@ def conclude(guesses: Sequence[Guess], folder: Path, *, as_json: bool, quiet: bo
         StorageFailure: it cannot be written.
     """
     plain = terminal.finite([guess.plain() for guess in guesses])
-    try:
-        write_whole(folder / "guesses.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another --out") from None
+    write_whole(folder / "guesses.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
     if as_json:
         terminal.machine(plain)
     elif not quiet:

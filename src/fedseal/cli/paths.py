@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 from fedseal.errors import StorageFailure
+from fedseal.files import changing_folder, make_folder
 
 
 def folder(path: Path) -> Path:
@@ -15,14 +15,10 @@ def folder(path: Path) -> Path:
     Raises:
         StorageFailure: it is a file, or nothing can be written there.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        # Permissions do not tell: root, network drives and read-only mounts all differ from what they say.
-        with tempfile.TemporaryFile(dir=path) as probe:
-            probe.write(b"fedseal")
-    except OSError as problem:
-        reason = os.strerror(problem.errno) if problem.errno else str(problem)
-        raise StorageFailure(f"cannot write to the folder '{path}' ({reason})", "choose another with --out") from None
+    make_folder(path)
+    # Permissions do not tell: root, network drives and read-only mounts all differ from what they say.
+    with changing_folder(path), tempfile.TemporaryFile(dir=path) as probe:
+        probe.write(b"fedseal")
     return path
 
 

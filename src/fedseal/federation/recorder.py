@@ -76,12 +76,7 @@ class Shelf:
             StorageFailure: it cannot be written.
         """
         index = self.index | {"entries": [asdict(entry) for entry in self._entries]}
-        try:
-            write_whole(self.folder / INDEX, json.dumps(index, indent=1).encode())
-        except OSError as error:
-            raise StorageFailure(
-                f"cannot write to '{self.folder}' ({error.strerror})", "choose another place"
-            ) from None
+        write_whole(self.folder / INDEX, json.dumps(index, indent=1).encode())
 
 
 class Recorder:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedseal.errors import BadConfig
+from fedseal.intervals import TAIL, at_least, at_most, exact
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-CONFIDENCE = 0.95
 CHUNK = 2_000_000  # normal numbers drawn at once
 
 
@@ -73,8 +73,7 @@ class Cell:
     @property
     def interval(self) -> tuple[float, float]:
         """The success's exact 95 % interval (Clopper and Pearson, 1934)."""
-        tail = (1 - CONFIDENCE) / 2
-        return _at_least(self.hits, self.trials, tail), _at_most(self.hits, self.trials, tail)
+        return exact(self.hits, self.trials)
 
     @property
     def within(self) -> bool:
@@ -227,14 +226,14 @@ def monte_carlo(
 
     without = _log_ratios(draws, noise, sample_rate, steps, False, generator).sort(descending=True).values
     present = _log_ratios(draws, noise, sample_rate, steps, True, generator)
-    tail = (1 - CONFIDENCE) / 4
+    tail = TAIL / 2
 
     def beyond(rank: int) -> int:
         return int((present >= without[max(rank, 1) - 1]).sum())
 
     high_rank, low_rank = int(binom.isf(tail, draws, kappa)) + 1, int(binom.ppf(tail, draws, kappa))
-    high = _at_most(beyond(high_rank), draws, tail) if high_rank <= draws else 1.0
-    low = _at_least(beyond(low_rank), draws, tail) if low_rank >= 1 else 0.0
+    high = at_most(beyond(high_rank), draws, tail) if high_rank <= draws else 1.0
+    low = at_least(beyond(low_rank), draws, tail) if low_rank >= 1 else 0.0
     value = beyond(round(kappa * draws)) / draws
     return Estimate(max(value, kappa), max(low, kappa), max(high, kappa))
 
@@ -291,18 +290,6 @@ def simplex(candidates: int, noise: float, steps: int = 1) -> float:
 def curve(kappa: float, noises: tuple[float, ...], steps: int = 1) -> tuple[tuple[float, float], ...]:
     """The points (noise, `gaussian` bound) of a line to draw beside measured cells."""
     return tuple((noise, gaussian(kappa, noise, steps)) for noise in noises)
-
-
-def _at_least(hits: int, trials: int, tail: float) -> float:
-    from scipy.special import betaincinv
-
-    return float(betaincinv(hits, trials - hits + 1, tail)) if hits else 0.0
-
-
-def _at_most(hits: int, trials: int, tail: float) -> float:
-    from scipy.special import betaincinv
-
-    return float(betaincinv(hits + 1, trials - hits, 1 - tail)) if hits < trials else 1.0
 
 
 def _checked(kappa: float, noise: float, sample_rate: float, steps: int) -> None:

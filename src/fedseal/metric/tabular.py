@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch
+from fedseal.intervals import exact
 from fedseal.metric.scores import Baseline
 from fedseal.modality.tabular import Categorical, Tabular
 from fedseal.types import Batch, Reconstruction
@@ -93,7 +94,7 @@ class TableScores:
 
         The exact one of a share, which is too wide if anything: a row's mean over cells varies less than a yes or no.
         """
-        return share_interval(sum(row.value for row in self.rows), len(self.rows)) if self.found else None
+        return exact(sum(row.value for row in self.rows), len(self.rows)) if self.found else None
 
     @property
     def whole_rows(self) -> int:
@@ -114,7 +115,7 @@ class TableScores:
         for place, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
             right = sum(row.right[place] for row in self.rows)
             blind = _baselines(self.rows, range(place, place + 1))
-            scores.append(ColumnScore(name, kind, right, of, share_interval(right, of), blind))
+            scores.append(ColumnScore(name, kind, right, of, exact(right, of), blind))
         return tuple(scores)
 
 
@@ -210,20 +211,6 @@ def tolerances(modality: Tabular, unrelated: Tensor | None) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def share_interval(right: float, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Clopper and Pearson, Biometrika 1934); `right` may be a sum of parts of ones.
-
-    >>> low, high = share_interval(8, 8)
-    >>> round(low, 3), high
-    (0.631, 1.0)
-    """
-    from scipy.stats import beta  # imported late: it takes longer than all of fedseal's own modules
-
-    low = float(beta.ppf(0.025, right, of - right + 1)) if right > 0 else 0.0
-    high = float(beta.ppf(0.975, right + 1, of - right)) if right < of else 1.0
-    return low, high
-
-
 def blind_guesses(modality: Tabular, others: Tensor) -> tuple[Tensor, Tensor]:
     """Decoded rows `(columns,)` that somebody names without the update: mode and mean, and the value that is right for
     most of the unrelated rows.
@@ -247,7 +234,7 @@ def within(truth: Tensor, guess: Tensor, tolerance: Tensor) -> Tensor:
 
 def matched_rows(truths: Tensor, guesses: Tensor, tolerance: Tensor) -> list[int | None]:
     """For each true row the place of its guess, so that together the most cells are right."""
-    from scipy.optimize import linear_sum_assignment  # imported late, as above
+    from scipy.optimize import linear_sum_assignment  # imported late: it takes longer than all of fedseal's own modules
 
     matched: list[int | None] = [None] * len(truths)
     if len(guesses) == 0:

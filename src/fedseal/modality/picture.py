@@ -117,7 +117,7 @@ def save(pixels: Tensor, path: str | Path, *, scale: int | None = 1) -> None:
     kind = Image.registered_extensions().get(ending)
     if kind is None or kind not in Image.SAVE:
         raise StorageFailure(f"no picture format ends in '{ending}' ('{path}')", "name the file .png")
-    _write(_encoded(_picture(pixels, scale), kind), path)
+    write_whole(Path(path), _encoded(_picture(pixels, scale), kind))
 
 
 def gif(frames: Sequence[Tensor], path: str | Path, *, milliseconds: int = 100, scale: int | None = None) -> None:
@@ -129,7 +129,7 @@ def gif(frames: Sequence[Tensor], path: str | Path, *, milliseconds: int = 100, 
     """
     pictures = [_picture(frame, scale) for frame in _alike(frames)]
     options = {"save_all": True, "append_images": pictures[1:], "duration": milliseconds, "loop": 0}
-    _write(_encoded(pictures[0], "GIF", **options), path)
+    write_whole(Path(path), _encoded(pictures[0], "GIF", **options))
 
 
 def strip(frames: Sequence[Tensor], *, scale: int | None = None, gap: int = 2) -> Tensor:
@@ -290,13 +290,3 @@ def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     except (OSError, ValueError, KeyError) as error:
         raise StorageFailure(f"a picture of {picture.size} cannot be written as {kind} ({error})", "use .png") from None
     return buffer.getvalue()
-
-
-def _write(content: bytes, path: str | Path) -> None:
-    """Whole or not at all: a full disk leaves an older picture as it was."""
-    try:
-        write_whole(Path(path), content)
-    except OSError as error:
-        raise StorageFailure(
-            f"the picture '{path}' cannot be written ({error.strerror})", "choose another place"
-        ) from None

@@ -6,7 +6,7 @@ What was not measured is None, never 0. "Protects" is defined here alone, by the
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -14,13 +14,12 @@ from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Cell, Record
 from fedseal.audit.summary import Rate, axes
 from fedseal.errors import FedsealError
+from fedseal.intervals import Interval, of_median
 from fedseal.report import words
 from fedseal.report.strength import Strength, strength_of
 from fedseal.report.tally import Sample, strongest
 
-Interval = tuple[float, float]
 RUINED = 0.1  # of the accuracy above chance: a model that keeps less has learned next to nothing
-ENOUGH = 6  # examples from which order statistics give the median an interval of 95 %
 MOST = 0.5  # the share of leaking examples that the interval has to exclude
 
 PROTECTS = (
@@ -39,7 +38,7 @@ class Point:
     Args:
         samples: of each attacked example the leakiest finding of all attacks, the leakiest first.
         refused: examples that no attack could work on.
-        value, interval: median headline score, with its 95 % interval, or the range of fewer than `ENOUGH` examples;
+        value, interval: median headline score, with its 95 % interval, or the range of fewer than `intervals.ENOUGH`;
             None where nothing was scored.
         blind: median of the best blind guesses.
         cost: None where it was not measured.
@@ -246,31 +245,11 @@ def _point(name: str, told: Sequence[Cell], untold: Sequence[Cell], prices: Mapp
         samples=samples,
         refused=refused,
         value=median(known) if known else None,
-        interval=median_interval(known),
+        interval=of_median(known),
         blind=median(blind) if blind else None,
         cost=prices.get(name),
         unaware=unaware,
     )
-
-
-def median_interval(values: Iterable[float]) -> Interval | None:
-    """The 95 % interval of a median by order statistics, whatever the distribution; the range below `ENOUGH` values.
-
-    >>> median_interval(range(10)), median_interval([1.0, 3.0]), median_interval([])
-    ((1, 8), (1.0, 3.0), None)
-    """
-    known = sorted(values)
-    if not known:
-        return None
-    cut = _tail(len(known)) if len(known) >= ENOUGH else 0
-    return known[max(cut - 1, 0)], known[min(len(known) - cut, len(known) - 1)]
-
-
-def _tail(tosses: int) -> int:
-    """The least number of heads that as few or fewer fair tosses give with 2.5 % or more."""
-    from scipy.special import bdtr
-
-    return next(heads for heads in range(tosses + 1) if bdtr(heads, tosses, 0.5) >= 0.025)
 
 
 def _dearer(one: Point, other: Point) -> bool:

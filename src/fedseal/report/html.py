@@ -6,7 +6,6 @@ forbids every connection.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,8 +18,9 @@ from markupsafe import Markup
 from fedseal.audit.bound_record import Game, bounds_of
 from fedseal.audit.cost_record import Cost, costs_of
 from fedseal.audit.record import Record
-from fedseal.audit.store import arrays, write_whole
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.audit.store import arrays
+from fedseal.errors import BadConfig
+from fedseal.files import make_folder, write_whole
 from fedseal.report import words
 from fedseal.report.card import Card
 from fedseal.report.examples import MARKS
@@ -63,11 +63,7 @@ def html(record: Record | Sequence[Record], path: str | Path) -> Path:
         costs=lambda one: costs_of(one.folder),
         bounds=lambda one: bounds_of(one.folder),
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StorageFailure(f"cannot write the report '{path}' ({reason})", "choose another place") from None
+    make_folder(path.parent)
     write_whole(path, text.encode())
     return path
 

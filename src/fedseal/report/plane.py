@@ -10,15 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from fedseal.report import words
 from fedseal.report.frontier import Frontier, Panel, Point
 from fedseal.report.kind import Kind
+from fedseal.report.svg import Area, Scale, curve, line, logarithmic, number, tag, text
 
-WIDTH, HEIGHT = 860, 430
-LEFT, RIGHT, TOP, BOTTOM = 62, 150, 18, 52
+AREA = Area(width=860, height=430, left=62, right=710, top=18, bottom=378)
 MARK = 5.5
+GRID, BAR = {"class": "grid"}, {"class": "bar"}
 # around a mark of radius 1; the legend and the lines use the same
 SHAPES = (
     "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0-1 0Z",
@@ -31,38 +32,6 @@ SHAPES = (
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """From a range of values to a range of pixels; what lies beyond is drawn at the end.
-
-    Args:
-        bent: whether distances shrink away from 0, like logarithms from about 1 on.
-    """
-
-    low: float
-    high: float
-    start: float
-    end: float
-    bent: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high, here = (self._bend(v) for v in (self.low, self.high, min(max(value, self.low), self.high)))
-        return self.start + (here - low) / (high - low) * (self.end - self.start)
-
-    def _bend(self, value: float) -> float:
-        return math.copysign(math.log1p(abs(value)), value) if self.bent else value
-
-    def ticks(self, wanted: int) -> list[float]:
-        if self.bent:
-            marks = [-50.0, -20.0, -5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]
-            return [mark for mark in marks if self.low <= mark <= self.high]
-        rough = (self.high - self.low) / wanted
-        base = 10.0 ** math.floor(math.log10(rough))
-        step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= rough)
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * n for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-
-@dataclass(frozen=True)
 class _Frame:
     """Where everything of one panel stands; without costs each defense has a column of its own."""
 
@@ -71,16 +40,16 @@ class _Frame:
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     @property
-    def y(self) -> _Scale:
-        return _Scale(0.0, self.kind.measure.full, HEIGHT - BOTTOM, TOP)
+    def y(self) -> Scale:
+        return AREA.y(0.0, self.kind.measure.full)
 
     @property
-    def x(self) -> _Scale:
+    def x(self) -> Scale:
         if not self.panel.priced:
-            return _Scale(-0.5, len(self.columns) - 0.5, LEFT, WIDTH - RIGHT)
+            return AREA.x(-0.5, len(self.columns) - 0.5)
         known = [value for p in self.drawn for value in (p.lost, *(p.lost_interval or ())) if value is not None]
         low, high = min(-0.5, *known), max(1.0, *known)
-        return _Scale(1.1 * low, min(1.2 * high, 100.0), LEFT, WIDTH - RIGHT, bent=True)
+        return AREA.x(1.1 * low, min(1.2 * high, 100.0), logarithmic)
 
     @property
     def drawn(self) -> list[Point]:
@@ -103,9 +72,9 @@ class _Frame:
         share = (family.points.index(point) + 1) / (len(family.points) + 1) - 0.5
         return self.x(column + 0.8 * share), self.y(point.value)
 
-    def label(self, x: float, y: float, text: str) -> Markup:
+    def label(self, x: float, y: float, name: str) -> Markup:
         """A text beside a mark where none stands yet; nothing where there is no room, as the table says it too."""
-        wide = 6.2 * len(text) + 2
+        wide = 6.2 * len(name) + 2
         for left, base in (
             (x + 8, y - 6),
             (x + 8, y + 15),
@@ -114,10 +83,10 @@ class _Frame:
             (x + 16, y + 4),
         ):
             box = (left, base - 10, left + wide, base + 2)
-            inside = left > LEFT and left + wide < WIDTH and base > TOP - 2 and base + 2 < HEIGHT - BOTTOM
+            inside = left > AREA.left and left + wide < AREA.width and AREA.top - 2 < base < AREA.bottom - 2
             if inside and not any(_meet(box, other) for other in self.taken):
                 self.taken.append(box)
-                return _tag("text", {"x": left, "y": base, "class": "strength"}, text)
+                return tag("text", {"x": left, "y": base, "class": "strength"}, name)
         return Markup()
 
 
@@ -132,14 +101,14 @@ def plane(panel: Panel, kind: Kind, name: str) -> Markup:
         x, y = frame.place(point)
         frame.taken.append((x - 7, y - 7, x + 7, y + 7))
     parts = [
-        _tag("title", {"id": f"{name}-title"}, title(panel, kind)),
-        _tag("desc", {"id": f"{name}-desc"}, " ".join(_spoken(point, kind) for point in frame.drawn)),
+        tag("title", {"id": f"{name}-title"}, title(panel, kind)),
+        tag("desc", {"id": f"{name}-desc"}, " ".join(_spoken(point, kind) for point in frame.drawn)),
         *_axes(frame),
         *_blind(frame),
     ]
     shapes = {one.family: SHAPES[place % len(SHAPES)] for place, one in enumerate(panel.frontiers)}
     for one in panel.frontiers:
-        parts.append(_line(frame, one))
+        parts.append(_family(frame, one))
     for one in panel.frontiers:
         parts += [_mark(frame, p, shapes[one.family], p.strength.text) for p in one.points if p in frame.drawn]
     if panel.bare is not None and panel.bare in frame.drawn:
@@ -147,12 +116,12 @@ def plane(panel: Panel, kind: Kind, name: str) -> Markup:
     parts += _legend(shapes)
     box = {
         "class": "plane",
-        "viewBox": f"0 0 {WIDTH} {HEIGHT}",
+        "viewBox": f"0 0 {AREA.width} {AREA.height}",
         "role": "img",
         "aria-labelledby": f"{name}-title",
         "aria-describedby": f"{name}-desc",
     }
-    return _tag("svg", box, Markup("").join(parts))
+    return tag("svg", box, Markup("").join(parts))
 
 
 def title(panel: Panel, kind: Kind) -> str:
@@ -172,63 +141,57 @@ def _spoken(point: Point, kind: Kind) -> str:
 def _axes(frame: _Frame) -> Iterator[Markup]:
     x, y, measure = frame.x, frame.y, frame.kind.measure
     for value in y.ticks(6):
-        yield _tag("path", {"class": "grid", "d": f"M{LEFT} {_n(y(value))}H{WIDTH - RIGHT}"})
+        yield AREA.across(y(value), GRID)
         most = "≥ " if value == y.high and measure.full > 1 else ""
-        yield _text(LEFT - 8, y(value) + 4, most + _short(value), "end")
+        yield text(AREA.left - 8, y(value) + 4, most + _short(value), "end")
     unit = measure.written(1.0).partition(" ")[2]
     head = f"Leak: median {measure.phrase}{f', {unit}' if unit else ''}"
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    yield _tag("text", {"transform": f"translate(14 {middle}) rotate(-90)", "text-anchor": "middle"}, head)
+    middle = (AREA.top + AREA.bottom) / 2
+    yield tag("text", {"transform": f"translate(14 {middle}) rotate(-90)", "text-anchor": "middle"}, head)
     if not frame.panel.priced:
         for place, name in enumerate(frame.columns):
-            room = int((WIDTH - LEFT - RIGHT) / len(frame.columns) / 6.4)
+            room = int((AREA.right - AREA.left) / len(frame.columns) / 6.4)
             shown = name if len(name) <= room else name[: max(room - 1, 1)] + "…"
-            yield _text(x(place), HEIGHT - BOTTOM + 18, shown, "middle")
-        yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "Cost in accuracy: not known", "middle")
+            yield text(x(place), AREA.bottom + 18, shown, "middle")
+        yield AREA.below_middle("Cost in accuracy: not known")
         return
     for value in x.ticks(8):
-        yield _tag("path", {"class": "grid", "d": f"M{_n(x(value))} {TOP}V{HEIGHT - BOTTOM}"})
-        yield _text(x(value), HEIGHT - BOTTOM + 18, _short(value), "middle")
-    yield _text(
-        (LEFT + WIDTH - RIGHT) / 2,
-        HEIGHT - 10,
-        "Cost: points of accuracy lost (the axis is logarithmic beyond 1)",
-        "middle",
-    )
+        yield AREA.upright(x(value), GRID)
+        yield text(x(value), AREA.bottom + 18, _short(value), "middle")
+    yield AREA.below_middle("Cost: points of accuracy lost (the axis is logarithmic beyond 1)")
 
 
 def _blind(frame: _Frame) -> Iterator[Markup]:
     guesses = [point.blind for point in frame.drawn if point.blind is not None]
     if guesses:
         level = frame.y(median(guesses))
-        yield _tag("path", {"class": "blind-line", "d": f"M{LEFT} {_n(level)}H{WIDTH - RIGHT}"})
-        yield _text(WIDTH - RIGHT + 8, level + 4, "best blind guess", "start")
-        frame.taken.append((LEFT, level - 2, LEFT + 1, level + 2))
+        yield AREA.across(level, {"class": "blind-line"})
+        yield text(AREA.right + 8, level + 4, "best blind guess")
+        frame.taken.append((AREA.left, level - 2, AREA.left + 1, level + 2))
 
 
-def _line(frame: _Frame, one: Frontier) -> Markup:
+def _family(frame: _Frame, one: Frontier) -> Markup:
     places = [frame.place(point) for point in one.points if point in frame.drawn]
-    if len(places) < 2:
-        return Markup()
-    return _tag("path", {"class": "family", "d": "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places)})
+    return curve(places, {"class": "family"}) if len(places) > 1 else Markup()
 
 
-def _mark(frame: _Frame, point: Point, shape: str, text: str) -> Markup:
+def _mark(frame: _Frame, point: Point, shape: str, name: str) -> Markup:
     x, y = frame.place(point)
-    parts = [_tag("title", {}, _spoken(point, frame.kind))]
+    parts = [tag("title", {}, _spoken(point, frame.kind))]
     if point.interval is not None:
         low, high = (frame.y(value) for value in point.interval)
-        parts.append(_tag("path", {"class": "bar", "d": f"M{_n(x)} {_n(low)}V{_n(high)}"}))
+        parts.append(line(x, low, x, high, BAR))
     if frame.panel.priced and point.defense != "none" and point.lost_interval is not None:
         low, high = (frame.x(value) for value in point.lost_interval)
-        parts.append(_tag("path", {"class": "bar", "d": f"M{_n(low)} {_n(y)}H{_n(high)}"}))
+        parts.append(line(low, y, high, y, BAR))
     worst = point.worst.scores.headline.value if point.worst is not None and point.worst.scores is not None else None
     if worst is not None and not math.isnan(worst):
-        parts.append(_tag("path", {"class": "worst", "d": f"M{_n(x - 5)} {_n(frame.y(worst))}h10"}))
-    turned = f"translate({_n(x)} {_n(y)}) scale({MARK})"
-    parts.append(_tag("path", {"class": "mark", "d": shape, "transform": turned}))
+        level = frame.y(worst)
+        parts.append(line(x - 5, level, x + 5, level, {"class": "worst"}))
+    turned = f"translate({number(x)} {number(y)}) scale({MARK})"
+    parts.append(tag("path", {"class": "mark", "d": shape, "transform": turned}))
     bare = " bare" if point.defense == "none" else ""
-    return _tag("g", {"class": f"point {finding(point)}{bare}"}, Markup("").join([*parts, frame.label(x, y, text)]))
+    return tag("g", {"class": f"point {finding(point)}{bare}"}, Markup("").join([*parts, frame.label(x, y, name)]))
 
 
 def finding(point: Point) -> str:
@@ -239,33 +202,16 @@ def finding(point: Point) -> str:
 
 
 def _legend(shapes: Mapping[str, str]) -> Iterator[Markup]:
-    left, top = WIDTH - RIGHT + 16, TOP + 8
+    left, top = AREA.right + 16, AREA.top + 8
     for place, (family, shape) in enumerate(shapes.items()):
         y = top + 20 * place
         turned = f"translate({left} {y}) scale(5)"
-        yield _tag("path", {"class": "key", "d": shape, "transform": turned})
-        yield _text(left + 12, y + 4, family if len(family) <= 19 else family[:18] + "…", "start")
+        yield tag("path", {"class": "key", "d": shape, "transform": turned})
+        yield text(left + 12, y + 4, family if len(family) <= 19 else family[:18] + "…")
 
 
 def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return _tag("text", {"x": x, "y": y, "text-anchor": anchor}, text)
-
-
-def _tag(name: str, attributes: Mapping[str, object], content: str = "") -> Markup:
-    """An element; plain text in it is escaped, markup is not."""
-    said = Markup("").join(
-        Markup(' {}="{}"').format(key, _n(value) if isinstance(value, float) else value)
-        for key, value in attributes.items()
-    )
-    return Markup("<{0}{1}>{2}</{0}>").format(name, said, escape(content))
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
 
 
 def _short(value: float) -> str:

@@ -11,11 +11,12 @@ from fedseal.audit.bound_record import Game
 from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Cell, Record, Step
 from fedseal.audit.summary import label_rate
+from fedseal.intervals import ENOUGH
 from fedseal.report import advice, words
 from fedseal.report.bound_plot import TONES, bound_plot
 from fedseal.report.card import Card, Panel, Share, make_card
 from fedseal.report.examples import text_budget
-from fedseal.report.frontier import ENOUGH, Frontier
+from fedseal.report.frontier import Frontier
 from fedseal.report.frontier import Panel as Measured
 from fedseal.report.frontier import panels as measured
 from fedseal.report.kind import Kind, kind_of

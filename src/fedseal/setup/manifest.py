@@ -13,7 +13,7 @@ from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, Local
 from fedseal.federation.party import draw_seed
-from fedseal.files import write_whole
+from fedseal.files import make_folder, write_whole
 from fedseal.setup.data.images import BUNDLED
 from fedseal.setup.factory import build_object
 from fedseal.setup.federation import FederationSpec, Shares
@@ -31,11 +31,8 @@ def keep(folder: Path, plan: FederationSpec, found: Shares) -> None:
     held = None if plan.validation is None else _lasting(plan.validation)
     lasting = {"data": [_lasting(name) for name in plan.data], "validation": held}
     content = {**asdict(plan), **lasting, "digest": found.digest}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, json.dumps(content, indent=1).encode())
-    except OSError as error:
-        raise StorageFailure(f"cannot write to '{folder}' ({error.strerror})", "choose another place") from None
+    make_folder(folder)
+    write_whole(folder / FILE, json.dumps(content, indent=1).encode())
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from torch import Tensor
 from fedseal.attack.base import replay
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.errors import BadConfig, UnknownToAdversary
+from fedseal.intervals import wilson
 from fedseal.norm import length
 from fedseal.types import Batch, Candidate, Observation, Tensors
 
@@ -246,7 +247,7 @@ def _trained(
     tested = torch.stack([torch.cat([p / s for p, s in zip(other, scales, strict=True)]) for other in others])
     right_ones = int((((tested - center) @ detector.weight + bias > 0) == (truth > 0.5)).sum())
     accuracy = right_ones / len(others)
-    return Detector(sketch, scales, center, detector.weight, bias, accuracy, _wilson(right_ones, len(others)))
+    return Detector(sketch, scales, center, detector.weight, bias, accuracy, wilson(right_ones, len(others)))
 
 
 def _logistic(features: Tensor, marks: Tensor, ridge: float) -> tuple[Tensor, float]:
@@ -263,10 +264,3 @@ def _logistic(features: Tensor, marks: Tensor, ridge: float) -> tuple[Tensor, fl
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     found = parameters.detach()
     return found[:-1], float(found[-1])
-
-
-def _wilson(hits: int, trials: int) -> tuple[float, float]:
-    z, share = 1.959964, hits / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -43,7 +43,5 @@ class StoredLedger(Ledger):
         super().enter(terms)
         try:
             write_whole(self._path, json.dumps(self.rounds).encode())
-        except OSError as error:
-            raise StorageFailure(
-                f"cannot write '{self._path}' ({error.strerror})", "make room, or mend the disk"
-            ) from None
+        except StorageFailure as error:  # another place, as the remedy may be, would not know the rounds so far
+            raise StorageFailure(error.fact, "make room, or mend the disk") from None
