@@ -338,8 +338,9 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
 
 
 def _merely_open(replayed: Certificate) -> bool:
-    """Whether a replay explains the update by one example, and says no more against it than that the update as a whole
-    hardly moves with it: a small gradient of the first layer is drowned in larger ones of others, and read all the same.
+    """Whether a replay explains the update by one example, and only says that the update as a whole hardly moves with it.
+
+    A small gradient of the first layer is drowned in larger ones of others then, and can be read all the same.
     """
     return len(replayed.certain) == 1 and replayed.note.startswith(OPEN) and ";" not in replayed.note
 
