@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,31 @@ def make_folder(path: Path, kept: str = "") -> None:
     """
     with changing_folder(path, kept):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def writable_folder(path: Path) -> Path:
+    """A folder that can be written to, made where missing.
+
+    Raises:
+        StorageFailure: it is a file, or nothing can be written there.
+    """
+    make_folder(path)
+    # Permissions do not tell: root, network drives and read-only mounts all differ from what they say.
+    with changing_folder(path), tempfile.TemporaryFile(dir=path) as probe:
+        probe.write(b"fedseal")
+    return path
+
+
+def writable_file(path: Path) -> Path:
+    """A file in a folder that can be written to.
+
+    Raises:
+        StorageFailure: it is a folder, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise StorageFailure(f"'{path}' is a folder", "name a file in it")
+    writable_folder(path.parent)
+    return path
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import typer
 from fedseal import attack as attacks
 from fedseal import grammar
 from fedseal.attack.specification import defaults, recipe_of
-from fedseal.cli import paths, terminal
+from fedseal.cli import terminal
 from fedseal.errors import BadConfig, UnknownName
+from fedseal.files import writable_folder
 
 if TYPE_CHECKING:  # torch takes seconds, and what was typed wrongly is answered before it is loaded
     from fedseal.audit.frames import Frames
@@ -195,7 +196,7 @@ def attack(
         device=usable_device(device),
     )
     target = target_of(spec)
-    folder = paths.folder(out or Path("runs") / f"attack-{recipe.partition(':')[0]}-{target.title}")
+    folder = writable_folder(out or Path("runs") / f"attack-{recipe.partition(':')[0]}-{target.title}")
     if not quiet:
         terminal.note(f"{threat} attacks {target.title} with {recipe}")
         for line in target.notes:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedseal import grammar
-from fedseal.cli import paths, terminal
+from fedseal.cli import terminal
 from fedseal.errors import BadConfig, StorageFailure
+from fedseal.files import writable_folder
 
 if TYPE_CHECKING:  # torch takes seconds, and help must not wait for it
     from fedseal.audit import Engine, Record
@@ -179,7 +180,7 @@ def audit(
     if cost and setup.cost is None:
         setup = replace(setup, cost=Plan())
     place = machine.engine(engine, address=address, workers=workers, threads=threads, device=setup.device)
-    folder = paths.folder(Path(setup.out))
+    folder = writable_folder(Path(setup.out))
     for line in () if quiet else setup.notes:
         terminal.note(line)
     if not resume:
@@ -223,7 +224,7 @@ def _audit_record(
     found = audit_recording.target(audit_recording.Wanted(source, **facts))
     if found.known is None and limits:
         raise BadConfig(f"--fail-above needs a score, and {audit_recording.NOBODY}", "name the --federation")
-    folder = paths.folder(out)
+    folder = writable_folder(out)
     if not resume:
         _delete_run(folder)
     if found.note is not None and not quiet:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedseal.cli import paths, terminal
 from fedseal.cli import rounds as rounds_of
+from fedseal.cli import terminal
 from fedseal.errors import BadConfig
+from fedseal.files import writable_file
 
 if TYPE_CHECKING:
     from fedseal.federation.deployment import Place
@@ -38,7 +39,7 @@ def lead(
     own = PartySpec.of(dict(place.training))
     federation, count = own.federation(place), rounds or own.rounds
     save, checkpoint = save or place.folder / MODEL, place.work / CHECKPOINT
-    paths.file_to_write(save)
+    writable_file(save)
     say = terminal.note if not (quiet or as_json) else _nothing
     again = f"go on with: fedseal join {place.folder.parent if nodes else place.folder}" + " --loopback" * bool(nodes)
     trained = rounds_of.fitted(

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fedseal.cli import paths, terminal
+from fedseal.cli import terminal
+from fedseal.files import writable_file
 
 
 def report(
@@ -43,7 +44,7 @@ def report(
     usual = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "mixed.html"
     target = html if html is not None or as_json else usual
     if target is not None:
-        reports.html(records, paths.file_to_write(target))
+        reports.html(records, writable_file(target))
     if as_json:
         plain = [json.loads(record.to_json()) for record in records]
         terminal.machine(plain[0] if len(plain) == 1 else plain)

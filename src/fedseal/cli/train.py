@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedseal.cli import deployment, paths, terminal
+from fedseal.cli import deployment, terminal
 from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
+from fedseal.files import writable_file
 
 
 def train(
@@ -173,7 +174,7 @@ def train(
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
     for path in (save, checkpoint):
         if path is not None:
-            paths.file_to_write(path)
+            writable_file(path)
     with terminal.loading():
         from fedseal.setup import manifest  # secure sums need an extra, and the other verbs must work without it
         from fedseal.setup.federation import FederationSpec

@@ -338,7 +338,7 @@ def _by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) 
 
 
 def _merely_open(replayed: Certificate) -> bool:
-    """Whether a replay explains the update by one example, and only says that the update as a whole hardly moves with it.
+    """Whether a replay explains the update by one example, and says no more than that the update hardly moves with it.
 
     A small gradient of the first layer is drowned in larger ones of others then, and can be read all the same.
     """

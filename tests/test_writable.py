@@ -4,26 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from fedseal.cli import paths
+from fedseal import files
 from fedseal.errors import StorageFailure
 
 
 def test_folder_is_made_and_left_empty(tmp_path: Path) -> None:
-    assert list(paths.folder(tmp_path / "a" / "b").iterdir()) == []
+    assert list(files.writable_folder(tmp_path / "a" / "b").iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/fedseal"])
 def test_folder_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailure, match="cannot write"):
-        paths.folder(tmp_path / place)
+        files.writable_folder(tmp_path / place)
 
 
 def test_existing_folder_that_takes_no_files_is_refused() -> None:
     with pytest.raises(StorageFailure, match="cannot write"):
-        paths.folder(Path("/proc"))
+        files.writable_folder(Path("/proc"))
 
 
 def test_file_to_write_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(StorageFailure, match="is a folder"):
-        paths.file_to_write(tmp_path)
+        files.writable_file(tmp_path)
