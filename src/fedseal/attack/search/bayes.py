@@ -183,7 +183,7 @@ class Bayes:
     def _stages(self, evidence: Evidence, search: Search) -> list[float]:
         """Softness by stages, from what the start explains down to what the defense's own error covers."""
         release = evidence.release
-        if release.of_kind("sign"):
+        if release.of_error("sign"):
             return [FIRST, 0.3 * FIRST, 0.1 * FIRST, 0.03 * FIRST]
         last = self._last(evidence, search)
         if search.attack.start is not None:  # trusted as far as it bears out, so that it can only become more probable
