@@ -9,27 +9,76 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 
-# kind -> its figures, as public facts
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "gaussian": ("sigma",),  # independent normal noise of this standard deviation on every entry
-    "gaussian_sum": ("sigma",),  # normal noise of this deviation on the sum over the examples, then divided by them
-    "laplace": ("scale",),  # independent Laplacian noise of this scale: its standard deviation is sqrt(2) times that
-    "prune": ("fraction",),  # entries smallest in magnitude are zero: by tensor, or over the whole update
-    "random_mask": ("fraction",),  # entries drawn at random are zero, the others as they were
-    "float": ("eps", "tiny"),  # rounded to nearest: off by eps of its size at most, and by tiny near zero
-    "levels": ("levels",),  # rounded at random to one of 2 * levels + 1 multiples of each tensor's largest / levels
-    "sign": (),  # every entry is its sign, plus for 0, times one number a tensor
-    "clip": ("norm",),  # shrunk to this Euclidean norm if longer
-    "clip_examples": ("norm",),  # every example's gradient shrunk to this norm if longer, before the mean
-    "mixed": ("examples",),  # inputs and labels are convex combinations of this many examples
-    "flipped": (),  # mixed inputs times a secret sign for every pixel
-    "transformed": (),  # inputs went through random transformations of a public policy
-    "masked_layer": (),  # parts of the gradient of the parameters in `where` are zero, at each local step anew
-    "bottleneck": (),  # the model holds a random bottleneck, whose draw is the client's secret
-    "unknown_noise": (),  # noise whose strength differs by layer and is the client's secret
+Stage = Literal["model", "inputs", "examples", "steps", "update"]
+Effect = Literal["noise", "rounding", "mask", "clip", "mixture", "transformation", "layer"]
+ErrorForm = Literal["gaussian", "laplace", "interval", "sign", "unknown"]
+Kept = Literal["sensitivity", "length", "privacy"]
+
+
+@dataclass(frozen=True)
+class MechanismKind:
+    """All that the code asks of a kind of step; no field has a default, so that no kind is without an answer.
+
+    Args:
+        figures: the names of its figures, which are public.
+        stage: what it changes on the way from model to update: the model, the inputs (and labels), single "examples"'
+            gradients, the gradient of each of the local "steps" anew, or the finished update.
+        effect: what it does there.
+        error: the form of the error that it leaves in an entry that was sent; "unknown" where nobody knows its size,
+            None where it leaves none.
+        keeps: what is known to survive it, so that a guarantee may rest on it: "sensitivity", one example counts for no
+            more than before; "length", the update gets no longer; "privacy", it uses the update alone and no data.
+    """
+
+    figures: tuple[str, ...]
+    stage: Stage
+    effect: Effect
+    error: ErrorForm | None
+    keeps: tuple[Kept, ...]
+
+    @property
+    def alters(self) -> bool:
+        """Whether it takes or moves entries of the gradient or the update, and not what these are computed from."""
+        return self.stage in ("examples", "steps", "update")
+
+
+KINDS: Mapping[str, MechanismKind] = {
+    # independent normal noise of this standard deviation on every entry
+    "gaussian": MechanismKind(("sigma",), "update", "noise", "gaussian", ("sensitivity", "privacy")),
+    # normal noise of this deviation on the sum over the examples, then divided by their number, which is of the data
+    "gaussian_sum": MechanismKind(("sigma",), "update", "noise", "gaussian", ()),
+    # independent Laplacian noise of this scale: its standard deviation is sqrt(2) times that
+    "laplace": MechanismKind(("scale",), "update", "noise", "laplace", ("sensitivity", "privacy")),
+    # entries smallest in magnitude are zero: by tensor, or over the whole update
+    "prune": MechanismKind(("fraction",), "update", "mask", None, ("length", "privacy")),
+    # entries drawn at random are zero, the others as they were
+    "random_mask": MechanismKind(("fraction",), "update", "mask", None, ("sensitivity", "length", "privacy")),
+    # rounded to nearest: off by eps of its size at most, and by tiny near zero
+    "float": MechanismKind(("eps", "tiny"), "update", "rounding", "interval", ("privacy",)),
+    # rounded at random to one of 2 * levels + 1 multiples of each tensor's largest / levels
+    "levels": MechanismKind(("levels",), "update", "rounding", "interval", ("privacy",)),
+    # every entry is its sign, plus for 0, times one number a tensor
+    "sign": MechanismKind((), "update", "rounding", "sign", ("privacy",)),
+    # shrunk to this Euclidean norm if longer
+    "clip": MechanismKind(("norm",), "update", "clip", None, ("sensitivity", "length", "privacy")),
+    # every example's gradient shrunk to this norm if longer, before the mean
+    "clip_examples": MechanismKind(("norm",), "examples", "clip", None, ()),
+    # inputs and labels are convex combinations of this many examples
+    "mixed": MechanismKind(("examples",), "inputs", "mixture", None, ()),
+    # mixed inputs times a secret sign for every pixel
+    "flipped": MechanismKind((), "inputs", "mixture", None, ()),
+    # inputs went through random transformations of a public policy
+    "transformed": MechanismKind((), "inputs", "transformation", None, ()),
+    # parts of the gradient of the parameters in `where` are zero, at each local step anew
+    "masked_layer": MechanismKind((), "steps", "mask", None, ()),
+    # the model holds a random bottleneck, whose draw is the client's secret
+    "bottleneck": MechanismKind((), "model", "layer", None, ()),
+    # noise whose strength differs by layer and is the client's secret
+    "unknown_noise": MechanismKind((), "update", "noise", "unknown", ("privacy",)),
 }
 
 
@@ -54,9 +103,14 @@ class Mechanism:
     where: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or set(self.figures) != set(KINDS[self.kind]):
+        if self.kind not in KINDS or set(self.figures) != set(KINDS[self.kind].figures):
             raise ValueError(f"no mechanism is '{self.kind}' with the figures {sorted(self.figures)}")
         object.__setattr__(self, "figures", MappingProxyType(dict(self.figures)))
+
+    @property
+    def facts(self) -> MechanismKind:
+        """What holds of all steps of its kind."""
+        return KINDS[self.kind]
 
     def touches(self, parameter: str) -> bool:
         """Whether it does anything to this parameter's tensor."""

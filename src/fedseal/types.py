@@ -615,8 +615,31 @@ class LocalStep:
     labels: Tensor
 
 
+class NoiseGuarantee(Protocol):
+    """What a defense promises in one round: the sampled Gaussian mechanism, see `defense.Guarantee`."""
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise over what one unit can contribute."""
+
+    @property
+    def sample_rate(self) -> float:
+        """With which a unit takes part, above 0, up to 1."""
+
+    @property
+    def delta(self) -> float:
+        """Of (epsilon, delta)-differential privacy."""
+
+    @property
+    def unit(self) -> Literal["example", "client"]:
+        """What is hidden: one example, or all that one client has."""
+
+
 class Defense(Protocol):
-    """Four pure hooks on the client's way from batch to update, and one on the model; the identity by default."""
+    """Four pure hooks on the client's way from batch to update, one on the model, and what is known of them.
+
+    `defense.Hooks` makes one of functions, each the identity by default. A class of your own needs every member here.
+    """
 
     @property
     def name(self) -> str:
@@ -629,6 +652,18 @@ class Defense(Protocol):
     @property
     def feedback(self) -> bool:
         """Whether a client adds to its next update what the defense took from this one."""
+
+    @property
+    def guarantee(self) -> NoiseGuarantee | None:
+        """The differential privacy that it gives in one round; None where it promises none."""
+
+    @property
+    def changes_batch(self) -> bool:
+        """Whether `on_batch` does anything."""
+
+    @property
+    def changes_update(self) -> bool:
+        """Whether `on_update` does anything."""
 
     def on_model(self, model: nn.Module) -> nn.Module:
         """The model that clients train in place of the given one, which is not changed."""

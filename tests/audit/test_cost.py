@@ -345,7 +345,7 @@ def test_zeros_of_a_tensor_that_pruning_does_not_touch_are_sent() -> None:
 @pytest.mark.parametrize("kind", UNWRITTEN)
 def test_what_happens_before_an_update_is_written_does_not_change_how(kind: str) -> None:
     update = Update("gradient", {"w": torch.cat([torch.ones(10), torch.zeros(70)])})
-    pruned, step = Mechanism("prune", {"fraction": 0.9}), Mechanism(kind, dict.fromkeys(KINDS[kind], 1.0))
+    pruned, step = Mechanism("prune", {"fraction": 0.9}), Mechanism(kind, dict.fromkeys(KINDS[kind].figures, 1.0))
     assert encoded_bytes(update, [pruned, step]) == encoded_bytes(update, [pruned]) == 10 + 40
 
 

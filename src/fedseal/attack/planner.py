@@ -24,7 +24,6 @@ from fedseal.attack.equations.rank import rank_analysis
 from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import small
-from fedseal.attack.evidence.release import Release
 from fedseal.attack.evidence.replay import CAP, replayable
 from fedseal.attack.evidence.scale import said, unscaled
 from fedseal.attack.layers.bottleneck import Bottleneck
@@ -386,7 +385,7 @@ def probable(evidence: Evidence, start: Reconstruction | None, steps: int, gener
                 starts=search.starts if plain is None else (start.inputs, plain),
                 coordinates=Layerwise().coordinates(evidence, generator),
             )
-    defense = ", ".join(dict.fromkeys(_said(step) for step in Release(evidence.observation).steps))
+    defense = ", ".join(dict.fromkeys(_said(step) for step in evidence.release.steps))
     said = [f"the defense is known, and its likelihood modeled: {defense}", *_at_most(evidence)]
     return Plan(search, "; ".join(said))
 
@@ -401,7 +400,7 @@ def _at_its_word(evidence: Evidence, generator: torch.Generator) -> Tensor | Non
 
 def _at_most(evidence: Evidence) -> list[str]:
     """What any attack can find at most, where inputs were changed before training."""
-    return [words for kind, words in FOUND.items() if Release(evidence.observation).of_kind(kind)]
+    return [words for kind, words in FOUND.items() if evidence.release.of_kind(kind)]
 
 
 def _said(step: Mechanism) -> str:
@@ -412,16 +411,16 @@ def _said(step: Mechanism) -> str:
 
 def _modeled(evidence: Evidence) -> bool:
     """Whether pictures were defended or rounded, and the attacker knows how."""
-    return bool(Release(evidence.observation).steps) and len(evidence.observation.modality.shape) == 3
+    return bool(evidence.release.steps) and len(evidence.observation.modality.shape) == 3
 
 
 def _drawn(evidence: Evidence) -> bool:
     """Whether a known defense left errors that no equation removes."""
-    return _modeled(evidence) and Release(evidence.observation).family != "exact"
+    return _modeled(evidence) and evidence.release.family != "exact"
 
 
 def _mixes(evidence: Evidence) -> bool:
-    return bool(Release(evidence.observation).of_kind("mixed", "flipped"))
+    return bool(evidence.release.of_effect("mixture"))
 
 
 def _labels(evidence: Evidence) -> str:
@@ -467,7 +466,7 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     reads = isinstance(route, (LinearFirstLayer, Spear, CocktailParty)) and best.inputs is not None
     if reads and evidence.observation.secrets:
         return "the first layer was read; a search takes the model for one that drops nothing"
-    rounded = _modeled(evidence) and Release(evidence.observation).family == "interval"
+    rounded = _modeled(evidence) and evidence.release.family == "interval"
     if rounded and isinstance(route, LinearFirstLayer):
         return "rounding leaves more in the first layer's rows than a search would add"
     if _modeled(evidence):

@@ -37,8 +37,8 @@ def noise_multiplier(public: Sequence[Mechanism]) -> float | None:
     [2.0, 0.5, None]
     """
     kinds = tuple(step.kind for step in public)
-    if kinds not in (("clip_examples", "gaussian_sum"), ("clip", "gaussian")):
-        return None
+    if kinds not in (("clip_examples", "gaussian_sum"), ("clip", "gaussian")) or any(step.where for step in public):
+        return None  # tensors that only one of the two touches are bounded by nothing
     return public[1].figures["sigma"] / public[0].figures["norm"]
 
 

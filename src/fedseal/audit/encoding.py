@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedseal.mechanism import Mechanism
+from fedseal.mechanism import KINDS, Mechanism
 from fedseal.types import Update
 
 SCALE_BITS = 32
 HALF_EPS = 2.0**-11  # float16's; bfloat16's is larger
-NOISES = ("gaussian", "laplace", "unknown_noise")
-SPARSE = ("prune", "random_mask")
-# These change examples, single gradients or the model before an update is written, or scale it as a whole.
-UNWRITTEN = ("clip_examples", "mixed", "flipped", "transformed", "bottleneck", "masked_layer", "clip")
+# These act before there is an update to write, or scale it as a whole.
+UNWRITTEN = tuple(kind for kind, facts in KINDS.items() if facts.stage != "update" or facts.effect == "clip")
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class _Form:
 def encoded_bytes(update: Update, public: Sequence[Mechanism] = ()) -> int:
     """Bytes of an update after these steps, its buffers included; without names, shapes and framing.
 
-    A step of a kind that this function does not know makes float32 of everything.
+    Noise, and any kind of rounding that this function does not know, make float32 of everything.
 
     >>> update = Update("gradient", {"w": torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])})
     >>> encoded_bytes(update), encoded_bytes(update, [Mechanism("prune", {"fraction": 0.8})])
@@ -68,7 +66,7 @@ def tensor_bytes(tensor: Tensor, name: str, public: Sequence[Mechanism]) -> int:
 def _after(step: Mechanism, form: _Form, plain: _Form) -> _Form:
     if step.kind in UNWRITTEN:
         return form
-    if step.kind in SPARSE:
+    if step.facts.effect == "mask":
         return replace(form, sparse=True)
     if step.kind == "float":
         return _Form(min(form.bits, 16), form.once, form.sparse)

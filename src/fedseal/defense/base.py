@@ -117,6 +117,31 @@ def none() -> Defense:
     return Hooks("none")
 
 
+def hooks_of(defense: Defense) -> Hooks:
+    """Any defense as hooks: the door where one that is written elsewhere comes in, its guarantee with it.
+
+    One that was written before `Defense` asked for these promises nothing, and is taken to change batch and update.
+
+    Raises:
+        BadConfig: a guarantee whose figures are out of range.
+    """
+    promise = getattr(defense, "guarantee", None)
+    if promise is not None:
+        promise = Guarantee(promise.noise_multiplier, promise.sample_rate, promise.delta, promise.unit)
+    return Hooks(
+        defense.name,
+        defense.public,
+        batch=defense.on_batch if getattr(defense, "changes_batch", True) else unchanged,
+        example_grads=defense.on_example_grads if defense.per_example else None,
+        update=defense.on_update if getattr(defense, "changes_update", True) else untouched,
+        model=defense.on_model,
+        feedback=defense.feedback,
+        guarantee=promise,
+        gradient=defense.on_gradient if defense.per_step else None,
+        fitted=defense.fit,
+    )
+
+
 def needs_batch(defense: Defense) -> bool:
     """Whether it acts on examples or on their single gradients, so that a finished update comes too late for it.
 
@@ -124,10 +149,7 @@ def needs_batch(defense: Defense) -> bool:
     >>> [needs_batch(defense.parse(name)) for name in ("prune:0.5", "dpsgd:1", "dpsgd:1+prune:0.5")]
     [False, True, True]
     """
-    if isinstance(defense, Hooks):
-        return defense.per_batch
-    early = {"mixed", "flipped", "transformed", "clip_examples"}
-    return defense.per_example or defense.per_step or any(step.kind in early for step in defense.public)
+    return hooks_of(defense).per_batch
 
 
 def figure(value: float) -> str:

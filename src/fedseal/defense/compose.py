@@ -19,25 +19,19 @@ import torch
 from torch import nn
 
 from fedseal.defense.accounting import Guarantee
-from fedseal.defense.base import Hooks, unchanged, untouched
+from fedseal.defense.base import Hooks, hooks_of, unchanged, untouched
 from fedseal.errors import BadConfig
+from fedseal.mechanism import Kept, Mechanism
 from fedseal.types import Batch, Defense, LocalStep, Tensors, Update
 
-NOISE = frozenset({"gaussian", "gaussian_sum", "laplace", "unknown_noise"})
-MIXING = frozenset({"mixed", "flipped"})
-EARLY = MIXING | {"transformed", "bottleneck"}  # not on the update
-STEADY = frozenset({"gaussian", "laplace", "random_mask", "clip"})  # one example counts for no more than before
-SHORTER = frozenset({"clip", "prune", "random_mask"})  # never lengthens
-BLIND = STEADY | {"prune", "float", "levels", "sign", "unknown_noise"}  # uses the update alone
 
-
-def chain(*defenses: Defense) -> Defense:
+def chain(*defenses: Defense) -> Hooks:
     """Run defenses one after the other, each hook in the order given.
 
-    A chain keeps the guarantee of its DP-SGD, if all other parts leave it whole; parts that list no mechanism cannot be
-    vouched for, and the chain then has none. A clip of the update followed by Gaussian noise of `sigma` is a Gaussian
-    mechanism for the client's whole data, of noise multiplier `sigma / (2 norm)`: two clipped updates are at most two
-    norms apart.
+    A chain keeps the guarantee of the part that has one, such as DP-SGD, if all others leave it whole; parts that list
+    no mechanism cannot be vouched for, and the chain then has none. A clip of the update followed by Gaussian noise of
+    `sigma` is a Gaussian mechanism for the client's whole data, of noise multiplier `sigma / (2 norm)`: two clipped
+    updates are at most two norms apart.
 
     Raises:
         BadConfig: an order that voids the guarantee, or noise that feedback would take back in the next round.
@@ -46,54 +40,51 @@ def chain(*defenses: Defense) -> Defense:
     >>> defense.chain(defense.prune(0.5), defense.gaussian(1e-3)).name
     'prune:0.5+gaussian:0.001'
     """
+    parts = [hooks_of(defense) for defense in defenses]
 
     def batch(value: Batch, generator: torch.Generator) -> Batch:
-        for defense in defenses:
-            value = defense.on_batch(value, generator)
+        for part in parts:
+            value = part.on_batch(value, generator)
         return value
 
     def example_grads(value: Tensors, generator: torch.Generator) -> Tensors:
-        for defense in defenses:
-            value = defense.on_example_grads(value, generator)
+        for part in parts:
+            value = part.on_example_grads(value, generator)
         return value
 
     def gradient(value: Tensors, step: LocalStep, generator: torch.Generator) -> Tensors:
-        for defense in defenses:
-            value = defense.on_gradient(value, step, generator)
+        for part in parts:
+            value = part.on_gradient(value, step, generator)
         return value
 
     def update(value: Update, generator: torch.Generator) -> Update:
-        for defense in defenses:
-            value = defense.on_update(value, generator)
+        for part in parts:
+            value = part.on_update(value, generator)
         return value
 
     def model(value: nn.Module) -> nn.Module:
-        for defense in defenses:
-            value = defense.on_model(value)
+        for part in parts:
+            value = part.on_model(value)
         return value
 
-    _check_feedback(defenses)
-    _check_clip_comes_first(defenses)
+    _check_feedback(parts)
+    _check_clip_comes_first(parts)
     return Hooks(
-        "+".join(defense.name for defense in defenses) or "none",
-        tuple(step for defense in defenses for step in defense.public),
-        batch if any(not isinstance(d, Hooks) or d.changes_batch for d in defenses) else unchanged,
-        example_grads if any(d.per_example for d in defenses) else None,
-        update if any(not isinstance(d, Hooks) or d.changes_update for d in defenses) else untouched,
+        "+".join(part.name for part in parts) or "none",
+        tuple(step for part in parts for step in part.public),
+        batch if any(part.changes_batch for part in parts) else unchanged,
+        example_grads if any(part.per_example for part in parts) else None,
+        update if any(part.changes_update for part in parts) else untouched,
         model,
-        any(d.feedback for d in defenses),
-        _of_examples(defenses) or _of_client(defenses),
-        gradient if any(d.per_step for d in defenses) else None,
-        lambda model: chain(*(defense.fit(model) for defense in defenses)),
+        any(part.feedback for part in parts),
+        _of_part(parts) or _of_client(parts),
+        gradient if any(part.per_step for part in parts) else None,
+        lambda model: chain(*(part.fit(model) for part in parts)),
     )
 
 
-def _kinds(parts: Sequence[Defense]) -> set[str]:
-    return {step.kind for part in parts for step in part.public}
-
-
-def _check_feedback(parts: Sequence[Defense]) -> None:
-    noisy = [part.name for part in parts if NOISE & _kinds([part])]
+def _check_feedback(parts: Sequence[Hooks]) -> None:
+    noisy = [part.name for part in parts if any(step.facts.effect == "noise" for step in part.public)]
     if noisy and any(part.feedback for part in parts):
         raise BadConfig(
             f"error feedback beside '{noisy[0]}': what a client adds to its next update is what this one lost, and the "
@@ -102,26 +93,31 @@ def _check_feedback(parts: Sequence[Defense]) -> None:
         )
 
 
-def _check_clip_comes_first(parts: Sequence[Defense]) -> None:
+def _check_clip_comes_first(parts: Sequence[Hooks]) -> None:
     """Refuse update noise whose size a later clip was to justify."""
-    steps = [step.kind for part in parts for step in part.public]
-    private = any(isinstance(part, Hooks) and part.guarantee is not None for part in parts)
-    noise = next((place for place, kind in enumerate(steps) if kind in ("gaussian", "laplace")), None)
-    if noise is not None and not private and "clip" in steps[noise:] and "clip" not in steps[:noise]:
+    steps = [step for part in parts for step in part.public]
+    private = any(part.guarantee is not None for part in parts)
+    independent = (place for place, step in enumerate(steps) if _independent_noise(step))
+    noise, clips = next(independent, None), [place for place, step in enumerate(steps) if step.kind == "clip"]
+    if noise is not None and not private and clips and clips[0] > noise:
         raise BadConfig(
-            f"{steps[noise]} noise before the clip: the noise goes onto an update of any length, so that no noise is "
-            "large enough for a guarantee, and the clip then only shrinks both",
+            f"{steps[noise].kind} noise before the clip: the noise goes onto an update of any length, so that no noise "
+            "is large enough for a guarantee, and the clip then only shrinks both",
             "clip first: clip:NORM+gaussian:SIGMA",
         )
 
 
-def _of_examples(parts: Sequence[Defense]) -> Guarantee | None:
+def _independent_noise(step: Mechanism) -> bool:
+    return step.facts.effect == "noise" and "sensitivity" in step.facts.keeps
+
+
+def _of_part(parts: Sequence[Hooks]) -> Guarantee | None:
     """The guarantee of the part that has one, if all others leave it whole.
 
     Raises:
         BadConfig: one of them voids it.
     """
-    given = [place for place, part in enumerate(parts) if isinstance(part, Hooks) and part.guarantee is not None]
+    given = [place for place, part in enumerate(parts) if part.guarantee is not None]
     if not given:
         return None
     if len(given) > 1:
@@ -130,10 +126,10 @@ def _of_examples(parts: Sequence[Defense]) -> Guarantee | None:
             "name one of them, with the noise that you need",
         )
     private = parts[given[0]]
-    assert isinstance(private, Hooks)
+    of_example = private.guarantee is not None and private.guarantee.unit == "example"
     others = [(part, place < given[0]) for place, part in enumerate(parts) if place != given[0]]
     for part, before in others:
-        reason = _voids_examples(part, before) if private.per_example else _voids_client(part, before)
+        reason = _voids_examples(part, before) if of_example else _voids_client(part, before)
         if reason:
             raise BadConfig(
                 f"'{part.name}' {'before' if before else 'after'} '{private.name}' voids its differential privacy: "
@@ -143,18 +139,16 @@ def _of_examples(parts: Sequence[Defense]) -> Guarantee | None:
     return private.guarantee if all(_vouched(part) for part, _ in others) else None
 
 
-def _vouched(part: Defense) -> bool:
+def _vouched(part: Hooks) -> bool:
     """Whether all that the part does is listed, so that nothing unknown can spoil a guarantee."""
-    if not isinstance(part, Hooks):
-        return False
     return bool(part.public) or not (part.per_batch or part.changes_update)
 
 
-def _voids_examples(part: Defense, before: bool) -> str | None:
+def _voids_examples(part: Hooks, before: bool) -> str | None:
     """Why a part leaves nothing of a guarantee for single examples; None if it does not."""
-    if MIXING & _kinds([part]):
+    if any(step.facts.effect == "mixture" for step in part.public):
         return "it mixes people's examples before each is clipped, so that one person counts in several of them"
-    if not isinstance(part, Hooks) or part.changes_batch:
+    if part.changes_batch:
         return "it changes examples before they are clipped, and cannot be shown to treat each by itself"
     if part.per_step:
         return "it changes the mean gradient by what the examples hold, after the clip and before the noise"
@@ -165,23 +159,22 @@ def _voids_examples(part: Defense, before: bool) -> str | None:
     return _voids_client(part, before)
 
 
-def _voids_client(part: Defense, before: bool) -> str | None:
+def _voids_client(part: Hooks, before: bool) -> str | None:
     """Why a part's change of the update leaves nothing of a guarantee; None if it does not."""
-    if isinstance(part, Hooks) and not part.changes_update:
+    if not part.changes_update:
         return None
-    kinds = _kinds([part]) - EARLY
-    if before and (bad := kinds - STEADY):
+    kept: Kept = "sensitivity" if before else "privacy"
+    bad = [step.kind for step in part.public if step.facts.alters and kept not in step.facts.keeps]
+    if bad and before:
         return f"it runs before the noise ({min(bad)}), and may let one person count for more than the clip"
-    if not before and (bad := kinds - BLIND):
-        return f"it uses the data again after the noise ({min(bad)})"
-    return None
+    return f"it uses the data again after the noise ({min(bad)})" if bad else None
 
 
-def _of_client(parts: Sequence[Defense]) -> Guarantee | None:
+def _of_client(parts: Sequence[Hooks]) -> Guarantee | None:
     """Gaussian noise on an update that was clipped, and only ever shortened since, hides all of a client's data."""
     norm: float | None = None
     for part in parts:
-        if isinstance(part, Hooks) and not part.changes_update:
+        if not part.changes_update:
             continue  # whatever it does comes before the clip
         if not part.public:
             return None
@@ -190,6 +183,6 @@ def _of_client(parts: Sequence[Defense]) -> Guarantee | None:
                 norm = min(norm or math.inf, step.figures["norm"])
             elif step.kind == "gaussian" and norm is not None and not step.where:
                 return Guarantee(step.figures["sigma"] / (2 * norm), unit="client")
-            elif step.kind not in SHORTER:
+            elif "length" not in step.facts.keeps:
                 norm = None
     return None

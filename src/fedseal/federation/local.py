@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedseal.client import local_update
-from fedseal.defense.base import Hooks
+from fedseal.defense.base import Hooks, hooks_of
 from fedseal.errors import BadConfig
 from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
 
@@ -167,7 +167,7 @@ def sample_rate(defense: Defense) -> float | None:
     >>> [sample_rate(defense.parse(name)) for name in ("dpsgd:1,sample_rate=0.1+prune:0.5", "dpsgd:1", "prune:0.5")]
     [0.1, None, None]
     """
-    promise = defense.guarantee if isinstance(defense, Hooks) else None
+    promise = hooks_of(defense).guarantee
     if promise is None or promise.unit != "example" or promise.sample_rate >= 1:
         return None
     return promise.sample_rate

@@ -27,21 +27,6 @@ from fedseal.types import LocalTraining, Observation, Secret
 if TYPE_CHECKING:
     from fedseal.attack.evidence.signs import Reading
 
-# steps of a defense that change the finished update, entry by entry
-ALTERING = (
-    "gaussian",
-    "gaussian_sum",
-    "laplace",
-    "unknown_noise",
-    "prune",
-    "random_mask",
-    "float",
-    "levels",
-    "sign",
-    "clip",
-    "clip_examples",
-    "masked_layer",
-)
 Made = TypeVar("Made")
 _STRUCTURES: WeakKeyDictionary[nn.Module, dict[tuple[tuple[int, ...], bool, bool], Structure]] = WeakKeyDictionary()
 ROUNDING = 2.5  # units in the last place by which a sum of products in the client's dtype is off, as measured
@@ -230,14 +215,19 @@ class Evidence:
         return (self.eps * abs(self.gradient_scale or 1.0) * size).clamp_min(1e-300)
 
     @cached_property
+    def releases(self) -> tuple[Release, ...]:
+        """What a known defense leaves of the entries, round by round."""
+        return tuple(Release(self.observation, number) for number in range(len(self.observation.rounds)))
+
+    @property
     def release(self) -> Release:
-        """What a known defense leaves of the entries."""
-        return Release(self.observation)
+        """The first round's."""
+        return self.releases[0]
 
     @property
     def altered(self) -> bool:
         """Whether a known defense took or moved entries of the update."""
-        return bool(self.release.of_kind(*ALTERING))
+        return self.release.altered
 
     @cached_property
     def shrink(self) -> float:
@@ -297,7 +287,7 @@ class Evidence:
             return update.num_examples
         if self.head_factors is None or update.kind != "gradient":
             return None
-        if self.altered and self.release.of_kind("clip", "clip_examples") != self.release.steps:
+        if self.altered and self.release.of_effect("clip") != self.release.steps:
             return None  # noise and gaps fill the rank
         values = self.head_factors[1]
         rank = int((values > values[0] * 30 * self.eps).sum())

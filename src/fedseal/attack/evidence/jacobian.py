@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.release import Release
 from fedseal.attack.evidence.replay import replayable
 from fedseal.client import train, twice_differentiable
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch
@@ -145,7 +144,7 @@ def _flat(
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in round.state.items()}
     model = evidence.observation.model
     made: Tensors = train(model, state, moving.inputs, moving.labels, training, differentiable=differentiable).tensors
-    release = evidence.release if number == 0 else Release(evidence.observation, number)
+    release = evidence.releases[number]
     for name in round.update.tensors:
         sent = release.sent(name)
         yield (made[name] if sent is None else made[name] * sent).flatten()

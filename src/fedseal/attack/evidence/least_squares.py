@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import Linearized, linearized, real_targets
-from fedseal.attack.evidence.release import Release
 from fedseal.norm import length
 from fedseal.types import Candidate
 
@@ -78,7 +77,7 @@ class _Fit:
         self.evidence = evidence
         targets, weights = [], []
         for number, round in enumerate(observation.rounds):
-            release = Release(observation, number)
+            release = evidence.releases[number]
             total = length(round.update.tensors.values())
             for name, tensor in round.update.tensors.items():
                 sent = release.sent(name)

@@ -14,12 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedseal.mechanism import Mechanism
+from fedseal.mechanism import Effect, ErrorForm, Mechanism
 from fedseal.norm import length
 from fedseal.types import Observation, Round, Tensors
-
-_SPARSE = ("prune", "random_mask", "masked_layer")
-_NOISES = ("gaussian", "gaussian_sum", "laplace", "unknown_noise")
 
 Family = Literal["exact", "gaussian", "laplace", "interval", "sign"]
 
@@ -49,16 +46,25 @@ class Release:
         """The steps of these kinds."""
         return tuple(step for step in self.steps if step.kind in kinds)
 
+    def of_effect(self, effect: Effect) -> tuple[Mechanism, ...]:
+        """The steps that do this."""
+        return tuple(step for step in self.steps if step.facts.effect == effect)
+
+    def of_error(self, *forms: ErrorForm) -> tuple[Mechanism, ...]:
+        """The steps that leave an error of one of these forms."""
+        return tuple(step for step in self.steps if step.facts.error in forms)
+
+    @property
+    def altered(self) -> bool:
+        """Whether a known step took or moved entries of the update."""
+        return any(step.facts.alters for step in self.steps)
+
     @cached_property
     def family(self) -> Family:
         """The form of the largest error that the defense adds to an entry that was sent."""
-        if self.of_kind("sign"):
-            return "sign"
-        if self.of_kind("gaussian", "gaussian_sum"):
-            return "gaussian"
-        if self.of_kind("laplace"):
-            return "laplace"
-        return "interval" if self.of_kind("float", "levels") else "exact"
+        forms: tuple[Family, ...] = ("sign", "gaussian", "laplace", "interval")
+        left = {step.facts.error for step in self.steps}
+        return next((form for form in forms if form in left), "exact")
 
     @property
     def only_direction(self) -> bool:
@@ -74,7 +80,8 @@ class Release:
 
     def _clips(self) -> tuple[Mechanism, ...]:
         """Steps that shorten the whole update by one factor: for a single example, clipping it is clipping the mean."""
-        return self.of_kind("clip", "clip_examples") if self.round.update.num_examples == 1 else self.of_kind("clip")
+        single = self.round.update.num_examples == 1
+        return tuple(step for step in self.of_effect("clip") if single or step.facts.stage == "update")
 
     def imitate(self, replayed: Tensors) -> dict[str, Tensor]:
         """What the known steps that draw nothing make of a replayed update, and what the observed mask lets pass."""
@@ -86,7 +93,7 @@ class Release:
                 made = {
                     name: tensor * min(1.0, step.figures["norm"] / max(size, 1e-300)) for name, tensor in made.items()
                 }
-            elif step.kind in _SPARSE:
+            elif step.facts.effect == "mask":
                 masks = {name: self.sent(name) if step.touches(name) else None for name in made}
                 made = {name: t if (mask := masks[name]) is None else t * mask for name, t in made.items()}
         return made
@@ -94,12 +101,12 @@ class Release:
     def sent(self, name: str) -> Tensor | None:
         """Which entries of a parameter's tensor carry a value, bool like the tensor; None where all do."""
         tensor = self.round.update.tensors[name]
-        steps = list(self.steps)
-        masked = any(step.touches(name) for step in self.of_kind("masked_layer"))
-        if masked and self.round.update.kind == "difference":  # another mask at each local step: none shows in the sum
+        steps = self.steps
+        masks = [k for k, step in enumerate(steps) if step.facts.effect == "mask" and step.touches(name)]
+        anew = any(steps[k].facts.stage == "steps" for k in masks)
+        if anew and self.round.update.kind == "difference":  # another mask at each local step: none shows in the sum
             return torch.zeros_like(tensor, dtype=torch.bool)
-        sparse = [k for k, step in enumerate(steps) if step.kind in _SPARSE and step.touches(name)]
-        if not sparse or any(step.kind in _NOISES for step in steps[sparse[-1] :]):
+        if not masks or any(step.facts.effect == "noise" for step in steps[masks[-1] :]):
             return None
         return tensor != 0
 
@@ -110,7 +117,7 @@ class Release:
         tensor, and of the whole update too where the threshold is one for all.
         """
         mask = self.sent(name)
-        if mask is None or not self.of_kind("prune") or self.of_kind("random_mask", "masked_layer") or not mask.any():
+        if mask is None or {step.kind for step in self.of_effect("mask")} != {"prune"} or not mask.any():
             return None
         return float(self.round.update.tensors[name][mask].abs().min())
 

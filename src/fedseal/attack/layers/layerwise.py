@@ -45,9 +45,9 @@ def unread(evidence: Evidence) -> str:
 def _unfit_defense(evidence: Evidence) -> str | None:
     """Why what a known defense did to the update leaves no equations to weigh, None if it leaves some."""
     release, head = evidence.release, evidence.structure.head
-    if release.of_kind("sign"):
+    if release.of_error("sign"):
         return "only signs were sent, which are no equations"
-    if release.of_kind("unknown_noise"):
+    if release.of_error("unknown"):
         return "the noise on the update has a strength that nobody told"
     if evidence.altered and release.of_kind("mixed"):
         return "the label is mixed of several, and the update was changed as well"

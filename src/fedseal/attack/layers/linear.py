@@ -53,7 +53,7 @@ class LinearFirstLayer(Route):
             return reason
         if (biased := _biased(evidence)) and not bool(evidence.observation.update.tensors[biased].any()):
             return "the gradient of the first layer's bias is zero: no neuron of that layer was active"
-        if evidence.release.of_kind("sign", "unknown_noise"):
+        if evidence.release.of_error("sign", "unknown"):
             return "signs alone, or noise of untold strength, leave no outer product to fit"
         if evidence.altered and not biased:
             return "the first layer has no gradient by a bias, and noise or gaps leave the input's size open"

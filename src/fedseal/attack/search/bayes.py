@@ -167,23 +167,23 @@ class Bayes:
         )
 
     def _labels(self, observation: Observation) -> str:
-        mixed = Release(observation).of_kind("mixed", "flipped")
+        mixed = Evidence.of(observation).release.of_effect("mixture")
         return "joint" if mixed and self.labels == "best" else self.labels
 
     def _priors(self, observation: Observation) -> tuple[tuple[float, Prior | Bindable], ...]:
         """What inputs look like; a picture times random signs looks like nothing, and is out of range."""
-        if Release(observation).of_kind("flipped"):
+        if Evidence.of(observation).release.of_kind("flipped"):
             return ()
         picture = self.tv > 0 and len(observation.modality.shape) == 3 and _noise_share(observation) < DROWNED
         return ((1.0, OutOfRange()), (1.0, Spectrum()), *(((self.tv / NATURAL, color_variation),) if picture else ()))
 
     def _valid(self, observation: Observation, inputs: Tensor) -> Tensor:
-        return inputs if Release(observation).of_kind("flipped") else observation.modality.project(inputs)
+        return inputs if Evidence.of(observation).release.of_kind("flipped") else observation.modality.project(inputs)
 
     def _stages(self, evidence: Evidence, search: Search) -> list[float]:
         """Softness by stages, from what the start explains down to what the defense's own error covers."""
-        release = Release(evidence.observation)
-        if release.of_kind("sign"):
+        release = evidence.release
+        if release.of_error("sign"):
             return [FIRST, 0.3 * FIRST, 0.1 * FIRST, 0.03 * FIRST]
         last = self._last(evidence, search)
         if search.attack.start is not None:  # trusted as far as it bears out, so that it can only become more probable
@@ -195,7 +195,7 @@ class Bayes:
 
     def _last(self, evidence: Evidence, search: Search) -> float:
         """The softness from which on trusting the client's model more would change nothing, or be too much."""
-        release, last = Release(evidence.observation), TRUST
+        release, last = evidence.release, TRUST
         if search.prediction.copies > 1 or _client(evidence).coarse is not None or _guessed(evidence):
             last = ROUGH
         covers = []
@@ -227,7 +227,7 @@ def _smooth_first(modality: Modality) -> Coordinates:
 
 def _noise_share(observation: Observation) -> float:
     """Which share of the update's power is the defense's noise."""
-    release, tensors = Release(observation), observation.update.tensors
+    release, tensors = Evidence.of(observation).release, observation.update.tensors
     noise = sum(float(release.spread(n).square().expand(t.shape).sum()) for n, t in tensors.items())
     return noise / max(length(tensors.values()) ** 2, 1e-300)
 

@@ -22,7 +22,6 @@ from fedseal.attack.search.objective import Measured, Objective
 from fedseal.mechanism import Mechanism
 from fedseal.types import Observation
 
-DRAWN = ("gaussian", "gaussian_sum", "laplace", "float", "levels")  # steps that leave an error of known spread
 ROUNDED = 0.1  # how far from its peak, in scales, a Laplacian density is rounded off, so that it has a slope
 WIDER = 300.0  # by how much more a sign is doubted than a value: softness 3e-3 doubts those of entries below the RMS
 TRUST = 1e-6  # standard error of the client's and our arithmetic, as a share of a tensor's norm
@@ -97,16 +96,14 @@ class _Entries:
     @classmethod
     def of(cls, release: Release, name: str, observed: Tensor, softness: float) -> _Entries:
         """What a release says of this parameter."""
-
-        def steps(*kinds: str) -> list[Mechanism]:
-            return [step for step in release.of_kind(*kinds) if step.touches(name)]
+        left = {step.facts.error for step in release.steps if step.touches(name)}
 
         form: Literal["normal", "laplace", "sign", "profile"] = "normal"
-        if steps("sign"):
+        if "sign" in left:
             form = "sign"
-        elif steps("unknown_noise"):
+        elif "unknown" in left:
             form = "profile"
-        elif steps("laplace") and release.family == "laplace":
+        elif "laplace" in left and release.family == "laplace":
             form = "laplace"
         sent = release.sent(name)
         norm = observed.norm().clamp_min(torch.finfo(observed.dtype).tiny)
@@ -170,16 +167,17 @@ class _Link:
 def _link(release: Release, step: Mechanism, names: Sequence[str], observed: Sequence[Tensor]) -> _Link:
     pairs = list(zip(names, observed, strict=True))
     nothing: list[Tensor | None] = [None] * len(pairs)
-    if step.kind == "clip_examples" and release.round.update.num_examples != 1:
+    facts = step.facts
+    if facts.effect == "clip" and facts.stage == "examples" and release.round.update.num_examples != 1:
         return _Link("shrink", nothing)
-    if step.kind in ("clip", "clip_examples"):
+    if facts.effect == "clip":
         return _Link("clip", nothing, step.figures["norm"])
-    if step.kind in DRAWN:
+    if facts.error in ("gaussian", "laplace", "interval"):  # of known spread
         update = replace(release.round.update, rounding=())
         single = replace(release.observation, defense=(step,), rounds=(replace(release.round, update=update),))
         alone = Release(single)
         return _Link("error", [alone.spread(n).square().to(o) if step.touches(n) else None for n, o in pairs])
-    if step.kind not in ("prune", "random_mask", "masked_layer"):
+    if facts.effect != "mask":
         return _Link("none", nothing)
     masks = [release.sent(n) if step.touches(n) else None for n, _ in pairs]
     if step.kind == "prune" and all(mask is None for mask in masks):
