@@ -46,6 +46,7 @@ from fedseal.attack.text.search import mixture
 from fedseal.attack.text.tokens import Tokens
 from fedseal.errors import (
     BadConfig,
+    FedsealError,
     Misfit,
     NotTwiceDifferentiable,
     UnfitModel,
@@ -74,6 +75,10 @@ SURROGATE = (
     "the local training cannot be simulated; one gradient at a learned point between start and end stands for it"
 )
 DRAWN = "the update gives it away, exactly: the model is attacked as one without a secret"
+# What keeps one route from looking, others not: a fact that is withheld, a trial of its own that the model or its loss
+# does not take. Of searches also memory that is short, and an update that leaves them nothing to read.
+OF_ROUTES = (UnknownToAdversary, Misfit)
+OF_SEARCHES = (*OF_ROUTES, BadConfig, UnfitUpdate, UnfitModel)
 FOUND = {
     "mixed": "what it finds are the mixed inputs",
     "flipped": "what it finds are the encoded inputs, signs and all",
@@ -140,7 +145,7 @@ class Auto:
             if obstacle is not None:
                 notes.append(RouteNote(route.name, False, obstacle))
                 continue
-            found = _tried(partial(route.read, evidence, generator=own, progress=progress))
+            found = _tried(partial(route.read, evidence, generator=own, progress=progress), OF_ROUTES)
             if isinstance(found, str):
                 notes.append(RouteNote(route.name, False, found))
                 continue
@@ -184,7 +189,7 @@ class Auto:
         ):
             if found and (instead or (found[-1].outcome.residual or 0.0) <= MATCHED):
                 continue
-            again = _tried(partial(attack, observation, generator=generator, progress=progress))
+            again = _tried(partial(attack, observation, generator=generator, progress=progress), OF_SEARCHES)
             if isinstance(again, str):
                 reason = again
                 notes.append(RouteNote(attack.name, False, reason))
@@ -224,7 +229,7 @@ class Auto:
             if finished[-1].outcome.status in CERTAIN:
                 return
         for attack, why in self._further(evidence):
-            found = _tried(partial(attack, observation, generator=generator, progress=progress))
+            found = _tried(partial(attack, observation, generator=generator, progress=progress), OF_SEARCHES)
             if isinstance(found, str):
                 notes.append(RouteNote(attack.name, False, found))
                 continue
@@ -288,11 +293,8 @@ class Auto:
         return found
 
 
-def _tried(attack: Callable[[], Reconstruction]) -> Reconstruction | str:
+def _tried(attack: Callable[[], Reconstruction], refusals: tuple[type[FedsealError], ...]) -> Reconstruction | str:
     """What an attack found, or the fact that kept it from looking.
-
-    That is a fact that is withheld, memory that is short, an update that leaves nothing to read, or a trial of the
-    attack's own that the model or its loss does not take.
 
     Raises:
         NotTwiceDifferentiable: a finding on the model, which users can mend.
@@ -301,7 +303,7 @@ def _tried(attack: Callable[[], Reconstruction]) -> Reconstruction | str:
         return attack()
     except NotTwiceDifferentiable:
         raise
-    except (UnknownToAdversary, BadConfig, UnfitUpdate, UnfitModel, Misfit) as error:
+    except refusals as error:
         return error.fact
 
 
