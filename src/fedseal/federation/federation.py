@@ -26,7 +26,7 @@ from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, Local, ModelOwner
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import Ask, Party, Reply
+from fedseal.federation.party import Ask, Member, Reply
 from fedseal.federation.report import RoundReport
 from fedseal.federation.rounds import Call, Link, Metered, Watcher, conduct
 from fedseal.federation.secure import Keyring, Pact, Secure
@@ -57,7 +57,7 @@ class InThisProcess:
 class Calls:
     """A link that calls the parties."""
 
-    parties: Mapping[int, Party]
+    parties: Mapping[int, Member]
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         """One after the other, so that one client's answer is in memory at a time."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.secagg import SERVER, Identity, Public, Roster, aggregator
+from fedseal.secagg import SERVER, Identity, Party, Public, Roster, aggregator
 from fedseal.secagg.hazmat.keys import Agreement
 
 VERSION, PACT = 1, "pact.json"
@@ -56,18 +56,7 @@ class StoredKeys:
         Raises:
             StorageFailure: it is not in this folder.
         """
-        return read_identity(self.folder / file_of(number))
-
-
-def file_of(number: int) -> str:
-    """The name of a party's key file.
-
-    >>> file_of(3), file_of(aggregator(0)), file_of(SERVER)
-    ('client-3.key', 'aggregator-0.key', 'owner.key')
-    """
-    if number == SERVER:
-        return "owner.key"
-    return f"aggregator-{aggregator(0) - number}.key" if number >= 2**63 else f"client-{number}.key"
+        return read_identity(self.folder / Party.of(number).key_file)
 
 
 def write(folder: Path, keys: Keyring, secure: Secure) -> None:
@@ -96,7 +85,9 @@ def write(folder: Path, keys: Keyring, secure: Secure) -> None:
 def write_identity(folder: Path, number: int, identity: Identity) -> None:
     """A party's key in a new file, readable by the user alone."""
     facts = {"version": VERSION, "signing": identity.signing.hex(), "opening": identity.opening.secret.hex()}
-    with os.fdopen(os.open(folder / file_of(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(
+        os.open(folder / Party.of(number).key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+    ) as file:
         json.dump(facts, file)
 
 

@@ -66,7 +66,7 @@ class Reply:
     refused: str = ""
 
 
-class Party(Protocol):
+class Member(Protocol):
     """Answers questions, and can be put aside in between."""
 
     def answer(self, ask: Ask) -> Reply:

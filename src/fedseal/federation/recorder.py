@@ -24,11 +24,10 @@ from fedseal.federation.rounds import Call, Sum
 from fedseal.federation.secure import Keyring
 from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, place
 from fedseal.files import write_whole
-from fedseal.secagg import OWNER, SERVER, Identity, Terms, aggregator, wire
+from fedseal.secagg import OWNER, SERVER, Identity, Party, Terms, aggregator, wire
 from fedseal.secagg.hazmat.keys import KEY, Opener
 from fedseal.secagg.hazmat.prg import SEED, Masks
 from fedseal.secagg.masking.client import unmask_context
-from fedseal.secagg.terms import name
 from fedseal.secagg.vector import Layout
 from fedseal.secagg.wire import ChunkReader, Kind, Message
 from fedseal.types import LocalTraining, Tensors
@@ -114,7 +113,7 @@ class Recorder:
 
     def asked(self, ask: Ask) -> None:
         """What reaches an aggregator."""
-        if ask.to >= 2**63:
+        if Party.of(ask.to).is_aggregator:
             self._read(ask.to, ask.messages)
 
     def answered(self, ask: Ask, reply: Reply) -> None:
@@ -134,9 +133,9 @@ class Recorder:
         weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
         self._shelf.keep(call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
         for (party, sender), (_, elements) in self._readers.items():
-            if sender < 2**63:  # a share of the sum says nothing that the sum does not
+            if Party.of(sender).is_client:  # a share of the sum says nothing that the sum does not
                 signed = torch.from_numpy(call.terms.codec.ring.signed(elements).copy())
-                self._shelf.keep(call.round, name(party), str(sender), "masked", {"elements": signed})
+                self._shelf.keep(call.round, str(Party.of(party)), str(sender), "masked", {"elements": signed})
         self._shelf.close()
 
     def _read(self, party: int, messages: Iterable[Any]) -> None:
@@ -164,7 +163,7 @@ class Recorder:
         reader = ChunkReader(terms.digest, message.sender, to, body, identity.opening)
         if message.kind is Kind.SHARE and party != aggregator(0):
             seed = torch.frombuffer(bytearray(reader.secret[-SEED:]), dtype=torch.uint8)
-            self._shelf.keep(terms.round, name(party), str(message.sender), "seed", {"seed": seed})
+            self._shelf.keep(terms.round, str(Party.of(party)), str(message.sender), "seed", {"seed": seed})
         else:
             self._readers[party, message.sender] = (reader, terms.codec.ring.zeros(Layout(terms).elements))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedseal.errors import EngineFailure
 from fedseal.federation.party import LOG, Ask, Reply, read_plain
 from fedseal.federation.secure import Pact
-from fedseal.secagg import OWNER, Identity, Opened, Outgoing, Terms, aggregator, masking, sharing
+from fedseal.secagg import OWNER, Identity, Opened, Outgoing, Party, Terms, aggregator, masking, sharing
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase
 from fedseal.secagg.hazmat.keys import Buffer
 from fedseal.types import Tensors
@@ -151,12 +151,12 @@ class _Relay:
         silent = dict.fromkeys(messages)
         for ask, reply in self._link.ask([self._call.to(number, step, parts) for number, parts in messages.items()]):
             if reply.refused:
-                raise EngineFailure(f"aggregator {aggregator(0) - ask.to} refuses ({reply.refused})", "start anew")
+                raise EngineFailure(f"{Party.of(ask.to)} refuses ({reply.refused})", "start anew")
             del silent[ask.to]
             yield from reply.messages
         if silent:
-            place = min(aggregator(0) - number for number in silent)
-            raise EngineFailure(f"aggregator {place} does not answer, and all are needed", "start it, and ask again")
+            missing = Party("aggregator", min(Party.of(number).index for number in silent))
+            raise EngineFailure(f"{missing} does not answer, and all are needed", "start it, and ask again")
 
 
 def _masking(call: Call, link: Link) -> Sum:
@@ -220,7 +220,7 @@ class Metered:
             yield ask, reply
 
     def _count(self, ask: Ask, count: int, way: str) -> None:
-        if ask.to >= 2**63:
+        if Party.of(ask.to).is_aggregator:
             self.traffic.relayed += count
         elif way == "up":
             self.traffic.uploaded += count

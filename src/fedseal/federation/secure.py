@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fedseal.errors import BadConfig, UnknownName
-from fedseal.secagg import SERVER, Identity, Roster, Terms, aggregator
+from fedseal.secagg import Identity, Party, Roster, Terms
 from fedseal.secagg.accounting import epsilon, rho
 from fedseal.secagg.hazmat.keys import Agreement
 
@@ -164,10 +164,10 @@ class Keyring:
 
     def identity(self, number: int) -> Identity:
         """Of one party."""
-        if number == SERVER:
+        party = Party.of(number)
+        if party.opens:
             return self.opener
-        place = aggregator(0) - number
-        return self.aggregators[place] if 0 <= place < len(self.aggregators) else self.clients[number]
+        return self.aggregators[party.index] if party.is_aggregator else self.clients[number]
 
     def pact(self, secure: Secure) -> Pact:
         """A new session of these parties."""

@@ -15,7 +15,8 @@ except ModuleNotFoundError:
 from fedseal.secagg import masking, sharing
 from fedseal.secagg.hazmat.keys import Identity, Public
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.terms import OWNER, SERVER, Roster, Terms, aggregator
+from fedseal.secagg.party import OWNER, SERVER, Party, aggregator
+from fedseal.secagg.terms import Roster, Terms
 from fedseal.secagg.vector import Opened
 from fedseal.secagg.wire import Outgoing
 
@@ -27,6 +28,7 @@ __all__ = [
     "Ledger",
     "Opened",
     "Outgoing",
+    "Party",
     "Public",
     "Roster",
     "Terms",

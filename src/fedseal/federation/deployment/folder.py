@@ -22,11 +22,11 @@ from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation import keys as stored
 from fedseal.federation.deployment import certificates
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.secagg import SERVER, aggregator
+from fedseal.secagg import SERVER, Party, aggregator
 
 VERSION = 1
 PARTY, NODES, APP, WORK = "party.json", "nodes.json", "app", "work"
-OWNER = "model-owner"
+OWNER = Party.of(SERVER).folder
 PORT = 9443
 START = """#!/bin/sh
 # Takes part in the deployment as {who}. Ctrl-C ends it.
@@ -126,33 +126,11 @@ class Place:
     @property
     def who(self) -> str:
         """In words."""
-        return who(self.number)
+        return Party.of(self.number).role
 
     def at(self, address: str) -> Place:
         """The same with the model owner elsewhere."""
         return replace(self, address=address, listen=address.rpartition(":")[0])
-
-
-def who(number: int) -> str:
-    """A party in words.
-
-    >>> who(2), who(aggregator(1)), who(SERVER)
-    ('data owner 2', 'aggregator 1', 'the model owner')
-    """
-    if number == SERVER:
-        return "the model owner"
-    return f"aggregator {aggregator(0) - number}" if number >= 2**63 else f"data owner {number}"
-
-
-def name_of(number: int) -> str:
-    """The name of a party's folder.
-
-    >>> name_of(2), name_of(aggregator(1)), name_of(SERVER)
-    ('owner-2', 'aggregator-1', 'model-owner')
-    """
-    if number == SERVER:
-        return OWNER
-    return f"aggregator-{aggregator(0) - number}" if number >= 2**63 else f"owner-{number}"
 
 
 def write(
@@ -220,14 +198,14 @@ def _fill(
     parties = numbers(len(ring.clients), len(ring.aggregators))
     owner, public = root / OWNER, {}
     for number in parties:
-        own = root / name_of(number)
+        own = root / Party.of(number).folder
         own.mkdir(mode=0o700)
         facts = {"version": VERSION, "party": str(number), "address": address, "listen": listen}
         _json(own / PARTY, facts | {"training": dict(training[number])})
         stored.write_pact(own, pact)
         stored.write_identity(own, number, ring.identity(number))
         script = own / "start.sh"
-        script.write_text(START.format(who=who(number)))
+        script.write_text(START.format(who=Party.of(number).role))
         script.chmod(0o755)
         if number == SERVER:
             certificates.write_server(own, hosts, days=days)
@@ -246,7 +224,7 @@ def _readme(
 ) -> str:
     own = any(facts.get("own") for facts in training.values())
     return README.format(
-        rows="\n".join(f"| `{name_of(number)}` | {who(number)} |" for number in numbers),
+        rows="\n".join(f"| `{party.folder}` | {party.role} |" for party in map(Party.of, numbers)),
         port=port,
         reached=f"Nodes reach it as {hosts[0]}."
         if hosts
@@ -276,7 +254,7 @@ def places(folder: Path) -> list[Place]:
         StorageFailure: one is missing or damaged.
     """
     owner = place(folder / OWNER)
-    return [owner, *(place(folder / name_of(number)) for number in owner.nodes)]
+    return [owner, *(place(folder / Party.of(number).folder) for number in owner.nodes)]
 
 
 def _read(path: Path) -> dict[str, Any]:
