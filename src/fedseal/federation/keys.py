@@ -14,7 +14,6 @@ from typing import Any
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.secagg import SERVER, Identity, Party, Public, Roster, aggregator
-from fedseal.secagg.hazmat.keys import Agreement
 
 VERSION, PACT = 1, "pact.json"
 
@@ -104,7 +103,7 @@ def read_identity(path: Path) -> Identity:
     """
     facts = _read(path, "key")
     try:
-        return Identity(bytes.fromhex(facts["signing"]), Agreement(bytes.fromhex(facts["opening"])))
+        return Identity.of(bytes.fromhex(facts["signing"]), bytes.fromhex(facts["opening"]))
     except (KeyError, ValueError, TypeError) as error:
         raise StorageFailure(f"'{path}' is no key ({error!r})", "make new keys for all parties") from None
 

@@ -27,9 +27,8 @@ from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.packing import Packing, Vector
 from fedseal.federation.secure import Pact
-from fedseal.secagg import SERVER, Identity, Ledger, Outgoing, masking, sharing
+from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Outgoing, masking, sharing
 from fedseal.secagg.errors import BadMessage, OutOfPhase
-from fedseal.secagg.hazmat.keys import Buffer
 from fedseal.types import Batch, Tensors
 
 Memory = dict[str, list[bytes]]

@@ -12,24 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedseal.errors import StorageFailure
 from fedseal.federation.checkpoint import write
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import Ask, Reply, read_plain
+from fedseal.federation.party import LOG, Ask, Reply, read_plain
 from fedseal.federation.rounds import Call, Sum
 from fedseal.federation.secure import Keyring
 from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, place
 from fedseal.files import write_whole
-from fedseal.secagg import OWNER, SERVER, Identity, Party, Terms, aggregator, wire
-from fedseal.secagg.hazmat.keys import KEY, Opener
-from fedseal.secagg.hazmat.prg import SEED, Masks
-from fedseal.secagg.masking.client import unmask_context
-from fedseal.secagg.vector import Layout
-from fedseal.secagg.wire import ChunkReader, Kind, Message
+from fedseal.secagg import SERVER, Buffer, Identity, Party, Transcript, VectorFormat
+from fedseal.secagg.errors import BadMessage
 from fedseal.types import LocalTraining, Tensors
 
 
@@ -101,15 +96,14 @@ class Recorder:
     ) -> None:
         self._shelf, self._keys = Shelf(folder, Packing.of(model), training, defense), keys
         self._call: Call | None = None
-        self._readers: dict[tuple[int, int], tuple[ChunkReader, NDArray[Any]]] = {}
+        self._transcripts: dict[int, Transcript] = {}
 
     def begins(self, call: Call) -> None:
         """A round."""
-        self._call, self._readers = call, {}
+        self._call, self._transcripts = call, {}
         self._shelf.model(call.round, call.state)
         if call.pact.secure.protocol != "plain":
-            terms = call.terms
-            self._shelf.index["ring"] = {"bits": terms.bits, "scale": terms.codec.scale, "chunk": terms.chunk}
+            self._shelf.index["ring"] = asdict(VectorFormat.of(call.terms))
 
     def asked(self, ask: Ask) -> None:
         """What reaches an aggregator."""
@@ -125,47 +119,45 @@ class Recorder:
                 tensors = {"step": torch.from_numpy(step)}
                 self._shelf.keep(ask.round, "the server", str(ask.to), "step", tensors, weight=weight)
         else:
-            self._read(SERVER, [message for to, message in reply.messages if to in (SERVER, OWNER)])
+            self._read(SERVER, [message for to, message in reply.messages if Party.of(to).opens])
 
     def opened(self, call: Call, found: Sum) -> None:
         """The sum, and the end of the round."""
         mean = torch.from_numpy(found.total / found.weight)
         weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
         self._shelf.keep(call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
-        for (party, sender), (_, elements) in self._readers.items():
-            if Party.of(sender).is_client:  # a share of the sum says nothing that the sum does not
-                signed = torch.from_numpy(call.terms.codec.ring.signed(elements).copy())
-                self._shelf.keep(call.round, str(Party.of(party)), str(sender), "masked", {"elements": signed})
+        for number, transcript in self._transcripts.items():
+            for client, vector in transcript.vectors.items():
+                self._keep(str(Party.of(number)), str(client), "masked", {"elements": torch.from_numpy(vector.copy())})
         self._shelf.close()
 
-    def _read(self, party: int, messages: Iterable[Any]) -> None:
-        identity = self._identity(party)
-        if identity is None or self._call is None:
+    def _read(self, number: int, messages: Iterable[Buffer]) -> None:
+        transcript = self._transcript(number)
+        if transcript is None:
             return
-        terms = self._call.terms
-        for raw in messages:
-            message = wire.read(raw, 1 << 62)
-            if message.kind in (Kind.SHARE, Kind.MASKED):
-                self._announced(party, message, terms, identity)
-            elif message.kind is Kind.CHUNK and (party, message.sender) in self._readers:
-                reader, elements = self._readers[party, message.sender]
-                start, end = Layout(terms).span(wire.number_of(message))
-                reader.open(message, elements[start:end])
-            elif message.kind is Kind.UNMASK:
-                body = bytes(message.body)
-                opener = Opener(identity.opening, unmask_context(terms, message.sender), body[:KEY])
-                own = bytes(opener.open(0, body[KEY:], b""))[:SEED]
-                Masks(subtracted=[own]).add_to(self._readers[party, message.sender][1], offset=0)
+        for message in messages:
+            try:
+                share = transcript.read(message)
+            except BadMessage as error:  # recording must not end a round that goes on without this message
+                LOG.warning("not recorded: %s", error)
+                continue
+            if share is not None:
+                seed = torch.frombuffer(bytearray(share.seed), dtype=torch.uint8)
+                self._keep(str(Party.of(number)), str(share.client), "seed", {"seed": seed})
 
-    def _announced(self, party: int, message: Message, terms: Terms, identity: Identity) -> None:
-        body = bytes(message.body)
-        to = message.to
-        reader = ChunkReader(terms.digest, message.sender, to, body, identity.opening)
-        if message.kind is Kind.SHARE and party != aggregator(0):
-            seed = torch.frombuffer(bytearray(reader.secret[-SEED:]), dtype=torch.uint8)
-            self._shelf.keep(terms.round, str(Party.of(party)), str(message.sender), "seed", {"seed": seed})
-        else:
-            self._readers[party, message.sender] = (reader, terms.codec.ring.zeros(Layout(terms).elements))
+    def _transcript(self, number: int) -> Transcript | None:
+        """Of the present round; None if the key is not here."""
+        assert self._call is not None
+        if number not in self._transcripts:
+            identity = self._identity(number)
+            if identity is None:
+                return None
+            self._transcripts[number] = Transcript(self._call.terms, number, identity)
+        return self._transcripts[number]
+
+    def _keep(self, party: str, sender: str, kind: str, tensors: Tensors) -> None:
+        assert self._call is not None
+        self._shelf.keep(self._call.round, party, sender, kind, tensors)
 
     def _identity(self, party: int) -> Identity | None:
         try:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from fedseal.errors import EngineFailure
 from fedseal.federation.party import LOG, Ask, Reply, read_plain
 from fedseal.federation.secure import Pact
-from fedseal.secagg import OWNER, Identity, Opened, Outgoing, Party, Terms, aggregator, masking, sharing
+from fedseal.secagg import OWNER, Buffer, Identity, Opened, Outgoing, Party, Terms, aggregator, masking, sharing
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase
-from fedseal.secagg.hazmat.keys import Buffer
 from fedseal.types import Tensors
 
 PENDING = 1 << 26  # bytes that wait to be passed on to one aggregator

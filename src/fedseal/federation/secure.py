@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.secagg import Identity, Party, Roster, Terms
 from fedseal.secagg.accounting import epsilon, rho
-from fedseal.secagg.hazmat.keys import Agreement
 
 PROTOCOLS = ("sharing", "masking", "plain")
 
@@ -157,9 +156,9 @@ class Keyring:
     def copied(self) -> Keyring:
         """The same keys, so far unused."""
         return Keyring(
-            {number: _copied(identity) for number, identity in self.clients.items()},
-            tuple(map(_copied, self.aggregators)),
-            _copied(self.opener),
+            {number: identity.copied() for number, identity in self.clients.items()},
+            tuple(identity.copied() for identity in self.aggregators),
+            self.opener.copied(),
         )
 
     def identity(self, number: int) -> Identity:
@@ -172,7 +171,3 @@ class Keyring:
     def pact(self, secure: Secure) -> Pact:
         """A new session of these parties."""
         return Pact(secure, self.roster, secrets.token_bytes(16))
-
-
-def _copied(identity: Identity) -> Identity:
-    return Identity(identity.signing, Agreement(identity.opening.secret))

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from fedseal.errors import StorageFailure
 from fedseal.federation.packing import Packing
-from fedseal.secagg.hazmat.prg import Masks
-from fedseal.secagg.hazmat.ring import Ring
+from fedseal.secagg import VectorFormat
 from fedseal.types import LocalTraining, Update
 
 VERSION, INDEX = 1, "view.json"
@@ -68,7 +67,7 @@ class View:
     entries: tuple[Entry, ...]
     packing: Packing
     training: LocalTraining | None
-    ring: dict[str, Any] | None
+    ring: VectorFormat | None
     defense: str = "none"
 
     @classmethod
@@ -91,7 +90,7 @@ class View:
                 tuple(Entry(**{**entry, "cohort": tuple(entry["cohort"])}) for entry in index["entries"]),
                 Packing(_shapes(index["weights"]), _shapes(index["buffers"])),
                 None if training is None else LocalTraining(**training),
-                index["ring"],
+                None if index["ring"] is None else VectorFormat(**index["ring"]),
                 index["defense"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,10 +121,10 @@ class View:
         if "step" in tensors:
             return self._update(tensors["step"].numpy(), entry)
         if "seed" in tensors:
-            share = self._elements()
-            Masks(added=[tensors["seed"].numpy().tobytes()]).add_to(share, offset=0)
-            return self._update(self._numbers(share), entry)
-        return self._update(self._read(tensors["elements"], entry, colluding), entry)
+            return self._update(self._entries(None, [_seed(tensors)]), entry)
+        held = [seed for seed in self.of(entry.round, "seed") if seed.sender == entry.sender]
+        seeds = [_seed(self._tensors(seed.file)) for seed in held if seed.party in colluding]
+        return self._update(self._entries(tensors["elements"].numpy(), seeds), entry)
 
     def _update(self, step: NDArray[Any], entry: Entry) -> Update:
         gradient = self.training is not None and self.training.kind == "gradient"
@@ -141,32 +140,9 @@ class View:
             training=self.training,
         )
 
-    def _read(self, signed: Tensor, entry: Entry, colluding: Sequence[str]) -> NDArray[Any]:
-        elements = signed.numpy().copy().view(self._ring.dtype)
-        for seed in self.of(entry.round, "seed"):
-            if seed.party in colluding and seed.sender == entry.sender:
-                known = self._tensors(seed.file)["seed"].numpy().tobytes()
-                Masks(added=[known]).add_to(elements, offset=0)
-        return self._numbers(elements)
-
-    @property
-    def _ring(self) -> Ring:
-        assert self.ring is not None
-        return Ring(self.ring["bits"])
-
-    def _elements(self) -> NDArray[Any]:
-        """Zeros, as long as the vector up to its last entry."""
-        assert self.ring is not None
-        last = self.packing.size - 1
-        return self._ring.zeros(last + last // (self.ring["chunk"] - 1) + 1)
-
-    def _numbers(self, elements: NDArray[Any]) -> NDArray[Any]:
-        """The entries among ring elements, which have a check at the end of each chunk."""
-        assert self.ring is not None
-        kept = np.arange(self.packing.size)
-        found = elements[kept + kept // (self.ring["chunk"] - 1)].copy()
-        step: NDArray[Any] = self._ring.signed(found).astype(np.float64) / self.ring["scale"]
-        return step
+    def _entries(self, vector: NDArray[Any] | None, seeds: Sequence[bytes]) -> NDArray[Any]:
+        assert self.ring is not None, "vectors are recorded of secure protocols only"
+        return self.ring.entries(self.packing.size, vector, seeds)
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
         try:
@@ -179,6 +155,10 @@ class View:
 def place(round: int) -> str:
     """The folder of a round."""
     return f"round-{round:03d}"
+
+
+def _seed(tensors: dict[str, Tensor]) -> bytes:
+    return tensors["seed"].numpy().tobytes()
 
 
 def _shapes(parts: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
