@@ -228,6 +228,17 @@ def test_a_process_that_does_not_get_up_says_why_and_ends(tmp_path: Path) -> Non
     assert deaf.process.returncode == -9
 
 
+@pytest.mark.parametrize("name", ["flower-superlink", "flower-supernode"])
+def test_a_daemon_is_flowers_own_and_loads_no_model_code(tmp_path: Path, name: str) -> None:
+    started = processes.daemon(name, ["--help"], tmp_path)
+    assert started.process.wait(60) == 1  # whatever it ends for, a daemon that ends has failed
+    assert f"usage: {name}" in started.log.read_text()
+    code = f"import sys, {processes.DAEMON}; print('torch' in sys.modules, 'flwr' in sys.modules)"
+    loading = child(tmp_path, code)
+    loading.process.wait(60)
+    assert loading.said().split() == ["False", "False"]
+
+
 SAID = {
     "SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired": "has expired",
     "certificate verify failed: unable to get local issuer certificate": "does not vouch for",
