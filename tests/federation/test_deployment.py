@@ -21,7 +21,7 @@ from fedseal.federation.deployment import Place, certificates, node, place, proc
 from fedseal.federation.deployment.folder import places
 from fedseal.federation.deployment.ledger import StoredLedger
 from fedseal.federation.keys import StoredKeys
-from fedseal.federation.party import Ask
+from fedseal.federation.protocol import Ask
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, Party, aggregator
 from fedseal.secagg.errors import OutOfPhase

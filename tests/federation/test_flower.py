@@ -22,8 +22,7 @@ from fedseal.federation.flower_environment import quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.keys import StoredKeys, read_identity
 from fedseal.federation.members import Members
-from fedseal.federation.party import Ask, Reply
-from fedseal.federation.rounds import Link
+from fedseal.federation.protocol import Ask, Link, Reply
 from fedseal.secagg import SERVER, Outgoing, Party, aggregator
 from fedseal.types import LocalTraining
 

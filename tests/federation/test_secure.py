@@ -16,7 +16,7 @@ from fedseal.errors import BadConfig, EngineFailure, UnknownName
 from fedseal.federation import federation as federation_module
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step
-from fedseal.federation.party import Ask
+from fedseal.federation.protocol import Ask
 from fedseal.federation.secure import Secure
 from fedseal.secagg import Party
 from fedseal.types import Batch, Tensors, Update

@@ -12,7 +12,7 @@ import fedseal as fs
 from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, weights
 from fedseal.errors import StorageFailure
 from fedseal.federation.owners import gradient_step
-from fedseal.federation.party import Ask, Reply
+from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.view import View
 from fedseal.secagg import Outgoing, aggregator
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedseal.errors import EngineFailure
 from fedseal.federation.flower_environment import flwr
 from fedseal.federation.members import Members
-from fedseal.federation.party import LOG, Ask, Member, Reply
+from fedseal.federation.protocol import LOG, Ask, Member, Reply
 from fedseal.secagg import Outgoing
 from fedseal.types import Tensors
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.owners import DataOwner
-from fedseal.federation.party import Aggregator, Client, Member
+from fedseal.federation.protocol import Aggregator, Member
+from fedseal.federation.protocol.client import Client
 from fedseal.federation.secure import Keyring, Pact
 from fedseal.secagg import Ledger, Party, aggregator
 

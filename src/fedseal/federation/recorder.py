@@ -18,14 +18,16 @@ from fedseal.errors import StorageFailure
 from fedseal.federation.checkpoint import write
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import LOG, Ask, Reply, read_plain
-from fedseal.federation.rounds import Call, Sum
+from fedseal.federation.protocol import LOG, PROTOCOLS, Ask, Call, Reply, Sum
+from fedseal.federation.protocol.base import PartyView, Reading
 from fedseal.federation.secure import Keyring
 from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, place
 from fedseal.files import write_whole
-from fedseal.secagg import SERVER, Buffer, Identity, Party, Transcript, VectorFormat
+from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
 from fedseal.secagg.errors import BadMessage
 from fedseal.types import LocalTraining, Tensors
+
+TENSORS = {"step": "step", "masked": "elements", "seed": "seed"}  # names in an entry's file, by its kind
 
 
 class Shelf:
@@ -96,68 +98,58 @@ class Recorder:
     ) -> None:
         self._shelf, self._keys = Shelf(folder, Packing.of(model), training, defense), keys
         self._call: Call | None = None
-        self._transcripts: dict[int, Transcript] = {}
+        self._views: dict[int, PartyView] = {}
 
     def begins(self, call: Call) -> None:
         """A round."""
-        self._call, self._transcripts = call, {}
+        self._call, self._views = call, {}
         self._shelf.model(call.round, call.state)
-        if call.pact.secure.protocol != "plain":
+        if PROTOCOLS[call.pact.secure.protocol].secure:
             self._shelf.index["ring"] = asdict(VectorFormat.of(call.terms))
 
     def asked(self, ask: Ask) -> None:
         """What reaches an aggregator."""
         if Party.of(ask.to).is_aggregator:
-            self._read(ask.to, ask.messages)
+            self._read(ask.to, ask.messages, SERVER)
 
     def answered(self, ask: Ask, reply: Reply) -> None:
         """What reaches the model owner."""
-        assert self._call is not None
-        if self._call.pact.secure.protocol == "plain":
-            for _, message in reply.messages:
-                step, weight, _ = read_plain(message)
-                tensors = {"step": torch.from_numpy(step)}
-                self._shelf.keep(ask.round, "the server", str(ask.to), "step", tensors, weight=weight)
-        else:
-            self._read(SERVER, [message for to, message in reply.messages if Party.of(to).opens])
+        self._read(SERVER, [message for to, message in reply.messages if Party.of(to).opens], ask.to)
 
     def opened(self, call: Call, found: Sum) -> None:
         """The sum, and the end of the round."""
         mean = torch.from_numpy(found.total / found.weight)
         weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
         self._shelf.keep(call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
-        for number, transcript in self._transcripts.items():
-            for client, vector in transcript.vectors.items():
-                self._keep(str(Party.of(number)), str(client), "masked", {"elements": torch.from_numpy(vector.copy())})
+        for number, view in self._views.items():
+            self._keep(number, view.rest())
         self._shelf.close()
 
-    def _read(self, number: int, messages: Iterable[Buffer]) -> None:
-        transcript = self._transcript(number)
-        if transcript is None:
+    def _read(self, number: int, messages: Iterable[Buffer], carrier: int) -> None:
+        view = self._view(number)
+        if view is None:
             return
         for message in messages:
             try:
-                share = transcript.read(message)
+                self._keep(number, view.read(message, carrier))
             except BadMessage as error:  # recording must not end a round that goes on without this message
                 LOG.warning("not recorded: %s", error)
-                continue
-            if share is not None:
-                seed = torch.frombuffer(bytearray(share.seed), dtype=torch.uint8)
-                self._keep(str(Party.of(number)), str(share.client), "seed", {"seed": seed})
 
-    def _transcript(self, number: int) -> Transcript | None:
+    def _view(self, number: int) -> PartyView | None:
         """Of the present round; None if the key is not here."""
         assert self._call is not None
-        if number not in self._transcripts:
+        if number not in self._views:
             identity = self._identity(number)
             if identity is None:
                 return None
-            self._transcripts[number] = Transcript(self._call.terms, number, identity)
-        return self._transcripts[number]
+            self._views[number] = PROTOCOLS[self._call.pact.secure.protocol].view(self._call, number, identity)
+        return self._views[number]
 
-    def _keep(self, party: str, sender: str, kind: str, tensors: Tensors) -> None:
+    def _keep(self, number: int, readings: Iterable[Reading]) -> None:
         assert self._call is not None
-        self._shelf.keep(self._call.round, party, sender, kind, tensors)
+        for client, kind, content, weight in readings:
+            tensors = {TENSORS[kind]: torch.from_numpy(content)}
+            self._shelf.keep(self._call.round, str(Party.of(number)), str(client), kind, tensors, weight=weight)
 
     def _identity(self, party: int) -> Identity | None:
         try:

@@ -11,7 +11,7 @@ from fedseal.errors import BadConfig, UnknownName
 from fedseal.secagg import Identity, Party, Roster, Terms
 from fedseal.secagg.accounting import epsilon, rho
 
-PROTOCOLS = ("sharing", "masking", "plain")
+NAMES = ("sharing", "masking", "plain")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Secure:
     chunk: int = 1 << 17
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise UnknownName("protocol", self.protocol, PROTOCOLS)
+        if self.protocol not in NAMES:
+            raise UnknownName("protocol", self.protocol, NAMES)
         if self.noise is not None and self.clip is None:
             raise BadConfig("noise on steps without a clip protects nobody", "set clip too")
         if self.protocol == "plain" and (self.clip is not None or self.noise is not None):

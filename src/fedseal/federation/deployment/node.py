@@ -19,7 +19,7 @@ from fedseal.federation.deployment.processes import Child, daemon, free_port, un
 from fedseal.federation.deployment.superlink import SECRET, fresh_secret, runtime
 from fedseal.federation.flower_environment import only_errors, quiet
 from fedseal.federation.members import Members
-from fedseal.federation.party import LOG, Member
+from fedseal.federation.protocol import LOG, Member
 
 POLL = 0.25  # seconds between two looks for a message; each costs two processes some milliseconds
 LOOK = 1.0  # seconds between two looks whether the SuperNode lives
