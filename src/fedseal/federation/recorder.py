@@ -5,11 +5,8 @@ A party's view holds what its own keys open, and nothing that it would have to g
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +18,7 @@ from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import LOG, PROTOCOLS, Ask, Call, Reply, Sum
 from fedseal.federation.protocol.base import PartyView, Reading
 from fedseal.federation.secure import Keyring
-from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, place
+from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, ViewFile, place
 from fedseal.files import write_whole
 from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
 from fedseal.secagg.errors import BadMessage
@@ -35,14 +32,8 @@ class Shelf:
 
     def __init__(self, folder: Path, packing: Packing, training: LocalTraining | None, defense: str = "none") -> None:
         self.folder = folder
-        self.index: dict[str, Any] = {
-            "version": VERSION,
-            "weights": packing.weights,
-            "buffers": packing.buffers,
-            "training": None if training is None else training.describe(),
-            "defense": defense,
-            "ring": None,
-        }
+        self.ring: VectorFormat | None = None
+        self._packing, self._training, self._defense = packing, training, defense
         self._entries: list[Entry] = []
 
     def model(self, round: int, state: Tensors) -> None:
@@ -71,9 +62,17 @@ class Shelf:
         Raises:
             StorageFailure: it cannot be written.
         """
-        index = self.index | {"entries": [asdict(entry) for entry in self._entries]}
+        index = ViewFile(
+            version=VERSION,
+            weights=self._packing.weights,
+            buffers=self._packing.buffers,
+            training=self._training,
+            defense=self._defense,
+            ring=self.ring,
+            entries=tuple(self._entries),
+        )
         try:
-            write_whole(self.folder / INDEX, json.dumps(index, indent=1).encode())
+            write_whole(self.folder / INDEX, index.text().encode())
         except OSError as error:
             raise StorageFailure(
                 f"cannot write to '{self.folder}' ({error.strerror})", "choose another place"
@@ -105,7 +104,7 @@ class Recorder:
         self._call, self._views = call, {}
         self._shelf.model(call.round, call.state)
         if PROTOCOLS[call.pact.secure.protocol].secure:
-            self._shelf.index["ring"] = asdict(VectorFormat.of(call.terms))
+            self._shelf.ring = VectorFormat.of(call.terms)
 
     def asked(self, ask: Ask) -> None:
         """What reaches an aggregator."""

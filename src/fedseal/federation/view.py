@@ -12,24 +12,26 @@ in the model owner's view always.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fedseal.errors import StorageFailure
+from fedseal.federation.json_file import JsonFile, no_more_than, read
 from fedseal.federation.packing import Packing
 from fedseal.secagg import VectorFormat
 from fedseal.types import LocalTraining, Update
 
-VERSION, INDEX = 1, "view.json"
+VERSION: Final = 1
+INDEX = "view.json"
 EVERYBODY = "cohort"
 
 
@@ -59,6 +61,38 @@ class Entry:
         return len(self.cohort) or 1
 
 
+def _training(value: Any) -> LocalTraining | None:
+    """From what `LocalTraining.describe` gives."""
+    if value is None or isinstance(value, LocalTraining):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("is no table of options")
+    options: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    try:
+        return LocalTraining(**options)
+    except TypeError as error:  # options of another version
+        raise ValueError(str(error)) from None
+
+
+def _described(training: LocalTraining | None) -> dict[str, object] | None:
+    return None if training is None else training.describe()
+
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class ViewFile(JsonFile):
+    """`view.json`: names and shapes of a step, how it was trained and hidden, and what was read."""
+
+    version: Literal[1]
+    weights: Shapes
+    buffers: Shapes
+    training: Annotated[LocalTraining | None, PlainValidator(_training), PlainSerializer(_described)]
+    defense: str
+    ring: Annotated[VectorFormat, no_more_than(VectorFormat)] | None
+    entries: tuple[Annotated[Entry, no_more_than(Entry)], ...]
+
+
 @dataclass(frozen=True)
 class View:
     """A folder that a `Recorder` wrote."""
@@ -78,25 +112,9 @@ class View:
             StorageFailure: no record, or a damaged one.
         """
         folder = Path(folder)
-        try:
-            index = json.loads((folder / INDEX).read_text())
-            if index["version"] != VERSION:
-                raise ValueError(f"version {index['version']}")
-            training = index["training"]
-            if training is not None and "betas" in training:
-                training = {**training, "betas": tuple(training["betas"])}
-            return cls(
-                folder,
-                tuple(Entry(**{**entry, "cohort": tuple(entry["cohort"])}) for entry in index["entries"]),
-                Packing(_shapes(index["weights"]), _shapes(index["buffers"])),
-                None if training is None else LocalTraining(**training),
-                None if index["ring"] is None else VectorFormat(**index["ring"]),
-                index["defense"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageFailure(
-                f"'{folder}' holds no whole record ({error!r})", "record one: fit(record=...)"
-            ) from None
+        index = read(folder / INDEX, ViewFile, f"'{folder}' holds no whole record", "record one: fit(record=...)")
+        packing = Packing(index.weights, index.buffers)
+        return cls(folder, index.entries, packing, index.training, index.ring, index.defense)
 
     def of(self, round: int, kind: str) -> tuple[Entry, ...]:
         """What could be read in a round."""
@@ -159,7 +177,3 @@ def place(round: int) -> str:
 
 def _seed(tensors: dict[str, Tensor]) -> bytes:
     return tensors["seed"].numpy().tobytes()
-
-
-def _shapes(parts: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(shape)) for name, shape in parts)

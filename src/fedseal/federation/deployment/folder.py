@@ -10,21 +10,23 @@ Files whose name ends in .key are secret, and readable by their user alone.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import PlainSerializer
 
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation import keys as stored
 from fedseal.federation.deployment import certificates
+from fedseal.federation.json_file import JsonFile, Model, read
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.secagg import SERVER, Party, aggregator
 
-VERSION = 1
+VERSION: Final = 1
 PARTY, NODES, APP, WORK = "party.json", "nodes.json", "app", "work"
 OWNER = Party.of(SERVER).folder
 PORT = 9443
@@ -81,6 +83,23 @@ Certificates are valid until {until}. Their authority was forgotten when they we
 """
 
 
+class PartyFile(JsonFile):
+    """`party.json`: who a folder's party is, where the model owner is, and the training."""
+
+    version: Literal[1]
+    party: Annotated[int, PlainSerializer(str)]  # as text, since readers of JSON may round a number of 8 bytes
+    address: str
+    listen: str
+    training: dict[str, Any]
+
+
+class NodesFile(JsonFile):
+    """`nodes.json`: public keys of all nodes by party."""
+
+    version: Literal[1]
+    nodes: dict[int, str]
+
+
 @dataclass(frozen=True)
 class Place:
     """A party's own folder.
@@ -115,8 +134,7 @@ class Place:
     @property
     def nodes(self) -> dict[int, str]:
         """Public keys of all nodes by party, lines of OpenSSH, which the model owner has."""
-        facts = _read(self.folder / NODES)
-        return {int(number): str(key) for number, key in facts["nodes"].items()}
+        return dict(_read(self.folder / NODES, NodesFile).nodes)
 
     @property
     def leads(self) -> bool:
@@ -200,8 +218,9 @@ def _fill(
     for number in parties:
         own = root / Party.of(number).folder
         own.mkdir(mode=0o700)
-        facts = {"version": VERSION, "party": str(number), "address": address, "listen": listen}
-        _json(own / PARTY, facts | {"training": dict(training[number])})
+        own_training = dict(training[number])
+        content = PartyFile(version=VERSION, party=number, address=address, listen=listen, training=own_training)
+        _write(own / PARTY, content)
         stored.write_pact(own, pact)
         stored.write_identity(own, number, ring.identity(number))
         script = own / "start.sh"
@@ -212,7 +231,7 @@ def _fill(
         else:
             shutil.copy(owner / certificates.AUTHORITY, own)
             public[number] = certificates.write_node_key(own)
-    _json(owner / NODES, {"version": VERSION, "nodes": {str(number): key for number, key in public.items()}})
+    _write(owner / NODES, NodesFile(version=VERSION, nodes=public))
     (owner / APP).mkdir()
     (owner / APP / "pyproject.toml").write_text(APP_PROJECT)
     (owner / APP / "apps.py").write_text(APP_MODULE)
@@ -240,11 +259,8 @@ def place(folder: Path) -> Place:
     Raises:
         StorageFailure: it is none, or damaged.
     """
-    facts = _read(folder / PARTY)
-    try:
-        return Place(folder, int(facts["party"]), facts["address"], facts["listen"], facts["training"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise StorageFailure(f"'{folder / PARTY}' is damaged ({error!r})", "copy this party's folder again") from None
+    found = _read(folder / PARTY, PartyFile)
+    return Place(folder, found.party, found.address, found.listen, found.training)
 
 
 def places(folder: Path) -> list[Place]:
@@ -257,22 +273,16 @@ def places(folder: Path) -> list[Place]:
     return [owner, *(place(folder / Party.of(number).folder) for number in owner.nodes)]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text())
-        if not isinstance(facts, dict) or facts["version"] != VERSION:
-            raise ValueError("another version")
-    except FileNotFoundError:
+def _read(path: Path, model: type[Model]) -> Model:
+    if not path.exists():
         raise StorageFailure(
             f"there is no '{path}'", "name a party's folder of those that 'fedseal train --deploy' wrote"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise StorageFailure(f"'{path}' is damaged ({error!r})", "copy this party's folder again") from None
-    return facts
+        )
+    return read(path, model, f"'{path}' is damaged", "copy this party's folder again")
 
 
-def _json(path: Path, facts: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(facts, indent=1) + "\n")
+def _write(path: Path, content: JsonFile) -> None:
+    path.write_text(content.text() + "\n")
 
 
 def _bracketed(host: str) -> str:
