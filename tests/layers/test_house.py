@@ -12,7 +12,7 @@ from layers.house import floor, imported
 
 SOURCE = Path(fedseal.__file__).parent
 FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
-MOST = {"attack": 62}  # arrows between its rooms
+MOST = {"attack": 62, "federation": 50}  # arrows between its rooms
 INSIDE_SECAGG = ("fedseal.secagg.hazmat", "fedseal.secagg.wire")
 # names that say that something was done, and not what is there
 PARTICIPLES = {"said", "asked", "seen", "told", "recorded", "refused", "found", "known", "kept", "made"}
