@@ -59,6 +59,15 @@ class Secure:
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise BadConfig(f"a clip to the norm {self.clip}", "give a positive number")
 
+    @property
+    def parties_who_add(self) -> int:
+        """How many aggregators take part: only shares need some.
+
+        >>> Secure("sharing", aggregators=2).parties_who_add, Secure("masking", aggregators=2).parties_who_add
+        (2, 0)
+        """
+        return self.aggregators if self.protocol == "sharing" else 0
+
     def settled(self, clients: int, most: int, metrics: Mapping[str, float]) -> Secure:
         """Without anything left None.
 
@@ -137,10 +146,9 @@ class Keyring:
     @classmethod
     def fresh(cls, secure: Secure, clients: int) -> Keyring:
         """From the operating system's randomness."""
-        count = secure.aggregators if secure.protocol == "sharing" else 0
         return cls(
             {number: Identity.fresh() for number in range(clients)},
-            tuple(Identity.fresh() for _ in range(count)),
+            tuple(Identity.fresh() for _ in range(secure.parties_who_add)),
             Identity.fresh(),
         )
 
