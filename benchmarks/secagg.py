@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.secagg_sides import Clock, Parties, ckks_round, flower_round, masking_round, sharing_round
-from fedseal.secagg import Ledger, Outgoing, aggregator, masking, sharing
+from fedseal.secagg import Ledger, Outgoing, Party, aggregator, masking, sharing
 
 CLIENTS, SIZE, REPEATS = 10, 1_000_000, 9
 MEMORY_SIZE = 100_000_000
@@ -162,13 +162,13 @@ def _sharing_alone(role: str, parties: Parties, mine: np.ndarray) -> None:
         client = sharing.Client(terms, number, parties.clients[number], Ledger())
         for to, raw in client.contribute(mine):
             if role != "client":
-                held[aggregator(0) - to].receive(raw)
+                held[Party.of(to).index].receive(raw)
         if role == "client":
             return
     pending = [message for party in held for message in party.close_intake()]
     while pending:
         to, raw = pending.pop(0)
-        pending += held[aggregator(0) - to].receive(raw)
+        pending += held[Party.of(to).index].receive(raw)
     if role == "aggregator":
         for _ in held[0].open():
             pass

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import spread
-from fedseal.secagg import Identity, Ledger, Outgoing, Roster, Terms, aggregator, masking, sharing
+from fedseal.secagg import Identity, Ledger, Outgoing, Party, Roster, Terms, masking, sharing
 from fedseal.secagg.hazmat import shamir
 from fedseal.secagg.hazmat.keys import Public
 
@@ -101,7 +101,7 @@ def sharing_round(parties: Parties, clock: Clock, **changed: Any) -> tuple[dict[
     def carry(messages: list[Outgoing]) -> None:
         while messages:
             to, message = messages.pop(0)
-            place = aggregator(0) - to
+            place = Party.of(to).index
             messages += own.time(str(place), held[place].receive, message)
 
     for number, who in enumerate(parties.clients):

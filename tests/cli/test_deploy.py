@@ -20,7 +20,7 @@ from fedseal.federation.deployment import place
 from fedseal.federation.deployment.folder import places
 from fedseal.federation.federation import Calls
 from fedseal.federation.members import Members
-from fedseal.federation.rounds import Link
+from fedseal.federation.protocol import Link
 from fedseal.setup.deployment import PartySpec
 
 QUICK = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--epochs", "1", "--batch-size", "40", "--aggregators", "2")

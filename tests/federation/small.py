@@ -14,8 +14,7 @@ from fedseal.client import state_of
 from fedseal.federation.federation import Calls, Federation, Trained
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, ModelFunction, ModelOwner, local_steps
-from fedseal.federation.party import Ask, Reply
-from fedseal.federation.rounds import Link
+from fedseal.federation.protocol import Ask, Link, Reply
 from fedseal.types import Batch
 
 STEPS = local_steps(lr=0.1, batch_size=2)

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from federation.small import federation
 from fedseal.errors import BadConfig, EngineFailure, StorageFailure
 from fedseal.federation.deployment import Place, certificates, node, place, processes, write
-from fedseal.federation.deployment.folder import name_of, places
+from fedseal.federation.deployment.folder import places
 from fedseal.federation.deployment.ledger import StoredLedger
-from fedseal.federation.keys import StoredKeys, file_of
-from fedseal.federation.party import Ask
+from fedseal.federation.keys import StoredKeys
+from fedseal.federation.protocol import Ask
 from fedseal.federation.secure import Secure
-from fedseal.secagg import SERVER, aggregator
+from fedseal.secagg import SERVER, Party, aggregator
 from fedseal.secagg.errors import OutOfPhase
 
 SECURE = Secure("sharing", aggregators=2).settled(3, 8, {})
@@ -38,11 +38,13 @@ def deployed(folder: Path, secure: Secure = SECURE, **facts: Any) -> Path:
 
 def test_every_party_gets_what_it_needs_and_no_secret_of_others(tmp_path: Path) -> None:
     root = deployed(tmp_path / "new" / "all", hosts=["fl.example.org", "10.1.2.3"], port=4433)
-    assert sorted(path.name for path in root.iterdir()) == sorted(["README.md", *map(name_of, PARTIES)])
+    assert sorted(path.name for path in root.iterdir()) == sorted(
+        ["README.md", *(Party.of(number).folder for number in PARTIES)]
+    )
     for number in PARTIES:
-        own = root / name_of(number)
+        own = root / Party.of(number).folder
         secrets = {path.name for path in own.rglob("*") if path.name.endswith(".key")}
-        assert secrets == {file_of(number), "server.key" if number == SERVER else "node.key"}
+        assert secrets == {Party.of(number).key_file, "server.key" if number == SERVER else "node.key"}
         assert all((own / name).stat().st_mode & 0o777 == 0o600 for name in secrets)
         assert (own / "start.sh").stat().st_mode & 0o100
         found = place(own)
@@ -58,7 +60,7 @@ def test_every_party_gets_what_it_needs_and_no_secret_of_others(tmp_path: Path) 
             with pytest.raises(StorageFailure, match="no key"):
                 found.keys.identity(other)
     text = (root / "README.md").read_text()
-    assert all(f"| `{name_of(number)}` |" in text for number in PARTIES)
+    assert all(f"| `{Party.of(number).folder}` |" in text for number in PARTIES)
     assert "fl.example.org" in text
     assert [found.number for found in places(root)] == PARTIES
 
@@ -69,7 +71,7 @@ def test_nodes_are_known_by_the_keys_that_they_hold(tmp_path: Path) -> None:
     assert list(nodes) == PARTIES[1:]
     assert len(set(nodes.values())) == 5
     for number, line in nodes.items():
-        key = load_ssh_private_key((root / name_of(number) / "node.key").read_bytes(), None)
+        key = load_ssh_private_key((root / Party.of(number).folder / "node.key").read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         assert isinstance(key.curve, ec.SECP384R1)
         assert key.public_key() == load_ssh_public_key(line.encode())
@@ -224,6 +226,17 @@ def test_a_process_that_does_not_get_up_says_why_and_ends(tmp_path: Path) -> Non
         patched.setattr(processes, "GRACE", 0.1)
         deaf.end()
     assert deaf.process.returncode == -9
+
+
+@pytest.mark.parametrize("name", ["flower-superlink", "flower-supernode"])
+def test_a_daemon_is_flowers_own_and_loads_no_model_code(tmp_path: Path, name: str) -> None:
+    started = processes.daemon(name, ["--help"], tmp_path)
+    assert started.process.wait(60) == 1  # whatever it ends for, a daemon that ends has failed
+    assert f"usage: {name}" in started.log.read_text()
+    code = f"import sys, {processes.DAEMON}; print('torch' in sys.modules, 'flwr' in sys.modules)"
+    loading = child(tmp_path, code)
+    loading.process.wait(60)
+    assert loading.said().split() == ["False", "False"]
 
 
 SAID = {

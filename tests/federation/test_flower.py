@@ -20,11 +20,10 @@ from fedseal.federation import View, flower, recorded
 from fedseal.federation import grid as carrier
 from fedseal.federation.flower_environment import quiet
 from fedseal.federation.grid import GridLink
-from fedseal.federation.keys import StoredKeys, file_of, read_identity
+from fedseal.federation.keys import StoredKeys, read_identity
 from fedseal.federation.members import Members
-from fedseal.federation.party import Ask, Reply
-from fedseal.federation.rounds import Link
-from fedseal.secagg import SERVER, Outgoing, aggregator
+from fedseal.federation.protocol import Ask, Link, Reply
+from fedseal.secagg import SERVER, Outgoing, Party, aggregator
 from fedseal.types import LocalTraining
 
 
@@ -228,7 +227,7 @@ def test_keys_in_files(tmp_path: Path) -> None:
     assert keys == again
     assert keys.pact == again.pact
     for number in (0, aggregator(2), SERVER):
-        assert (folder / file_of(number)).stat().st_mode & 0o77 == 0
+        assert (folder / Party.of(number).key_file).stat().st_mode & 0o77 == 0
         assert keys.identity(number).public in {
             *keys.pact.roster.clients.values(), *keys.pact.roster.aggregators, keys.pact.roster.opener
         }  # fmt: skip

@@ -9,7 +9,9 @@ from federation.small import federation, net
 from fedseal.client import state_of
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import Ask, Reply, draw_seed, plain, read_plain
+from fedseal.federation.protocol import Ask, Reply
+from fedseal.federation.protocol.client import draw_seed
+from fedseal.federation.protocol.plain import read_step, write_step
 from fedseal.secagg import aggregator
 
 SIZE = Packing.of(net()).size
@@ -97,8 +99,8 @@ def test_draws_differ_by_seed_round_and_client_and_are_fresh_without_a_seed() ->
 
 def test_plain_steps_there_and_back() -> None:
     step = torch.randn(5, generator=torch.Generator().manual_seed(0)).numpy()
-    found, weight, metrics = read_plain(plain(step, 3, {"loss": 0.25}))
+    found, weight, metrics = read_step(write_step(step, 3, {"loss": 0.25}))
     assert (found.tolist(), weight, metrics) == (step.tolist(), 3, {"loss": 0.25})
-    for wrong in (b"", b"x" * 40, plain(step, 3, {})[:-3]):
+    for wrong in (b"", b"x" * 40, write_step(step, 3, {})[:-3]):
         with pytest.raises(UnfitUpdate, match="cannot be read"):
-            read_plain(wrong)
+            read_step(wrong)

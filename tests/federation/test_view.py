@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 import fedseal as fs
-from federation.small import STEPS, Losing, federation, gap, net, owners, weights
+from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, weights
 from fedseal.errors import StorageFailure
 from fedseal.federation.owners import gradient_step
+from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.view import View
+from fedseal.secagg import Outgoing, aggregator
 
 RULE = gradient_step()
 
@@ -64,7 +67,7 @@ def test_a_server_that_takes_off_what_clients_hand_over_is_left_with_masks_that_
 
 def _span(view: View) -> float:
     assert view.ring is not None
-    return float(2.0 ** view.ring["bits"] / view.ring["scale"])
+    return float(2.0**view.ring.bits / view.ring.scale)
 
 
 def test_aggregators_read_noise_unless_all_collude(tmp_path: Path) -> None:
@@ -117,6 +120,29 @@ def test_differences_and_a_client_that_vanished(tmp_path: Path) -> None:
     view = View.load(tmp_path)
     assert [entry.sender for entry in view.of(0, "step")] == ["0", "2", "3"]
     assert view.update(view.of(0, "step")[0]).kind == "difference"
+
+
+class _Spoiling(Tapped):
+    """Changes a byte in what client 1 sends to aggregator 1."""
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for ask, reply in super().ask(asks):
+            spoiled = ask.to == 1 and ask.step == "train"
+            yield ask, Reply(tuple(_spoiled(m) if spoiled else m for m in reply.messages), reply.refused)
+
+
+def _spoiled(message: Outgoing) -> Outgoing:
+    changed = bytearray(message.message)
+    changed[70] ^= message.to == aggregator(1)
+    return Outgoing(message.to, changed)
+
+
+def test_a_message_that_does_not_open_is_not_recorded_and_ends_no_round(tmp_path: Path) -> None:
+    trained = federation("sharing", rule=RULE).fit(1, engine=_Spoiling(), record=tmp_path)
+    assert (trained.history[0].failure, trained.history[0].clients) == ("", 3)
+    seeds = [(entry.party, entry.sender) for entry in View.load(tmp_path).of(0, "seed")]
+    assert ("aggregator 1", "1") not in seeds
+    assert {("aggregator 2", "1"), ("aggregator 1", "0")} <= set(seeds)
 
 
 def test_a_damaged_record(tmp_path: Path) -> None:

@@ -51,14 +51,15 @@ def floor(package: Path, name: str = "") -> Floor:
         (here, there)
         for path in sorted(folder.rglob("*.py"))
         if (here := path.relative_to(folder).with_suffix("").parts[0]) in rooms
-        for module in _imported(ast.parse(path.read_text()))
+        for module in imported(ast.parse(path.read_text()))
         if module.startswith(f"{dotted}.") and (there := module.removeprefix(f"{dotted}.").split(".")[0]) in rooms
         if there != here
     }
     return Floor(name or package.name, frozenset(rooms), frozenset(arrows))
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of the modules, or of the names in them, that a file imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
 import fedseal
-from layers.house import floor
+from layers.house import floor, imported
 
 SOURCE = Path(fedseal.__file__).parent
 FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
-MOST = {"attack": 62}  # arrows between its rooms
+MOST = {"attack": 62, "federation": 50}  # arrows between its rooms
+INSIDE_SECAGG = ("fedseal.secagg.hazmat", "fedseal.secagg.wire")
 # names that say that something was done, and not what is there
 PARTICIPLES = {"said", "asked", "seen", "told", "recorded", "refused", "found", "known", "kept", "made"}
 
@@ -28,6 +30,32 @@ def test_arrows_stay_few(name: str) -> None:
 
 def test_no_module_is_named_after_a_participle() -> None:
     assert {path.stem for path in SOURCE.rglob("*.py")} & PARTICIPLES == set()
+
+
+def test_a_federation_uses_the_protocols_and_not_their_primitives() -> None:
+    """The layout of messages and vectors is known in one room, so that it can change there."""
+    assert {path.name: _inside_secagg(path.read_text()) for path in (SOURCE / "federation").rglob("*.py")} == {
+        path.name: [] for path in (SOURCE / "federation").rglob("*.py")
+    }
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from fedseal.secagg import wire",
+        "def f():\n    import fedseal.secagg.hazmat.prg",
+        "from fedseal.secagg.wire import Kind",
+        "from fedseal.secagg.hazmat.keys import KEY",
+    ],
+)
+def test_a_federation_that_uses_a_primitive_is_found(code: str) -> None:
+    assert len(_inside_secagg(code)) == 1
+    assert _inside_secagg("from fedseal.secagg import Transcript, masking") == []
+
+
+def _inside_secagg(code: str) -> list[str]:
+    names = [f"{name}." for name in imported(ast.parse(code))]
+    return [name for name in names if name.startswith(tuple(f"{inside}." for inside in INSIDE_SECAGG))]
 
 
 def test_arrows_and_circles_are_found(tmp_path: Path) -> None:

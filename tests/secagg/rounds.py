@@ -15,6 +15,7 @@ from fedseal.secagg import (
     Ledger,
     Opened,
     Outgoing,
+    Party,
     Roster,
     Terms,
     aggregator,
@@ -81,9 +82,10 @@ class Sharing:
         self.owner = sharing.Owner(terms, identity(SERVER))
 
     def role(self, number: int) -> Role:
-        if number < 2**63:
+        party = Party.of(number)
+        if party.is_client:
             return self.clients[number]
-        return self.owner if number == OWNER else self.aggregators[aggregator(0) - number]
+        return self.owner if number == OWNER else self.aggregators[party.index]
 
     def carry(self, messages: Iterable[Outgoing]) -> None:
         """Until nothing is left to carry."""

@@ -26,10 +26,10 @@ from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, Local, ModelOwner
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import Ask, Party, Reply
+from fedseal.federation.protocol import PROTOCOLS, Ask, Call, Link, Member, Reply
 from fedseal.federation.report import RoundReport
-from fedseal.federation.rounds import Call, Link, Metered, Watcher, conduct
 from fedseal.federation.secure import Keyring, Pact, Secure
+from fedseal.federation.traffic import Metered, Watcher
 from fedseal.secagg import SERVER
 from fedseal.types import Tensors
 
@@ -57,7 +57,7 @@ class InThisProcess:
 class Calls:
     """A link that calls the parties."""
 
-    parties: Mapping[int, Party]
+    parties: Mapping[int, Member]
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         """One after the other, so that one client's answer is in memory at a time."""
@@ -135,7 +135,7 @@ class Federation:
         return self._members(keys, keys.pact)
 
     def _members(self, keys: Keyring | StoredKeys, pact: Pact) -> Members:
-        if self.secure.protocol != "plain":
+        if PROTOCOLS[self.secure.protocol].secure:
             pact.terms(0, Packing.of(self.model_owner.model).size)  # complain before anything starts
         return Members(tuple(self.data_owners), self.model_owner.model, pact, keys, self.seed, self.threads)
 
@@ -223,7 +223,7 @@ class Federation:
         failure, weight, metrics = "", 0, dict[str, float]()
         cohort: tuple[int, ...] = ()
         try:
-            found = conduct(call, metered)
+            found = PROTOCOLS[self.secure.protocol].conduct(call, metered)
         except FedsealError as error:
             failure = error.fact
         else:

@@ -20,7 +20,7 @@ from fedseal.federation.grid import PART, GridLink, answered, asks_who, hello
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner
-from fedseal.federation.rounds import Link
+from fedseal.federation.protocol import Link
 from fedseal.federation.secure import Secure
 from fedseal.secagg import Public, Roster
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedseal.errors import EngineFailure
 from fedseal.federation.flower_environment import flwr
 from fedseal.federation.members import Members
-from fedseal.federation.party import LOG, Ask, Party, Reply
+from fedseal.federation.protocol import LOG, Ask, Member, Reply
 from fedseal.secagg import Outgoing
 from fedseal.types import Tensors
 
@@ -144,7 +144,7 @@ def hello(message: Any, number: int) -> Any:
     return app.Message(app.RecordDict({PART: app.ConfigRecord({"party": str(number)})}), reply_to=message)
 
 
-def answered(party: Party, message: Any, number: int) -> Any:
+def answered(party: Member, message: Any, number: int) -> Any:
     """A party's answer to any other message."""
     return flwr().app.Message(packed_reply(party.answer(ask_of(message.content, number))), reply_to=message)
 

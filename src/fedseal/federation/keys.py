@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from fedseal.errors import BadConfig, StorageFailure
+from fedseal.federation import json_file
+from fedseal.federation.json_file import Hex, JsonFile, Model, no_more_than
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.secagg import SERVER, Identity, Public, Roster, aggregator
-from fedseal.secagg.hazmat.keys import Agreement
+from fedseal.secagg import SERVER, Identity, Party, Public, Roster, aggregator
 
-VERSION, PACT = 1, "pact.json"
+VERSION: Final = 1
+PACT = "pact.json"
+Key = Annotated[Hex, Field(min_length=32, max_length=32)]
+Pair = tuple[Key, Key]  # of a public key: what checks signatures, and what is sealed for
+
+
+class KeyFile(JsonFile):
+    """A party's secrets."""
+
+    version: Literal[1]
+    signing: Key
+    opening: Key
+
+
+class RosterFile(JsonFile):
+    """Public keys of all parties; clients by number."""
+
+    clients: dict[int, Pair]
+    aggregators: tuple[Pair, ...]
+    opener: Pair
+
+
+class PactFile(JsonFile):
+    """What all parties hold alike."""
+
+    version: Literal[1]
+    session: Hex
+    secure: Annotated[Secure, no_more_than(Secure)]
+    roster: RosterFile
 
 
 @dataclass(frozen=True)
@@ -56,18 +85,7 @@ class StoredKeys:
         Raises:
             StorageFailure: it is not in this folder.
         """
-        return read_identity(self.folder / file_of(number))
-
-
-def file_of(number: int) -> str:
-    """The name of a party's key file.
-
-    >>> file_of(3), file_of(aggregator(0)), file_of(SERVER)
-    ('client-3.key', 'aggregator-0.key', 'owner.key')
-    """
-    if number == SERVER:
-        return "owner.key"
-    return f"aggregator-{aggregator(0) - number}.key" if number >= 2**63 else f"client-{number}.key"
+        return read_identity(self.folder / Party.of(number).key_file)
 
 
 def write(folder: Path, keys: Keyring, secure: Secure) -> None:
@@ -95,14 +113,27 @@ def write(folder: Path, keys: Keyring, secure: Secure) -> None:
 
 def write_identity(folder: Path, number: int, identity: Identity) -> None:
     """A party's key in a new file, readable by the user alone."""
-    facts = {"version": VERSION, "signing": identity.signing.hex(), "opening": identity.opening.secret.hex()}
-    with os.fdopen(os.open(folder / file_of(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(facts, file)
+    content = KeyFile(version=VERSION, signing=identity.signing, opening=identity.opening.secret)
+    with os.fdopen(
+        os.open(folder / Party.of(number).key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+    ) as file:
+        file.write(content.text())
 
 
 def write_pact(folder: Path, pact: Pact) -> None:
     """What all parties hold alike."""
-    (folder / PACT).write_text(json.dumps(_plain(pact), indent=1))
+    roster = pact.roster
+    content = PactFile(
+        version=VERSION,
+        session=pact.session,
+        secure=pact.secure,
+        roster=RosterFile(
+            clients={number: _pair(public) for number, public in roster.clients.items()},
+            aggregators=tuple(map(_pair, roster.aggregators)),
+            opener=_pair(roster.opener),
+        ),
+    )
+    (folder / PACT).write_text(content.text())
 
 
 def read_identity(path: Path) -> Identity:
@@ -111,11 +142,8 @@ def read_identity(path: Path) -> Identity:
     Raises:
         StorageFailure: the file is missing, or not a key.
     """
-    facts = _read(path, "key")
-    try:
-        return Identity(bytes.fromhex(facts["signing"]), Agreement(bytes.fromhex(facts["opening"])))
-    except (KeyError, ValueError, TypeError) as error:
-        raise StorageFailure(f"'{path}' is no key ({error!r})", "make new keys for all parties") from None
+    found = _read(path, KeyFile, "key")
+    return Identity.of(found.signing, found.opening)
 
 
 def read_pact(folder: Path) -> Pact:
@@ -124,52 +152,17 @@ def read_pact(folder: Path) -> Pact:
     Raises:
         StorageFailure: the file is missing, or no pact.
     """
-    facts = _read(folder / PACT, "pact")
-    try:
-        roster = facts["roster"]
-        return Pact(
-            Secure(**{**facts["secure"], "quorum": tuple(facts["secure"]["quorum"])}),
-            Roster(
-                {int(number): _public(pair) for number, pair in roster["clients"].items()},
-                _public(roster["opener"]),
-                tuple(_public(pair) for pair in roster["aggregators"]),
-            ),
-            bytes.fromhex(facts["session"]),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise StorageFailure(f"'{folder / PACT}' is no pact ({error!r})", "make new keys for all parties") from None
+    found = _read(folder / PACT, PactFile, "pact")
+    clients = {number: Public(*pair) for number, pair in found.roster.clients.items()}
+    aggregators = tuple(Public(*pair) for pair in found.roster.aggregators)
+    return Pact(found.secure, Roster(clients, Public(*found.roster.opener), aggregators), found.session)
 
 
-def _plain(pact: Pact) -> dict[str, Any]:
-    roster = pact.roster
-    return {
-        "version": VERSION,
-        "session": pact.session.hex(),
-        "secure": asdict(pact.secure),
-        "roster": {
-            "clients": {str(number): _pair(public) for number, public in roster.clients.items()},
-            "aggregators": [_pair(public) for public in roster.aggregators],
-            "opener": _pair(roster.opener),
-        },
-    }
+def _pair(public: Public) -> Pair:
+    return public.verifying, public.sealing
 
 
-def _pair(public: Public) -> list[str]:
-    return [public.verifying.hex(), public.sealing.hex()]
-
-
-def _public(pair: list[str]) -> Public:
-    verifying, sealing = map(bytes.fromhex, pair)
-    return Public(verifying, sealing)
-
-
-def _read(path: Path, what: str) -> Mapping[str, Any]:
-    try:
-        facts = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StorageFailure(
-            f"there is no {what} '{path}' ({error})", "make them with: fedseal train --deploy"
-        ) from None
-    if not isinstance(facts, dict) or facts.get("version") != VERSION:
-        raise StorageFailure(f"'{path}' is no {what} of this version", "make new keys for all parties")
-    return facts
+def _read(path: Path, model: type[Model], what: str) -> Model:
+    if not path.is_file():
+        raise StorageFailure(f"there is no {what} '{path}'", "make them with: fedseal train --deploy")
+    return json_file.read(path, model, f"'{path}' is no {what}", "make new keys for all parties")

@@ -8,9 +8,10 @@ from torch import nn
 
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.owners import DataOwner
-from fedseal.federation.party import Aggregator, Client, Party
+from fedseal.federation.protocol import Aggregator, Member
+from fedseal.federation.protocol.client import Client
 from fedseal.federation.secure import Keyring, Pact
-from fedseal.secagg import Ledger, aggregator
+from fedseal.secagg import Ledger, Party, aggregator
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Members:
         """Numbers of the aggregators."""
         return tuple(aggregator(place) for place in range(len(self.pact.roster.aggregators)))
 
-    def party(self, number: int, *, kept: bool = False, ledger: Ledger | None = None) -> Party:
+    def party(self, number: int, *, kept: bool = False, ledger: Ledger | None = None) -> Member:
         """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
         identity = self.keys.identity(number)
         if number in self.aggregators:
-            return Aggregator(aggregator(0) - number, self.pact, identity, kept=kept, ledger=ledger)
+            return Aggregator(Party.of(number).index, self.pact, identity, kept=kept, ledger=ledger)
         return Client(
             number,
             self.owners[number],

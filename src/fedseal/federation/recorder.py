@@ -5,33 +5,26 @@ A party's view holds what its own keys open, and nothing that it would have to g
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedseal.errors import StorageFailure
 from fedseal.federation.checkpoint import write
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
-from fedseal.federation.party import Ask, Reply, read_plain
-from fedseal.federation.rounds import Call, Sum
+from fedseal.federation.protocol import LOG, PROTOCOLS, Ask, Call, Reply, Sum
+from fedseal.federation.protocol.base import PartyView, Reading
 from fedseal.federation.secure import Keyring
-from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, place
+from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, ViewFile, place
 from fedseal.files import write_whole
-from fedseal.secagg import OWNER, SERVER, Identity, Terms, aggregator, wire
-from fedseal.secagg.hazmat.keys import KEY, Opener
-from fedseal.secagg.hazmat.prg import SEED, Masks
-from fedseal.secagg.masking.client import unmask_context
-from fedseal.secagg.terms import name
-from fedseal.secagg.vector import Layout
-from fedseal.secagg.wire import ChunkReader, Kind, Message
+from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
+from fedseal.secagg.errors import BadMessage
 from fedseal.types import LocalTraining, Tensors
+
+TENSORS = {"step": "step", "masked": "elements", "seed": "seed"}  # names in an entry's file, by its kind
 
 
 class Shelf:
@@ -39,14 +32,8 @@ class Shelf:
 
     def __init__(self, folder: Path, packing: Packing, training: LocalTraining | None, defense: str = "none") -> None:
         self.folder = folder
-        self.index: dict[str, Any] = {
-            "version": VERSION,
-            "weights": packing.weights,
-            "buffers": packing.buffers,
-            "training": None if training is None else training.describe(),
-            "defense": defense,
-            "ring": None,
-        }
+        self.ring: VectorFormat | None = None
+        self._packing, self._training, self._defense = packing, training, defense
         self._entries: list[Entry] = []
 
     def model(self, round: int, state: Tensors) -> None:
@@ -75,8 +62,16 @@ class Shelf:
         Raises:
             StorageFailure: it cannot be written.
         """
-        index = self.index | {"entries": [asdict(entry) for entry in self._entries]}
-        write_whole(self.folder / INDEX, json.dumps(index, indent=1).encode())
+        index = ViewFile(
+            version=VERSION,
+            weights=self._packing.weights,
+            buffers=self._packing.buffers,
+            training=self._training,
+            defense=self._defense,
+            ring=self.ring,
+            entries=tuple(self._entries),
+        )
+        write_whole(self.folder / INDEX, index.text().encode())
 
 
 class Recorder:
@@ -97,71 +92,58 @@ class Recorder:
     ) -> None:
         self._shelf, self._keys = Shelf(folder, Packing.of(model), training, defense), keys
         self._call: Call | None = None
-        self._readers: dict[tuple[int, int], tuple[ChunkReader, NDArray[Any]]] = {}
+        self._views: dict[int, PartyView] = {}
 
     def begins(self, call: Call) -> None:
         """A round."""
-        self._call, self._readers = call, {}
+        self._call, self._views = call, {}
         self._shelf.model(call.round, call.state)
-        if call.pact.secure.protocol != "plain":
-            terms = call.terms
-            self._shelf.index["ring"] = {"bits": terms.bits, "scale": terms.codec.scale, "chunk": terms.chunk}
+        if PROTOCOLS[call.pact.secure.protocol].secure:
+            self._shelf.ring = VectorFormat.of(call.terms)
 
     def asked(self, ask: Ask) -> None:
         """What reaches an aggregator."""
-        if ask.to >= 2**63:
-            self._read(ask.to, ask.messages)
+        if Party.of(ask.to).is_aggregator:
+            self._read(ask.to, ask.messages, SERVER)
 
     def answered(self, ask: Ask, reply: Reply) -> None:
         """What reaches the model owner."""
-        assert self._call is not None
-        if self._call.pact.secure.protocol == "plain":
-            for _, message in reply.messages:
-                step, weight, _ = read_plain(message)
-                tensors = {"step": torch.from_numpy(step)}
-                self._shelf.keep(ask.round, "the server", str(ask.to), "step", tensors, weight=weight)
-        else:
-            self._read(SERVER, [message for to, message in reply.messages if to in (SERVER, OWNER)])
+        self._read(SERVER, [message for to, message in reply.messages if Party.of(to).opens], ask.to)
 
     def opened(self, call: Call, found: Sum) -> None:
         """The sum, and the end of the round."""
         mean = torch.from_numpy(found.total / found.weight)
         weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
         self._shelf.keep(call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
-        for (party, sender), (_, elements) in self._readers.items():
-            if sender < 2**63:  # a share of the sum says nothing that the sum does not
-                signed = torch.from_numpy(call.terms.codec.ring.signed(elements).copy())
-                self._shelf.keep(call.round, name(party), str(sender), "masked", {"elements": signed})
+        for number, view in self._views.items():
+            self._keep(number, view.rest())
         self._shelf.close()
 
-    def _read(self, party: int, messages: Iterable[Any]) -> None:
-        identity = self._identity(party)
-        if identity is None or self._call is None:
+    def _read(self, number: int, messages: Iterable[Buffer], carrier: int) -> None:
+        view = self._view(number)
+        if view is None:
             return
-        terms = self._call.terms
-        for raw in messages:
-            message = wire.read(raw, 1 << 62)
-            if message.kind in (Kind.SHARE, Kind.MASKED):
-                self._announced(party, message, terms, identity)
-            elif message.kind is Kind.CHUNK and (party, message.sender) in self._readers:
-                reader, elements = self._readers[party, message.sender]
-                start, end = Layout(terms).span(wire.number_of(message))
-                reader.open(message, elements[start:end])
-            elif message.kind is Kind.UNMASK:
-                body = bytes(message.body)
-                opener = Opener(identity.opening, unmask_context(terms, message.sender), body[:KEY])
-                own = bytes(opener.open(0, body[KEY:], b""))[:SEED]
-                Masks(subtracted=[own]).add_to(self._readers[party, message.sender][1], offset=0)
+        for message in messages:
+            try:
+                self._keep(number, view.read(message, carrier))
+            except BadMessage as error:  # recording must not end a round that goes on without this message
+                LOG.warning("not recorded: %s", error)
 
-    def _announced(self, party: int, message: Message, terms: Terms, identity: Identity) -> None:
-        body = bytes(message.body)
-        to = message.to
-        reader = ChunkReader(terms.digest, message.sender, to, body, identity.opening)
-        if message.kind is Kind.SHARE and party != aggregator(0):
-            seed = torch.frombuffer(bytearray(reader.secret[-SEED:]), dtype=torch.uint8)
-            self._shelf.keep(terms.round, name(party), str(message.sender), "seed", {"seed": seed})
-        else:
-            self._readers[party, message.sender] = (reader, terms.codec.ring.zeros(Layout(terms).elements))
+    def _view(self, number: int) -> PartyView | None:
+        """Of the present round; None if the key is not here."""
+        assert self._call is not None
+        if number not in self._views:
+            identity = self._identity(number)
+            if identity is None:
+                return None
+            self._views[number] = PROTOCOLS[self._call.pact.secure.protocol].view(self._call, number, identity)
+        return self._views[number]
+
+    def _keep(self, number: int, readings: Iterable[Reading]) -> None:
+        assert self._call is not None
+        for client, kind, content, weight in readings:
+            tensors = {TENSORS[kind]: torch.from_numpy(content)}
+            self._shelf.keep(self._call.round, str(Party.of(number)), str(client), kind, tensors, weight=weight)
 
     def _identity(self, party: int) -> Identity | None:
         try:

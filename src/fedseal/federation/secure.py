@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fedseal.errors import BadConfig, UnknownName
-from fedseal.secagg import SERVER, Identity, Roster, Terms, aggregator
+from fedseal.secagg import Identity, Party, Roster, Terms
 from fedseal.secagg.accounting import epsilon, rho
-from fedseal.secagg.hazmat.keys import Agreement
 
-PROTOCOLS = ("sharing", "masking", "plain")
+NAMES = ("sharing", "masking", "plain")
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,23 @@ class Secure:
     chunk: int = 1 << 17
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise UnknownName("protocol", self.protocol, PROTOCOLS)
+        if self.protocol not in NAMES:
+            raise UnknownName("protocol", self.protocol, NAMES)
         if self.noise is not None and self.clip is None:
             raise BadConfig("noise on steps without a clip protects nobody", "set clip too")
         if self.protocol == "plain" and (self.clip is not None or self.noise is not None):
             raise BadConfig("clip and noise belong to a secure sum", "choose 'sharing' or 'masking'")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise BadConfig(f"a clip to the norm {self.clip}", "give a positive number")
+
+    @property
+    def parties_who_add(self) -> int:
+        """How many aggregators take part: only shares need some.
+
+        >>> Secure("sharing", aggregators=2).parties_who_add, Secure("masking", aggregators=2).parties_who_add
+        (2, 0)
+        """
+        return self.aggregators if self.protocol == "sharing" else 0
 
     def settled(self, clients: int, most: int, metrics: Mapping[str, float]) -> Secure:
         """Without anything left None.
@@ -138,10 +146,9 @@ class Keyring:
     @classmethod
     def fresh(cls, secure: Secure, clients: int) -> Keyring:
         """From the operating system's randomness."""
-        count = secure.aggregators if secure.protocol == "sharing" else 0
         return cls(
             {number: Identity.fresh() for number in range(clients)},
-            tuple(Identity.fresh() for _ in range(count)),
+            tuple(Identity.fresh() for _ in range(secure.parties_who_add)),
             Identity.fresh(),
         )
 
@@ -157,22 +164,18 @@ class Keyring:
     def copied(self) -> Keyring:
         """The same keys, so far unused."""
         return Keyring(
-            {number: _copied(identity) for number, identity in self.clients.items()},
-            tuple(map(_copied, self.aggregators)),
-            _copied(self.opener),
+            {number: identity.copied() for number, identity in self.clients.items()},
+            tuple(identity.copied() for identity in self.aggregators),
+            self.opener.copied(),
         )
 
     def identity(self, number: int) -> Identity:
         """Of one party."""
-        if number == SERVER:
+        party = Party.of(number)
+        if party.opens:
             return self.opener
-        place = aggregator(0) - number
-        return self.aggregators[place] if 0 <= place < len(self.aggregators) else self.clients[number]
+        return self.aggregators[party.index] if party.is_aggregator else self.clients[number]
 
     def pact(self, secure: Secure) -> Pact:
         """A new session of these parties."""
         return Pact(secure, self.roster, secrets.token_bytes(16))
-
-
-def _copied(identity: Identity) -> Identity:
-    return Identity(identity.signing, Agreement(identity.opening.secret))

@@ -12,25 +12,26 @@ in the model owner's view always.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fedseal.errors import StorageFailure
+from fedseal.federation.json_file import JsonFile, no_more_than, read
 from fedseal.federation.packing import Packing
-from fedseal.secagg.hazmat.prg import Masks
-from fedseal.secagg.hazmat.ring import Ring
+from fedseal.secagg import VectorFormat
 from fedseal.types import LocalTraining, Update
 
-VERSION, INDEX = 1, "view.json"
+VERSION: Final = 1
+INDEX = "view.json"
 EVERYBODY = "cohort"
 
 
@@ -60,6 +61,38 @@ class Entry:
         return len(self.cohort) or 1
 
 
+def _training(value: Any) -> LocalTraining | None:
+    """From what `LocalTraining.describe` gives."""
+    if value is None or isinstance(value, LocalTraining):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("is no table of options")
+    options: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    try:
+        return LocalTraining(**options)
+    except TypeError as error:  # options of another version
+        raise ValueError(str(error)) from None
+
+
+def _described(training: LocalTraining | None) -> dict[str, object] | None:
+    return None if training is None else training.describe()
+
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class ViewFile(JsonFile):
+    """`view.json`: names and shapes of a step, how it was trained and hidden, and what was read."""
+
+    version: Literal[1]
+    weights: Shapes
+    buffers: Shapes
+    training: Annotated[LocalTraining | None, PlainValidator(_training), PlainSerializer(_described)]
+    defense: str
+    ring: Annotated[VectorFormat, no_more_than(VectorFormat)] | None
+    entries: tuple[Annotated[Entry, no_more_than(Entry)], ...]
+
+
 @dataclass(frozen=True)
 class View:
     """A folder that a `Recorder` wrote."""
@@ -68,7 +101,7 @@ class View:
     entries: tuple[Entry, ...]
     packing: Packing
     training: LocalTraining | None
-    ring: dict[str, Any] | None
+    ring: VectorFormat | None
     defense: str = "none"
 
     @classmethod
@@ -79,25 +112,9 @@ class View:
             StorageFailure: no record, or a damaged one.
         """
         folder = Path(folder)
-        try:
-            index = json.loads((folder / INDEX).read_text())
-            if index["version"] != VERSION:
-                raise ValueError(f"version {index['version']}")
-            training = index["training"]
-            if training is not None and "betas" in training:
-                training = {**training, "betas": tuple(training["betas"])}
-            return cls(
-                folder,
-                tuple(Entry(**{**entry, "cohort": tuple(entry["cohort"])}) for entry in index["entries"]),
-                Packing(_shapes(index["weights"]), _shapes(index["buffers"])),
-                None if training is None else LocalTraining(**training),
-                index["ring"],
-                index["defense"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageFailure(
-                f"'{folder}' holds no whole record ({error!r})", "record one: fit(record=...)"
-            ) from None
+        index = read(folder / INDEX, ViewFile, f"'{folder}' holds no whole record", "record one: fit(record=...)")
+        packing = Packing(index.weights, index.buffers)
+        return cls(folder, index.entries, packing, index.training, index.ring, index.defense)
 
     def of(self, round: int, kind: str) -> tuple[Entry, ...]:
         """What could be read in a round."""
@@ -122,10 +139,10 @@ class View:
         if "step" in tensors:
             return self._update(tensors["step"].numpy(), entry)
         if "seed" in tensors:
-            share = self._elements()
-            Masks(added=[tensors["seed"].numpy().tobytes()]).add_to(share, offset=0)
-            return self._update(self._numbers(share), entry)
-        return self._update(self._read(tensors["elements"], entry, colluding), entry)
+            return self._update(self._entries(None, [_seed(tensors)]), entry)
+        held = [seed for seed in self.of(entry.round, "seed") if seed.sender == entry.sender]
+        seeds = [_seed(self._tensors(seed.file)) for seed in held if seed.party in colluding]
+        return self._update(self._entries(tensors["elements"].numpy(), seeds), entry)
 
     def _update(self, step: NDArray[Any], entry: Entry) -> Update:
         gradient = self.training is not None and self.training.kind == "gradient"
@@ -141,32 +158,9 @@ class View:
             training=self.training,
         )
 
-    def _read(self, signed: Tensor, entry: Entry, colluding: Sequence[str]) -> NDArray[Any]:
-        elements = signed.numpy().copy().view(self._ring.dtype)
-        for seed in self.of(entry.round, "seed"):
-            if seed.party in colluding and seed.sender == entry.sender:
-                known = self._tensors(seed.file)["seed"].numpy().tobytes()
-                Masks(added=[known]).add_to(elements, offset=0)
-        return self._numbers(elements)
-
-    @property
-    def _ring(self) -> Ring:
-        assert self.ring is not None
-        return Ring(self.ring["bits"])
-
-    def _elements(self) -> NDArray[Any]:
-        """Zeros, as long as the vector up to its last entry."""
-        assert self.ring is not None
-        last = self.packing.size - 1
-        return self._ring.zeros(last + last // (self.ring["chunk"] - 1) + 1)
-
-    def _numbers(self, elements: NDArray[Any]) -> NDArray[Any]:
-        """The entries among ring elements, which have a check at the end of each chunk."""
-        assert self.ring is not None
-        kept = np.arange(self.packing.size)
-        found = elements[kept + kept // (self.ring["chunk"] - 1)].copy()
-        step: NDArray[Any] = self._ring.signed(found).astype(np.float64) / self.ring["scale"]
-        return step
+    def _entries(self, vector: NDArray[Any] | None, seeds: Sequence[bytes]) -> NDArray[Any]:
+        assert self.ring is not None, "vectors are recorded of secure protocols only"
+        return self.ring.entries(self.packing.size, vector, seeds)
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
         try:
@@ -181,5 +175,5 @@ def place(round: int) -> str:
     return f"round-{round:03d}"
 
 
-def _shapes(parts: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(shape)) for name, shape in parts)
+def _seed(tensors: dict[str, Tensor]) -> bytes:
+    return tensors["seed"].numpy().tobytes()

@@ -13,9 +13,11 @@ except ModuleNotFoundError:
     raise MissingExtra("cryptography is not installed", "pip install 'fedseal[federation]'") from None
 
 from fedseal.secagg import masking, sharing
-from fedseal.secagg.hazmat.keys import Identity, Public
+from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.terms import OWNER, SERVER, Roster, Terms, aggregator
+from fedseal.secagg.party import OWNER, SERVER, Party, aggregator
+from fedseal.secagg.terms import Roster, Terms
+from fedseal.secagg.transcript import Transcript, VectorFormat
 from fedseal.secagg.vector import Opened
 from fedseal.secagg.wire import Outgoing
 
@@ -23,13 +25,17 @@ del _cryptography
 __all__ = [
     "OWNER",
     "SERVER",
+    "Buffer",
     "Identity",
     "Ledger",
     "Opened",
     "Outgoing",
+    "Party",
     "Public",
     "Roster",
     "Terms",
+    "Transcript",
+    "VectorFormat",
     "aggregator",
     "masking",
     "sharing",

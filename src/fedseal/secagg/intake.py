@@ -14,7 +14,8 @@ from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import Agreement, Buffer
 from fedseal.secagg.hazmat.ring import Elements
-from fedseal.secagg.terms import Terms, name
+from fedseal.secagg.party import Party
+from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout
 from fedseal.secagg.wire import ChunkReader, Message
 
@@ -55,7 +56,9 @@ class Intake:
         """
         chunk, kept = wire.number_of(message), self._kept.get(message.sender)
         if kept is None:
-            raise BadMessage(f"a chunk of {name(message.sender)}, who announced none", "send the announcement first")
+            raise BadMessage(
+                f"a chunk of {Party.of(message.sender)}, who announced none", "send the announcement first"
+            )
         if chunk >= self._layout.chunks:
             raise BadMessage(f"chunk {chunk} of {self._layout.chunks}", "send the vector that the terms describe")
         start, end = self._layout.span(chunk)

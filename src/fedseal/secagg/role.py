@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
-from fedseal.secagg.terms import OWNER, SERVER, Roster, Terms, aggregator, name
+from fedseal.secagg.party import Party
+from fedseal.secagg.terms import Roster, Terms
 from fedseal.secagg.wire import Kind, Message, Outgoing
 
 ENDING = (CohortTooSmall, Misbehavior, WrongSum)
@@ -38,7 +39,7 @@ class Role:
         self._seen: set[bytes] = set()
         self._on: dict[Kind, Callable[[Message], list[Outgoing]]] = {}
         if public_of(terms.roster, number) != identity.public:
-            raise BadMessage(f"the roster has another key for {name(number)}", "hand in the identity of the roster")
+            raise BadMessage(f"the roster has another key for {Party.of(number)}", "hand in the identity of the roster")
 
     def receive(self, message: Buffer) -> list[Outgoing]:
         """What this party answers.
@@ -52,9 +53,9 @@ class Role:
         if read.terms != self.terms.digest:
             raise BadMessage("a message of another round or of other terms", "give all parties the same terms")
         if read.to != self.number:
-            raise BadMessage(f"a message to {name(read.to)} at {name(self.number)}", "carry it to its address")
+            raise BadMessage(f"a message to {Party.of(read.to)} at {Party.of(self.number)}", "carry it to its address")
         if read.kind not in self._on:
-            raise BadMessage(f"{name(self.number)} takes no {read.kind.name} message", "carry it to its address")
+            raise BadMessage(f"{Party.of(self.number)} takes no {read.kind.name} message", "carry it to its address")
         if read.kind is Kind.CHUNK:
             return self._on[read.kind](read)
         read.verify(public_of(self.terms.roster, read.sender))
@@ -102,20 +103,21 @@ class _Ending:
 
 def public_of(roster: Roster, number: int) -> Public:
     """A party's keys; raises BadMessage for one who is not in the roster."""
-    if number in (OWNER, SERVER):
+    party = Party.of(number)
+    if party.opens:
         return roster.opener
-    place = aggregator(0) - number
-    if 0 <= place < len(roster.aggregators):
-        return roster.aggregators[place]
+    if party.is_aggregator and party.index < len(roster.aggregators):
+        return roster.aggregators[party.index]
     if number not in roster.clients:
-        raise BadMessage(f"a message of {name(number)}, who is not in the roster", "invite it before the round")
+        raise BadMessage(f"a message of {party}, who is not in the roster", "invite it before the round")
     return roster.clients[number]
 
 
 def from_client(message: Message) -> None:
     """Raises BadMessage if it is another party's."""
-    if message.sender >= 2**63:
-        raise BadMessage(f"a {message.kind.name} message of {name(message.sender)}", "only clients send it")
+    sender = Party.of(message.sender)
+    if not sender.is_client:
+        raise BadMessage(f"a {message.kind.name} message of {sender}", "only clients send it")
 
 
 def ascending(numbers: Iterable[int]) -> tuple[int, ...]:

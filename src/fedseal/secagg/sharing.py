@@ -22,8 +22,9 @@ from fedseal.secagg.hazmat.prg import SEED, Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.role import Role, ascending, from_client
-from fedseal.secagg.terms import OWNER, Terms, aggregator, name
+from fedseal.secagg.party import OWNER, Party, aggregator
+from fedseal.secagg.role import Role, ascending, from_client, public_of
+from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Contribution, Layout, Opened
 from fedseal.secagg.wire import ChunkReader, ChunkWriter, Kind, Message, Outgoing, Reader
 
@@ -139,7 +140,7 @@ class Aggregator(Role):
     def _chunk(self, message: Message) -> list[Outgoing]:
         if self._closed:
             raise OutOfPhase(
-                f"a chunk of {name(message.sender)} after the intake closed", "take part in the next round"
+                f"a chunk of {Party.of(message.sender)} after the intake closed", "take part in the next round"
             )
         self._intake.take(message)
         return []
@@ -151,7 +152,7 @@ class Aggregator(Role):
         reader.end()
         ascending(client for client, _ in entries)
         if message.sender in self._rolls:
-            raise Misbehavior(f"{name(message.sender)} signed two lists of clients", "replace it, and start anew")
+            raise Misbehavior(f"{Party.of(message.sender)} signed two lists of clients", "replace it, and start anew")
         self._rolls[message.sender] = dict(entries)
         return self._counted()
 
@@ -180,19 +181,18 @@ class Aggregator(Role):
         if len(message.body) != KEY + SIGNATURE:
             raise BadMessage("an agreement of another length than the protocol's", "send the original")
         if message.sender in self._agreements:
-            raise Misbehavior(f"{name(message.sender)} signed two cohorts", "replace it, and start anew")
+            raise Misbehavior(f"{Party.of(message.sender)} signed two cohorts", "replace it, and start anew")
         self._agreements[message.sender] = bytes(message.body[KEY:])
         if self.cohort is not None:
             self._check(message.sender, agreement(self.terms, self.cohort))
         return []
 
     def _check(self, sender: int, statement: bytes) -> None:
-        place = aggregator(0) - sender
         try:
-            self.terms.roster.aggregators[place].verify(self._agreements[sender], statement)
+            public_of(self.terms.roster, sender).verify(self._agreements[sender], statement)
         except BadMessage:
             raise Misbehavior(
-                f"{name(sender)} signed another cohort than this aggregator holds",
+                f"{Party.of(sender)} signed another cohort than this aggregator holds",
                 "nothing is opened; find out which of the two lies",
             ) from None
 
@@ -217,7 +217,7 @@ class Aggregator(Role):
 
     def _from_other(self, message: Message) -> None:
         if message.sender not in self._others():
-            raise BadMessage(f"a {message.kind.name} message of {name(message.sender)}", "only aggregators send it")
+            raise BadMessage(f"a {message.kind.name} message of {Party.of(message.sender)}", "only aggregators send it")
 
     def _others(self) -> list[int]:
         return [aggregator(place) for place in range(len(self.terms.roster.aggregators)) if place != self._place]
@@ -259,11 +259,10 @@ class Owner(Role):
         return opened
 
     def _sum(self, message: Message) -> list[Outgoing]:
-        place = aggregator(0) - message.sender
-        if not 0 <= place < len(self.terms.roster.aggregators):
-            raise BadMessage(f"a sum of {name(message.sender)}", "only aggregators send it")
+        if not Party.of(message.sender).is_aggregator:
+            raise BadMessage(f"a sum of {Party.of(message.sender)}", "only aggregators send it")
         if message.sender in self._intake.announced:
-            raise Misbehavior(f"{name(message.sender)} sends two sums", "replace it, and start anew")
+            raise Misbehavior(f"{Party.of(message.sender)} sends two sums", "replace it, and start anew")
         reader = Reader(message.body)
         key = reader.take(KEY + TAG)
         cohort = ascending(reader.party() for _ in reader.count(len(self.terms.roster.clients)))

@@ -16,23 +16,11 @@ from operator import index
 from fedseal.errors import BadConfig
 from fedseal.secagg.hazmat.keys import Public
 from fedseal.secagg.hazmat.ring import FixedPoint, Ring
+from fedseal.secagg.party import MOST_AGGREGATORS, OWNER, Party, aggregator
 
-SERVER, OWNER = 2**64 - 1, 2**64 - 2
-MOST_AGGREGATORS, LARGEST_CHUNK = 64, 1 << 22
+LARGEST_CHUNK = 1 << 22
 PROTOCOLS = ("sharing", "masking")
 WHOLE = ("round", "size", "minimum", "bits", "max_weight", "degree", "chunk")  # fields that are whole numbers
-
-
-def aggregator(index: int) -> int:
-    """The number of the aggregator at this place; number 0 gets the masked vectors."""
-    return 2**64 - 100 - index
-
-
-def name(number: int) -> str:
-    """For errors."""
-    place = aggregator(0) - number
-    known = {OWNER: "the owner", SERVER: "the server"}
-    return known.get(number) or (f"aggregator {place}" if 0 <= place < 64 else f"client {number}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Roster:
     aggregators: tuple[Public, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(0 <= number < 2**63 for number in self.clients):
+        if not all(Party.of(number).is_client for number in self.clients):
             raise BadConfig("a client's number is not between 0 and 2^63", "number the clients from 0")
         keys = [*self.clients.values(), self.opener, *self.aggregators]
         for what in ("verifying", "sealing"):

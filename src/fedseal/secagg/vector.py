@@ -20,6 +20,16 @@ from fedseal.secagg.hazmat.ring import Elements, Reals
 from fedseal.secagg.terms import Terms
 
 
+def element_of(data: NDArray[Any], chunk: int) -> NDArray[Any]:
+    """Where data elements stand in a vector of which every chunk ends with a check.
+
+    >>> element_of(np.arange(9), 4).tolist()
+    [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    """
+    places: NDArray[Any] = data + data // (chunk - 1)
+    return places
+
+
 class Layout:
     """Where things stand in the vector of a round: entries, weight, metrics; a check at the end of each chunk."""
 
@@ -210,5 +220,5 @@ class Opened:
 
     def _tail(self) -> Elements:
         data = np.arange(self.terms.size, self._layout.data)
-        found: Elements = self._elements[data + data // self._layout.step]
+        found: Elements = self._elements[element_of(data, self.terms.chunk)]
         return found

@@ -170,7 +170,7 @@ def drawn(
         timeout=timeout,
         bundled=bundled,
     )
-    aggregators = federation.secure.aggregators if federation.secure.protocol == "sharing" else 0
+    aggregators = federation.secure.parties_who_add
     model_owner, *nodes = numbers(count, aggregators)
     parts = dict.fromkeys((model_owner, *nodes), common)
     if bundled is None:

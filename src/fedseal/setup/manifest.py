@@ -12,7 +12,7 @@ from torch import nn
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, Local
-from fedseal.federation.party import draw_seed
+from fedseal.federation.protocol.client import draw_seed
 from fedseal.files import make_folder, write_whole
 from fedseal.setup.data.images import BUNDLED
 from fedseal.setup.factory import build_object

@@ -14,7 +14,7 @@ from fedseal.federation.deployment.processes import Child, free_port, last_words
 from fedseal.federation.flower_environment import only_errors, quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.members import Members
-from fedseal.federation.rounds import Link
+from fedseal.federation.protocol import Link
 
 JOIN = "from fedseal.cli import main; main()"
 

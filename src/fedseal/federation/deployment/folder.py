@@ -10,23 +10,25 @@ Files whose name ends in .key are secret, and readable by their user alone.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import PlainSerializer
 
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation import keys as stored
 from fedseal.federation.deployment import certificates
+from fedseal.federation.json_file import JsonFile, Model, read
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.secagg import SERVER, aggregator
+from fedseal.secagg import SERVER, Party, aggregator
 
-VERSION = 1
+VERSION: Final = 1
 PARTY, NODES, APP, WORK = "party.json", "nodes.json", "app", "work"
-OWNER = "model-owner"
+OWNER = Party.of(SERVER).folder
 PORT = 9443
 START = """#!/bin/sh
 # Takes part in the deployment as {who}. Ctrl-C ends it.
@@ -81,6 +83,23 @@ Certificates are valid until {until}. Their authority was forgotten when they we
 """
 
 
+class PartyFile(JsonFile):
+    """`party.json`: who a folder's party is, where the model owner is, and the training."""
+
+    version: Literal[1]
+    party: Annotated[int, PlainSerializer(str)]  # as text, since readers of JSON may round a number of 8 bytes
+    address: str
+    listen: str
+    training: dict[str, Any]
+
+
+class NodesFile(JsonFile):
+    """`nodes.json`: public keys of all nodes by party."""
+
+    version: Literal[1]
+    nodes: dict[int, str]
+
+
 @dataclass(frozen=True)
 class Place:
     """A party's own folder.
@@ -115,8 +134,7 @@ class Place:
     @property
     def nodes(self) -> dict[int, str]:
         """Public keys of all nodes by party, lines of OpenSSH, which the model owner has."""
-        facts = _read(self.folder / NODES)
-        return {int(number): str(key) for number, key in facts["nodes"].items()}
+        return dict(_read(self.folder / NODES, NodesFile).nodes)
 
     @property
     def leads(self) -> bool:
@@ -126,33 +144,11 @@ class Place:
     @property
     def who(self) -> str:
         """In words."""
-        return who(self.number)
+        return Party.of(self.number).role
 
     def at(self, address: str) -> Place:
         """The same with the model owner elsewhere."""
         return replace(self, address=address, listen=address.rpartition(":")[0])
-
-
-def who(number: int) -> str:
-    """A party in words.
-
-    >>> who(2), who(aggregator(1)), who(SERVER)
-    ('data owner 2', 'aggregator 1', 'the model owner')
-    """
-    if number == SERVER:
-        return "the model owner"
-    return f"aggregator {aggregator(0) - number}" if number >= 2**63 else f"data owner {number}"
-
-
-def name_of(number: int) -> str:
-    """The name of a party's folder.
-
-    >>> name_of(2), name_of(aggregator(1)), name_of(SERVER)
-    ('owner-2', 'aggregator-1', 'model-owner')
-    """
-    if number == SERVER:
-        return OWNER
-    return f"aggregator-{aggregator(0) - number}" if number >= 2**63 else f"owner-{number}"
 
 
 def write(
@@ -220,21 +216,22 @@ def _fill(
     parties = numbers(len(ring.clients), len(ring.aggregators))
     owner, public = root / OWNER, {}
     for number in parties:
-        own = root / name_of(number)
+        own = root / Party.of(number).folder
         own.mkdir(mode=0o700)
-        facts = {"version": VERSION, "party": str(number), "address": address, "listen": listen}
-        _json(own / PARTY, facts | {"training": dict(training[number])})
+        own_training = dict(training[number])
+        content = PartyFile(version=VERSION, party=number, address=address, listen=listen, training=own_training)
+        _write(own / PARTY, content)
         stored.write_pact(own, pact)
         stored.write_identity(own, number, ring.identity(number))
         script = own / "start.sh"
-        script.write_text(START.format(who=who(number)))
+        script.write_text(START.format(who=Party.of(number).role))
         script.chmod(0o755)
         if number == SERVER:
             certificates.write_server(own, hosts, days=days)
         else:
             shutil.copy(owner / certificates.AUTHORITY, own)
             public[number] = certificates.write_node_key(own)
-    _json(owner / NODES, {"version": VERSION, "nodes": {str(number): key for number, key in public.items()}})
+    _write(owner / NODES, NodesFile(version=VERSION, nodes=public))
     (owner / APP).mkdir()
     (owner / APP / "pyproject.toml").write_text(APP_PROJECT)
     (owner / APP / "apps.py").write_text(APP_MODULE)
@@ -246,7 +243,7 @@ def _readme(
 ) -> str:
     own = any(facts.get("own") for facts in training.values())
     return README.format(
-        rows="\n".join(f"| `{name_of(number)}` | {who(number)} |" for number in numbers),
+        rows="\n".join(f"| `{party.folder}` | {party.role} |" for party in map(Party.of, numbers)),
         port=port,
         reached=f"Nodes reach it as {hosts[0]}."
         if hosts
@@ -262,11 +259,8 @@ def place(folder: Path) -> Place:
     Raises:
         StorageFailure: it is none, or damaged.
     """
-    facts = _read(folder / PARTY)
-    try:
-        return Place(folder, int(facts["party"]), facts["address"], facts["listen"], facts["training"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise StorageFailure(f"'{folder / PARTY}' is damaged ({error!r})", "copy this party's folder again") from None
+    found = _read(folder / PARTY, PartyFile)
+    return Place(folder, found.party, found.address, found.listen, found.training)
 
 
 def places(folder: Path) -> list[Place]:
@@ -276,25 +270,19 @@ def places(folder: Path) -> list[Place]:
         StorageFailure: one is missing or damaged.
     """
     owner = place(folder / OWNER)
-    return [owner, *(place(folder / name_of(number)) for number in owner.nodes)]
+    return [owner, *(place(folder / Party.of(number).folder) for number in owner.nodes)]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text())
-        if not isinstance(facts, dict) or facts["version"] != VERSION:
-            raise ValueError("another version")
-    except FileNotFoundError:
+def _read(path: Path, model: type[Model]) -> Model:
+    if not path.exists():
         raise StorageFailure(
             f"there is no '{path}'", "name a party's folder of those that 'fedseal train --deploy' wrote"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise StorageFailure(f"'{path}' is damaged ({error!r})", "copy this party's folder again") from None
-    return facts
+        )
+    return read(path, model, f"'{path}' is damaged", "copy this party's folder again")
 
 
-def _json(path: Path, facts: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(facts, indent=1) + "\n")
+def _write(path: Path, content: JsonFile) -> None:
+    path.write_text(content.text() + "\n")
 
 
 def _bracketed(host: str) -> str:

@@ -5,14 +5,20 @@ A node that is started again refuses a round that it answered before: two sums t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from pydantic import RootModel
+
 from fedseal.errors import StorageFailure
+from fedseal.federation.json_file import read
 from fedseal.files import write_whole
 from fedseal.secagg import Ledger, Terms
 
 LEDGER = "ledger.json"
+
+
+class LedgerFile(RootModel[dict[str, int]]):
+    """The last round by session, in hexadecimal."""
 
 
 class StoredLedger(Ledger):
@@ -24,14 +30,7 @@ class StoredLedger(Ledger):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            known = json.loads(path.read_text()) if path.exists() else {}
-            super().__init__({str(session): int(round) for session, round in known.items()})
-        except (OSError, ValueError, AttributeError) as error:
-            raise StorageFailure(
-                f"'{path}' is no record of rounds ({error})",
-                "make a new deployment; without the record, this party could be made to answer a round twice",
-            ) from None
+        super().__init__(_read(path).root if path.exists() else {})
 
     def enter(self, terms: Terms) -> None:
         """As its base; the file has it when this returns.
@@ -42,6 +41,15 @@ class StoredLedger(Ledger):
         """
         super().enter(terms)
         try:
-            write_whole(self._path, json.dumps(self.rounds).encode())
+            write_whole(self._path, LedgerFile(self.rounds).model_dump_json().encode())
         except StorageFailure as error:  # another place, as the remedy may be, would not know the rounds so far
             raise StorageFailure(error.fact, "make room, or mend the disk") from None
+
+
+def _read(path: Path) -> LedgerFile:
+    return read(
+        path,
+        LedgerFile,
+        f"'{path}' is no record of rounds",
+        "make a new deployment; without the record, this party could be made to answer a round twice",
+    )

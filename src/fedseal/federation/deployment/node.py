@@ -19,7 +19,7 @@ from fedseal.federation.deployment.processes import Child, daemon, free_port, un
 from fedseal.federation.deployment.superlink import SECRET, fresh_secret, runtime
 from fedseal.federation.flower_environment import only_errors, quiet
 from fedseal.federation.members import Members
-from fedseal.federation.party import LOG, Party
+from fedseal.federation.protocol import LOG, Member
 
 POLL = 0.25  # seconds between two looks for a message; each costs two processes some milliseconds
 LOOK = 1.0  # seconds between two looks whether the SuperNode lives
@@ -96,7 +96,7 @@ def supernode(place: Place) -> Iterator[tuple[Child, int]]:
         child.end()
 
 
-def serve(place: Place, child: Child, port: int, party: Party, say: Callable[[str], None]) -> bool:
+def serve(place: Place, child: Child, port: int, party: Member, say: Callable[[str], None]) -> bool:
     """Answer until the SuperNode ends; whether it had found the model owner."""
     import httpx
     from flwr.proto.runtime_pb2 import AcquireTaskRequest
@@ -130,7 +130,7 @@ def serve(place: Place, child: Child, port: int, party: Party, say: Callable[[st
         client.close()
 
 
-def _answer(address: str, secret: bytes, token: str, party: Party, number: int) -> None:
+def _answer(address: str, secret: bytes, token: str, party: Member, number: int) -> None:
     """One message."""
     from flwr.common.constant import SubStatus
     from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http

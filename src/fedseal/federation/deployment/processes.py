@@ -13,38 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedseal.errors import EngineFailure
+from fedseal.federation.deployment.daemon import PARENT
 from fedseal.federation.flower_environment import SILENT
 
 GRACE = 10.0  # seconds for a process to end by itself
 LOOK = 0.1  # seconds between two looks
+DAEMON = "fedseal.federation.deployment.daemon"
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
-START = """
-import os, sys, time, traceback, types
-from flwr.supercore.app_utils import start_parent_process_monitor
-start_parent_process_monitor(int(os.environ["FEDSEAL_PARENT"]))
-from {module} import {function} as run
-{more}
-sys.argv[0] = "{name}"
-try:
-    run()
-except SystemExit:
-    pass
-except BaseException:
-    traceback.print_exc()
-finally:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)  # its servers' threads would let it linger where a second refusal interrupts the answer to the first
-"""
-# SuperNode sleeps three seconds whenever there is no message, and cannot be told otherwise; a round has several
-OFTEN = """
-from flwr.supernode import start_client_internal
-start_client_internal.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.5)))
-"""
-DAEMONS = {
-    "flower-superlink": ("flwr.superlink.cli", "flower_superlink", ""),
-    "flower-supernode": ("flwr.supernode.cli", "flower_supernode", OFTEN),
-}
 
 
 @dataclass(frozen=True)
@@ -84,9 +59,7 @@ def daemon(name: str, arguments: Sequence[str], home: Path) -> Child:
     Args:
         home: where it keeps its state and its log.
     """
-    module, function, more = DAEMONS[name]
-    code = START.format(module=module, function=function, name=name, more=more)
-    return start(name, [sys.executable, "-c", code, *arguments], home)
+    return start(name, [sys.executable, "-m", DAEMON, name, *arguments], home)
 
 
 def start(name: str, command: Sequence[str], home: Path) -> Child:
@@ -97,7 +70,7 @@ def start(name: str, command: Sequence[str], home: Path) -> Child:
         **os.environ,
         **SILENT,
         "FLWR_HOME": str(home / "flower"),
-        "FEDSEAL_PARENT": str(os.getpid()),
+        PARENT: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
     with log.open("wb") as file:

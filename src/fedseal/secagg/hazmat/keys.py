@@ -98,6 +98,15 @@ class Identity:
         """From the operating system's randomness."""
         return cls(Ed25519PrivateKey.generate().private_bytes_raw(), Agreement.fresh())
 
+    @classmethod
+    def of(cls, signing: bytes, opening: bytes) -> Identity:
+        """From its two secrets, 32 bytes each, as a file keeps them."""
+        return cls(signing, Agreement(opening))
+
+    def copied(self) -> Identity:
+        """The same, so far unused: a used one holds objects that cannot go to another process."""
+        return Identity.of(self.signing, self.opening.secret)
+
     @cached_property
     def _key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.signing)

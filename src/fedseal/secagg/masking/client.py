@@ -14,8 +14,9 @@ from fedseal.secagg.hazmat.prg import Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.ledger import Ledger
 from fedseal.secagg.masking.directory import Directory, Keys
+from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending
-from fedseal.secagg.terms import SERVER, Terms
+from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Contribution
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 

@@ -11,8 +11,9 @@ from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import KEY, Agreement
 from fedseal.secagg.masking.graph import Graph
+from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import from_client, public_of
-from fedseal.secagg.terms import SERVER, Terms
+from fedseal.secagg.terms import Terms
 from fedseal.secagg.wire import Kind, Message, Reader
 
 ADVERTISEMENT = wire.HEADER.size + 2 * KEY + 64  # bytes of the whole message

@@ -14,8 +14,9 @@ from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.masking.client import SHARE, unmask_context
 from fedseal.secagg.masking.directory import Directory, Keys
+from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, from_client
-from fedseal.secagg.terms import SERVER, Terms
+from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout, Opened
 from fedseal.secagg.wire import Kind, Message, Outgoing, Reader
 

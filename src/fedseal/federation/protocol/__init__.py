@@ -1,0 +1,26 @@
+"""Protocols, one a file: the client's side, the model owner's side, and what a party sees. `PROTOCOLS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedseal.federation.protocol.base import Call, Reading, Sum, SumProtocol
+from fedseal.federation.protocol.masking import MASKING
+from fedseal.federation.protocol.messages import LOG, Ask, Link, Member, Reply
+from fedseal.federation.protocol.plain import PLAIN
+from fedseal.federation.protocol.sharing import SHARING, Aggregator
+
+PROTOCOLS: Mapping[str, SumProtocol] = {"sharing": SHARING, "masking": MASKING, "plain": PLAIN}
+__all__ = [
+    "LOG",
+    "PROTOCOLS",
+    "Aggregator",
+    "Ask",
+    "Call",
+    "Link",
+    "Member",
+    "Reading",
+    "Reply",
+    "Sum",
+    "SumProtocol",
+]

@@ -1,0 +1,152 @@
+"""What a protocol is to a federation: how a client answers, how the model owner conducts a round, what a party sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedseal.federation.packing import Vector
+from fedseal.federation.protocol.messages import Ask, Link
+from fedseal.federation.secure import Pact
+from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Terms, Transcript
+from fedseal.secagg.errors import OutOfPhase
+from fedseal.types import Tensors
+
+
+class Step(NamedTuple):
+    """What a client's training gives: the vector `(size,)`, how much it counts, and metrics by name."""
+
+    vector: Vector
+    weight: int
+    metrics: dict[str, float]
+
+
+class ClientSide(Protocol):
+    """One client in a protocol, from round to round."""
+
+    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+        """What the client sends; it trains when this calls `train`.
+
+        Raises:
+            OutOfPhase: asked what is not due.
+            BadMessage, Misbehavior, CohortTooSmall: messages that are refused.
+            UnfitUpdate: a step that cannot be added up.
+        """
+
+    def dump(self) -> bytes | None:
+        """The secrets of the present round, for the client's own storage; None if it keeps none between questions."""
+
+    def load(self, memory: bytes) -> None:
+        """Go on where `dump` was called."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A round to conduct.
+
+    Args:
+        clients: who is asked.
+        identity: the model owner's.
+    """
+
+    pact: Pact
+    identity: Identity
+    clients: tuple[int, ...]
+    round: int
+    size: int
+    state: Tensors
+
+    @property
+    def terms(self) -> Terms:
+        """As all parties hold them."""
+        return self.pact.terms(self.round, self.size)
+
+    def to(self, number: int, step: str, messages: Iterable[Buffer] = ()) -> Ask:
+        """A question."""
+        state = self.state if step == "train" else None
+        return Ask(number, step, self.round, self.size, tuple(messages), state)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a round opens: the sum of `weight * step` over a cohort, `(size,)` in float64."""
+
+    total: NDArray[Any]
+    weight: int
+    metrics: dict[str, float]
+    cohort: tuple[int, ...]
+
+    @classmethod
+    def of(cls, opened: Opened) -> Sum:
+        """As a secure protocol opened it."""
+        return cls(opened.total(), opened.weight, opened.metrics, opened.cohort)
+
+
+class Reading(NamedTuple):
+    """What a party reads of one client: its "step", its "masked" vector in signed elements, or a "seed" for a share."""
+
+    client: int
+    kind: Literal["step", "masked", "seed"]
+    content: NDArray[Any]
+    weight: int | None = None
+
+
+class PartyView(Protocol):
+    """What one party's key opens in one round."""
+
+    def read(self, message: Buffer, carrier: int) -> list[Reading]:
+        """What a message to this party says by itself.
+
+        Args:
+            carrier: who handed it in; who sent it, where the message does not say.
+
+        Raises:
+            BadMessage: it does not open.
+        """
+
+    def rest(self) -> list[Reading]:
+        """What all messages of the round say together."""
+
+
+class SecureView:
+    """A party's view in a secure protocol."""
+
+    def __init__(self, call: Call, number: int, identity: Identity) -> None:
+        self._transcript = Transcript(call.terms, number, identity)
+
+    def read(self, message: Buffer, carrier: int) -> list[Reading]:
+        """A seed, if it is one."""
+        share = self._transcript.read(message)
+        return [] if share is None else [Reading(share.client, "seed", np.frombuffer(bytearray(share.seed), np.uint8))]
+
+    def rest(self) -> list[Reading]:
+        """Masked vectors."""
+        return [Reading(client, "masked", vector.copy()) for client, vector in self._transcript.vectors.items()]
+
+
+@dataclass(frozen=True)
+class SumProtocol:
+    """One way to add clients' steps up.
+
+    Args:
+        secure: whether a step is hidden from who carries and adds it; such a round has terms.
+        client: a client's side, from what was agreed, its number, its key and its ledger.
+        conduct: the model owner's side of one round. It raises CohortTooSmall, Misbehavior or WrongSum if nothing was
+            opened, and EngineFailure if a party that is needed does not answer.
+        view: what a party sees of a round, from its number and its key.
+    """
+
+    secure: bool
+    client: Callable[[Pact, int, Identity, Ledger], ClientSide]
+    conduct: Callable[[Call, Link], Sum]
+    view: Callable[[Call, int, Identity], PartyView]
+
+
+def trains_only(ask: Ask) -> None:
+    """Raises OutOfPhase for a client that is asked anything but to train."""
+    if ask.step != "train":
+        raise OutOfPhase(f"a client is asked to '{ask.step}'", "ask it to train")

@@ -1,0 +1,136 @@
+"""A data owner at work: it trains when it is asked to, and sends what its protocol makes of the step.
+
+Under "plain" that is the step itself, else bytes that say nothing of it. What it refuses it says with the kind of its
+reason only, since a reason may quote a value; the whole reason goes to the client's own log.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from fedseal.errors import FedsealError, UnfitUpdate
+from fedseal.federation.owners import DataOwner
+from fedseal.federation.packing import Packing
+from fedseal.federation.protocol import PROTOCOLS
+from fedseal.federation.protocol.base import ClientSide, Step
+from fedseal.federation.protocol.messages import LOG, Ask, Memory, Reply
+from fedseal.federation.secure import Pact
+from fedseal.secagg import Identity, Ledger, Outgoing
+from fedseal.types import Batch, Tensors
+
+
+class Client:
+    """A data owner at work.
+
+    Args:
+        owner: its data and its rule.
+        model: the architecture; its weights are not used.
+        pact: what it was handed before, and holds the server to.
+        seed: of the federation, which makes its draws repeatable; None for draws of its own.
+        threads: of its training. Sums of many threads differ in their last bits.
+        ledger: of its rounds so far; None for a new one.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        owner: DataOwner,
+        model: nn.Module,
+        pact: Pact,
+        identity: Identity,
+        *,
+        seed: int | None = None,
+        threads: int = 1,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._number, self._owner, self._pact, self._identity = number, owner, pact, identity
+        self._model, self._packing = copy.deepcopy(model), Packing.of(model)
+        self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
+        self._data: Batch | None = None
+        self._side = self._fresh_side()
+
+    def answer(self, ask: Ask) -> Reply:
+        """Do what is asked, or refuse it."""
+        try:
+            return Reply(tuple(self._answered(ask)))
+        except FedsealError as error:
+            LOG.warning("client %d refuses '%s' of round %d: %s", self._number, ask.step, ask.round, error)
+            return Reply(refused=type(error).__name__)
+
+    def dump(self) -> Memory:
+        """The ledger, and the present round's secrets."""
+        memory = {"ledger": [json.dumps(self._ledger.rounds).encode()]}
+        secrets = self._side.dump()
+        return memory | ({} if secrets is None else {"role": [secrets]})
+
+    def load(self, memory: Memory) -> None:
+        """Go on where `dump` was called."""
+        self._ledger = Ledger(json.loads(memory["ledger"][0]))
+        self._side = self._fresh_side()
+        if "role" in memory:
+            self._side.load(memory["role"][0])
+
+    def _fresh_side(self) -> ClientSide:
+        protocol = PROTOCOLS[self._pact.secure.protocol]
+        return protocol.client(self._pact, self._number, self._identity, self._ledger)
+
+    def _answered(self, ask: Ask) -> Iterator[Outgoing]:
+        if ask.size != self._packing.size:
+            raise UnfitUpdate(
+                f"a step of {ask.size} entries is asked for, and the model has {self._packing.size}",
+                "train the model that was agreed on",
+            )
+        return self._side.answer(ask, partial(self._step, ask))
+
+    def _step(self, ask: Ask) -> Step:
+        if self._data is None:
+            self._data = self._owner.build_data()
+        _load(self._model, ask.state)
+        secure = self._pact.secure
+        with threads(self._threads):
+            generator = torch.Generator().manual_seed(draw_seed(self._seed, ask.round, self._number))
+            update = self._owner.model_fn(self._model, self._data, generator)
+            metrics = self._owner.metrics(self._model, self._data, secure.metrics or {})
+        assert secure.max_weight is not None
+        weight = 1 if secure.max_weight == 1 else update.num_examples or len(self._data)
+        return Step(self._packing.pack(update, dict(self._model.named_buffers())), weight, metrics)
+
+
+def draw_seed(seed: int | None, round: int, number: int) -> int:
+    """What a client's draws of a round start from.
+
+    >>> draw_seed(0, 1, 2) == draw_seed(0, 1, 2) != draw_seed(0, 2, 1)
+    True
+    """
+    if seed is None:
+        return secrets.randbits(62)
+    return int.from_bytes(hashlib.sha256(f"fedseal {seed} {round} {number}".encode()).digest()[:7], "little")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _load(model: nn.Module, state: Tensors | None) -> None:
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if state is None or own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+        raise UnfitUpdate("the model that was sent is not the one that was agreed on", "send that model's tensors")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])

@@ -1,0 +1,82 @@
+"""Pairwise masks and one server, who is the model owner: see `fedseal.secagg.masking`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from fedseal.federation.protocol.base import Call, SecureView, Step, Sum, SumProtocol
+from fedseal.federation.protocol.messages import LOG, Ask, Link, Reply
+from fedseal.federation.secure import Pact
+from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
+from fedseal.secagg.errors import BadMessage, OutOfPhase
+
+
+class MaskingClient:
+    """Goes through the phases of a round, and keeps its secrets in between."""
+
+    def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
+        self._pact, self._number, self._identity, self._ledger = pact, number, identity, ledger
+        self._role: masking.Client | None = None
+
+    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+        """Of the phase that is due."""
+        if ask.step == "advertise":
+            terms = self._pact.terms(ask.round, ask.size)
+            self._role = masking.Client(terms, self._number, self._identity, self._ledger)
+            yield from self._role.advertise()
+            return
+        role = self._present(ask)
+        answers = [out for message in ask.messages for out in role.receive(message)]
+        if ask.step == "train":
+            yield from role.contribute(*train())
+        else:
+            yield from answers
+
+    def dump(self) -> bytes | None:
+        """The present round's secrets."""
+        return None if self._role is None else self._role.dump()
+
+    def load(self, memory: bytes) -> None:
+        """Go on where `dump` was called."""
+        self._role = masking.Client.load(self._pact.terms, self._number, self._identity, self._ledger, memory)
+
+    def _present(self, ask: Ask) -> masking.Client:
+        if self._role is None or self._role.terms.round != ask.round:
+            raise OutOfPhase(f"round {ask.round} did not begin at this client", "let it advertise first")
+        return self._role
+
+
+def conduct(call: Call, link: Link) -> Sum:
+    """Lead the clients who are left from phase to phase.
+
+    Raises:
+        CohortTooSmall, WrongSum: nothing was opened.
+    """
+    server = masking.Server(call.terms, call.identity)
+
+    def heard(answers: Iterable[tuple[Ask, Reply]]) -> list[Outgoing]:
+        for _, reply in answers:
+            for _, message in reply.messages:
+                _receive(server, message)
+        return server.advance()
+
+    out = heard(link.ask([call.to(number, "advertise") for number in call.clients]))
+    for step in ("back up", "train", "confirm"):
+        out = heard(link.ask([call.to(number, step, [message]) for number, message in out]))
+    for _, reply in link.ask([call.to(number, "unmask", [message]) for number, message in out]):
+        for _, message in reply.messages:
+            _receive(server, message)
+    return Sum.of(server.result())
+
+
+def _receive(server: masking.Server, message: Buffer) -> None:
+    """One client's bad message must not end the round for the others."""
+    try:
+        server.receive(message)
+    except (BadMessage, OutOfPhase) as error:
+        if server.ended:
+            raise
+        LOG.warning("the server refuses a client's message: %s", error)
+
+
+MASKING = SumProtocol(secure=True, client=MaskingClient, conduct=conduct, view=SecureView)

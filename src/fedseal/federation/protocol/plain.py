@@ -1,0 +1,106 @@
+"""No protection, for comparison: every client's step goes to the model owner in the clear."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from fedseal.errors import UnfitUpdate
+from fedseal.federation.packing import Vector
+from fedseal.federation.protocol.base import Call, Reading, Step, Sum, SumProtocol, trains_only
+from fedseal.federation.protocol.messages import Ask, Link
+from fedseal.federation.secure import Pact
+from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Outgoing
+from fedseal.secagg.errors import CohortTooSmall
+
+
+class PlainClient:
+    """Sends its step, and keeps nothing."""
+
+    def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
+        pass
+
+    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+        """The step."""
+        trains_only(ask)
+        yield Outgoing(SERVER, write_step(*train()))
+
+    def dump(self) -> bytes | None:
+        """Nothing."""
+        return None
+
+    def load(self, memory: bytes) -> None:
+        """Nothing."""
+
+
+def conduct(call: Call, link: Link) -> Sum:
+    """Add up what clients send.
+
+    Raises:
+        CohortTooSmall: too few answer.
+        UnfitUpdate: a step that cannot be read.
+    """
+    total, weights, cohort = np.zeros(call.size), 0, []
+    sums: dict[str, float] = defaultdict(float)
+    for ask, reply in link.ask([call.to(number, "train") for number in call.clients]):
+        for _, message in reply.messages:
+            step, weight, metrics = read_step(message)
+            total += weight * step.astype(np.float64)
+            weights += weight
+            cohort.append(ask.to)
+            for name, value in metrics.items():
+                sums[name] += weight * value
+    least = call.pact.secure.minimum or 1
+    if len(cohort) < least:
+        raise CohortTooSmall(f"{len(cohort)} clients answered, and the minimum is {least}", "ask again")
+    return Sum(total, weights, {name: value / weights for name, value in sums.items()}, tuple(cohort))
+
+
+class PlainView:
+    """Whoever gets a message reads it."""
+
+    def __init__(self, call: Call, number: int, identity: Identity) -> None:
+        pass
+
+    def read(self, message: Buffer, carrier: int) -> list[Reading]:
+        """The step."""
+        step, weight, _ = read_step(message)
+        return [Reading(carrier, "step", step, weight)]
+
+    def rest(self) -> list[Reading]:
+        """Nothing more."""
+        return []
+
+
+def write_step(step: Vector, weight: int, metrics: Mapping[str, float]) -> bytes:
+    """A client's step in the clear.
+
+    Raises:
+        UnfitUpdate: not finite.
+    """
+    if not np.isfinite(step).all():
+        place = int(np.flatnonzero(~np.isfinite(step))[0])
+        raise UnfitUpdate(f"entry {place} is {step[place]}", "look why the training diverged; lower the step length")
+    found = {f"metric.{name}": np.array([value]) for name, value in metrics.items()}
+    return safetensors.numpy.save({"step": step, "weight": np.array([weight]), **found})
+
+
+def read_step(message: Buffer) -> Step:
+    """What `write_step` wrote.
+
+    Raises:
+        UnfitUpdate: it did not write this.
+    """
+    try:
+        found = safetensors.numpy.load(bytes(message))
+        metrics = {name[7:]: float(value[0]) for name, value in found.items() if name.startswith("metric.")}
+        return Step(found["step"], int(found["weight"][0]), metrics)
+    except (SafetensorError, KeyError, IndexError) as error:
+        raise UnfitUpdate(f"a client's step that cannot be read ({error})", "run one version at all parties") from None
+
+
+PLAIN = SumProtocol(secure=False, client=PlainClient, conduct=conduct, view=PlainView)
