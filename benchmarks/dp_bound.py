@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fedseal as fs
 from fedseal.attack.inference.candidates import Hypotheses, KnownCandidates
 from fedseal.client import state_of, train
-from fedseal.metric.bound import Cell, Estimate, gaussian, simplex, subsampled
+from fedseal.metric.bound import BoundPoint, Estimate, gaussian, simplex, subsampled
 from fedseal.report.bound_plot import bound_sheet
 from fedseal.types import Defense, Tensors
 
@@ -74,14 +74,14 @@ def run(scale: float = 1.0) -> dict[str, object]:
         for course in COURSES
     }
     figures: dict[str, object] = {}
-    everything: list[Cell] = []
+    everything: list[BoundPoint] = []
     for game in games():
         found = cells(game, bounds, draws, generator)
         everything += found
         figures |= {_name(cell): _say(cell) for cell in found}
         hits, count = whole_clients(game, max(50, round(WHOLE * scale)), generator)
         bound = bounds[(1.0, 1, 1.0)]
-        cell = Cell(game.name, 1.0, 1, 1.0, KAPPA, hits, count, bound)
+        cell = BoundPoint(game.name, 1.0, 1, 1.0, KAPPA, hits, count, bound)
         figures[f"{_name(cell)}, whole clients"] = _say(cell)
     figures["a regular simplex in theory, noise 1, 1 step"] = (
         f"{simplex(10, 1.0):.4f} of a bound of {gaussian(KAPPA, 1.0):.4f}"
@@ -98,7 +98,7 @@ def run(scale: float = 1.0) -> dict[str, object]:
     return figures
 
 
-def drawn(found: Sequence[Cell]) -> str:
+def drawn(found: Sequence[BoundPoint]) -> str:
     """A picture of each course, as one SVG file."""
     return bound_sheet([[c for c in found if (c.steps, c.sample_rate) == course] for course in COURSES])
 
@@ -120,7 +120,7 @@ def games() -> Sequence[Game]:
 
 def cells(
     game: Game, bounds: dict[tuple[float, int, float], Estimate], draws: int, generator: torch.Generator
-) -> list[Cell]:
+) -> list[BoundPoint]:
     """One cell for each noise, number of steps and sampling rate."""
     added, found = game.added(), []
     for (noise, steps, rate), bound in bounds.items():
@@ -140,7 +140,7 @@ def cells(
             seen = torch.randn(count, steps, shifts.shape[1], generator=generator, dtype=torch.float64)
             seen += present * shifts[:, target].transpose(0, 1)
             hits += int((judge.log_posterior(seen).argmax(-1) == target).sum())
-        found.append(Cell(game.name, noise, steps, rate, KAPPA, hits, trials, bound))
+        found.append(BoundPoint(game.name, noise, steps, rate, KAPPA, hits, trials, bound))
     return found
 
 
@@ -159,12 +159,12 @@ def _dpsgd(noise: float) -> Defense:
     return fs.defense.parse(f"dpsgd:{noise:g},clip={CLIP:g}")
 
 
-def _name(cell: Cell) -> str:
+def _name(cell: BoundPoint) -> str:
     steps = "1 step" if cell.steps == 1 else f"{cell.steps} steps"
     return f"{cell.game}: noise {cell.noise:g}, {steps}, sampling rate {cell.sample_rate:g}"
 
 
-def _say(cell: Cell) -> str:
+def _say(cell: BoundPoint) -> str:
     low, high = cell.interval
     bound = f"{cell.bound.value:.4f}"
     if cell.bound.high > cell.bound.low:

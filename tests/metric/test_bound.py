@@ -16,7 +16,7 @@ from scipy.stats import beta, norm
 
 from fedseal.errors import BadConfig
 from fedseal.metric.bound import (
-    Cell,
+    BoundPoint,
     Estimate,
     approximate,
     concentrated,
@@ -158,14 +158,14 @@ def test_epsilon_and_delta_bound_an_event_of_probability_kappa() -> None:
 
 def test_a_cell_says_its_interval_and_whether_it_is_within() -> None:
     bound = Estimate(0.389, 0.385, 0.393)
-    cell = Cell("labels", 1.0, 1, 1.0, 0.1, 361, 1000, bound)
+    cell = BoundPoint("labels", 1.0, 1, 1.0, 0.1, 361, 1000, bound)
     assert cell.interval == pytest.approx((beta.ppf(0.025, 361, 640), beta.ppf(0.975, 362, 639)))
     assert cell.within
     assert cell.success == 0.361
     assert cell.share == pytest.approx(0.361 / 0.389)
-    assert not Cell("labels", 1.0, 1, 1.0, 0.1, 450, 1000, bound).within
-    assert Cell("labels", 1.0, 1, 1.0, 0.1, 0, 9, bound).interval == pytest.approx((0, 1 - 0.025 ** (1 / 9)))
-    assert Cell("labels", 1.0, 1, 1.0, 0.1, 9, 9, bound).interval[1] == 1
+    assert not BoundPoint("labels", 1.0, 1, 1.0, 0.1, 450, 1000, bound).within
+    assert BoundPoint("labels", 1.0, 1, 1.0, 0.1, 0, 9, bound).interval == pytest.approx((0, 1 - 0.025 ** (1 / 9)))
+    assert BoundPoint("labels", 1.0, 1, 1.0, 0.1, 9, 9, bound).interval[1] == 1
     assert curve(0.1, (1.0, 2.0)) == ((1.0, gaussian(0.1, 1.0)), (2.0, gaussian(0.1, 2.0)))
 
 
@@ -187,8 +187,8 @@ BAD: dict[str, Callable[[], object]] = {
     "rate 0": lambda: subsampled(0.1, 1.0, 0.0, 1, generator=_generator()),
     "rate above 1": lambda: subsampled(0.1, 1.0, 1.1, 1, generator=_generator()),
     "one candidate": lambda: simplex(1, 1.0),
-    "no trial": lambda: Cell("labels", 1.0, 1, 1.0, 0.1, 0, 0, Estimate(0.4, 0.4, 0.4)),
-    "more hits than trials": lambda: Cell("labels", 1.0, 1, 1.0, 0.1, 3, 2, Estimate(0.4, 0.4, 0.4)),
+    "no trial": lambda: BoundPoint("labels", 1.0, 1, 1.0, 0.1, 0, 0, Estimate(0.4, 0.4, 0.4)),
+    "more hits than trials": lambda: BoundPoint("labels", 1.0, 1, 1.0, 0.1, 3, 2, Estimate(0.4, 0.4, 0.4)),
 }
 
 

@@ -7,18 +7,18 @@ from xml.etree import ElementTree
 import pytest
 
 from fedseal.errors import BadConfig
-from fedseal.metric.bound import Cell, Estimate, gaussian
+from fedseal.metric.bound import BoundPoint, Estimate, gaussian
 from fedseal.report.bound_plot import bound_plot, bound_sheet
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
 
-def _cell(noise: float, hits: int, game: str = "labels", steps: int = 1, rate: float = 1.0) -> Cell:
+def _cell(noise: float, hits: int, game: str = "labels", steps: int = 1, rate: float = 1.0) -> BoundPoint:
     bound = gaussian(0.1, noise, steps)
-    return Cell(game, noise, steps, rate, 0.1, hits, 1000, Estimate(bound, bound, bound))
+    return BoundPoint(game, noise, steps, rate, 0.1, hits, 1000, Estimate(bound, bound, bound))
 
 
-def _parsed(cells: list[Cell]) -> ElementTree.Element:
+def _parsed(cells: list[BoundPoint]) -> ElementTree.Element:
     return ElementTree.fromstring(str(bound_plot(cells)).replace("<svg ", f'<svg xmlns="{SPACE[1:-1]}" ', 1))
 
 

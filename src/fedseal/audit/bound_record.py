@@ -32,12 +32,12 @@ class Game(BaseModel):
         return hashlib.sha256(f"{self.defense} {self.batch_size}".encode()).hexdigest()[:16]
 
     @property
-    def cell(self) -> bound.Cell:
+    def cell(self) -> bound.BoundPoint:
         """Beside its bound, which needs no measurement."""
         kappa = 1 / self.candidates
         most = bound.gaussian(kappa, self.noise)
         game = "a client with one example" if self.batch_size == 1 else f"one of a client's {self.batch_size} examples"
-        return bound.Cell(game, self.noise, 1, 1.0, kappa, self.hits, self.trials, bound.Estimate(most, most, most))
+        return bound.BoundPoint(game, self.noise, 1, 1.0, kappa, self.hits, self.trials, bound.Estimate(most, most, most))
 
 
 def bounds_of(folder: str | Path) -> tuple[Game, ...]:

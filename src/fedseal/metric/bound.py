@@ -35,7 +35,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Cell:
+class BoundPoint:
     """How often a prior-aware attacker was right in one setting, beside the most that any could be.
 
     Args:
@@ -47,7 +47,7 @@ class Cell:
     Raises:
         BadConfig: no trial, or more hits than trials.
 
-    >>> cell = Cell("labels", 1.0, 1, 1.0, 0.1, 350, 1000, Estimate(0.389, 0.389, 0.389))
+    >>> cell = BoundPoint("labels", 1.0, 1, 1.0, 0.1, 350, 1000, Estimate(0.389, 0.389, 0.389))
     >>> cell.within, round(cell.share, 2), [round(end, 3) for end in cell.interval]
     (True, 0.9, [0.32, 0.38])
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from fedseal.errors import BadConfig
-from fedseal.metric.bound import Cell, gaussian
+from fedseal.metric.bound import BoundPoint, gaussian
 from fedseal.report.svg import NONE, Area, Attributes, curve, line, tag, text
 
 AREA = Area(width=520, height=320, left=46, right=506, top=30, bottom=276)
@@ -20,7 +20,7 @@ NAME = 50  # pixels that the line's name takes, with its distance
 APART = 7  # pixels between marks of the same noise
 
 
-def bound_plot(cells: Sequence[Cell], at: Attributes = NONE) -> Markup:
+def bound_plot(cells: Sequence[BoundPoint], at: Attributes = NONE) -> Markup:
     """One picture of all cells with the same prior, number of steps and sampling rate: success by noise multiplier.
 
     The line is the bound, the dashes the blind guess, the marks the measured success with its 95 % interval; marks of
@@ -62,11 +62,11 @@ def bound_plot(cells: Sequence[Cell], at: Attributes = NONE) -> Markup:
     return tag("svg", {**at, **box}, Markup("").join([*head, *parts]))
 
 
-def _height(cells: Sequence[Cell]) -> int:
+def _height(cells: Sequence[BoundPoint]) -> int:
     return AREA.height + ROW * len({cell.game for cell in cells})
 
 
-def bound_sheet(pictures: Sequence[Sequence[Cell]], columns: int = 2) -> str:
+def bound_sheet(pictures: Sequence[Sequence[BoundPoint]], columns: int = 2) -> str:
     """Several of these pictures as one SVG file of its own, on white paper, row by row.
 
     Raises:
@@ -92,7 +92,7 @@ def bound_sheet(pictures: Sequence[Sequence[Cell]], columns: int = 2) -> str:
     return str(tag("svg", box, Markup("").join([paper, *placed])) + "\n")
 
 
-def _bound_points(cells: Sequence[Cell], frame: _Frame) -> list[tuple[float, float]]:
+def _bound_points(cells: Sequence[BoundPoint], frame: _Frame) -> list[tuple[float, float]]:
     """Points of the bound: a smooth line where it is in closed form, else those of the cells."""
     one = cells[0]
     if one.steps > 1 and one.sample_rate < 1:
@@ -138,7 +138,7 @@ class _Frame:
             name = text(x, y + 16, "bound", "end", {"fill": INK})
         return curve(drawn, {"class": "bound", "fill": "none", "stroke": INK, "stroke-width": "1.6"}) + name
 
-    def mark(self, cell: Cell, tone: str, shift: float) -> Markup:
+    def mark(self, cell: BoundPoint, tone: str, shift: float) -> Markup:
         """A point with its interval."""
         x, (low, high) = self.x(cell.noise) + shift, cell.interval
         dot = tag("circle", {"cx": x, "cy": self.y(cell.success), "r": 3, "fill": tone})
