@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedseal import LocalTraining, zoo
-from fedseal.audit import Case, Record, load, pictures, rescore, run, store
+from fedseal import Batch, Image, LocalTraining, zoo
+from fedseal.audit import Case, Record, compare, load, pictures, rescore, run, store
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.metric import picture
 from fedseal.metric.image import METRICS
@@ -90,6 +91,25 @@ def test_what_is_matched_otherwise_is_put_in_the_new_order(
         assert torch.equal(other.reconstruction, one.reconstruction.flip(0))
         if one.frames is not None and other.frames is not None:
             assert torch.equal(other.frames, one.frames.flip(1))
+
+
+def test_what_is_finer_than_the_stored_pictures_stays(tmp_path: Path) -> None:
+    """Normalized pictures are stored decoded, in float32, which tells no 175 from 169 dB."""
+    plain, image = case(), Image(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+    scaled = replace(plain, batch=Batch(image.encode(plain.batch.inputs), plain.batch.labels), modality=image)
+    old = run(scaled, attacks=["linear"], defenses=["none", "gaussian:0.001"], out=tmp_path / "old")
+    new = rescore.rescore(old, scaled, tmp_path / "new")
+    fine = [s for cell in old.cells if cell.scores for s in cell.scores.samples if (s.psnr.value or 0) > rescore.FINE]
+    assert new.header.rescored is not None
+    assert 0 < len(fine) < len(old.cells)
+    assert f"above 120 dB, of {len(fine)} examples, are finer" in new.header.rescored.summary
+    for was, now in zip(old.cells, new.cells, strict=True):
+        assert was.scores is not None
+        assert now.scores is not None
+        sharp = was.scores.samples[0].psnr in [sample.psnr for sample in fine]
+        pairs = zip(was.scores.samples[0].scores, now.scores.samples[0].scores, strict=True)
+        assert all(other.value == pytest.approx(one.value, rel=0 if sharp else 1e-3) for one, other in pairs)
+    assert {change.verdict for change in compare(old, new)} == {"same"}
 
 
 def test_a_run_scored_anew_twice_is_the_same(old: Record, tmp_path: Path) -> None:

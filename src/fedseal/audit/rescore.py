@@ -33,7 +33,9 @@ BY_FINGERPRINT = 5  # the first version of the record whose fingerprint knows lo
 COUNTED = {"num_examples", "single_updates"}  # who knows both names as many labels as there are
 MORE = "labels stayed as they were, since more may have been named than the run folder keeps"
 SOFT = "labels stayed as they were, since the run folder does not keep those that were named"
+FINE = 120.0  # dB above which rounding pictures to float32 moves a PSNR by 0.01 dB and more
 BESIDE = ("costs", "bounds")  # what belongs to a run beside its cells
+FINER = "; scores above 120 dB, of {examples} examples, are finer than that and stayed as they were"
 Order = Sequence[int | None]
 
 
@@ -60,9 +62,12 @@ def rescore(record: Record, case: Case, out: str | Path) -> Record:
             f"the run in '{record.folder}' attacked another case: another model, weights or data than are built now",
             "name what builds the same: --case package.module:function, or a .yaml file",
         )
-    judged = _Rescorer(record, Restorer(record, case.inputs_as), Worker(case.to("cpu"), {}, {}, {}))
+    judged = _Rescorer(
+        record, Restorer(record, case.inputs_as, case.batch.inputs.dtype), Worker(case.to("cpu"), {}, {}, {})
+    )
     with _whole(out) as part:
         done = [_written(part, judged, cell) for cell in record.cells]
+        finer = sum(one.finer for one in done)
         count, reasons = sum(one.new for one in done), Counter(one.reason for one in done if one.reason)
         if not count:
             why = next(iter(reasons), "no attack answered")
@@ -71,7 +76,7 @@ def rescore(record: Record, case: Case, out: str | Path) -> Record:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=environment("cpu", torch.get_num_threads()),
             cells=count,
-            basis=judged.restorer.basis,
+            basis=judged.restorer.basis + (FINER.format(examples=finer) if finer else ""),
             kept=tuple(Kept(cells=cells, reason=reason) for reason, cells in reasons.items()),
         )
         for kind in BESIDE:
@@ -83,12 +88,17 @@ def rescore(record: Record, case: Case, out: str | Path) -> Record:
 
 @dataclass(frozen=True, eq=False)
 class _Rescored:
-    """A cell, its pictures if they have to be put in another order, and what was not scored again, and why."""
+    """A cell, its pictures if they have to be put in another order, and what was not scored again, and why.
+
+    Args:
+        finer: examples whose scores are finer than what the folder keeps of their pictures, and stayed.
+    """
 
     cell: Cell
     images: dict[str, Tensor] | None = None
     new: bool = False
     reason: str = ""
+    finer: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +124,9 @@ class _Rescorer:
         named = _named(cell, places)
         fresh = grader.score(Reconstruction(inputs, named, _UNASKED))
         order = [None if match is None else places[match] for match in matches(fresh) or ()]
-        scores = Scores(tuple(self._placed(cell, sample, order, named) for sample in fresh.samples))
+        placed = [self._placed(cell, sample, order, named) for sample in fresh.samples]
+        scores = Scores(tuple(self._told(cell, sample, order) for sample in placed))
+        finer = sum(told is not sample for told, sample in zip(scores.samples, placed, strict=True))
         label_score, reason = _labels(cell, grader, before, named)
         changes = {
             "scores": scores,
@@ -122,9 +134,9 @@ class _Rescorer:
             "content": _content(cell, grader, truth, inputs, order),
         }
         if order == [None if match is None else place for place, match in enumerate(before)]:
-            return _Rescored(cell.model_copy(update=changes), None, True, reason)
+            return _Rescored(cell.model_copy(update=changes), None, True, reason, finer)
         moved, images = self._moved(cell, order)
-        return _Rescored(moved.model_copy(update=changes), images, True, reason)
+        return _Rescored(moved.model_copy(update=changes), images, True, reason, finer)
 
     def _placed(self, cell: Cell, fresh: SampleScores, order: Order, named: Tensor | None) -> SampleScores:
         """The new scores of an example with the place and the proof of the guess that is now matched to it."""
@@ -136,6 +148,17 @@ class _Rescorer:
         label = before[fresh.index].label_correct if named is None and source == fresh.index else fresh.label_correct
         certain = None if before[fresh.index].certain is None else source is not None and cell.certain[source]
         return replace(fresh, matched=None if old is None else old.matched, label_correct=label, certain=certain)
+
+    def _told(self, cell: Cell, fresh: SampleScores, order: Order) -> SampleScores:
+        """The same with the old values where both are finer than the stored pictures; blind guesses are new."""
+        assert cell.scores is not None
+        if self.restorer.exact or order[fresh.index] != fresh.index:
+            return fresh
+        (old,) = (sample for sample in cell.scores.samples if sample.index == fresh.index)
+        if any((one := sample.score("psnr")) is None or (one.value or 0) <= FINE for sample in (old, fresh)):
+            return fresh
+        values = {score.name: score.value for score in old.scores}
+        return replace(fresh, scores=tuple(replace(s, value=values.get(s.name, s.value)) for s in fresh.scores))
 
     def _moved(self, cell: Cell, order: Order) -> tuple[Cell, dict[str, Tensor] | None]:
         """All that stands in the order of the true examples, in the new one."""

@@ -26,6 +26,7 @@ BASIS = {
     "tabular": "the rows in the run folder, with numbers as the table shows them",
 }
 PICTURES = "the pictures in the run folder, which are float32 and cut to [0, 1]"
+MATCHED = "; where guesses were more than examples, from those that had been matched"
 UNKNOWN = "<?>"  # how `Text.words` calls an id outside the vocabulary
 
 
@@ -39,17 +40,24 @@ class Restorer:
 
     Args:
         record: with the folder that holds its pictures.
-        modality: of the case that was attacked.
+        modality, dtype: of the case that was attacked.
     """
 
     record: Record
     modality: Modality
+    dtype: torch.dtype = torch.float32
 
     @property
     def basis(self) -> str:
         """What there is to score, as a clause."""
-        matched = "; where guesses were more than examples, from those that had been matched"
-        return BASIS.get(kind(self.modality), PICTURES) + matched
+        return BASIS.get(kind(self.modality), PICTURES) + MATCHED
+
+    @property
+    def exact(self) -> bool:
+        """Whether the folder keeps inputs to the last bit; normalized pictures are stored decoded, and rounded."""
+        image = self.modality
+        plain = not isinstance(image, Image) or (image.mean is None and image.std is None)
+        return plain and self.dtype == torch.float32
 
     def inputs(self, cell: Cell, truth: Batch, places: Sequence[int]) -> Tensor:
         """The guesses that were matched to these true examples, `(places, ...)` as the model is fed them.
