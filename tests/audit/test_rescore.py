@@ -72,6 +72,12 @@ def test_what_is_matched_otherwise_is_put_in_the_new_order(
     def crossed(truths: Tensor, guesses: Tensor) -> tuple[int | None, ...]:
         return tuple(reversed(range(len(truths))))
 
+    proof = {"kind": "replay", "residual": 0, "tolerance": 1, "sensitivity": [2, None], "certain": [True, False]}
+    for place in answered(old):
+        path = Path(old.folder, "cells", f"{old.cells[place].key.id}.json")
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "certificate": {**proof, "assumption": "a word"}}))
+    old = load(old.folder)
     monkeypatch.setattr(picture, "match", crossed)
     new = rescore.rescore(old, case(), tmp_path / "new")
     for place in answered(old):
@@ -83,7 +89,10 @@ def test_what_is_matched_otherwise_is_put_in_the_new_order(
         assert [sample.matched for sample in now.scores.samples] == before[::-1]
         assert now.labels == was.labels[::-1]
         assert now.label_score == was.label_score
-        assert was.certificate is None or now.certain == was.certain[::-1]
+        assert now.certain == (False, True)
+        assert now.certificate is not None
+        assert now.certificate.sensitivity == (None, 2)
+        assert [sample.certain for sample in now.scores.samples] == [False, True]
         one, other = pictures(old, was), pictures(new, now)
         assert one.reconstruction is not None
         assert other.reconstruction is not None
