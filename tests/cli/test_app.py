@@ -12,7 +12,7 @@ from cli.conftest import Command
 from fedseal.cli import app, terminal
 from fedseal.errors import BadConfig, FedsealError
 
-VERBS = ("audit", "attack", "report", "train", "join", "compare", "recipes")
+VERBS = ("audit", "attack", "report", "train", "join", "compare", "rescore", "recipes")
 
 
 def test_bare_command_shows_every_verb(fedseal: Command) -> None:

@@ -12,7 +12,7 @@ from fedseal.audit.store import write_cell, write_header
 from report.records import Shot, on_disk
 
 HEAVY = ("torch", "transformers", "flwr", "ray", "scipy.stats", "pandas")
-VERBS = ("audit", "attack", "train", "join", "report", "compare", "recipes")
+VERBS = ("audit", "attack", "train", "join", "report", "compare", "rescore", "recipes")
 QUESTIONS = (("--help",), ("--version",), *((verb, "--help") for verb in VERBS), ("recipes",))
 MISTAKES = (
     ("nothing",),
@@ -23,6 +23,7 @@ MISTAKES = (
     ("audit", "--fail-above", "nothing=1"),
     ("report", "nowhere"),
     ("compare", "nowhere", "nowhere"),
+    ("rescore", "nowhere"),
     ("recipes", "nothing"),
 )
 

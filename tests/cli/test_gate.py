@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedseal.cli.gate import MEASURES, Threshold, thresholds
 from fedseal.errors import BadConfig, UnknownName
+from fedseal.setup.gate import MEASURES, Threshold, thresholds
 
 
 def test_thresholds_may_be_repeated_or_listed() -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from cli.conftest import Command
 from fedseal import zoo
 from fedseal.audit import CellKey, CellProgress
-from fedseal.cli import machine, progress
+from fedseal.cli import progress
+from fedseal.setup import machine
 from fedseal.types import Progress
 
 

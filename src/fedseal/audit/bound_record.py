@@ -37,7 +37,9 @@ class Game(BaseModel):
         kappa = 1 / self.candidates
         most = bound.gaussian(kappa, self.noise)
         game = "a client with one example" if self.batch_size == 1 else f"one of a client's {self.batch_size} examples"
-        return bound.BoundPoint(game, self.noise, 1, 1.0, kappa, self.hits, self.trials, bound.Estimate(most, most, most))
+        return bound.BoundPoint(
+            game, self.noise, 1, 1.0, kappa, self.hits, self.trials, bound.Estimate(most, most, most)
+        )
 
 
 def bounds_of(folder: str | Path) -> tuple[Game, ...]:

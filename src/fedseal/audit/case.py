@@ -173,15 +173,20 @@ class Case:
         whole = Batch(self.batch.inputs[rows], self.batch.labels[rows])
         return [whole[start : start + batch_size] for start in range(0, needed, batch_size)]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, loss_by_name: bool = False) -> str:
         """SHA-256 over the model with its weights, the data, the gallery and the local training.
 
         A loss counts by what it computes: spellings of one loss are alike, and two losses under one name are not.
+
+        Args:
+            loss_by_name: count it by its name, as records before version 5 do.
         """
         digest = hashlib.sha256()
         modes = [module.training for module in self.model.modules()] if self.training.mode == "as_is" else None
         trainable = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        training = {**self.training.describe(), "loss": loss_digest(self.model, self.batch, self.training)}
+        training = self.training.describe()
+        if not loss_by_name:
+            training = {**training, "loss": loss_digest(self.model, self.batch, self.training)}
         facts = [without_addresses(repr(self.model)), modes, trainable, training]
         digest.update(json.dumps(facts).encode())
         data = {"inputs": self.batch.inputs, "labels": self.batch.labels}

@@ -110,15 +110,15 @@ class Worker:
 
     def _finished(self, key: CellKey, truth: Batch, answer: Verified, frames: Frames) -> Computed:
         modality, found = self.case.inputs_as, answer.found
-        grader = self._grader(key.first, truth)
+        grader = self.grader(key.first, truth)
         scores = None if found.inputs is None else grader.score(found)
-        order = _order(scores)
+        order = matches(scores)
         images = self._pictured(truth)
         if found.inputs is not None and images:
-            images["reconstruction"] = _arranged(decoded(modality, found.inputs), order)
+            images["reconstruction"] = arranged(decoded(modality, found.inputs), order)
         if frames.pictures is not None:
-            images["frames"] = _arranged(frames.pictures.transpose(0, 1), order).transpose(0, 1)
-        labels = None if found.labels is None else _arranged(found.labels, order, blank=NOTHING)
+            images["frames"] = arranged(frames.pictures.transpose(0, 1), order).transpose(0, 1)
+        labels = None if found.labels is None else arranged(found.labels, order, blank=NOTHING)
         end = found.outcome
         cell = Cell(
             key=key,
@@ -181,7 +181,7 @@ class Worker:
         modality = self.case.inputs_as
         return {"truth": decoded(modality, truth.inputs)} if input_kind(modality).pictured else {}
 
-    def _grader(self, first: int, truth: Batch) -> Grader:
+    def grader(self, first: int, truth: Batch) -> Grader:
         """What grades every attack on this truth, made once: blind guesses take longer to score than attacks do."""
         place = (first, len(truth))
         if place not in self._graders:
@@ -207,7 +207,7 @@ def _on_cpu(found: Reconstruction) -> Reconstruction:
     return replace(found, inputs=inputs, labels=labels, confidence=surely)
 
 
-def _order(scores: Scores | None) -> list[int | None] | None:
+def matches(scores: Scores | None) -> list[int | None] | None:
     """For every true example the place of its reconstruction."""
     return None if scores is None else [s.matched for s in sorted(scores.samples, key=lambda s: s.index)]
 
@@ -231,15 +231,15 @@ def _certificate(found: Reconstruction, order: Sequence[int | None] | None) -> C
     )
 
 
-def _arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0) -> Tensor:
+def arranged(rows: Tensor, order: Sequence[int | None] | None, blank: float = 0) -> Tensor:
     """The rows in the order of the true examples, blank where there is none; as they are if nothing was matched."""
     if order is None or any(place is not None and place >= len(rows) for place in order):
         return rows
-    arranged = rows.new_full((len(order), *rows.shape[1:]), blank)
+    filled = rows.new_full((len(order), *rows.shape[1:]), blank)
     for row, place in enumerate(order):
         if place is not None:
-            arranged[row] = rows[place]
-    return arranged
+            filled[row] = rows[place]
+    return filled
 
 
 def _targets(labels: Tensor) -> tuple[tuple[float, ...], ...] | None:

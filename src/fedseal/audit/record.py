@@ -242,8 +242,35 @@ class Config(_Frozen):
         return {"batch_sizes": (content["batch_size"],), **{k: v for k, v in content.items() if k != "batch_size"}}
 
 
+class Kept(_Frozen):
+    """Cells of which scores were not computed anew, and stayed as they were."""
+
+    cells: int
+    reason: str
+
+
+class Rescoring(_Frozen):
+    """Of a run whose scores were computed anew, without another attack; see `audit.rescore`."""
+
+    created: str = Field(description="UTC, ISO 8601")
+    environment: Environment = Field(description="where and with what; its packages say which fedseal's metrics")
+    cells: int = Field(description="number of those whose scores are new")
+    basis: str = Field(description="what of the reconstructions was there to score, as a sentence")
+    kept: tuple[Kept, ...] = Field(description="what could not be scored again, and why")
+
+    @property
+    def summary(self) -> str:
+        """Who scored what, as a sentence."""
+        which = "1 cell" if self.cells == 1 else f"{self.cells} cells"
+        version = self.environment.packages.get("fedseal", "")
+        return f"The scores of {which} were computed anew by fedseal {version}, from {self.basis}"
+
+
 class Header(_Frozen):
-    """The content of `record.json`."""
+    """The content of `record.json`.
+
+    A run that was scored anew keeps the version that it had: what was proved of its cells is as old as they are.
+    """
 
     version: Literal[1, 2, 3, 4, 5] = VERSION
     created: str = Field(description="UTC, ISO 8601")
@@ -251,6 +278,11 @@ class Header(_Frozen):
     config: Config = Field(description="the arguments as resolved")
     environment: Environment
     keys: tuple[CellKey, ...] = Field(description="all cells of the audit, in order")
+    rescored: Rescoring | None = Field(
+        default=None,
+        exclude_if=lambda rescored: rescored is None,  # so that earlier readers take every other record as before
+        description="None where the scores are those of the audit itself",
+    )
 
 
 class Record(_Frozen):

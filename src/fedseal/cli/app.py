@@ -9,7 +9,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedseal.cli import attack, audit, compare, join, recipes, report, terminal, train
+from fedseal.cli import attack, audit, compare, join, recipes, report, rescore, terminal, train
 from fedseal.errors import FedsealError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("report")(report.report)
 app.command("train")(train.train)
 app.command("join")(join.join)
 app.command("compare")(compare.compare)
+app.command("rescore")(rescore.rescore)
 app.command("recipes")(recipes.recipes)
 
 

@@ -165,7 +165,7 @@ def attack(
     recipe_of(recipe)
     with terminal.loading():
         from fedseal.audit.environment import usable_device
-        from fedseal.cli import machine
+        from fedseal.setup import machine
         from fedseal.setup.attack import AttackSpec
         from fedseal.setup.attack import target as target_of
     chosen = build(recipe, steps=steps, restarts=restarts)

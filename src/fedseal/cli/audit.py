@@ -19,7 +19,7 @@ from fedseal.files import writable_folder
 
 if TYPE_CHECKING:  # torch takes seconds, and help must not wait for it
     from fedseal.audit import Engine, Record
-    from fedseal.cli import gate
+    from fedseal.setup import gate
 
 RECORD = "view.json"  # in a folder that `fit(record=...)` or `recorded(grid, ...)` wrote
 OF_A_RECORD = "What a federation's parties could read"
@@ -143,12 +143,13 @@ def audit(
 
     Example:  fedseal train --protocol plain --rounds 1 --record seen, then fedseal audit seen
     """
-    from fedseal.cli import gate
+    from fedseal.setup import gate
 
     limits = gate.thresholds(fail_above or [])
     with terminal.loading():
         from fedseal.audit.cost import Plan
-        from fedseal.cli import machine, progress
+        from fedseal.cli import progress
+        from fedseal.setup import machine
         from fedseal.setup.audit import audit_of, changed
     of_a_record = {
         "federation": federation,
@@ -217,7 +218,8 @@ def _audit_record(
 ) -> None:
     # Records are read with secure sums' keys, which need an extra, and other audits must work without it.
     with terminal.loading():
-        from fedseal.cli import audit_recording, gate, machine, progress
+        from fedseal.cli import audit_recording, progress
+        from fedseal.setup import gate, machine
 
     out = Path(wanted.get("out", Path("runs") / source.resolve().name))
     facts = {name: value for name, value in wanted.items() if name != "out"}

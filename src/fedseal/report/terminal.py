@@ -39,6 +39,8 @@ def terminal(record: Record, costs: Sequence[Cost] = ()) -> RenderableType:
     color = _COLORS[found.level]
     body = [Text(found.headline, style="bold"), *(Text(sentence) for sentence in found.details)]
     parts: list[RenderableType] = [Panel(Group(*body), title="Verdict", title_align="left", border_style=color)]
+    if (rescored := record.header.rescored) is not None:
+        parts.append(Text(f"{rescored.summary}.", style="dim"))
     if record.cells:
         parts += [*_settings(record), *_defenses(record, costs), *_worst(record)]
     return Group(*parts)

@@ -369,6 +369,30 @@ def audit_of(target: str | None) -> Setup:
     return Setup(case, out=f"runs/{target.rpartition(':')[0].rpartition('.')[2]}", given={"case": target})
 
 
+def case_of(given: Mapping[str, object]) -> Case:
+    """The case of an earlier audit, built again from the arguments that its record keeps.
+
+    Raises:
+        BadConfig: arguments that name no case, such as those of `audit.run` itself.
+        StorageFailure, FedsealError: what they name is not there any more, or does not fit.
+    """
+    named = {name: given[name] for name in sorted({"case", *_OF_A_CASE}) if name in given}
+    if "recorded" in given:
+        raise BadConfig(
+            "the run is of what a federation's parties could read, and its record does not name their data",
+            "attack the record again: fedseal audit",
+        )
+    if "fingerprint" in given or not named:
+        raise BadConfig(
+            "the run was started from Python, so its record does not say how to build the case",
+            "name what builds it: --case package.module:function, or a .yaml file",
+        )
+    try:
+        return _case(AuditFile.model_validate(named))[0]
+    except ValidationError as error:
+        raise _explained("record.json", error) from None
+
+
 def changed(setup: Setup, given: Mapping[str, Any]) -> Setup:
     """The setup with other arguments in place of its own, and a few samples where nobody says how many."""
     setup = replace(setup, given={**(setup.given or {}), **given}, **given)
