@@ -60,8 +60,9 @@ def _head(seed: int, noise: float, *, missing: float = 0.0, weight: float = 1.0,
     by_bias = d + bias_error * drawn.standard_normal(CLASSES)
     lost = drawn.random(error.shape) < missing
     gradient[lost], error[lost] = 0, math.inf
-    parts = (torch.from_numpy(part) for part in (v, b, gradient, error, by_bias, bias_error))
-    return Head(*parts, label=seed % CLASSES, prior=(0.5, 0.5))
+    one = torch.from_numpy
+    seen = (one(gradient), one(error), one(by_bias), one(bias_error))
+    return Head(one(v), one(b), *seen, seed % CLASSES, (0.5, 0.5))
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.5])

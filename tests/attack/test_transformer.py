@@ -54,7 +54,8 @@ def test_contexts_are_those_of_a_loop_over_heads_and_rows(
 ) -> None:
     heads, width = shape
     parts = _products(seed, 2, length, width)
-    expected = np.stack([_attended(*(part[n] for part in parts), heads, causal) for n in range(2)])
+    query, key, value = parts
+    expected = np.stack([_attended(query[n], key[n], value[n], heads, causal) for n in range(2)])
     found = mixed(*Attention(heads, (0, 1, 2)).split([torch.from_numpy(part) for part in parts]), causal=causal)
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
 
@@ -63,9 +64,8 @@ def test_contexts_are_those_of_torchs_own_attention() -> None:
     query, key, value = (torch.from_numpy(part).view(2, 5, 2, 3) for part in _products(0, 2, 5, 6))
     for causal in (True, False):
         found = mixed(query / 3**0.5, key, value, causal=causal)
-        whole = nn.functional.scaled_dot_product_attention(
-            *(part.transpose(1, 2) for part in (query, key, value)), is_causal=causal
-        )
+        q, k, v = (part.transpose(1, 2) for part in (query, key, value))
+        whole = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
         torch.testing.assert_close(found, whole.transpose(1, 2).flatten(-2))
 
 
@@ -131,8 +131,8 @@ class Block(nn.Module):
             value, query, key = self.readers[0](x).chunk(3, -1)
         else:
             value, query, key = (reader(x) for reader in self.readers)
-        split = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)]
-        mixed_ = nn.functional.scaled_dot_product_attention(*split, is_causal=self.causal)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        mixed_ = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         out: Tensor = self.out(mixed_.transpose(1, 2).flatten(-2))
         return out
 
@@ -287,12 +287,12 @@ class Shallow(Flat):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tower = nn.ModuleList([nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])])
+        self.one, self.other, self.last = (nn.Linear(8, 8) for _ in range(3))
+        self.tower = nn.ModuleList([nn.ModuleList([self.one, self.other, self.last])])
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.words(ids)
-        one, other, last = self.tower[0]  # type: ignore[misc]
-        out: Tensor = self.head(last(one(x) * other(x)).mean(1))
+        out: Tensor = self.head(self.last(self.one(x) * self.other(x)).mean(1))
         return out
 
 

@@ -95,6 +95,7 @@ def test_everybody_at_the_bound_does_not_overflow(bits: int) -> None:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "NaN": (lambda: np.where(np.arange(SIZE) == 4, np.nan, update(0)), "entry 4 is nan"),
     "infinity": (lambda: np.where(np.arange(SIZE) == 2, -np.inf, update(0)), "entry 2 is -inf"),
+    "infinity upwards": (lambda: np.where(np.arange(SIZE) == 1, np.inf, update(0)), "entry 1 is inf"),
     "too large": (lambda: np.where(np.arange(SIZE) == 9, 8.001, update(0)), "entry 9 is 8.001"),
     "too low": (lambda: np.where(np.arange(SIZE) == 9, -8.001, update(0)), "entry 9 is -8.001"),
     "shorter": (lambda: update(0)[:-1], r"shape \(10,\)"),
@@ -103,6 +104,12 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "half precision": (lambda: update(0).astype(np.float16), "no float32"),
     "a list": (lambda: update(0).tolist(), "no float32"),
 }
+
+
+def test_a_metric_at_its_bound_belongs() -> None:
+    round_ = terms(metrics={"loss": 2.5})
+    opened = summed(round_, [(update(0), 1, {"loss": 2.5}), (update(1), 1, {"loss": -2.5})])
+    assert opened.metrics["loss"] == pytest.approx(0.0, abs=round_.error)
 
 
 @pytest.mark.parametrize("name", WRONG)
