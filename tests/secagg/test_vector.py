@@ -61,6 +61,7 @@ def test_the_mean_in_float32_is_the_mean_rounded() -> None:
     opened = summed(terms(), [(update(0), 1, {}), (update(1), 1, {})])
     assert opened.mean(np.float32).dtype == np.float32
     assert np.array_equal(opened.mean(np.float32), opened.mean().astype(np.float32))
+    assert opened.total(np.float32).dtype == np.float32
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(32, np.float32), (64, np.float32), (64, np.float64)])
@@ -140,6 +141,19 @@ def test_a_longer_update_is_scaled_to_the_clip_and_a_shorter_one_is_kept() -> No
     assert np.abs(long - values / 4).max() < 1e-6
     zero = summed(terms(clip=1.0), [(np.zeros(SIZE), 1, {})] * 2).mean()
     assert not zero.any()
+
+
+def test_a_clip_far_below_one_holds_updates_below_one() -> None:
+    values = np.full(SIZE, 0.5 / math.sqrt(SIZE))
+    assert np.linalg.norm(summed(terms(clip=0.125), [(values, 1, {})] * 2).mean()) == pytest.approx(0.125, rel=1e-5)
+
+
+def test_noise_is_added_to_every_metric() -> None:
+    round_ = terms(clip=1.0, noise=0.3, metrics={"first": 2.0, "second": 2.0})
+    parts = [(np.zeros(SIZE), 1, {"first": 1.0, "second": 1.0})] * 2
+    found = [summed(round_, parts).metrics for _ in range(8)]
+    for name in ("first", "second"):
+        assert len({metrics[name] for metrics in found}) > 1
 
 
 def test_the_clip_comes_before_the_bound() -> None:
