@@ -143,6 +143,12 @@ def test_a_longer_update_is_scaled_to_the_clip_and_a_shorter_one_is_kept() -> No
     assert not zero.any()
 
 
+@pytest.mark.parametrize("worst", [np.inf, -np.inf, np.nan])
+def test_a_clip_lets_nothing_infinite_in(worst: float) -> None:
+    with pytest.raises(UnfitUpdate, match="entry 4 is"):
+        Contribution(terms(clip=1.0), np.where(np.arange(SIZE) == 4, worst, update(0)), 1, {})
+
+
 def test_a_clip_far_below_one_holds_updates_below_one() -> None:
     values = np.full(SIZE, 0.5 / math.sqrt(SIZE))
     assert np.linalg.norm(summed(terms(clip=0.125), [(values, 1, {})] * 2).mean()) == pytest.approx(0.125, rel=1e-5)
