@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # two test workers of one thread each: two of two would wait for each other most of the time
 test everything avx2: export OMP_NUM_THREADS := 1
 
-.PHONY: setup audit test everything avx2 lint types bench clean
+.PHONY: setup audit test everything avx2 lint types coverage mutants bench clean
 
 setup: .venv/installed
 
@@ -48,6 +48,25 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# the lines and branches that the quick tests run, as a table; `make coverage TESTS=tests/defense` for a part of them
+coverage: TESTS ?= tests src
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --quiet -p no:xdist -m "not slow" $(TESTS)
+	$(BIN)/coverage report
+
+# breaks single places of some modules and tells which of them no test notices; takes minutes, is not run by CI, and
+# works on a copy in an environment of its own: `make mutants MUTANTS='fedseal.norm*'` for a part
+MUTATED := build/mutants
+mutants:
+	mkdir -p $(MUTATED)
+	test -x $(MUTATED)/venv/bin/python || $(PYTHON) -m venv $(MUTATED)/venv
+	$(MUTATED)/venv/bin/pip install --quiet $(TORCH) -r requirements/lock.txt -r requirements/mutants.txt
+	rm -rf $(MUTATED)/tree
+	mkdir $(MUTATED)/tree
+	cp -r src tests pyproject.toml README.md $(MUTATED)/tree
+	cd $(MUTATED)/tree && OMP_NUM_THREADS=1 ../venv/bin/mutmut run --max-children 1 $(if $(MUTANTS),'$(MUTANTS)')
+	cd $(MUTATED)/tree && ../venv/bin/mutmut results
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -39,3 +39,16 @@ def test_what_is_not_a_number_is_no_small_distance() -> None:
     assert math.isnan(distance({"a": torch.tensor([math.inf, 1.0])}, broken))
     assert distance(zero, some) == math.inf
     assert math.isnan(distance(zero, zero))
+
+
+def test_however_little_is_replayed_of_nothing_is_infinitely_far() -> None:
+    assert distance({"a": torch.zeros(2)}, {"a": torch.tensor([0.0, 0.5])}) == math.inf
+
+
+def test_tensors_of_unlike_sizes_are_no_distance_apart() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        distance({"a": torch.ones(STEP)}, {"a": torch.ones(2 * STEP)})
+
+
+def test_nothing_has_no_length() -> None:
+    assert length([]) == length([torch.zeros(0)]) == 0.0

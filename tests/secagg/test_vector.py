@@ -61,6 +61,7 @@ def test_the_mean_in_float32_is_the_mean_rounded() -> None:
     opened = summed(terms(), [(update(0), 1, {}), (update(1), 1, {})])
     assert opened.mean(np.float32).dtype == np.float32
     assert np.array_equal(opened.mean(np.float32), opened.mean().astype(np.float32))
+    assert opened.total(np.float32).dtype == np.float32
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(32, np.float32), (64, np.float32), (64, np.float64)])
@@ -95,6 +96,7 @@ def test_everybody_at_the_bound_does_not_overflow(bits: int) -> None:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "NaN": (lambda: np.where(np.arange(SIZE) == 4, np.nan, update(0)), "entry 4 is nan"),
     "infinity": (lambda: np.where(np.arange(SIZE) == 2, -np.inf, update(0)), "entry 2 is -inf"),
+    "infinity upwards": (lambda: np.where(np.arange(SIZE) == 1, np.inf, update(0)), "entry 1 is inf"),
     "too large": (lambda: np.where(np.arange(SIZE) == 9, 8.001, update(0)), "entry 9 is 8.001"),
     "too low": (lambda: np.where(np.arange(SIZE) == 9, -8.001, update(0)), "entry 9 is -8.001"),
     "shorter": (lambda: update(0)[:-1], r"shape \(10,\)"),
@@ -103,6 +105,12 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "half precision": (lambda: update(0).astype(np.float16), "no float32"),
     "a list": (lambda: update(0).tolist(), "no float32"),
 }
+
+
+def test_a_metric_at_its_bound_belongs() -> None:
+    round_ = terms(metrics={"loss": 2.5})
+    opened = summed(round_, [(update(0), 1, {"loss": 2.5}), (update(1), 1, {"loss": -2.5})])
+    assert opened.metrics["loss"] == pytest.approx(0.0, abs=round_.error)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -133,6 +141,25 @@ def test_a_longer_update_is_scaled_to_the_clip_and_a_shorter_one_is_kept() -> No
     assert np.abs(long - values / 4).max() < 1e-6
     zero = summed(terms(clip=1.0), [(np.zeros(SIZE), 1, {})] * 2).mean()
     assert not zero.any()
+
+
+@pytest.mark.parametrize("worst", [np.inf, -np.inf, np.nan])
+def test_a_clip_lets_nothing_infinite_in(worst: float) -> None:
+    with pytest.raises(UnfitUpdate, match="entry 4 is"):
+        Contribution(terms(clip=1.0), np.where(np.arange(SIZE) == 4, worst, update(0)), 1, {})
+
+
+def test_a_clip_far_below_one_holds_updates_below_one() -> None:
+    values = np.full(SIZE, 0.5 / math.sqrt(SIZE))
+    assert np.linalg.norm(summed(terms(clip=0.125), [(values, 1, {})] * 2).mean()) == pytest.approx(0.125, rel=1e-5)
+
+
+def test_noise_is_added_to_every_metric() -> None:
+    round_ = terms(clip=1.0, noise=0.3, metrics={"first": 2.0, "second": 2.0})
+    parts = [(np.zeros(SIZE), 1, {"first": 1.0, "second": 1.0})] * 2
+    found = [summed(round_, parts).metrics for _ in range(8)]
+    for name in ("first", "second"):
+        assert len({metrics[name] for metrics in found}) > 1
 
 
 def test_the_clip_comes_before_the_bound() -> None:
