@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import fedseal as fs
-from fedseal.audit.cost import Cost, Plan, measure
+from fedseal.audit.cost import Cost, CostPlan, measure
 from fedseal.report.frontier import RUINED
 
 # The noise that FedSGD adds to a weight grows like lr * sigma * sqrt(rounds / clients): one client that answers every
 # round leaves nothing to average it away.
-PLAN = Plan(rounds=1200, clients=1, batch_size=100, lr=0.3, seeds=(3, 4, 5))
+PLAN = CostPlan(rounds=1200, clients=1, batch_size=100, lr=0.3, seeds=(3, 4, 5))
 LONGER = 3
 NOISE = [
     f"{kind}:{strength}" for kind in ("gaussian", "laplace") for strength in ("1e-4", "1e-3", "1e-2", "3e-2", "1e-1")
@@ -45,7 +45,7 @@ def run(scale: float = 1.0) -> dict[str, object]:
     }
 
 
-def _costs(names: list[str], plan: Plan) -> tuple[Cost, ...]:
+def _costs(names: list[str], plan: CostPlan) -> tuple[Cost, ...]:
     return measure(
         lambda seed: fs.zoo.mlp(widths=(128,) * 6, activation="tanh", seed=seed),
         fs.zoo.fashion_mnist(),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from fedseal.attack.inference.candidates import Hypotheses, KnownCandidates
-from fedseal.client import state_of, train
-from fedseal.metric.bound import BoundPoint, Estimate, gaussian, simplex, subsampled
+from fedseal.client import local_training, state_of
+from fedseal.metric.bound import BoundPoint, Estimate, gaussian_bound, simplex, subsampled
 from fedseal.report.bound_plot import bound_sheet
 from fedseal.types import Defense, Tensors
 
@@ -34,7 +34,7 @@ class Game:
         self.states: list[Tensors] = []
         for _ in range(max(steps for steps, _ in COURSES)):
             self.states.append(state)
-            moved = train(model, state, public.inputs, public.labels, TRAINING).tensors
+            moved = local_training(model, state, public.inputs, public.labels, TRAINING).tensors
             state = {n: t.detach() - 0.1 * moved[n] if n in moved else t for n, t in state.items()}
 
     def batch(self, target: int) -> fs.Batch:
@@ -84,7 +84,7 @@ def run(scale: float = 1.0) -> dict[str, object]:
         cell = BoundPoint(game.name, 1.0, 1, 1.0, KAPPA, hits, count, bound)
         figures[f"{_name(cell)}, whole clients"] = _say(cell)
     figures["a regular simplex in theory, noise 1, 1 step"] = (
-        f"{simplex(10, 1.0):.4f} of a bound of {gaussian(KAPPA, 1.0):.4f}"
+        f"{simplex(10, 1.0):.4f} of a bound of {gaussian_bound(KAPPA, 1.0):.4f}"
     )
     figures["cells within the bound"] = f"{sum(cell.within for cell in everything)} of {len(everything)}"
     if scale >= 1:

@@ -157,9 +157,9 @@ def _peak() -> int:
 
 def _sharing_alone(role: str, parties: Parties, mine: np.ndarray) -> None:
     terms = parties.terms("sharing", minimum=2)
-    held = [sharing.Aggregator(terms, place, who) for place, who in enumerate(parties.aggregators)]
+    held = [sharing.SharingAggregator(terms, place, who) for place, who in enumerate(parties.aggregators)]
     for number in range(2):
-        client = sharing.Client(terms, number, parties.clients[number], Ledger())
+        client = sharing.SharingClient(terms, number, parties.clients[number], Ledger())
         for to, raw in client.contribute(mine):
             if role != "client":
                 held[Party.of(to).index].receive(raw)
@@ -187,7 +187,7 @@ def _sharing_alone(role: str, parties: Parties, mine: np.ndarray) -> None:
 def _masking_alone(role: str, parties: Parties, mine: np.ndarray) -> None:
     terms = parties.terms("masking", minimum=2)
     server = masking.Server(terms, parties.opener)
-    clients = [masking.Client(terms, number, who, Ledger()) for number, who in enumerate(parties.clients)]
+    clients = [masking.MaskingClient(terms, number, who, Ledger()) for number, who in enumerate(parties.clients)]
 
     def answers() -> list[Outgoing]:
         return [message for to, raw in server.advance() for message in clients[to].receive(raw)]

@@ -95,7 +95,7 @@ def every(call: Callable[..., Iterable[Any]], *arguments: Any) -> list[Any]:
 def sharing_round(parties: Parties, clock: Clock, **changed: Any) -> tuple[dict[int, int], np.ndarray]:
     """Uploaded bytes of a client by aggregator, and the opened sum."""
     terms = parties.terms("sharing", **changed)
-    held = [sharing.Aggregator(terms, place, who) for place, who in enumerate(parties.aggregators)]
+    held = [sharing.SharingAggregator(terms, place, who) for place, who in enumerate(parties.aggregators)]
     owner, upload, own = sharing.Owner(terms, parties.opener), dict[int, int](), Clock()
 
     def carry(messages: list[Outgoing]) -> None:
@@ -105,7 +105,7 @@ def sharing_round(parties: Parties, clock: Clock, **changed: Any) -> tuple[dict[
             messages += own.time(str(place), held[place].receive, message)
 
     for number, who in enumerate(parties.clients):
-        client = sharing.Client(terms, number, who, Ledger())
+        client = sharing.SharingClient(terms, number, who, Ledger())
         out = clock.time("sharing client", every, client.contribute, parties.vector(number))
         upload = {to: sum(len(raw) for where, raw in out if where == to) for to, _ in out}
         carry(out)
@@ -130,7 +130,7 @@ def masking_round(
     terms = parties.terms("masking", **changed)
     server_name = "masking server" if drop is None else "masking server, one dropped"
     server = masking.Server(terms, parties.opener)
-    clients = [masking.Client(terms, number, who, Ledger()) for number, who in enumerate(parties.clients)]
+    clients = [masking.MaskingClient(terms, number, who, Ledger()) for number, who in enumerate(parties.clients)]
 
     def ask(number: int, call: Callable[..., Any], *arguments: Any) -> Any:
         if measured is not None and number not in measured:
@@ -166,13 +166,13 @@ def masking_round(
 @contextlib.contextmanager
 def hurried() -> Iterator[None]:
     """No signature is checked, and shares are zeros: of a thousand clients in one process, nobody needs them."""
-    verify, split = Public.verify, shamir.split
+    verify, split = Public.verify, shamir.split_secret
     Public.verify = lambda self, signature, data: None  # type: ignore[method-assign]
-    shamir.split = lambda secret, threshold, holders: (bytes(32),) * holders
+    shamir.split_secret = lambda secret, threshold, holders: (bytes(32),) * holders
     try:
         yield
     finally:
-        Public.verify, shamir.split = verify, split  # type: ignore[method-assign]
+        Public.verify, shamir.split_secret = verify, split  # type: ignore[method-assign]
 
 
 def flower_round(parties: Parties, clock: Clock) -> tuple[int, np.ndarray]:

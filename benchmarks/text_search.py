@@ -17,7 +17,7 @@ from fedseal.attack.text.lamp import Fluency, lamp
 from fedseal.attack.text.search import dlg_text, mixture, tag
 from fedseal.metric.text import rouge
 from fedseal.types import Attack
-from fedseal.zoo.prior import held_out, language_prior
+from fedseal.zoo.prior import held_out_sentences, language_prior
 
 SENTENCES, TOKENS = 8, (8, 12)
 NOISE = (1e-5, 1e-4, 1e-3)
@@ -90,7 +90,7 @@ def _lines(text: fs.Text, count: int) -> list[str]:
     def fits(line: str) -> bool:
         return TOKENS[0] <= len(text.tokenizer(line)["input_ids"]) <= TOKENS[1]
 
-    return [line for line in held_out(80, words=(6, 10)) if fits(line)][:count]
+    return [line for line in held_out_sentences(80, words=(6, 10)) if fits(line)][:count]
 
 
 def _client(

@@ -17,7 +17,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from fedseal import Batch, LocalTraining, Update, local_update
-from fedseal.captured import plain_name, read
+from fedseal.captured import plain_name, read_tensors
 from fedseal.errors import BadConfig, FedsealError, UnfitUpdate, UnknownName
 from fedseal.mechanism import rounded_to
 
@@ -188,7 +188,7 @@ def test_a_pt_file_of_something_else_is_refused(tmp_path: Path, case: str) -> No
     content, said = UNFIT[case]
     torch.save(content, tmp_path / "u.pt")
     with pytest.raises(UnfitUpdate, match=said):
-        read(tmp_path / "u.pt")
+        read_tensors(tmp_path / "u.pt")
 
 
 def test_numpy_types_that_torch_lacks_are_named(tmp_path: Path) -> None:
@@ -196,9 +196,9 @@ def test_numpy_types_that_torch_lacks_are_named(tmp_path: Path) -> None:
     for array, said in ((raw, r"'w' in .* is of numpy's type \|V2.*bfloat16"), (np.array(["a"]), "numpy's type <U1")):
         np.savez(tmp_path / "u.npz", w=array)
         with pytest.raises(UnfitUpdate, match=said):
-            read(tmp_path / "u.npz")
+            read_tensors(tmp_path / "u.npz")
     np.savez(tmp_path / "u.npz", w=np.arange(3, dtype=">f8"))
-    assert read(tmp_path / "u.npz")[0]["w"].tolist() == [0, 1, 2]
+    assert read_tensors(tmp_path / "u.npz")[0]["w"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

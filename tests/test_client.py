@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 from fedseal import Batch, LocalTraining, defense, local_update, zoo
 from fedseal.client import (
     architecture,
-    local_steps,
+    local_training,
     simulation_bytes,
     state_of,
-    train,
+    step_indices,
     twice_differentiable,
 )
 from fedseal.criterion import loss_function
@@ -181,23 +181,23 @@ SHUFFLED = LocalTraining.fedavg(lr=0.1, epochs=3, batch_size=4, momentum=0.9, sh
 
 
 def test_a_shuffling_client_takes_every_example_once_an_epoch_in_a_new_order() -> None:
-    steps = local_steps(SHUFFLED, 10, generator=_seed(0))
+    steps = step_indices(SHUFFLED, 10, generator=_seed(0))
     assert [len(step) for step in steps] == [4, 4, 2] * 3
     orders = [torch.cat(steps[first : first + 3]).tolist() for first in (0, 3, 6)]
     assert [sorted(order) for order in orders] == [list(range(10))] * 3
     assert len({tuple(order) for order in (*orders, range(10))}) == 4
-    again = local_steps(SHUFFLED, 10, generator=_seed(0))
+    again = step_indices(SHUFFLED, 10, generator=_seed(0))
     assert all(torch.equal(one, same) for one, same in zip(steps, again, strict=True))
 
 
 def test_steps_in_order_draw_nothing_and_copies_are_counted_on() -> None:
     training = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=2)
-    assert [step.tolist() for step in local_steps(training, 3)] == [[0, 1], [2], [0, 1], [2]]
-    assert [step.tolist() for step in local_steps(FEDSGD, 3)] == [[0, 1, 2]]
-    copies = local_steps(SHUFFLED, 4, generator=_seed(0), copies=True)
+    assert [step.tolist() for step in step_indices(training, 3)] == [[0, 1], [2], [0, 1], [2]]
+    assert [step.tolist() for step in step_indices(FEDSGD, 3)] == [[0, 1, 2]]
+    copies = step_indices(SHUFFLED, 4, generator=_seed(0), copies=True)
     assert [sorted(step.tolist()) for step in copies] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     with pytest.raises(BadConfig, match="0 examples takes no step"):
-        local_steps(training, 0)
+        step_indices(training, 0)
 
 
 def test_the_order_comes_from_the_clients_generator_alone() -> None:
@@ -206,8 +206,8 @@ def test_the_order_comes_from_the_clients_generator_alone() -> None:
     with pytest.raises(BadConfig, match="a shuffled order draws random numbers"):
         local_update(model, batch, training=SHUFFLED)
     with pytest.raises(BadConfig, match="shuffles"):
-        local_steps(SHUFFLED, 6)
-    difference, buffers = _real_difference(model, batch, SHUFFLED, local_steps(SHUFFLED, 6, generator=_seed(5)))
+        step_indices(SHUFFLED, 6)
+    difference, buffers = _real_difference(model, batch, SHUFFLED, step_indices(SHUFFLED, 6, generator=_seed(5)))
     update = local_update(model, batch, training=SHUFFLED, generator=_seed(5))
     _assert_close(update.tensors, difference)
     _assert_close(update.buffers or {}, buffers)
@@ -220,30 +220,34 @@ def test_rows_are_the_course_of_the_training() -> None:
     training = LocalTraining.fedavg(lr=0.2, epochs=2, batch_size=4, momentum=0.9)
     model, batch = MODELS["batch norm"], _batch()
     bare, state = architecture(model, training), state_of(model)
-    plain = train(bare, state, batch.inputs, batch.labels, training).tensors
-    steps = local_steps(training, 6)
-    _assert_close(train(bare, state, batch.inputs, batch.labels, training, rows=steps).tensors, plain, tolerance=0.0)
-    copies = local_steps(training, 6, copies=True)
-    doubled = train(bare, state, batch.inputs.repeat(2, 1, 1, 1), batch.labels.repeat(2), training, rows=copies)
+    plain = local_training(bare, state, batch.inputs, batch.labels, training).tensors
+    steps = step_indices(training, 6)
+    _assert_close(
+        local_training(bare, state, batch.inputs, batch.labels, training, rows=steps).tensors, plain, tolerance=0.0
+    )
+    copies = step_indices(training, 6, copies=True)
+    doubled = local_training(
+        bare, state, batch.inputs.repeat(2, 1, 1, 1), batch.labels.repeat(2), training, rows=copies
+    )
     _assert_close(doubled.tensors, plain, tolerance=0.0)
-    back = train(bare, state, batch.inputs, batch.labels, training, rows=steps[::-1]).tensors
+    back = local_training(bare, state, batch.inputs, batch.labels, training, rows=steps[::-1]).tensors
     assert not torch.allclose(back["0.weight"], plain["0.weight"])
     # where the client shuffles, nobody but it knows the order: a replay takes the batch's
     shuffled = replace(training, shuffle=True)
-    _assert_close(train(bare, state, batch.inputs, batch.labels, shuffled).tensors, plain, tolerance=0.0)
+    _assert_close(local_training(bare, state, batch.inputs, batch.labels, shuffled).tensors, plain, tolerance=0.0)
 
 
 def test_a_gradient_is_the_mean_over_the_rows_and_takes_one_step() -> None:
     model, batch = MODELS["batch norm"], _batch()
     bare, state = architecture(model, FEDSGD), state_of(model)
     rows = torch.tensor([5, 0, 3])
-    part = train(bare, state, batch.inputs, batch.labels, FEDSGD, rows=[rows]).tensors
-    _assert_close(part, train(bare, state, batch.inputs[rows], batch.labels[rows], FEDSGD).tensors)
+    part = local_training(bare, state, batch.inputs, batch.labels, FEDSGD, rows=[rows]).tensors
+    _assert_close(part, local_training(bare, state, batch.inputs[rows], batch.labels[rows], FEDSGD).tensors)
     for wrong in ([], [rows, rows]):
         with pytest.raises(BadConfig, match=f"{len(wrong)} local steps are named for FedSGD"):
-            train(bare, state, batch.inputs, batch.labels, FEDSGD, rows=wrong)
+            local_training(bare, state, batch.inputs, batch.labels, FEDSGD, rows=wrong)
     with pytest.raises(BadConfig, match="0 local steps"):
-        train(bare, state, batch.inputs, batch.labels, SHUFFLED, rows=[])
+        local_training(bare, state, batch.inputs, batch.labels, SHUFFLED, rows=[])
 
 
 @pytest.mark.parametrize("options", [{"momentum": 0.9}, {"optimizer": "adam"}])
@@ -382,7 +386,7 @@ def test_a_differentiable_training_gives_the_same_numbers_and_a_right_derivative
     direction = torch.randn(batch.inputs.shape, generator=_seed(2), dtype=torch.float64)
 
     def size(inputs: Tensor, differentiable: bool) -> Tensor:
-        tensors = train(bare, state, inputs, batch.labels, training, differentiable=differentiable).tensors
+        tensors = local_training(bare, state, inputs, batch.labels, training, differentiable=differentiable).tensors
         return torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum()
 
     inputs = batch.inputs.clone().requires_grad_()
@@ -408,7 +412,7 @@ def test_the_derivative_through_adam_is_finite_and_right_where_a_gradient_is_exa
         inputs = batch.inputs.clone().requires_grad_()
         state = state_of(model)
         bare = architecture(model, training)
-        moved = train(bare, state, inputs, batch.labels, training, differentiable=True).tensors["weight"]
+        moved = local_training(bare, state, inputs, batch.labels, training, differentiable=True).tensors["weight"]
         assert torch.equal(moved[:, 2], torch.zeros(3, dtype=torch.float64))
         (slope,) = torch.autograd.grad(moved[0, 2], inputs)
         assert bool(torch.isfinite(slope).all())
@@ -417,7 +421,11 @@ def test_the_derivative_through_adam_is_finite_and_right_where_a_gradient_is_exa
             error = (scores[:, 0] - (batch.labels == 0).double()) / 5
             torch.testing.assert_close(slope[:, 2], -0.1 / eps * error, rtol=1e-12, atol=0)
     (total,) = torch.autograd.grad(
-        train(bare, state, inputs, batch.labels, training, differentiable=True).tensors["weight"].square().sum(), inputs
+        local_training(bare, state, inputs, batch.labels, training, differentiable=True)
+        .tensors["weight"]
+        .square()
+        .sum(),
+        inputs,
     )
     assert bool(torch.isfinite(total).all())
 
@@ -466,7 +474,7 @@ def test_the_memory_of_a_simulation_is_known_before_it_runs(name: str, case: str
     inputs = batch.inputs.clone().requires_grad_()
     estimate = simulation_bytes(bare, state, (3, 8, 8), training, 8)
     with twice_differentiable(), Peak() as peak:
-        tensors = train(bare, state, inputs, batch.labels, training, differentiable=True).tensors
+        tensors = local_training(bare, state, inputs, batch.labels, training, differentiable=True).tensors
         torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum().backward()  # type: ignore[no-untyped-call]
     assert peak.most / 3 < estimate < 3 * peak.most
 
@@ -496,7 +504,9 @@ def test_the_state_is_not_written_to() -> None:
     state = state_of(model)
     before = {name: tensor.clone() for name, tensor in state.items()}
     bare = architecture(model, FEDSGD)
-    train(bare, state, _batch().inputs, _batch().labels, LocalTraining.fedavg(lr=0.1, epochs=2), differentiable=True)
+    local_training(
+        bare, state, _batch().inputs, _batch().labels, LocalTraining.fedavg(lr=0.1, epochs=2), differentiable=True
+    )
     _assert_close(state, before, tolerance=0.0)
     assert not any(tensor.requires_grad for tensor in state.values())
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedseal.criterion import Criterion, Link, fingerprint, form_of, settle
+from fedseal.criterion import Criterion, Link, fingerprint, form_of, settle_loss
 
 W = torch.tensor([1.0, 2.0, 0.5, 3.0])
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -79,7 +79,7 @@ def drawn(count: int, outputs: int, seed: int = 9) -> Tensor:
 @pytest.mark.parametrize("name", CLASSES)
 def test_cross_entropy_in_any_spelling_is_settled(name: str) -> None:
     loss, reduction, factor, smoothing = CLASSES[name]
-    found = settle(loss, 4)
+    found = settle_loss(loss, 4)
     assert (found.kind, found.reduction) == ("cross_entropy", reduction)
     assert (found.factor, found.smoothing) == pytest.approx((factor, smoothing), abs=1e-5)
     assert found.forms == ("classes",)
@@ -91,7 +91,7 @@ def test_cross_entropy_in_any_spelling_is_settled(name: str) -> None:
 def test_the_closed_form_is_the_gradient_and_its_inverse_gives_the_labels(name: str, count: int) -> None:
     if isinstance(CLASSES[name][0], nn.Module) and "float64" in name:
         pytest.skip("such weights take no float32")
-    loss, found, labels = CLASSES[name][0], settle(CLASSES[name][0], 4), torch.tensor([3, 1, 1, 0])[:count]
+    loss, found, labels = CLASSES[name][0], settle_loss(CLASSES[name][0], 4), torch.tensor([3, 1, 1, 0])[:count]
     outputs = drawn(count, 4)
     signal = gradient(loss, outputs, labels)
     torch.testing.assert_close(found.signal(outputs, labels), signal, rtol=1e-4, atol=1e-7 * float(signal.abs().max()))
@@ -106,7 +106,7 @@ def test_the_closed_form_is_the_gradient_and_its_inverse_gives_the_labels(name: 
 @pytest.mark.parametrize("name", ROWS)
 def test_losses_of_rows_are_settled_and_inverted(name: str) -> None:
     loss, kind, reduction = ROWS[name]
-    found, outputs = settle(loss, 4), drawn(5, 4)
+    found, outputs = settle_loss(loss, 4), drawn(5, 4)
     targets = (drawn(5, 4, 3) > 0).float() if kind == "bce" else drawn(5, 4, 3)
     assert (found.kind, found.reduction, found.forms[0], found.classes) == (kind, reduction, "rows", False)
     signal = gradient(loss, outputs, targets)
@@ -118,7 +118,7 @@ def test_losses_of_rows_are_settled_and_inverted(name: str) -> None:
 @pytest.mark.parametrize("name", COLUMNS)
 def test_one_output_takes_the_form_that_the_loss_takes(name: str) -> None:
     loss, kind, link, form = COLUMNS[name]
-    found = settle(loss, 1, link=link)
+    found = settle_loss(loss, 1, link=link)
     assert (found.kind, found.forms[0]) == (kind, form)
     told = found.formed(torch.tensor([[1.0], [0.0]]))
     assert form_of(told, 1) == form
@@ -130,7 +130,7 @@ def test_one_output_takes_the_form_that_the_loss_takes(name: str) -> None:
 @pytest.mark.parametrize("name", [*CLASSES, *ROWS])
 def test_the_soft_loss_is_the_loss_where_targets_are_hard(name: str) -> None:
     loss = CLASSES[name][0] if name in CLASSES else ROWS[name][0]
-    found = settle(loss, 4)
+    found = settle_loss(loss, 4)
     hard = torch.tensor([0, 2, 2, 1])
     targets = F.one_hot(hard, 4).double()
     outputs = drawn(4, 4).double().requires_grad_()
@@ -152,7 +152,7 @@ UNKNOWN: dict[str, tuple[Loss, str]] = {
 def test_another_loss_is_unknown_and_says_why(name: str) -> None:
     loss, words = UNKNOWN[name]
     before = torch.random.get_rng_state()
-    found = settle(loss, 4)
+    found = settle_loss(loss, 4)
     assert not found.known
     assert words in found.reason
     assert found.obstacle.startswith("the loss is not one that was recognized: ")
@@ -161,22 +161,22 @@ def test_another_loss_is_unknown_and_says_why(name: str) -> None:
 
 def test_a_module_whose_weights_change_is_settled_anew() -> None:
     loss = nn.CrossEntropyLoss(weight=torch.ones(3))
-    assert settle(loss, 3) is settle(loss, 3)
-    assert settle(loss, 3).uniform
+    assert settle_loss(loss, 3) is settle_loss(loss, 3)
+    assert settle_loss(loss, 3).uniform
     assert loss.weight is not None
     loss.weight[1] = 5.0
-    assert not settle(loss, 3).uniform
+    assert not settle_loss(loss, 3).uniform
     loss.label_smoothing = 0.25
-    assert settle(loss, 3).smoothing == pytest.approx(0.25)
+    assert settle_loss(loss, 3).smoothing == pytest.approx(0.25)
 
 
 def test_a_final_log_softmax_makes_the_log_likelihood_cross_entropy() -> None:
-    assert settle(F.nll_loss, 5, link=("log_softmax",)).plain
-    assert settle(nn.NLLLoss(reduction="sum"), 5, link=("log_softmax",)).reduction == "sum"
+    assert settle_loss(F.nll_loss, 5, link=("log_softmax",)).plain
+    assert settle_loss(nn.NLLLoss(reduction="sum"), 5, link=("log_softmax",)).reduction == "sum"
 
 
 def test_many_classes_cost_no_square_of_their_number() -> None:
-    found = settle(nn.CrossEntropyLoss(label_smoothing=0.1), 20_000)
+    found = settle_loss(nn.CrossEntropyLoss(label_smoothing=0.1), 20_000)
     assert found.smoothing == pytest.approx(0.1)
     outputs = drawn(1, 20_000)
     assert found.read(outputs, found.signal(outputs, torch.tensor([777])), "own").targets.tolist() == [777]
@@ -213,6 +213,6 @@ def test_fingerprints_tell_behavior_not_spelling() -> None:
 
 def test_unit_and_scale_undo_sum_and_factor() -> None:
     for name in CLASSES:
-        found, labels, outputs = settle(CLASSES[name][0], 4), torch.tensor([0, 1, 1]), drawn(3, 4)
+        found, labels, outputs = settle_loss(CLASSES[name][0], 4), torch.tensor([0, 1, 1]), drawn(3, 4)
         expected: Criterion = found.unit()
         torch.testing.assert_close(found.scale(3) * found.signal(outputs, labels), expected.signal(outputs, labels))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, aggregate, defense, local_update
-from fedseal.client import state_of, train
+from fedseal.client import local_training, state_of
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName, UnknownToAdversary
 from fedseal.threat import GRANTS, PRESETS, preset
 
@@ -111,7 +111,7 @@ def test_an_assumed_training_takes_the_place_of_the_true_one_everywhere(rounds: 
     assert all(update.training == TRUE for _, update in sent)
     for part in (seen, *seen.rounds):
         assert repr(TRUE) not in repr(part)
-    simulated = train(seen.model, sent[0][0], BATCH.inputs, BATCH.labels, ASSUMED).tensors
+    simulated = local_training(seen.model, sent[0][0], BATCH.inputs, BATCH.labels, ASSUMED).tensors
     assert not torch.allclose(simulated["5.weight"], seen.update.tensors["5.weight"])
 
 

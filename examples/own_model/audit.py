@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 def preprocess(path: Path) -> Tensor:
     """One file as the model is fed it, `(1, 48, 48)`: your own pipeline goes here."""
-    grey = picture.load(path, IMAGE.shape).pixels
+    grey = picture.load_picture(path, IMAGE.shape).pixels
     return IMAGE.encode(grey[None])[0]
 
 
@@ -47,7 +47,7 @@ def write_pictures(folder: Path, count: int = 32) -> None:
     """Stand-in for your archive: files named CLASS_NUMBER.png."""
     pictures = fs.zoo.photos(size=96, num_classes=CLASSES)[:count]
     for number, (pixels, label) in enumerate(zip(pictures.inputs, pictures.labels, strict=True)):
-        picture.save(pixels, folder / f"{int(label)}_{number}.png")
+        picture.save_picture(pixels, folder / f"{int(label)}_{number}.png")
 
 
 def case() -> fs.Case:

@@ -37,7 +37,7 @@ def prove(folder: Path, *, owners: int = 10, attacked: int = 3, steps: int = 60)
             _random_numbers(folder / protocol, View.load(folder / "sharing"))
         else:
             Federation(ModelOwner(model, learning_rate=0.1), team, protocol).fit(1, record=folder / protocol)
-        audits[protocol] = recording.run(
+        audits[protocol] = recording.audit_recording(
             View.load(folder / protocol),
             model,
             lambda _, owner: data[owner : owner + 1],
@@ -79,7 +79,7 @@ def main() -> None:
             print(f"{protocol:9} {group.threat:32} {group.mean or 0.0:9.1f} {blind:12.1f} {told:>17}")
             shown = [pictures(record, cell).reconstruction for cell in record.cells if group.holds(cell)]
             rows.append(torch.cat([one for one in shown if one is not None])[: given.attacked])
-    picture.save(torch.cat([picture.strip(list(row)) for row in rows], dim=1), given.out / "pictures.png")
+    picture.save_picture(torch.cat([picture.strip(list(row)) for row in rows], dim=1), given.out / "pictures.png")
     html(list(audits.values()), given.out / "report.html")
     print(
         f"{given.out / 'report.html'}, and the owners' pictures above what each line gave: {given.out / 'pictures.png'}"

@@ -1,7 +1,7 @@
 """The one arithmetic: what the simulated client runs, what attacks differentiate, and what certificates replay.
 
-`train` is that arithmetic, a pure and differentiable function of weights and examples. `local_update` wraps it for a
-client with a real model and a real batch.
+`local_training` is that arithmetic, a pure and differentiable function of weights and examples. `local_update` wraps it
+for a client with a real model and a real batch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedseal.criterion import loss_function, settle
+from fedseal.criterion import loss_function, settle_loss
 from fedseal.errors import BadConfig, Misfit, UnfitBatch, UnfitModel, UnfitUpdate
 from fedseal.layout import canonical
 from fedseal.types import Batch, Defense, LocalStep, LocalTraining, LossFunction, Tensors, Update
 
 
-class Trained(NamedTuple):
+class TrainedState(NamedTuple):
     """The result of local training: tensors of the update, and all buffers afterwards."""
 
     tensors: dict[str, Tensor]
@@ -67,7 +67,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, _Slots] = WeakKeyDictionary()
 
 
 def _slots(model: nn.Module) -> _Slots:
-    """Walk the modules once for each architecture: `train` stands in the innermost loop of every search."""
+    """Walk the modules once for each architecture: `local_training` stands in the innermost loop of every search."""
     if model not in _KNOWN:
         parameters, buffers = list(model.named_parameters()), list(model.named_buffers())
         name_of = {id(tensor): name for name, tensor in [*parameters, *buffers]}
@@ -132,7 +132,7 @@ def architecture(model: nn.Module, training: LocalTraining | None = None) -> nn.
     return bare
 
 
-def train(
+def local_training(
     model: nn.Module,
     state: Tensors,
     inputs: Tensor,
@@ -142,7 +142,7 @@ def train(
     rows: Sequence[Tensor] | None = None,
     differentiable: bool = False,
     on_gradient: Callable[[Tensors, LocalStep], Tensors] | None = None,
-) -> Trained:
+) -> TrainedState:
     """Run the local training, as a function of everything it depends on. Its optimizer starts without state.
 
     Args:
@@ -150,7 +150,7 @@ def train(
         state: parameters and buffers by name; not written to.
         inputs: `(N, ...)`.
         labels: class indices `(N,)` or probabilities `(N, C)`.
-        rows: one index tensor for each local step, as `local_steps` gives them; this is the whole course of the
+        rows: one index tensor for each local step, as `step_indices` gives them; this is the whole course of the
             training, and may use more inputs than the client has, such as one copy an epoch. None for the batch's
             order, also where the client shuffles: its order is its secret.
         differentiable: keep the graph, so that the result can be differentiated by inputs, labels and state.
@@ -198,7 +198,7 @@ def train(
     if training.kind == "gradient":
         grads = gradient(weights, slice(None) if rows is None else rows[0], 0)
         sent = {name: torch.zeros_like(weights[name]) if grad is None else grad for name, grad in grads.items()}
-        return Trained(sent, buffers)
+        return TrainedState(sent, buffers)
     descend, moved = _Descent(training), weights
     parts: Sequence[slice | Tensor] = _in_order(training, len(inputs)) if rows is None else rows
     for number, part in enumerate(parts):
@@ -208,7 +208,7 @@ def train(
         if not differentiable:
             moved = {name: weight.requires_grad_() for name, weight in moved.items()}
     with torch.set_grad_enabled(differentiable):
-        return Trained({name: moved[name] - weights[name] for name in weights}, buffers)
+        return TrainedState({name: moved[name] - weights[name] for name in weights}, buffers)
 
 
 def _in_order(training: LocalTraining, count: int) -> list[slice]:
@@ -217,10 +217,10 @@ def _in_order(training: LocalTraining, count: int) -> list[slice]:
     return [slice(first, min(first + step, count)) for first in range(0, count, step)] * training.epochs
 
 
-def local_steps(
+def step_indices(
     training: LocalTraining, count: int, *, generator: torch.Generator | None = None, copies: bool = False
 ) -> list[Tensor]:
-    """Which examples each local step takes: index tensors into a batch of `count`, as `train` takes them.
+    """Which examples each local step takes: index tensors into a batch of `count`, as `local_training` takes them.
 
     Args:
         generator: where the training shuffles, a new permutation every epoch is drawn from it.
@@ -229,7 +229,7 @@ def local_steps(
     Raises:
         BadConfig: no examples, or a training that shuffles without a generator.
 
-    >>> steps = local_steps(LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=2), 3, copies=True)
+    >>> steps = step_indices(LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=2), 3, copies=True)
     >>> [step.tolist() for step in steps]
     [[0, 1], [2], [3, 4], [5]]
     """
@@ -288,7 +288,7 @@ class _Descent:
 def simulation_bytes(
     model: nn.Module, state: Tensors, inputs_shape: Sequence[int], training: LocalTraining, count: int
 ) -> int:
-    """About how much memory a differentiable `train` holds: weights and activations of all its local steps, in bytes.
+    """About how many bytes a differentiable `local_training` holds: weights and activations of all its local steps.
 
     One step is run without values, on the meta device, and what its graph keeps is multiplied by the number of steps.
     The estimate leaves out what the backward pass through it needs for a moment.
@@ -304,7 +304,7 @@ def simulation_bytes(
     >>> few < many < 8 * few
     True
     """
-    sizes = [len(step) for step in local_steps(replace(training, shuffle=False), count)]
+    sizes = [len(step) for step in step_indices(replace(training, shuffle=False), count)]
     once = replace(training, epochs=min(1, training.epochs), batch_size=None)
     return sum(sizes.count(size) * _graph_bytes(model, state, (size, *inputs_shape), once) for size in set(sizes))
 
@@ -324,7 +324,7 @@ def _graph_bytes(model: nn.Module, state: Tensors, shape: tuple[int, ...], train
         inputs = weight.new_zeros(shape, requires_grad=True)
         labels = torch.zeros(shape[0], dtype=torch.long, device=device)
         with twice_differentiable(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            train(model, there, inputs, labels, course, differentiable=True)
+            local_training(model, there, inputs, labels, course, differentiable=True)
 
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a loss that wants targets in another shape than classes
@@ -395,12 +395,16 @@ def local_update(
         batch = defense.on_batch(batch, generator)
         if defense.per_step and not defense.per_example:  # else after the single examples' gradients
             hook = partial(_on_gradient, defense, generator)
-    rows = local_steps(training, len(batch), generator=generator) if training.shuffle else None
+    rows = step_indices(training, len(batch), generator=generator) if training.shuffle else None
     with _random_numbers_of(generator if dropout or layers else None):
-        trained = train(bare, state_of(model), batch.inputs, batch.labels, training, rows=rows, on_gradient=hook)
+        trained = local_training(
+            bare, state_of(model), batch.inputs, batch.labels, training, rows=rows, on_gradient=hook
+        )
         if defense is not None and generator is not None and defense.per_example:
             _check_buffers_kept(state_of(model), trained.buffers, defense)
-            trained = Trained(_defended_gradient(bare, model, batch, training, defense, generator), trained.buffers)
+            trained = TrainedState(
+                _defended_gradient(bare, model, batch, training, defense, generator), trained.buffers
+            )
     update = Update(
         kind=training.kind,
         tensors={name: canonical(tensor.detach()) for name, tensor in trained.tensors.items()},
@@ -421,7 +425,7 @@ def _check_labels(bare: nn.Module, batch: Batch, training: LocalTraining) -> Non
     if outputs is None or len(outputs) > 2:
         return
     one = len(outputs) == 1
-    criterion = settle(
+    criterion = settle_loss(
         training.loss,
         1 if one else outputs[1],
         link=("column",) if one else (),
@@ -514,8 +518,8 @@ def example_gradients(
             found = all_at_once(weights, inputs, labels)
         return {name: found[name].detach() for name in weights}
     except (RuntimeError, ValueError, IndexError, TypeError):
-        # An operator without a batching rule, one that looks at values, or a misfit, which `train` then explains.
-        singles = [train(model, state, inputs[[i]], labels[[i]], training).tensors for i in range(len(inputs))]
+        # An operator without a batching rule, one that looks at values, or a misfit, which is then explained below.
+        singles = [local_training(model, state, inputs[[i]], labels[[i]], training).tensors for i in range(len(inputs))]
         return {name: torch.stack([single[name].detach() for single in singles]) for name in weights}
 
 

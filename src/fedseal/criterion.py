@@ -109,10 +109,10 @@ class Criterion:
         reason: why it is unknown, as a clause; empty otherwise.
         link: what the model applies to the scores that this is about before the loss sees them.
 
-    >>> one = settle(nn.CrossEntropyLoss(reduction="sum"), 10)
+    >>> one = settle_loss(nn.CrossEntropyLoss(reduction="sum"), 10)
     >>> one.kind, one.reduction, one.uniform, one.plain
     ('cross_entropy', 'sum', True, False)
-    >>> settle("cross_entropy", 10).plain
+    >>> settle_loss("cross_entropy", 10).plain
     True
     """
 
@@ -337,7 +337,9 @@ _SETTLED: WeakKeyDictionary[object, dict[Hashable, Criterion]] = WeakKeyDictiona
 _NAMED: dict[Hashable, Criterion] = {}
 
 
-def settle(loss: str | LossFunction, outputs: int, *, link: Link = (), device: torch.device | str = "cpu") -> Criterion:
+def settle_loss(
+    loss: str | LossFunction, outputs: int, *, link: Link = (), device: torch.device | str = "cpu"
+) -> Criterion:
     """What a loss computes for a model of so many outputs.
 
     Args:
@@ -349,7 +351,7 @@ def settle(loss: str | LossFunction, outputs: int, *, link: Link = (), device: t
         UnknownName: no such loss.
 
     >>> import torch.nn.functional as F
-    >>> settle(F.nll_loss, 3).kind, settle(F.nll_loss, 3, link=("log_softmax",)).plain
+    >>> settle(F.nll_loss, 3).kind, settle_loss(F.nll_loss, 3, link=("log_softmax",)).plain
     ('unknown', True)
     """
     function = loss_function(loss)
@@ -633,7 +635,7 @@ def fingerprint(loss: str | LossFunction, outputs: int, targets: Tensor, *, link
     >>> fingerprint("cross_entropy", 3, torch.tensor([0])) == fingerprint(nn.CrossEntropyLoss(), 3, torch.tensor([0]))
     True
     """
-    criterion = settle(loss, outputs, link=link, device=targets.device)
+    criterion = settle_loss(loss, outputs, link=link, device=targets.device)
     if criterion.known:
         numbers = [criterion.factor, criterion.smoothing, *criterion.weights.tolist()]
         numbers += [] if criterion.positive is None else criterion.positive.tolist()

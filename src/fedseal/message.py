@@ -25,7 +25,7 @@ SURE = 0.3  # how near to the model's weights, by their own size, an update lies
 
 
 @dataclass(frozen=True, eq=False)
-class Names:
+class MessageNames:
     """A model's tensors by all of their names: what is tied has several, of which the first counts."""
 
     model: nn.Module
@@ -99,7 +99,7 @@ def fit(model: nn.Module, state: Tensors, update: Update) -> Fitted:
         UnfitUpdate: it is not this model's, is not finite, is zero everywhere, or holds the model's weights.
         UnfitModel: the model has no trainable parameters.
     """
-    names = Names(model)
+    names = MessageNames(model)
     if not names.trainable:
         raise UnfitModel("the model has no trainable parameters", "unfreeze some, or attack another model")
     notes: list[str] = []
@@ -135,7 +135,7 @@ def fit_state(model: nn.Module, given: Tensors) -> dict[str, Tensor]:
     Raises:
         UnfitUpdate: they are another model's.
     """
-    names = Names(model)
+    names = MessageNames(model)
     called = names.of(given)
     if unnamed := names.in_order(given):
         called = {**called, **unnamed}
@@ -155,7 +155,7 @@ def fit_state(model: nn.Module, given: Tensors) -> dict[str, Tensor]:
     return {name: canonical(own[name].detach().to(tensor.dtype)) for name, tensor in names.tensors.items()}
 
 
-def _called(names: Names, update: Update, notes: list[str]) -> dict[str, str | None]:
+def _called(names: MessageNames, update: Update, notes: list[str]) -> dict[str, str | None]:
     """The model's name for every tensor of an update."""
     called = names.of(update.tensors)
     if unnamed := names.in_order(update.tensors):
@@ -190,7 +190,7 @@ def _once(called: Mapping[str, str | None], tensors: Tensors, notes: list[str]) 
     return found
 
 
-def _check_shapes(names: Names, own: Tensors, whose: str = "update's") -> None:
+def _check_shapes(names: MessageNames, own: Tensors, whose: str = "update's") -> None:
     for name, tensor in own.items():
         if tensor.shape != names.tensors[name].shape:
             raise UnfitUpdate(
@@ -199,7 +199,7 @@ def _check_shapes(names: Names, own: Tensors, whose: str = "update's") -> None:
             )
 
 
-def _computed(names: Names, sent: Tensors, notes: list[str]) -> tuple[dict[str, Tensor], tuple[Mechanism, ...]]:
+def _computed(names: MessageNames, sent: Tensors, notes: list[str]) -> tuple[dict[str, Tensor], tuple[Mechanism, ...]]:
     """The tensors in the model's number formats, and what a coarser format rounded off."""
     made: dict[str, Tensor] = {}
     apart: dict[tuple[torch.dtype, torch.dtype], list[str]] = {}
@@ -248,7 +248,9 @@ def _square(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
-def _buffers(names: Names, own: Tensors, state: Tensors, update: Update, notes: list[str]) -> dict[str, Tensor] | None:
+def _buffers(
+    names: MessageNames, own: Tensors, state: Tensors, update: Update, notes: list[str]
+) -> dict[str, Tensor] | None:
     """What was sent beside the update, by the model's names and in its order and formats."""
     among = {name: tensor for name, tensor in own.items() if name in names.buffers}
     if update.kind == "difference":

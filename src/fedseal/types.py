@@ -323,14 +323,14 @@ class Update:
             raise BadConfig(f"of the weights after training in '{path}' those before are not given", both)
         if kind != "weights" and before is not None:
             raise BadConfig(f"weights before training are given for '{path}', which is not called weights", both)
-        flat, texts = captured.read(path)
+        flat, texts = captured.read_tensors(path)
         if HEADER in texts:
             found = cls._from_parts(flat, _header(texts[HEADER], path), path)
             if kind not in (None, found.kind):
                 raise UnfitUpdate(f"'{path}' says that it holds a {found.kind}, no {kind}", "leave the kind out")
             return found
         if before is not None:
-            start = before if isinstance(before, Mapping) else captured.read(before)[0]
+            start = before if isinstance(before, Mapping) else captured.read_tensors(before)[0]
             moved, rounding = captured.difference(flat, start, path)
             return cls("difference", moved, rounding=rounding)
         return cls("difference" if kind == "difference" else "gradient", flat)

@@ -363,3 +363,23 @@ def test_a_server_is_certain_of_what_a_listener_is_certain_of(size: float, seed:
         assert found.certain is not None
         assert found.certain.all(), threat.name
         assert (found.inputs - batch.inputs).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_example_that_puts_nothing_into_the_update_is_not_certain(seed: int) -> None:
+    """A black picture puts nothing into it where there is no bias, whatever its label; nor does an input of which the
+    model is sure, in whose place zeros were found (worlds 3206 and 3238).
+    """
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 10, bias=False)).double()
+    inputs = torch.cat([torch.zeros(1, 1, 4, 4), torch.rand(1, 1, 4, 4)]).double()
+    labels = torch.tensor([seed, seed + 3])
+    update = fs.local_update(model, fs.Batch(inputs, labels), training=fs.LocalTraining.fedsgd())
+    observation = fs.ThreatModel.honest_but_curious().observe(model, update, modality=fs.Image((1, 4, 4)))
+    for first in (seed, (seed + 1) % 10):
+        named = torch.tensor([first, seed + 3])
+        told = certify(observation, Reconstruction(inputs, named, Outcome("converged", "a claim", 0.0, 1, 0.0)))
+        assert told.certificate is not None
+        assert told.certificate.residual <= told.certificate.tolerance
+        assert told.certain is not None
+        assert told.certain.tolist() == [False, True], told.certificate

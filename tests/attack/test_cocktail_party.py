@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, Image, LocalTraining, Progress, ThreatModel, attack, local_update, zoo
-from fedseal.attack.batch.cocktail_party import GAUSSIAN, CocktailParty, Contrast, fitted, unmix
+from fedseal.attack.batch.cocktail_party import GAUSSIAN, CocktailParty, Contrast, box_filled, unmix
 from laws.tables import facts, same, snapshot
 
 EAVESDROPPER = ThreatModel.eavesdropper()
@@ -116,7 +116,7 @@ def test_pictures_that_fit_are_left_alone_and_others_fill_the_box() -> None:
     inputs = torch.rand(3, 100, generator=seeded(), dtype=torch.float64)
     inputs[1] *= 40
     inputs[2] *= -0.5
-    result = fitted(inputs, 0.0, 1.0)
+    result = box_filled(inputs, 0.0, 1.0)
     assert torch.equal(result[0], inputs[0])
     assert 0.9 < float(result[1].max()) < 1.2
     assert 0.9 < float(result[2].max()) < 1.2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attack.cases import initialized, pictures, seeded
 from attack.nets import Layer, layers_of, rows_of_layers
 from fedseal.attack.equations import convolution as module
-from fedseal.attack.equations.convolution import ConvEquations, Factored, conv_equations, solve
+from fedseal.attack.equations.convolution import ConvEquations, Factored, conv_equations, solve_convolution
 from fedseal.attack.evidence.structure import Conv
 
 DRAWN = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -102,7 +102,7 @@ def test_the_solution_is_that_of_a_dense_least_squares_solver(groups: int, scale
     right = torch.cat([layer.output.flatten(), layer.gradient.flatten()]) * weights
     right = torch.cat([right, torch.full((unknowns,), 0.5 / 0.5, dtype=torch.float64)])
     expected, *_ = np.linalg.lstsq(rows.numpy(), right.numpy(), rcond=None)
-    found = solve(system, generator=seeded(), probes=2000)
+    found = solve_convolution(system, generator=seeded(), probes=2000)
     torch.testing.assert_close(found.mean.flatten(), torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
     deviation = torch.linalg.inv(rows.T @ rows).diagonal().sqrt()
     torch.testing.assert_close(found.error.flatten(), deviation, rtol=0.15, atol=0)  # 2000 draws: 1.6 % each
@@ -124,7 +124,7 @@ def test_the_exact_factorizations_solve_the_normal_equations(
     layer = LAYERS[name]
     # as in use: where the quick factorization does not suffice, as the dual does not for float64, the dense one follows
     monkeypatch.setattr(module, "_preconditioner", lambda system, quick: (route if quick else module._primal)(system))
-    found = solve(_equations(layer, scale=scale, spread=10.0), generator=seeded(), probes=0)
+    found = solve_convolution(_equations(layer, scale=scale, spread=10.0), generator=seeded(), probes=0)
     assert layer.condition() < 1e3
     assert float((found.mean - layer.value).abs().max()) < 1e4 * scale + 1e-9
 
@@ -136,9 +136,9 @@ def test_the_block_factorization_leads_conjugate_gradients_to_the_same_solution(
 ) -> None:
     layer = _layer(padding=1, groups=groups)
     system = _equations(layer, scale=scale, spread=10.0)
-    expected = solve(system, generator=seeded(), probes=0).mean
+    expected = solve_convolution(system, generator=seeded(), probes=0).mean
     monkeypatch.setattr(module, "_preconditioner", lambda system, *_: module._blocks(system))
-    found = solve(system, generator=seeded(), probes=0, iterations=2000).mean
+    found = solve_convolution(system, generator=seeded(), probes=0, iterations=2000).mean
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -181,7 +181,7 @@ def test_large_layers_are_split_into_blocks_and_few_outputs_take_the_dual(monkey
 def test_without_equations_the_prior_is_the_answer() -> None:
     layer = _layer()
     system = _equations(layer, scale=1e12)
-    found = solve(system, generator=seeded(), probes=4000)
+    found = solve_convolution(system, generator=seeded(), probes=4000)
     torch.testing.assert_close(found.mean, torch.full_like(found.mean, 0.5), rtol=0, atol=1e-6)
     torch.testing.assert_close(found.error, torch.full_like(found.error, 0.5), rtol=0.1, atol=0)
 
@@ -193,9 +193,9 @@ def test_a_misfit_of_one_is_what_errors_of_the_stated_size_leave() -> None:
     noise: Tensor = torch.rand(layer.output.shape, generator=generator, dtype=torch.float64).add(0.5)
     draw = torch.randn(layer.output.shape, generator=seeded(5), dtype=torch.float64)
     layer.output = layer.output + scale * noise * draw
-    calm = solve(_equations(layer, scale=scale), generator=seeded(), probes=0).misfit
+    calm = solve_convolution(_equations(layer, scale=scale), generator=seeded(), probes=0).misfit
     layer.output = layer.output + 100 * scale * draw
-    wild = solve(_equations(layer, scale=scale), generator=seeded(), probes=0).misfit
+    wild = solve_convolution(_equations(layer, scale=scale), generator=seeded(), probes=0).misfit
     assert 0.3 < calm < 1.2
     assert wild > 10 * calm
 
@@ -220,7 +220,7 @@ def test_weights_by_the_entry_enter_every_route_and_missing_entries_drop_out(
     right = torch.cat([layer.output.flatten(), layer.gradient.flatten()]) * weights
     expected, *_ = np.linalg.lstsq(rows.numpy(), torch.cat([right, torch.ones(unknowns).double()]).numpy(), rcond=None)
     monkeypatch.setattr(module, "_preconditioner", lambda system, *_: route(system))
-    found = solve(system, generator=seeded(), probes=0, iterations=2000).mean
+    found = solve_convolution(system, generator=seeded(), probes=0, iterations=2000).mean
     torch.testing.assert_close(found.flatten(), torch.from_numpy(expected), rtol=1e-3, atol=1e-3)
     diagonal = module._gradient_normal(system).diagonal(dim1=1, dim2=2) - system.prior_precision
     torch.testing.assert_close(module._gradient_diagonal(system), diagonal, rtol=1e-9, atol=1e-9)

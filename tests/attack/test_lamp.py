@@ -13,11 +13,11 @@ from torch import Tensor
 from attack.cases import seeded
 from fedseal import Batch, LocalTraining, Observation, Text, ThreatModel, local_update, zoo
 from fedseal.attack.search.matching import Search
-from fedseal.attack.text.embedding import relaxed
-from fedseal.attack.text.lamp import Lamp, MeanLength, distance, lamp, move, put
+from fedseal.attack.text.embedding import relaxed_sentences
+from fedseal.attack.text.lamp import Lamp, MeanLength, embedding_distance, lamp, new_order, put
 from fedseal.attack.text.search import labeled, placed
 from fedseal.errors import BadConfig, UnfitModel, UnknownToAdversary
-from fedseal.zoo.prior import OPENING, RUN, held_out, language_prior, prior_clauses
+from fedseal.zoo.prior import OPENING, RUN, held_out_sentences, language_prior, prior_clauses
 
 TEXT = Text(zoo.bpe(), length=16)
 MODEL = zoo.tiny_bert(width=16, layers=1, seed=1)
@@ -35,38 +35,38 @@ BATCH, ONE = client(["The Senate shall choose their Officers"])
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(2, 12), st.integers(0, 2**16))
 def test_a_move_keeps_every_token(count: int, seed: int) -> None:
-    assert sorted(move(count, seeded(seed)).tolist()) == list(range(count))
+    assert sorted(new_order(count, seeded(seed)).tolist()) == list(range(count))
 
 
 def test_moves_swap_shift_and_turn() -> None:
     generator = seeded()
-    seen = {tuple(move(4, generator).tolist()) for _ in range(300)}
+    seen = {tuple(new_order(4, generator).tolist()) for _ in range(300)}
     assert {(1, 0, 2, 3), (1, 2, 0, 3), (2, 3, 0, 1), (3, 0, 1, 2), (3, 1, 2, 0)} <= seen
 
 
 def running(attack: Lamp, observation: Observation) -> Search:
-    problem = relaxed(observation, "test")
+    problem = relaxed_sentences(observation, "test")
     search = placed(labeled(attack.search, "best", observation, seeded()), problem, problem.random(seeded()))
     return Search(search, problem.observation, seeded())
 
 
 def test_a_search_goes_on_from_where_it_is_put() -> None:
-    problem, search = relaxed(ONE, "test"), running(lamp(steps=2), ONE)
+    problem, search = relaxed_sentences(ONE, "test"), running(lamp(steps=2), ONE)
     there = problem.random(seeded(9))
     put(search, problem, there)
     torch.testing.assert_close(search.found().inputs, there)
 
 
 def test_the_distance_is_zero_at_the_truth_and_grows_with_a_wrong_order() -> None:
-    problem, search = relaxed(ONE, "test"), running(lamp(steps=2), ONE)
+    problem, search = relaxed_sentences(ONE, "test"), running(lamp(steps=2), ONE)
     truth = problem.table[BATCH.inputs[:, : problem.known.shape[1]]]
-    assert distance(search, problem, truth) < 1e-5
-    assert distance(search, problem, truth.flip(1)) > 1e-3
+    assert embedding_distance(search, problem, truth) < 1e-5
+    assert embedding_distance(search, problem, truth.flip(1)) > 1e-3
     assert float(MeanLength.of(problem)(truth)) < 1e-2 < float(MeanLength.of(problem)(2 * truth))
 
 
 def test_a_turn_keeps_a_move_that_lowers_the_cost_and_no_other() -> None:
-    attack, problem = lamp(steps=2, proposals=80), relaxed(ONE, "test")
+    attack, problem = lamp(steps=2, proposals=80), relaxed_sentences(ONE, "test")
     search = running(attack, ONE)
     truth = problem.table[BATCH.inputs[:, : problem.known.shape[1]]]
     swapped = truth[:, [1, 0, *range(2, truth.shape[1])]]
@@ -87,7 +87,7 @@ def test_the_prior_can_decide() -> None:
         calls.append(len(ids))
         return (ids != reverse).double().sum(1)
 
-    problem = relaxed(ONE, "test")
+    problem = relaxed_sentences(ONE, "test")
     attack = replace(lamp(steps=2, proposals=80, fluency=100.0), prior=prior)
     search = running(attack, ONE)
     put(search, problem, problem.table[BATCH.inputs[:, : problem.known.shape[1]]])
@@ -128,17 +128,17 @@ def test_the_prior_learns_from_no_sentence_that_is_attacked() -> None:
     assert len(clauses) > 100
     assert len(learned) > 1000
     for words in ((6, 10), (6, 14), (OPENING, 30)):
-        for line in held_out(40, words=words):
+        for line in held_out_sentences(40, words=words):
             assert learned.isdisjoint(runs(line)), line
     excluded = clauses[3]
     assert not any(runs(excluded) & runs(clause) for clause in prior_clauses([excluded]))
     with pytest.raises(BadConfig, match="held out"):
-        held_out(10_000)
+        held_out_sentences(10_000)
 
 
 def test_a_briefly_trained_prior_prefers_sentences_to_their_words_in_disorder() -> None:
     prior = language_prior(TEXT, steps=15, width=64, layers=1)
-    rows = TEXT.encode(held_out(20), truncate=True)
+    rows = TEXT.encode(held_out_sentences(20), truncate=True)
     shuffled = rows.clone()
     for row in shuffled:
         count = int((row != TEXT.pad).sum())

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate, optimize, special
 
-from fedseal.attack.equations.noisy import Head, read_head, through_squashing
+from fedseal.attack.equations.noisy import NoisyHead, read_noisy_head, through_squashing
 
 Array = NDArray[np.float64]
 CLASSES, FEATURES = 5, 12
@@ -24,14 +24,14 @@ def _softmax(z: Array) -> Array:
     return np.asarray(e / e.sum())
 
 
-def _signal(head: Head, h: Array) -> Array:
+def _signal(head: NoisyHead, h: Array) -> Array:
     """The gradient by the logits of one example's cross-entropy."""
     d = _softmax(head.weight.numpy() @ h + head.bias.numpy())
     d[head.label] -= 1
     return d
 
 
-def _rest(head: Head, h: Array) -> Array:
+def _rest(head: NoisyHead, h: Array) -> Array:
     """All equations' differences in standard errors, the prior's last; without those of what was not sent."""
     d, (mean, spread) = _signal(head, h), head.prior
     parts = [
@@ -48,7 +48,7 @@ def _slopes(function: Callable[[Array], Array], at: Array) -> Array:
     return np.stack([(function(at + step) - function(at - step)) / 2e-5 for step in steps], 1)
 
 
-def _head(seed: int, noise: float, *, missing: float = 0.0, weight: float = 1.0, features: float = 0.5) -> Head:
+def _head(seed: int, noise: float, *, missing: float = 0.0, weight: float = 1.0, features: float = 0.5) -> NoisyHead:
     """A head seen with noise of uneven sizes, a part of it not at all; the true features are 0.5 +- `features`."""
     drawn = np.random.default_rng(seed)
     v, b = weight * drawn.standard_normal((CLASSES, FEATURES)) / FEATURES**0.5, drawn.standard_normal(CLASSES)
@@ -62,7 +62,7 @@ def _head(seed: int, noise: float, *, missing: float = 0.0, weight: float = 1.0,
     gradient[lost], error[lost] = 0, math.inf
     one = torch.from_numpy
     seen = (one(gradient), one(error), one(by_bias), one(bias_error))
-    return Head(one(v), one(b), *seen, seed % CLASSES, (0.5, 0.5))
+    return NoisyHead(one(v), one(b), *seen, seed % CLASSES, (0.5, 0.5))
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.5])
@@ -72,7 +72,7 @@ def test_the_heads_input_is_the_least_squares_solution_of_all_its_equations(
     seed: int, noise: float, missing: float
 ) -> None:
     head = _head(seed, noise, missing=missing)
-    found = read_head(head, eps=0.0)
+    found = read_noisy_head(head, eps=0.0)
     best = optimize.least_squares(
         lambda h: _rest(head, h), found.value.numpy() + 0.01, x_scale=noise, xtol=1e-14, ftol=1e-14, gtol=1e-14
     )
@@ -86,7 +86,7 @@ def test_the_heads_input_is_the_least_squares_solution_of_all_its_equations(
 @pytest.mark.parametrize("seed", range(4))
 def test_no_other_start_finds_a_better_input(seed: int, noise: float) -> None:
     head, drawn = _head(seed, noise), np.random.default_rng(seed)
-    found = np.square(_rest(head, read_head(head, eps=0.0).value.numpy())).sum()
+    found = np.square(_rest(head, read_noisy_head(head, eps=0.0).value.numpy())).sum()
     starts = 0.5 + 0.5 * drawn.standard_normal((6, FEATURES))
     others = [2 * optimize.least_squares(lambda h: _rest(head, h), start).cost for start in starts]
     assert found <= min(others) + 1e-3
@@ -96,7 +96,7 @@ def test_no_other_start_finds_a_better_input(seed: int, noise: float) -> None:
 @pytest.mark.parametrize("noise", [1e-4, 1e-2, 0.1])
 def test_the_errors_are_those_of_the_equations_linearized_where_the_search_ends(noise: float, missing: float) -> None:
     head = _head(1, noise, missing=missing)
-    found = read_head(head, eps=0.0)
+    found = read_noisy_head(head, eps=0.0)
     at = found.value.numpy()
     jacobian = _slopes(lambda h: _rest(head, h), at)
     signal = _slopes(lambda h: head.weight.numpy().T @ _signal(head, h), at)
@@ -116,7 +116,7 @@ def test_a_head_of_zeros_is_a_linear_problem_and_its_solution_is_numpys(missing:
     right = [(head.gradient.numpy() / head.error.numpy()).ravel(), np.full(FEATURES, mean / spread)]
     matrix = np.concatenate(rows)
     expected, *_ = np.linalg.lstsq(matrix, np.concatenate(right), rcond=None)
-    found = read_head(head, eps=0.0)
+    found = read_noisy_head(head, eps=0.0)
     np.testing.assert_allclose(found.value.numpy(), expected, rtol=0, atol=1e-9)
     errors = np.sqrt(np.linalg.inv(matrix.T @ matrix).diagonal())
     np.testing.assert_allclose(found.value_error.numpy(), errors, rtol=1e-9)
@@ -131,14 +131,14 @@ def test_the_truth_lies_within_the_stated_errors(noise: float) -> None:
         head, drawn = _head(seed, noise), np.random.default_rng(seed)
         drawn.standard_normal(CLASSES * FEATURES + CLASSES)  # the weights, as `_head` draws them
         truth = 0.5 + 0.5 * drawn.standard_normal(FEATURES)
-        found = read_head(head, eps=0.0)
+        found = read_noisy_head(head, eps=0.0)
         scores.append((found.value.numpy() - truth) / found.value_error.numpy())
     assert 0.9 < float(np.sqrt(np.mean(np.square(scores)))) < 1.1
 
 
 def test_what_the_client_computed_is_known_to_its_number_format_only() -> None:
     head = _head(0, 1e-2)
-    sharp, rounded = read_head(head, eps=0.0), read_head(head, eps=1e-2)
+    sharp, rounded = read_noisy_head(head, eps=0.0), read_noisy_head(head, eps=1e-2)
     torch.testing.assert_close(rounded.value_error - sharp.value_error, 1e-2 * sharp.value.abs())
     d = torch.from_numpy(_signal(head, sharp.value.numpy()))
     torch.testing.assert_close(rounded.delta_error - sharp.delta_error, 1e-2 * (d.abs() @ head.weight.abs()))

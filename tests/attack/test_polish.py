@@ -10,7 +10,7 @@ import fedseal as fs
 from attack.test_certificate import made
 from attack.test_derivative import rows, table
 from fedseal.attack.base import badness, better, conclude
-from fedseal.attack.batch.repeats import Repeated, completed
+from fedseal.attack.batch.repeats import Repeated, with_repeats
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.search.newton import Newton
 from fedseal.attack.search.polish import _exchanged, hopped, polished
@@ -112,11 +112,11 @@ def test_fewer_examples_are_completed_only_if_that_explains_the_update() -> None
     net = made(lambda: nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)))
     evidence = Evidence.of(seen(net, inputs, labels))
     two = Reconstruction(inputs[:2], labels[:2], Outcome("budget", "two", None, 0, 0.0))
-    found = completed(evidence, two, seeded())
+    found = with_repeats(evidence, two, seeded())
     assert found is not None
     assert away(found, inputs) == 0.0
     other = Reconstruction(inputs[1:], labels[1:], Outcome("budget", "others", None, 0, 0.0))
-    assert completed(evidence, other, seeded()) is None
+    assert with_repeats(evidence, other, seeded()) is None
 
 
 def test_below_the_arithmetic_a_smaller_residual_says_nothing() -> None:

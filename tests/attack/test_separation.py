@@ -10,7 +10,7 @@ from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, LocalTraining, ThreatModel, zoo
 from fedseal.attack.equations import separation
 from fedseal.attack.equations.separation import mixture_of, separate, settle, sites
-from fedseal.attack.equations.unmixing import Mixture, evaluate, jacobian_of, mass_of, normal_of
+from fedseal.attack.equations.unmixing import Mixture, evaluate_mixture, jacobian_of, mass_of, normal_of
 from fedseal.attack.evidence.evidence import Evidence
 
 LABELS = {"distinct": [0, 1, 2, 3], "two equal": [0, 1, 1, 3], "all equal": [2, 2, 2, 2]}
@@ -115,10 +115,10 @@ def test_the_normal_matrix_is_that_of_the_residuals_jacobian_by_autograd(inside:
     mass = mass_of(mixture, labels)
 
     def residual(flat: Tensor) -> Tensor:
-        return evaluate(mixture, flat.view(1, 4, 4), mass).residual.flatten()
+        return evaluate_mixture(mixture, flat.view(1, 4, 4), mass).residual.flatten()
 
     dense = torch.autograd.functional.jacobian(residual, codes.flatten())  # type: ignore[no-untyped-call]
-    state = evaluate(mixture, codes, mass)
+    state = evaluate_mixture(mixture, codes, mass)
     normal = normal_of(mixture, state, jacobian_of(mixture, state))[0]
     assert torch.allclose(normal, dense.T @ dense, rtol=1e-9, atol=1e-9 * float(normal.abs().max()))
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_separated_is_refused_with_the_reason() -> None:
         (observed(_net(), batch, training=LocalTraining.fedavg(lr=0.1, epochs=2)), "several local steps"),
         (observed(_net(), batch, training=LocalTraining.fedsgd(loss=_other)), "cross-entropy"),
     ):
-        found = separation.obstacle(Evidence(observation))
+        found = separation.separation_obstacle(Evidence(observation))
         assert found is not None
         assert reason in found
 

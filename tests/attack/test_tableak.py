@@ -15,8 +15,8 @@ from fedseal.attack.batch.spear import Spear
 from fedseal.attack.layers.linear import LinearFirstLayer
 from fedseal.attack.search.objective import cosine_distance
 from fedseal.attack.search.update_model import Simulate
-from fedseal.attack.tabular.tableak import Relaxed, TabLeak, confidence, member_distances, pooled
-from fedseal.client import train
+from fedseal.attack.tabular.tableak import RelaxedRows, TabLeak, cell_confidence, member_distances, pooled_rows
+from fedseal.client import local_training
 from fedseal.errors import BadConfig, UnknownToAdversary
 from fedseal.metric.tabular import score_table
 from fedseal.modality.tabular import Categorical, Continuous, Tabular
@@ -85,21 +85,21 @@ def test_members_side_by_side_are_what_each_client_alone_would_send(training: st
     model = perceptron(*([nn.BatchNorm1d(40)] if norm else []), nn.Tanh(), dtype=torch.float64)
     batch = people(4)
     observation = observed(model, Batch(batch.inputs.double(), batch.labels), TRAININGS[training])
-    relaxed = Relaxed(TABLE, 3, temperature=0.7)
+    relaxed = RelaxedRows(TABLE, 3, temperature=0.7)
     candidate = torch.randn(12, WIDTH, generator=seeded(1), dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 2]).repeat(3)
     together = relaxed.bind(observation, "test", 4, candidate.new_empty(0), seeded()).predict(0, candidate, labels)
     assert observation.state is not None
     for member in range(3):
         rows = relaxed(candidate)[4 * member : 4 * member + 4]
-        alone = train(observation.model, observation.state, rows, labels[:4], TRAININGS[training]).tensors
+        alone = local_training(observation.model, observation.state, rows, labels[:4], TRAININGS[training]).tensors
         for tensor, name in zip(together, observation.update.tensors, strict=True):
             assert torch.allclose(tensor[member], alone[name], atol=1e-8), name
 
 
 def test_no_member_moves_another() -> None:
     observation = observed(perceptron(nn.Tanh()), people(2))
-    prediction = Relaxed(TABLE, 3, temperature=1.0).bind(observation, "test", 2, torch.empty(0), seeded())
+    prediction = RelaxedRows(TABLE, 3, temperature=1.0).bind(observation, "test", 2, torch.empty(0), seeded())
     candidate = torch.randn(6, WIDTH, generator=seeded(1), requires_grad=True)
     guess = prediction.predict(0, candidate, torch.tensor([0, 1] * 3))
     distances = member_distances(guess, prediction.targets[0])
@@ -113,7 +113,7 @@ def test_no_member_moves_another() -> None:
 
 def test_soft_rows_are_valid_and_harden_as_the_temperature_falls() -> None:
     candidate = 3 * torch.randn(5, WIDTH, generator=seeded(), dtype=torch.float64)
-    relaxed = Relaxed(TABLE, 1, temperature=4.0, decay=0.5)
+    relaxed = RelaxedRows(TABLE, 1, temperature=4.0, decay=0.5)
     peaks = []
     for _ in range(12):
         rows = relaxed(candidate)
@@ -126,7 +126,7 @@ def test_soft_rows_are_valid_and_harden_as_the_temperature_falls() -> None:
 
 
 def test_every_step_of_the_search_cools_by_one() -> None:
-    relaxed = Relaxed(TABLE, 2, temperature=8.0, decay=0.5)
+    relaxed = RelaxedRows(TABLE, 2, temperature=8.0, decay=0.5)
     prediction = relaxed.bind(observed(perceptron(nn.Tanh()), people(2)), "test", 2, torch.empty(0), seeded())
     prediction.settle()
     prediction.settle()
@@ -145,7 +145,7 @@ def test_soft_labels_can_be_searched_along() -> None:
 
 def test_a_start_is_where_its_numbers_say() -> None:
     rows = people(4).inputs
-    back = Relaxed(TABLE, 1, temperature=1e-3)
+    back = RelaxedRows(TABLE, 1, temperature=1e-3)
     assert torch.allclose(back(back.inverse(rows)), rows, atol=1e-4)
 
 
@@ -154,21 +154,21 @@ def test_the_pool_is_the_median_of_matched_rows() -> None:
     truth = people(2, seed=3)
     labels = torch.tensor([1, 1])
     soft = torch.stack([truth.inputs, truth.inputs.flip(0), people(2, seed=9).inputs])
-    pool = pooled(TABLE, soft, labels, torch.tensor([0.1, 0.2, 0.9]))
+    pool = pooled_rows(TABLE, soft, labels, torch.tensor([0.1, 0.2, 0.9]))
     assert torch.allclose(pool.rows, truth.inputs, atol=1e-5)
     assert torch.equal(pool.best, truth.inputs)
-    alone = pooled(TABLE, soft, labels, torch.tensor([0.1, 0.2, math.nan]))
+    alone = pooled_rows(TABLE, soft, labels, torch.tensor([0.1, 0.2, math.nan]))
     assert float(alone.confidence.min()) == pytest.approx(1.0, abs=1e-4)
     assert float(pool.confidence.min()) < 0.9
 
 
 def test_confidence_is_one_where_members_agree_and_zero_where_they_know_nothing() -> None:
     sure = people(1).inputs.expand(4, 1, WIDTH)
-    assert confidence(TABLE, sure).tolist() == [pytest.approx([1.0] * 4, abs=1e-4)]
+    assert cell_confidence(TABLE, sure).tolist() == [pytest.approx([1.0] * 4, abs=1e-4)]
     lost = sure.clone()
     lost[:, 0, 1:3], lost[:, 0, 4:] = 0.5, 0.25
     lost[:, 0, 0] = torch.tensor([-2.0, -1.0, 1.0, 2.0])
-    assert confidence(TABLE, lost)[0].tolist() == pytest.approx([0, 0, 1, 0], abs=1e-4)
+    assert cell_confidence(TABLE, lost)[0].tolist() == pytest.approx([0, 0, 1, 0], abs=1e-4)
 
 
 def test_a_wrong_cell_is_less_sure_than_a_right_one() -> None:

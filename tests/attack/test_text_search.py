@@ -15,7 +15,7 @@ from fedseal.attack.base import replay
 from fedseal.attack.search.matching import GradientMatching
 from fedseal.attack.search.objective import Measured, squared_distance
 from fedseal.attack.text import embedding
-from fedseal.attack.text.embedding import leaked_tokens, longest_sentence, relaxed
+from fedseal.attack.text.embedding import leaked_tokens, longest_sentence, relaxed_sentences
 from fedseal.attack.text.search import TagDistance, TellingCosine, TextSearch, dlg_text, mixture, tag
 from fedseal.errors import FedsealError, UnfitBatch, UnfitModel, UnknownName, UnknownToAdversary
 from fedseal.types import Candidate
@@ -55,7 +55,7 @@ def shaken(observation: Observation, deviation: float) -> Observation:
 
 def test_true_embeddings_replay_the_derived_update() -> None:
     """The oracle of the relaxation: embeddings of the true tokens give every observed tensor but the embedding's."""
-    problem = relaxed(TWO, "test")
+    problem = relaxed_sentences(TWO, "test")
     assert not problem.observation.model.get_parameter(MODEL.embedding_name).requires_grad
     names = problem.observation.update.tensors.keys()
     assert TWO.update.tensors.keys() - names == {MODEL.embedding_name}
@@ -84,7 +84,7 @@ def test_under_noise_tokens_stand_out_or_are_not_told() -> None:
     truth = set(BATCH.inputs[BATCH.inputs != TEXT.pad].tolist())
     assert set(leaked.tolist()) <= truth
     assert leaked_tokens(all_noise) is None
-    problem = relaxed(all_noise, "test")
+    problem = relaxed_sentences(all_noise, "test")
     assert problem.known.shape == (1, TEXT.length)
     assert len(problem.allowed) == len(problem.table) - 1
     assert "any token may occur" in problem.note
@@ -100,12 +100,12 @@ def test_the_frame_is_fixed_and_a_sentence_ends_at_its_closing_token() -> None:
     )
     text = Text(tokenizer, length=12)
     batch, observation = client(["We the People"], text=text)
-    problem = relaxed(observation, "test")
+    problem = relaxed_sentences(observation, "test")
     assert problem.known.tolist() == [[1, -1, -1, -1, 2]]
     start = problem.random(seeded())
     assert torch.equal(problem.ids(start)[0, [0, 4]], batch.inputs[0, [0, 4]])
     assert bool((problem.coordinates(torch.ones(start.numel(), 1))[0, [0, 4]] == 0).all())
-    several = relaxed(client(["We the People", "We"], text=text)[1], "test")
+    several = relaxed_sentences(client(["We the People", "We"], text=text)[1], "test")
     assert several.known.tolist() == [[1, -1, -1, -1, -1]] * 2
     rows = several.rows(torch.tensor([[1, 9, 2, 9, 2], [1, 9, 9, 9, 2]]))
     assert rows.tolist() == [[1, 9, 2, *[0] * 9], [1, 9, 9, 9, 2, *[0] * 7]]
@@ -116,7 +116,7 @@ def test_the_frame_is_fixed_and_a_sentence_ends_at_its_closing_token() -> None:
 )
 def test_a_mixture_of_leaked_tokens_is_the_sentence(training: LocalTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the search alone, without the incidence that would give the start away."""
-    monkeypatch.setattr(embedding, "incidence", lambda observation, allowed: None)
+    monkeypatch.setattr(embedding, "token_incidence", lambda observation, allowed: None)
     batch, observation = client(LINES[1:], model=zoo.tiny_bert(width=64), training=training)
     found = mixture(steps=200)(observation, generator=seeded())
     assert found.inputs is not None
@@ -140,7 +140,7 @@ def test_gradients_of_tokens_and_places_put_one_sentence_in_order(training: Loca
     assert (found.outcome.status, found.outcome.steps) == ("converged", 0)
     tokens = leaked_tokens(observation)
     assert tokens is not None
-    placed = embedding.incidence(observation, tokens)
+    placed = embedding.token_incidence(observation, tokens)
     assert placed is not None
     assert torch.equal(tokens[placed.argmax(1)], batch.inputs[0, : len(placed)])
 
@@ -184,7 +184,7 @@ def test_every_search_gives_leaked_tokens_and_is_repeatable(attack: TextSearch, 
 @pytest.mark.parametrize("name", ["dlg_text", "tag"])
 def test_a_search_from_the_truth_stays_there(name: str) -> None:
     """The fixed point of matching: at the true embeddings the objective is zero, and tokens decode to themselves."""
-    problem = relaxed(ONE, name)
+    problem = relaxed_sentences(ONE, name)
     truth = problem.table[BATCH.inputs[:, : problem.known.shape[1]]]
     names = list(problem.observation.update.tensors)
     guess = replay(
@@ -203,9 +203,9 @@ def test_tensors_that_are_noise_have_no_say() -> None:
     blind, told = TellingCosine(), TellingCosine(noise=1e-3)
     assert float(blind([one, -noise], [one, noise])) > 0.9
     assert float(told([one, -noise], [one, noise])) < 1e-6
-    problem = relaxed(shaken(ONE, 1e-3), "test")
+    problem = relaxed_sentences(shaken(ONE, 1e-3), "test")
     assert problem.noise == pytest.approx(1e-3, rel=0.05)
-    assert relaxed(ONE, "test").noise == 0
+    assert relaxed_sentences(ONE, "test").noise == 0
 
 
 def test_tag_weighs_layers_near_the_input_more() -> None:

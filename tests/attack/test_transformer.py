@@ -19,7 +19,7 @@ import fedseal as fs
 from attack.cases import FEDSGD, seeded
 from fedseal import Batch, Text, ThreatModel, zoo
 from fedseal.attack.text import transformer as module
-from fedseal.attack.text.transformer import Attention, Transformer, Wiring, mixed, wiring
+from fedseal.attack.text.transformer import Attention, Transformer, Wiring, mixed_streams, wiring
 from fedseal.errors import UnfitModel
 
 Array = NDArray[np.float64]
@@ -56,14 +56,14 @@ def test_contexts_are_those_of_a_loop_over_heads_and_rows(
     parts = _products(seed, 2, length, width)
     query, key, value = parts
     expected = np.stack([_attended(query[n], key[n], value[n], heads, causal) for n in range(2)])
-    found = mixed(*Attention(heads, (0, 1, 2)).split([torch.from_numpy(part) for part in parts]), causal=causal)
+    found = mixed_streams(*Attention(heads, (0, 1, 2)).split([torch.from_numpy(part) for part in parts]), causal=causal)
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_contexts_are_those_of_torchs_own_attention() -> None:
     query, key, value = (torch.from_numpy(part).view(2, 5, 2, 3) for part in _products(0, 2, 5, 6))
     for causal in (True, False):
-        found = mixed(query / 3**0.5, key, value, causal=causal)
+        found = mixed_streams(query / 3**0.5, key, value, causal=causal)
         q, k, v = (part.transpose(1, 2) for part in (query, key, value))
         whole = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
         torch.testing.assert_close(found, whole.transpose(1, 2).flatten(-2))

@@ -14,7 +14,7 @@ from fedseal.audit.bound_record import bounds_of
 from fedseal.audit.bounds import TRIALS, measure_bounds
 from fedseal.defense import parse
 from fedseal.errors import StorageFailure
-from fedseal.metric.bound import gaussian
+from fedseal.metric.bound import gaussian_bound
 from fedseal.report import html
 from fedseal.types import Batch
 
@@ -31,7 +31,7 @@ def test_the_measured_success_lies_between_guess_and_bound_and_is_that_of_whole_
     one = case()
     (game,) = measure_bounds(one, tmp_path, defenses=[NOISY], batch_sizes=[3])
     cell = game.cell
-    assert (game.noise, game.candidates, cell.kappa, cell.bound.value) == (0.5, 10, 0.1, gaussian(0.1, 0.5))
+    assert (game.noise, game.candidates, cell.kappa, cell.bound.value) == (0.5, 10, 0.1, gaussian_bound(0.1, 0.5))
     assert 0.3 < cell.success < cell.bound.value
     shield, draws, hits, clients = parse(NOISY), torch.Generator().manual_seed(1), 0, 100
     judge = KnownCandidates(one.batch[:10], one.batch[10:12])

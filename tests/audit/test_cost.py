@@ -16,7 +16,7 @@ from audit.fakes import small_case
 from fedseal import defense as defenses
 from fedseal import federation
 from fedseal.audit.case import Case, stream
-from fedseal.audit.cost import Cost, Plan, accuracy, costs_of, measure, measure_case, write_cost
+from fedseal.audit.cost import Cost, CostPlan, accuracy, costs_of, measure, measure_case, write_cost
 from fedseal.audit.encoding import UNWRITTEN, encoded_bytes
 from fedseal.client import local_update
 from fedseal.defense import Hooks
@@ -50,7 +50,7 @@ class Fixed(nn.Module):
         return self.outputs[: len(inputs)]
 
 
-PLAN = Plan(rounds=8, clients=2, lr=1.0, seeds=(0, 1, 2))
+PLAN = CostPlan(rounds=8, clients=2, lr=1.0, seeds=(0, 1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_accuracy_counts_positions_with_labels_and_soft_labels() -> None:
 )
 def test_a_plan_that_means_nothing_is_refused(facts: dict[str, object]) -> None:
     with pytest.raises(BadConfig):
-        Plan(**facts)  # type: ignore[arg-type]
+        CostPlan(**facts)  # type: ignore[arg-type]
 
 
 def test_more_clients_than_training_examples_are_refused() -> None:
@@ -386,7 +386,7 @@ def test_costs_are_kept_and_only_what_is_missing_is_measured(tmp_path: Path) -> 
     seen: list[tuple[str, int]] = []
     plan = replace(PLAN, rounds=2, seeds=(0, 1))
 
-    def ask(*names: str, plan: Plan = plan) -> tuple[Cost, ...]:
+    def ask(*names: str, plan: CostPlan = plan) -> tuple[Cost, ...]:
         seen.clear()
         return measure_case(case(), tmp_path, defenses=names, plan=plan, on_progress=lambda *now: seen.append(now))
 
@@ -475,7 +475,7 @@ def test_a_defense_of_a_yes_or_no_model_costs_something() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(200, 4, generator=generator)
     labels = (inputs[:, :1] > 0).float()
-    plan = Plan(rounds=8, clients=2, seeds=(0,), lr=2.0)
+    plan = CostPlan(rounds=8, clients=2, seeds=(0,), lr=2.0)
     training = LocalTraining.fedsgd(loss=nn.BCEWithLogitsLoss())
     none, noisy = measure(nn.Linear(4, 1), Batch(inputs, labels), defenses=["gaussian:5"], training=training, plan=plan)
     assert none.accuracy > 0.85
@@ -486,7 +486,7 @@ def test_a_defense_of_a_yes_or_no_model_costs_something() -> None:
 
 def test_where_chance_is_1_a_warning_says_so() -> None:
     batch = Batch(torch.rand(20, 3), torch.zeros(20, dtype=torch.long))
-    plan = Plan(rounds=1, clients=2, seeds=(0,))
+    plan = CostPlan(rounds=1, clients=2, seeds=(0,))
     (none,) = measure(nn.Linear(3, 2), batch, defenses=[], training=LocalTraining.fedsgd(), plan=plan)
     assert none.chance == 1
     assert "Every test example has the same label" in none.warning
@@ -494,7 +494,7 @@ def test_where_chance_is_1_a_warning_says_so() -> None:
 
 def test_costs_under_another_loss_are_measured_anew(tmp_path: Path) -> None:
     case = small_case(8)
-    plan = Plan(rounds=1, clients=2, seeds=(0,))
+    plan = CostPlan(rounds=1, clients=2, seeds=(0,))
     first = measure_case(case, tmp_path, defenses=[], plan=plan)
     training = LocalTraining.fedsgd(loss=nn.CrossEntropyLoss(label_smoothing=0.5))
     other = measure_case(replace(case, training=training), tmp_path, defenses=[], plan=plan)

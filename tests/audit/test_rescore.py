@@ -48,7 +48,7 @@ def test_a_mended_measure_changes_the_scores_and_nothing_else(
         return [float((guess - truth).square().mean()) / 2 for guess in guesses]
 
     monkeypatch.setitem(METRICS, "mse", (halved, "", False))
-    new = rescore.rescore(old, case(), tmp_path / "new")
+    new = rescore.rescored_run(old, case(), tmp_path / "new")
     assert load(tmp_path / "new") == new
     assert new.header.rescored is not None
     assert new.header.rescored.cells == len(answered(old)) > 0
@@ -79,7 +79,7 @@ def test_what_is_matched_otherwise_is_put_in_the_new_order(
         path.write_text(json.dumps({**content, "certificate": {**proof, "assumption": "a word"}}))
     old = load(old.folder)
     monkeypatch.setattr(picture, "match", crossed)
-    new = rescore.rescore(old, case(), tmp_path / "new")
+    new = rescore.rescored_run(old, case(), tmp_path / "new")
     for place in answered(old):
         was, now = old.cells[place], new.cells[place]
         assert was.scores is not None
@@ -107,7 +107,7 @@ def test_what_is_finer_than_the_stored_pictures_stays(tmp_path: Path) -> None:
     plain, image = case(), Image(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
     scaled = replace(plain, batch=Batch(image.encode(plain.batch.inputs), plain.batch.labels), modality=image)
     old = run(scaled, attacks=["linear"], defenses=["none", "gaussian:0.001"], out=tmp_path / "old")
-    new = rescore.rescore(old, scaled, tmp_path / "new")
+    new = rescore.rescored_run(old, scaled, tmp_path / "new")
     fine = [s for cell in old.cells if cell.scores for s in cell.scores.samples if (s.psnr.value or 0) > rescore.FINE]
     assert new.header.rescored is not None
     assert 0 < len(fine) < len(old.cells)
@@ -122,15 +122,15 @@ def test_what_is_finer_than_the_stored_pictures_stays(tmp_path: Path) -> None:
 
 
 def test_a_run_scored_anew_twice_is_the_same(old: Record, tmp_path: Path) -> None:
-    once = rescore.rescore(old, case(), tmp_path / "once")
-    twice = rescore.rescore(once, case(), tmp_path / "twice")
+    once = rescore.rescored_run(old, case(), tmp_path / "once")
+    twice = rescore.rescored_run(once, case(), tmp_path / "twice")
     assert twice.cells == once.cells
 
 
 def test_an_unfinished_run_keeps_what_it_has(old: Record, tmp_path: Path) -> None:
     first = old.cells[answered(old)[0]]
     Path(old.folder, "cells", f"{first.key.id}.json").unlink()
-    new = rescore.rescore(load(old.folder), case(), tmp_path / "new")
+    new = rescore.rescored_run(load(old.folder), case(), tmp_path / "new")
     assert not new.complete
     assert len(new.cells) == len(old.cells) - 1
 
@@ -138,7 +138,7 @@ def test_an_unfinished_run_keeps_what_it_has(old: Record, tmp_path: Path) -> Non
 def test_a_cell_whose_pictures_are_lost_stays_as_it_was(old: Record, tmp_path: Path) -> None:
     first = old.cells[answered(old)[0]]
     Path(old.folder, "cells", f"{first.key.id}.safetensors").write_bytes(b"torn")
-    new = rescore.rescore(old, case(), tmp_path / "new")
+    new = rescore.rescored_run(old, case(), tmp_path / "new")
     assert new.header.rescored is not None
     (kept,) = new.header.rescored.kept
     assert kept.cells == 1
@@ -152,7 +152,7 @@ def test_labels_stay_where_more_may_have_been_named(old: Record, tmp_path: Path)
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "knows": ["num_examples", "state", "training"]}))
     changed = load(old.folder)
-    new = rescore.rescore(changed, case(), tmp_path / "new")
+    new = rescore.rescored_run(changed, case(), tmp_path / "new")
     assert new.header.rescored is not None
     assert [kept.reason for kept in new.header.rescored.kept] == [rescore.MORE]
     assert [cell.label_score for cell in new.cells] == [cell.label_score for cell in old.cells]
@@ -160,7 +160,7 @@ def test_labels_stay_where_more_may_have_been_named(old: Record, tmp_path: Path)
 
 def test_another_case_is_refused(old: Record, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"attacked another case: .*; name what builds the same"):
-        rescore.rescore(old, case(seed=2), tmp_path / "new")
+        rescore.rescored_run(old, case(seed=2), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -168,14 +168,14 @@ def test_a_run_of_which_nothing_can_be_scored_is_refused(old: Record, tmp_path: 
     for path in Path(old.folder, "cells").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(BadConfig, match=r"no cell of .* can be scored again: cannot read the pictures"):
-        rescore.rescore(old, case(), tmp_path / "new")
+        rescore.rescored_run(old, case(), tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_folder_with_something_in_it_is_left_alone(old: Record, tmp_path: Path) -> None:
     before = load_file(next(Path(old.folder, "cells").glob("*.safetensors")))
     with pytest.raises(BadConfig, match="there is something in"):
-        rescore.rescore(old, case(), old.folder)
+        rescore.rescored_run(old, case(), old.folder)
     assert load_file(next(Path(old.folder, "cells").glob("*.safetensors"))).keys() == before.keys()
 
 
@@ -185,7 +185,7 @@ def test_nothing_half_written_stays(old: Record, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(store, "write_header", full)
     with pytest.raises(StorageFailure, match=r"cannot write .* \(No space left on device\); free some space"):
-        rescore.rescore(old, case(), tmp_path / "new")
+        rescore.rescored_run(old, case(), tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 

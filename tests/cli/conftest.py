@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedseal.cli.app import run
+from fedseal.cli.app import run_command
 
 OWN = '''
 import torch
@@ -70,7 +70,7 @@ def fedseal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
     def call(*arguments: object) -> Answer:
         capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
+        code = run_command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 

@@ -15,7 +15,7 @@ from fedseal import LocalTraining, Observation, Outcome, Progress, Reconstructio
 from fedseal.attack.base import BestOf
 from fedseal.audit.verification import Verified
 from fedseal.cli import attack_result
-from fedseal.cli.attack import STARTS, build
+from fedseal.cli.attack import STARTS, attack_of
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.setup.attack import AttackSpec, Target, target
 from fedseal.setup.training import training
@@ -103,7 +103,7 @@ def test_class_named_for_a_batch_is_that_of_all_its_pictures() -> None:
 
 
 def test_some_of_a_batchs_labels_are_counted(fedseal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: _Mistaken((1, 2)))
+    monkeypatch.setattr("fedseal.cli.attack.attack_of", lambda *_, **__: _Mistaken((1, 2)))
     said = dict(line.split(":", 1) for line in fedseal("attack", *TINY, "--batch", 2).out.splitlines())
     assert said["label"].strip() == "1, 2, 1 of 2 right, the truth is 2, 2"
 
@@ -165,21 +165,21 @@ def test_training_of_the_client_is_simulated() -> None:
 
 def test_dlg_starts_again_where_it_diverges_unless_told() -> None:
     for recipe in ("dlg", "idlg:steps=7"):
-        attack = build(recipe, steps=None, restarts=None)
+        attack = attack_of(recipe, steps=None, restarts=None)
         assert isinstance(attack, BestOf)
         assert (attack.times, attack.only_if_diverged) == (STARTS, True)
-    assert build("dlg", steps=None, restarts=1) == build("dlg:restarts=1", steps=None, restarts=None)
-    assert not isinstance(build("dlg", steps=None, restarts=1), BestOf)
-    assert not isinstance(build("auto", steps=None, restarts=None), BestOf)
-    wrapped = build("linear", steps=None, restarts=2)
+    assert attack_of("dlg", steps=None, restarts=1) == attack_of("dlg:restarts=1", steps=None, restarts=None)
+    assert not isinstance(attack_of("dlg", steps=None, restarts=1), BestOf)
+    assert not isinstance(attack_of("auto", steps=None, restarts=None), BestOf)
+    wrapped = attack_of("linear", steps=None, restarts=2)
     assert isinstance(wrapped, BestOf)
     assert wrapped.times == 2
 
 
 def test_steps_win_over_the_recipes_own() -> None:
-    assert "steps=9," in repr(build("dlg:steps=7", steps=9, restarts=1))
+    assert "steps=9," in repr(attack_of("dlg:steps=7", steps=9, restarts=1))
     with pytest.raises(UnknownName, match="steps"):
-        build("linear", steps=9, restarts=None)
+        attack_of("linear", steps=9, restarts=None)
 
 
 def _pixels(path: Path) -> torch.Tensor:
@@ -219,7 +219,7 @@ class _Mistaken:
 
 
 def test_wrong_guess_is_not_sold_as_a_result(fedseal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: _Mistaken())
+    monkeypatch.setattr("fedseal.cli.attack.attack_of", lambda *_, **__: _Mistaken())
     said = dict(line.split(":", 1) for line in fedseal("attack", *TINY).out.splitlines())
     assert said["label"].strip() == "1, the truth is 2"
     assert said["status"].strip().startswith("diverged")  # a wrong class, so the gradient points away
@@ -232,7 +232,7 @@ def test_divergence_is_said_plainly_and_leaves_no_stale_picture(
     fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fedseal("attack", *TINY, "--out", "run")
-    monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: _Runaway())
+    monkeypatch.setattr("fedseal.cli.attack.attack_of", lambda *_, **__: _Runaway())
     answer = fedseal("attack", *TINY, "--out", "run")
     assert answer.code == 0
     assert "diverged" in answer.out
@@ -249,7 +249,7 @@ def test_interruption_has_a_sentence_and_its_own_code(
     def interrupted(*_: object, **__: object) -> Reconstruction:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedseal.cli.attack.build", lambda *_, **__: interrupted)
+    monkeypatch.setattr("fedseal.cli.attack.attack_of", lambda *_, **__: interrupted)
     answer = fedseal("attack", *TINY)
     begun, *rest = answer.err.splitlines()
     assert begun == "honest_but_curious attacks photos0 with auto"

@@ -74,7 +74,7 @@ def test_small_models_get_one_thread_unless_told_and_nothing_stays_changed() -> 
     torch.set_num_threads(3)
     try:
         for asked, model, expected in ((None, zoo.lenet(), 1), (None, nn.Linear(600, 600), 3), (2, zoo.lenet(), 2)):
-            with machine.threads(asked, model):
+            with machine.computing_threads(asked, model):
                 assert torch.get_num_threads() == expected
             assert torch.get_num_threads() == 3
     finally:

@@ -92,7 +92,7 @@ class Backwards:
 @pytest.fixture
 def backwards(monkeypatch: pytest.MonkeyPatch) -> Attack:
     attack = Backwards()
-    monkeypatch.setattr("fedseal.cli.attack.build", lambda recipe, **options: attack)
+    monkeypatch.setattr("fedseal.cli.attack.attack_of", lambda recipe, **options: attack)
     return attack
 
 

@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on(fedseal: Command, tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("fedseal.cli.rounds.line", interrupt)
+        patched.setattr("fedseal.cli.rounds.round_line", interrupt)
         answer = fedseal("train", *QUICK, "--checkpoint", "run.st")
     assert answer.code == 130
     assert "interrupted after 1 rounds; go on with --resume --checkpoint run.st" in answer.err

@@ -109,9 +109,11 @@ def test_single_gradients_are_those_of_batches_of_one(name: str, monkeypatch: py
     model, training, at_once = _models()[name]
     model = model.double()
     bare, state, inputs = architecture(model, training), state_of(model), BATCH.inputs.double()
-    single = [client.train(bare, state, inputs[[i]], BATCH.labels[[i]], training).tensors for i in range(len(BATCH))]
+    single = [
+        client.local_training(bare, state, inputs[[i]], BATCH.labels[[i]], training).tensors for i in range(len(BATCH))
+    ]
     if at_once:
-        monkeypatch.setattr(client, "train", None)
+        monkeypatch.setattr(client, "local_training", None)
     grads = example_gradients(bare, state, inputs, BATCH.labels, training)
     for key, grad in grads.items():
         assert torch.allclose(grad, torch.stack([one[key] for one in single]), rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedseal.cli.app import run
+from fedseal.cli.app import run_command
 
 Command = Callable[[list[str]], tuple[int, str]]
 
@@ -36,7 +36,7 @@ def fedseal() -> Command:
     def command(arguments: list[str]) -> tuple[int, str]:
         stdout, stderr = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-            code = run(arguments)
+            code = run_command(arguments)
         return code, stderr.getvalue() + stdout.getvalue()
 
     return command

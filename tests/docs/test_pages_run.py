@@ -36,8 +36,8 @@ def test_the_readmes_pictures_are_what_the_command_makes(desk: Path, fedseal: Co
     code, _ = fedseal(["attack", "--index", "0", "--out", "cat", "--quiet"])
     assert code == 0
     for made, shown in (("original", "original"), ("reconstruction", "auto")):
-        one = picture.load(Path(f"cat/{made}.png")).pixels
-        other = picture.load(ROOT / f"docs/images/{shown}.png").pixels
+        one = picture.load_picture(Path(f"cat/{made}.png")).pixels
+        other = picture.load_picture(ROOT / f"docs/images/{shown}.png").pixels
         assert (one - other).abs().max() <= 2 / 255
 
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from federation.small import Losing, federation, gap, weights
 from fedseal.errors import BadConfig
-from fedseal.federation.deployment import certificates, node, place, superlink, take_part, write
+from fedseal.federation.deployment import certificates, node, place, superlink, take_part, write_folders
 from fedseal.federation.deployment.processes import free_port
 from fedseal.federation.flower_environment import quiet
 from fedseal.secagg import SERVER, aggregator
-from fedseal.setup.deployment import drawn
+from fedseal.setup.deployment import deployment_of
 from fedseal.setup.federation import FederationSpec
 
 # a shell that starts the tests in the background has them ignore Ctrl-C, which processes inherit
@@ -153,7 +153,7 @@ def fleet(root: Path) -> Iterator[Fleet]:
 @pytest.mark.slow
 def test_a_deployment_outlives_killed_owners_aggregators_and_servers(tmp_path: Path) -> None:
     """Killed with -9 in the middle of a round; the model is what it would be had their messages been lost here."""
-    paper = drawn(PLAN, rounds=6, evaluate_every=6, timeout=60.0, classes=None, examples=None)
+    paper = deployment_of(PLAN, rounds=6, evaluate_every=6, timeout=60.0, classes=None, examples=None)
     root = tmp_path / "all"
     paper.write(root, hosts=[], port=free_port())
     with fleet(root) as all_of_it:
@@ -194,7 +194,7 @@ def test_nodes_and_servers_who_should_not_meet_do_not(tmp_path: Path, monkeypatc
     setup = federation("sharing", count=2)
     numbers = [SERVER, 0, 1, *map(aggregator, range(3))]
     for name, days in (("one", 1.0), ("other", 1.0), ("old", -1.0)):
-        write(tmp_path / name, setup.secure, 2, {number: {} for number in numbers}, days=days)
+        write_folders(tmp_path / name, setup.secure, 2, {number: {} for number in numbers}, days=days)
     monkeypatch.setattr(node, "AGAIN", 0.1)
     monkeypatch.setattr(certificates, "check", lambda folder: None)
     quiet()

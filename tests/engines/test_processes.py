@@ -14,7 +14,7 @@ import pytest
 from audit.fakes import Divide, Guess, Told, ended, raising, refusing, small_case, timeless
 from fedseal import audit
 from fedseal.audit import CellProgress, Processes
-from fedseal.audit.executor import _choice, engine
+from fedseal.audit.executor import _choice, local_engine
 from fedseal.audit.record import CellKey
 from fedseal.audit.store import traceback_path
 from fedseal.errors import BadConfig, EngineFailure, FedsealError, UnfitBatch, UnknownName
@@ -133,7 +133,7 @@ def test_no_worker_is_refused(tmp_path: Path, workers: int) -> None:
     with pytest.raises(BadConfig, match="give at least 1"):
         run(tmp_path, Guess(), workers=workers)
     with pytest.raises(BadConfig, match="give at least 1"):
-        engine(workers)
+        local_engine(workers)
 
 
 def test_an_interruption_ends_all_workers_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedseal.audit import load
-from fedseal.cli.app import run
+from fedseal.cli.app import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "examples" / "own_model" / "README.md"
@@ -27,7 +27,7 @@ def test_readme_runs_as_written_but_for_its_steps(number: int, tmp_path: Path, m
     monkeypatch.syspath_prepend(ROOT)
     shorter = [argument.replace("steps=600", "steps=40") for argument in command[1:]]
     assert shorter != command[1:]
-    assert run(shorter) == 0
+    assert run_command(shorter) == 0
     record = load(tmp_path / command[command.index("--out") + 1])
     assert record.complete
     assert record.header.config.case == "our scans"

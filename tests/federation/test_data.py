@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedseal.errors import BadConfig
-from fedseal.federation.data import held_out, split
+from fedseal.federation.data import held_out, split_among
 from fedseal.types import Batch
 
 
@@ -25,17 +25,17 @@ def sorted_rows(parts: list[Batch]) -> Tensor:
 
 @pytest.mark.parametrize("how", ["iid", "dirichlet:0.1", "dirichlet:100", "dirichlet:0.00001"])
 def test_every_example_goes_to_one_owner_and_nobody_goes_without(how: str) -> None:
-    parts = split(numbered(), 7, how, generator())
+    parts = split_among(numbered(), 7, how, generator())
     assert torch.equal(sorted_rows(parts), torch.arange(60.0))
     assert min(map(len, parts)) >= 1
     assert all(torch.equal(part.inputs[:, 0].long() % 3, part.labels) for part in parts)
-    again = split(numbered(), 7, how, generator())
+    again = split_among(numbered(), 7, how, generator())
     assert all(torch.equal(one.inputs, other.inputs) for one, other in zip(parts, again, strict=True))
 
 
 def _skew(how: str) -> float:
     """Mean share of an owner's largest class."""
-    parts = split(numbered(3000), 10, how, generator(1))
+    parts = split_among(numbered(3000), 10, how, generator(1))
     return sum(float(part.labels.bincount(minlength=3).max()) / len(part) for part in parts) / 10
 
 
@@ -56,12 +56,12 @@ def test_shares_have_the_mean_and_variance_of_a_dirichlet_distribution() -> None
 @pytest.mark.parametrize("how", ["random", "iid:2", "dirichlet", "dirichlet:0", "dirichlet:nan", "dirichlet:x"])
 def test_another_split_is_refused(how: str) -> None:
     with pytest.raises(BadConfig):
-        split(numbered(), 3, how, generator())
+        split_among(numbered(), 3, how, generator())
 
 
 def test_more_owners_than_examples() -> None:
     with pytest.raises(BadConfig, match="2 examples for 3"):
-        split(numbered(2), 3, "iid", generator())
+        split_among(numbered(2), 3, "iid", generator())
 
 
 def test_held_out_examples_are_in_neither_twice() -> None:

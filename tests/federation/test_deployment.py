@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from federation.small import federation
 from fedseal.errors import BadConfig, EngineFailure, StorageFailure
-from fedseal.federation.deployment import Place, certificates, node, place, processes, write
+from fedseal.federation.deployment import Place, certificates, node, place, processes, write_folders
 from fedseal.federation.deployment.folder import places
 from fedseal.federation.deployment.ledger import StoredLedger
 from fedseal.federation.keys import StoredKeys
@@ -32,7 +32,7 @@ PARTIES = [SERVER, 0, 1, 2, aggregator(0), aggregator(1)]
 
 def deployed(folder: Path, secure: Secure = SECURE, **facts: Any) -> Path:
     trainings = {number: {"own": f"data-{number}.npz" if number < 3 else None} for number in PARTIES}
-    write(folder, secure, 3, trainings, **facts)
+    write_folders(folder, secure, 3, trainings, **facts)
     return folder
 
 

@@ -198,7 +198,7 @@ def test_what_the_engine_sees_meanwhile_ends_the_wait(monkeypatch: pytest.Monkey
 def test_questions_and_answers_survive_the_records() -> None:
     state = weights(net()) | {"count": torch.tensor(3)}
     ask = Ask(7, "train", 2, 11, (b"", b"\x00\xff"), state)
-    back = carrier.ask_of(carrier.packed(ask), 7)
+    back = carrier.ask_of(carrier.packed_arrays(ask), 7)
     assert (back.to, back.step, back.round, back.size, back.messages) == (7, "train", 2, 11, (b"", b"\x00\xff"))
     assert back.state is not None
     assert gap(dict(back.state), state) == 0

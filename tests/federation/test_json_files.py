@@ -14,7 +14,7 @@ from fedseal.errors import StorageFailure
 from fedseal.federation import View
 from fedseal.federation.deployment import place
 from fedseal.federation.deployment.ledger import StoredLedger
-from fedseal.federation.keys import read_identity, read_pact, write
+from fedseal.federation.keys import read_identity, read_pact, write_keys
 from fedseal.federation.secure import Keyring, Secure
 from fedseal.federation.view import Entry
 from fedseal.secagg import VectorFormat, aggregator
@@ -102,7 +102,7 @@ def test_files_of_earlier_versions_say_what_they_said(folder: Path) -> None:
 
 def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None:
     secure = Secure("sharing", aggregators=2).settled(2, 15, {"loss": 16.0})
-    write(tmp_path / "keys", Keyring.fresh(secure, 2), secure)
+    write_keys(tmp_path / "keys", Keyring.fresh(secure, 2), secure)
     pact = json.loads((tmp_path / "keys" / "pact.json").read_text())
     assert pact["secure"] == SECURE
     assert {name: type(value) for name, value in pact.items()} == {

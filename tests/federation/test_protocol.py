@@ -9,7 +9,7 @@ from federation.small import federation, net
 from fedseal.client import state_of
 from fedseal.federation.federation import Calls
 from fedseal.federation.packing import Packing
-from fedseal.federation.protocol import PROTOCOLS, Ask, Call, Reading, Reply
+from fedseal.federation.protocol import PROTOCOLS, Ask, Call, PartyReading, Reply
 from fedseal.federation.secure import NAMES, Secure
 from fedseal.federation.traffic import Metered
 from fedseal.secagg import SERVER, Party
@@ -34,7 +34,7 @@ def test_what_a_key_reads_is_a_step_where_nothing_hides_it_and_elements_where_so
     members, protocol = federation(name).members(), PROTOCOLS[name]
     call = Call(members.pact, members.keys.identity(SERVER), members.clients, 0, SIZE, STATE)
     views = {n: protocol.view(call, n, members.keys.identity(n)) for n in (SERVER, *members.aggregators)}
-    readings: list[Reading] = []
+    readings: list[PartyReading] = []
 
     class _Reads:
         def begins(self, call: Call) -> None: ...

@@ -22,12 +22,12 @@ from fedseal import Batch, Image, LocalTraining, ThreatModel, Update, aggregate,
 from fedseal.attack.search.init import INITS
 from fedseal.attack.search.matching import GradientMatching, Search
 from fedseal.audit import store
-from fedseal.client import architecture, state_of, train
+from fedseal.client import architecture, local_training, state_of
 from fedseal.federation import checkpoint
 from fedseal.federation.owners import gradient_step
 from fedseal.federation.view import View
 from fedseal.layout import canonical
-from fedseal.modality.picture import load
+from fedseal.modality.picture import load_picture
 from fedseal.modality.table import read_table
 from fedseal.setup.data.arrays import read_npz
 from fedseal.setup.data.images import picture_batch
@@ -86,9 +86,9 @@ def pictures(folder: Path) -> Iterator[Tensor]:
     for name, mode in (("grey", "L"), ("color", "RGB")):
         path = folder / "own" / f"{name}.png"
         Picture.effect_noise((7, 9), 50).convert(mode).save(path)
-        yield load(path).pixels
+        yield load_picture(path).pixels
         for shape in SHAPES:
-            pixels = load(path, shape).pixels
+            pixels = load_picture(path, shape).pixels
             image = Image(shape, mean=(0.5,) * shape[0], std=(0.2,) * shape[0])
             yield from (pixels, image.encode(pixels[None]), image.project(image.encode(pixels[None])))
     yield from (picture_batch(folder / "own", shape).inputs for shape in SHAPES)
@@ -190,8 +190,11 @@ def kept(folder: Path) -> Iterator[Tensor]:
     yield from view.state(0).values()
     for entry in view.entries:
         yield from view.update(entry).tensors.values()
-    checkpoint.save(folder / "c.safetensors", "mark", {"w": strange(2, 3, 6, 5)}, [])
-    yield from (*checkpoint.load(folder / "c.safetensors", "mark")[0].values(), *state_of(trained.model).values())
+    checkpoint.save_checkpoint(folder / "c.safetensors", "mark", {"w": strange(2, 3, 6, 5)}, [])
+    yield from (
+        *checkpoint.load_checkpoint(folder / "c.safetensors", "mark")[0].values(),
+        *state_of(trained.model).values(),
+    )
     content = store.packed({"truth": strange(1, 1, 6, 5), "reconstruction": strange(2, 3, 6, 5)})
     (folder / "p.safetensors").write_bytes(content)
     yield from Update.load(folder / "p.safetensors").tensors.values()
@@ -233,7 +236,7 @@ def test_the_clients_arithmetic_feeds_its_model_in_order(channels: int) -> None:
             return super().forward(inputs)  # type: ignore[no-untyped-call]
 
     model = Seeing(*net(channels))
-    train(architecture(model, FEDSGD), state_of(model), strange(1, channels, 6, 5), torch.tensor([0]), FEDSGD)
+    local_training(architecture(model, FEDSGD), state_of(model), strange(1, channels, 6, 5), torch.tensor([0]), FEDSGD)
     assert fed == [torch.empty(1, channels, 6, 5).stride()]
 
 

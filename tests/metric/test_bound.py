@@ -19,9 +19,9 @@ from fedseal.metric.bound import (
     BoundPoint,
     Estimate,
     approximate,
+    bound_curve,
     concentrated,
-    curve,
-    gaussian,
+    gaussian_bound,
     monte_carlo,
     pure,
     renyi,
@@ -38,12 +38,12 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize(("noise", "bound"), [(1, 0.389), (2, 0.217), (4, 0.151)])
 def test_golden_values_of_ten_candidates_and_one_step(noise: float, bound: float) -> None:
-    assert gaussian(0.1, noise) == pytest.approx(bound, abs=5e-4)
+    assert gaussian_bound(0.1, noise) == pytest.approx(bound, abs=5e-4)
 
 
 def test_two_candidates_of_opposite_gradients_reach_the_bound_exactly() -> None:
     for noise in (0.5, 1.0, 3.0):
-        assert simplex(2, noise) == pytest.approx(gaussian(0.5, noise), abs=1e-9)
+        assert simplex(2, noise) == pytest.approx(gaussian_bound(0.5, noise), abs=1e-9)
         assert simplex(2, noise) == pytest.approx(norm.cdf(1 / noise), abs=1e-9)
 
 
@@ -51,7 +51,7 @@ def test_two_candidates_of_opposite_gradients_reach_the_bound_exactly() -> None:
 def test_the_bound_is_above_a_blind_guess_and_below_one_and_below_coarser_bounds(
     kappa: float, noise: float, steps: int
 ) -> None:
-    bound, rho = gaussian(kappa, noise, steps), steps / (2 * noise**2)
+    bound, rho = gaussian_bound(kappa, noise, steps), steps / (2 * noise**2)
     assert kappa < bound <= 1
     assert bound <= concentrated(kappa, rho) + 1e-12
     for alpha in (1.5, 2.0, 8.0):
@@ -60,10 +60,10 @@ def test_the_bound_is_above_a_blind_guess_and_below_one_and_below_coarser_bounds
 
 @given(KAPPAS, NOISES, STEPS)
 def test_a_better_guess_less_noise_and_more_steps_never_lower_the_bound(kappa: float, noise: float, steps: int) -> None:
-    bound = gaussian(kappa, noise, steps)
-    assert gaussian(min(0.95, 1.05 * kappa), noise, steps) >= bound
-    assert gaussian(kappa, 0.9 * noise, steps) >= bound
-    assert gaussian(kappa, noise, steps + 1) >= bound
+    bound = gaussian_bound(kappa, noise, steps)
+    assert gaussian_bound(min(0.95, 1.05 * kappa), noise, steps) >= bound
+    assert gaussian_bound(kappa, 0.9 * noise, steps) >= bound
+    assert gaussian_bound(kappa, noise, steps + 1) >= bound
     assert concentrated(kappa, 1.1 / noise) >= concentrated(kappa, 1 / noise)
     assert pure(kappa, 1.1 / noise) >= pure(kappa, 1 / noise) > kappa
 
@@ -71,7 +71,7 @@ def test_a_better_guess_less_noise_and_more_steps_never_lower_the_bound(kappa: f
 @given(st.integers(2, 60), NOISES, STEPS)
 @settings(max_examples=30)
 def test_a_simplex_of_gradients_stays_below_the_bound_and_above_a_guess(k: int, noise: float, steps: int) -> None:
-    assert 1 / k < simplex(k, noise, steps) <= gaussian(1 / k, noise, steps) + 1e-9
+    assert 1 / k < simplex(k, noise, steps) <= gaussian_bound(1 / k, noise, steps) + 1e-9
 
 
 def test_a_simplex_measured() -> None:
@@ -113,7 +113,7 @@ def test_chance_agrees_with_the_closed_forms(rate: float, steps: int) -> None:
 
 
 def test_the_interval_holds_the_truth_in_at_least_95_of_100() -> None:
-    exact = gaussian(0.1, 1.0)
+    exact = gaussian_bound(0.1, 1.0)
     found = [monte_carlo(0.1, 1.0, 1.0, 1, generator=_generator(seed), draws=2000) for seed in range(100)]
     assert sum(one.low <= exact <= one.high for one in found) >= 95
     assert np.mean([one.value for one in found]) == pytest.approx(exact, abs=0.01)
@@ -138,7 +138,7 @@ def test_tiny_kappa_costs_width_and_not_truth() -> None:
     with pytest.raises(BadConfig, match="draw 20000"):
         monte_carlo(1e-3, 1.0, 0.1, 3, generator=_generator(), draws=10_000)
     wide = monte_carlo(1e-3, 1.0, 1.0, 1, generator=_generator(), draws=20_000)
-    assert wide.low <= gaussian(1e-3, 1.0) <= wide.high
+    assert wide.low <= gaussian_bound(1e-3, 1.0) <= wide.high
 
 
 def test_zero_concentrated_is_the_best_order_of_renyi() -> None:
@@ -151,7 +151,7 @@ def test_epsilon_and_delta_bound_an_event_of_probability_kappa() -> None:
     """Against the Gaussian bound with the epsilon that goes with each delta at noise multiplier 1."""
     for epsilon in (0.3, 1.0, 2.0):
         delta = norm.cdf(0.5 - epsilon) - math.exp(epsilon) * norm.cdf(-0.5 - epsilon)
-        assert approximate(0.1, epsilon, delta) >= gaussian(0.1, 1.0)
+        assert approximate(0.1, epsilon, delta) >= gaussian_bound(0.1, 1.0)
     assert approximate(0.1, 1.0, 0.05) == pytest.approx(pure(0.1, 1.0) + 0.05)
     assert pure(0.5, 1.0) == 1
 
@@ -166,24 +166,24 @@ def test_a_cell_says_its_interval_and_whether_it_is_within() -> None:
     assert not BoundPoint("labels", 1.0, 1, 1.0, 0.1, 450, 1000, bound).within
     assert BoundPoint("labels", 1.0, 1, 1.0, 0.1, 0, 9, bound).interval == pytest.approx((0, 1 - 0.025 ** (1 / 9)))
     assert BoundPoint("labels", 1.0, 1, 1.0, 0.1, 9, 9, bound).interval[1] == 1
-    assert curve(0.1, (1.0, 2.0)) == ((1.0, gaussian(0.1, 1.0)), (2.0, gaussian(0.1, 2.0)))
+    assert bound_curve(0.1, (1.0, 2.0)) == ((1.0, gaussian_bound(0.1, 1.0)), (2.0, gaussian_bound(0.1, 2.0)))
 
 
 BAD: dict[str, Callable[[], object]] = {
-    "kappa is 0": lambda: gaussian(0.0, 1.0),
-    "kappa is 1": lambda: gaussian(1.0, 1.0),
+    "kappa is 0": lambda: gaussian_bound(0.0, 1.0),
+    "kappa is 1": lambda: gaussian_bound(1.0, 1.0),
     "kappa is no number": lambda: pure(math.nan, 1.0),
     "epsilon is 0": lambda: pure(0.1, 0.0),
     "epsilon is infinite": lambda: approximate(0.1, math.inf, 0.0),
     "delta is 1": lambda: approximate(0.1, 1.0, 1.0),
     "rho is negative": lambda: concentrated(0.1, -1.0),
     "order 1": lambda: renyi(0.1, 1.0, 1.0),
-    "no noise": lambda: gaussian(0.1, 0.0),
-    "negative noise": lambda: gaussian(0.1, -1.0),
-    "noise is no number": lambda: gaussian(0.1, math.nan),
-    "no step": lambda: gaussian(0.1, 1.0, 0),
-    "negative steps": lambda: gaussian(0.1, 1.0, -3),
-    "half a step": lambda: gaussian(0.1, 1.0, 1.5),  # type: ignore[arg-type]
+    "no noise": lambda: gaussian_bound(0.1, 0.0),
+    "negative noise": lambda: gaussian_bound(0.1, -1.0),
+    "noise is no number": lambda: gaussian_bound(0.1, math.nan),
+    "no step": lambda: gaussian_bound(0.1, 1.0, 0),
+    "negative steps": lambda: gaussian_bound(0.1, 1.0, -3),
+    "half a step": lambda: gaussian_bound(0.1, 1.0, 1.5),  # type: ignore[arg-type]
     "rate 0": lambda: subsampled(0.1, 1.0, 0.0, 1, generator=_generator()),
     "rate above 1": lambda: subsampled(0.1, 1.0, 1.1, 1, generator=_generator()),
     "one candidate": lambda: simplex(1, 1.0),

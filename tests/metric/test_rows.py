@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedseal.metric import Grader, score, tabular
-from fedseal.metric.rows import Rows
+from fedseal.metric.rows import RowJudge
 from fedseal.modality.tabular import Categorical, Continuous, Tabular
 from fedseal.types import Batch, Outcome, Reconstruction
 
@@ -53,7 +53,7 @@ def test_without_unrelated_rows_there_is_no_blind_guess() -> None:
 
 def test_cells_agree_by_name() -> None:
     judge = Grader(TRUTH, modality=TABLE, gallery=OTHERS).judge
-    assert isinstance(judge, Rows)
+    assert isinstance(judge, RowJudge)
     _, (first, second) = judge.read(TRUTH.inputs)
     assert judge.agrees(first, second) == {"age": False, "sex": False}
     assert judge.agrees(first, first) == {"age": True, "sex": True}

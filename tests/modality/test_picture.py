@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitPicture
-from fedseal.modality.picture import gif, load, save, strip, to_png
+from fedseal.modality.picture import gif, load_picture, save_picture, strip, to_png
 
 COLORS = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
@@ -33,7 +33,7 @@ def pixels_of(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
 
 
 def test_a_picture_that_fits_is_read_exactly_and_needs_no_note(tmp_path: Path) -> None:
-    loaded = load(stored(Image.fromarray(COLORS), tmp_path / "a.png"), (3, 6, 8))
+    loaded = load_picture(stored(Image.fromarray(COLORS), tmp_path / "a.png"), (3, 6, 8))
     assert loaded.notes == ()
     assert loaded.pixels.dtype == torch.float32
     assert torch.equal(loaded.pixels, pixels_of(COLORS))
@@ -42,15 +42,15 @@ def test_a_picture_that_fits_is_read_exactly_and_needs_no_note(tmp_path: Path) -
 def test_the_center_is_kept_and_the_notes_say_what_went(tmp_path: Path) -> None:
     picture = np.zeros((480, 640, 3), dtype=np.uint8)
     picture[:, 80:560] = 255
-    loaded = load(stored(Image.fromarray(picture), tmp_path / "a.png"), (3, 32, 32))
+    loaded = load_picture(stored(Image.fromarray(picture), tmp_path / "a.png"), (3, 32, 32))
     assert ", ".join(loaded.notes) == "cropped the center 480x480 of 640x480, resized to 32x32"
     assert torch.equal(loaded.pixels, torch.ones(3, 32, 32))
 
 
 def test_without_a_shape_the_size_stays(tmp_path: Path) -> None:
     color, grey = Image.fromarray(COLORS), Image.fromarray(RAMP)
-    assert load(stored(color, tmp_path / "a.png")).pixels.shape == (3, 6, 8)
-    assert load(stored(grey, tmp_path / "b.png")).pixels.shape == (1, 48, 64)
+    assert load_picture(stored(color, tmp_path / "a.png")).pixels.shape == (3, 6, 8)
+    assert load_picture(stored(grey, tmp_path / "b.png")).pixels.shape == (1, 48, 64)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -72,7 +72,7 @@ def test_exif_rotation_is_undone(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = stored(Image.fromarray(np.ascontiguousarray(turned)), tmp_path / "a.png", exif=exif)
-    loaded = load(path, (3, 48, 64))
+    loaded = load_picture(path, (3, 48, 64))
     assert torch.equal(loaded.pixels, pixels_of(upright))
     assert loaded.notes == (() if orientation == 1 else ("turned upright as its EXIF data say",))
 
@@ -81,14 +81,14 @@ def test_crops_of_turned_pictures_are_described_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = stored(Image.fromarray(RAMP), tmp_path / "a.png", exif=exif)
-    assert load(path, (1, 64, 32)).notes[1] == "cropped the center 32x64 of 48x64"
+    assert load_picture(path, (1, 64, 32)).notes[1] == "cropped the center 32x64 of 48x64"
 
 
 def test_grey_and_color_are_turned_into_each_other(tmp_path: Path) -> None:
-    grey = load(stored(Image.fromarray(RAMP), tmp_path / "a.png"), (3, 48, 64))
+    grey = load_picture(stored(Image.fromarray(RAMP), tmp_path / "a.png"), (3, 48, 64))
     assert torch.equal(grey.pixels, (torch.from_numpy(RAMP.copy()) / 255).expand(3, 48, 64))
     assert grey.notes == ("repeated its grey channel 3 times",)
-    color = load(stored(Image.fromarray(COLORS), tmp_path / "b.png"), (1, 6, 8))
+    color = load_picture(stored(Image.fromarray(COLORS), tmp_path / "b.png"), (1, 6, 8))
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     torch.testing.assert_close(color.pixels, (pixels_of(COLORS) * weights).sum(0, keepdim=True))
     assert color.notes == ("turned its colors to grey",)
@@ -96,7 +96,7 @@ def test_grey_and_color_are_turned_into_each_other(tmp_path: Path) -> None:
 
 def test_sixteen_bits_are_scaled_by_their_range_and_keep_their_precision(tmp_path: Path) -> None:
     deep = np.array([[0, 1, 256], [32768, 65534, 65535]], dtype=np.uint16)
-    loaded = load(stored(Image.fromarray(deep), tmp_path / "a.png"), (1, 2, 3))
+    loaded = load_picture(stored(Image.fromarray(deep), tmp_path / "a.png"), (1, 2, 3))
     torch.testing.assert_close(loaded.pixels[0].double(), torch.from_numpy(deep / 65535), atol=1e-7, rtol=0)
     assert loaded.notes == ("scaled from 16 bits to [0, 1]",)
 
@@ -111,13 +111,13 @@ def test_sixteen_bit_colors_are_said_to_lose_precision(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    loaded = load(tmp_path / "a.png", (3, 2, 2))
+    loaded = load_picture(tmp_path / "a.png", (3, 2, 2))
     torch.testing.assert_close(loaded.pixels[:, 0, 0], torch.tensor([1.0, 128 / 255, 0.0]))
     assert loaded.notes == ("scaled from 16 to 8 bits a channel",)
 
 
 def test_floating_point_pictures_are_scaled_by_their_own_range(tmp_path: Path) -> None:
-    loaded = load(stored(Image.fromarray(np.array([[-2.0, 0.0, 6.0]], dtype=np.float32)), tmp_path / "a.tif"))
+    loaded = load_picture(stored(Image.fromarray(np.array([[-2.0, 0.0, 6.0]], dtype=np.float32)), tmp_path / "a.tif"))
     assert loaded.pixels.flatten().tolist() == [0.0, 0.25, 1.0]
     assert loaded.notes == ("scaled from -2 .. 6 to [0, 1]",)
 
@@ -126,14 +126,14 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
     picture = np.zeros((2, 2, 4), dtype=np.uint8)
     picture[0, 0, 3] = 255
     picture[1, 1, 3] = 51
-    loaded = load(stored(Image.fromarray(picture), tmp_path / "a.png"), (3, 2, 2))
+    loaded = load_picture(stored(Image.fromarray(picture), tmp_path / "a.png"), (3, 2, 2))
     torch.testing.assert_close(loaded.pixels[0], torch.tensor([[0.0, 1.0], [1.0, 0.8]]))
     assert loaded.notes == ("laid over white where it is transparent",)
 
 
 def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path) -> None:
     opaque = Image.fromarray(COLORS).convert("RGBA")
-    loaded = load(stored(opaque, tmp_path / "a.png"), (3, 6, 8))
+    loaded = load_picture(stored(opaque, tmp_path / "a.png"), (3, 6, 8))
     assert torch.equal(loaded.pixels, pixels_of(COLORS))
     assert loaded.notes == ()
 
@@ -145,11 +145,11 @@ def test_palette_pictures_get_their_colors(tmp_path: Path, transparent: bool) ->
     picture.putdata([0, 1])
     path = stored(picture, tmp_path / "a.png", **({"transparency": 1} if transparent else {}))
     blue = [1.0, 1.0, 1.0] if transparent else [0.0, 0.0, 1.0]
-    assert load(path, (3, 1, 2)).pixels[:, 0].T.tolist() == [[1.0, 0.0, 0.0], blue]
+    assert load_picture(path, (3, 1, 2)).pixels[:, 0].T.tolist() == [[1.0, 0.0, 0.0], blue]
 
 
 def test_one_pixel_is_enlarged_and_said_to_be(tmp_path: Path) -> None:
-    loaded = load(stored(Image.new("RGB", (1, 1), (255, 0, 51)), tmp_path / "a.png"), (3, 32, 32))
+    loaded = load_picture(stored(Image.new("RGB", (1, 1), (255, 0, 51)), tmp_path / "a.png"), (3, 32, 32))
     torch.testing.assert_close(loaded.pixels, torch.tensor([1.0, 0.0, 0.2]).view(3, 1, 1).expand(3, 32, 32))
     assert loaded.notes == ("enlarged from 1x1 to 32x32",)
 
@@ -160,7 +160,7 @@ def test_a_hundred_megapixels_are_accepted_without_a_warning(tmp_path: Path, end
     right = Image.new("1" if ending == "png" else "L", (10_000, 10_000), 0)
     right.paste(255, (5_000, 0, 10_000, 10_000))
     limit = Image.MAX_IMAGE_PIXELS
-    loaded = load(stored(right, path), (1, 4, 4))
+    loaded = load_picture(stored(right, path), (1, 4, 4))
     assert (loaded.pixels > 0.5).tolist() == [[[False, False, True, True]] * 4]
     assert loaded.notes == ("resized from 10000x10000 to 4x4",)
     assert limit == Image.MAX_IMAGE_PIXELS
@@ -175,12 +175,12 @@ def test_more_than_two_hundred_megapixels_are_refused_before_decoding(tmp_path: 
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UnfitPicture, match="more than 200 megapixels"):
-        load(tmp_path / "a.png", (3, 32, 32))
+        load_picture(tmp_path / "a.png", (3, 32, 32))
 
 
 def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     gif([torch.ones(3, 8, 8), torch.zeros(3, 8, 8)], tmp_path / "a.gif", milliseconds=40, scale=1)
-    loaded = load(tmp_path / "a.gif", (3, 8, 8))
+    loaded = load_picture(tmp_path / "a.gif", (3, 8, 8))
     assert torch.equal(loaded.pixels, torch.ones(3, 8, 8))
     assert loaded.notes == ("took the first of 2 frames",)
 
@@ -188,12 +188,12 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
-    save(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "half.png")
+    save_picture(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "half.png")
     whole = (tmp_path / "half.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     for name in ("text.png", "empty.png", "half.png", "absent.png", ""):
         with pytest.raises(UnfitPicture, match="; give"):
-            load(tmp_path / name, (3, 32, 32))
+            load_picture(tmp_path / name, (3, 32, 32))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -207,25 +207,25 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path: Path, kind
     content[place] ^= data.draw(st.integers(1, 255))
     (tmp_path / "a").write_bytes(content[: data.draw(st.integers(place, len(content)))])
     with suppress(UnfitPicture):
-        assert load(tmp_path / "a", (3, 4, 4)).pixels.shape == (3, 4, 4)
+        assert load_picture(tmp_path / "a", (3, 4, 4)).pixels.shape == (3, 4, 4)
 
 
 def test_a_shape_without_pixels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="channels"):
-        load(stored(Image.fromarray(COLORS), tmp_path / "a.png"), (2, 4, 4))
+        load_picture(stored(Image.fromarray(COLORS), tmp_path / "a.png"), (2, 4, 4))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_saved_pictures_are_read_back_to_eight_bits(tmp_path: Path, channels: int) -> None:
     pixels = torch.rand(channels, 5, 7, generator=torch.Generator().manual_seed(0))
-    save(pixels, tmp_path / "a.png")
-    torch.testing.assert_close(load(tmp_path / "a.png").pixels, pixels, atol=0.501 / 255, rtol=0)
+    save_picture(pixels, tmp_path / "a.png")
+    torch.testing.assert_close(load_picture(tmp_path / "a.png").pixels, pixels, atol=0.501 / 255, rtol=0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_saving_clamps_and_shows_nan_as_black(tmp_path: Path) -> None:
-    save(torch.tensor([[[-1.0, 2.0, float("nan"), float("inf")]]]), tmp_path / "a.png")
-    assert load(tmp_path / "a.png").pixels.tolist() == [[[0.0, 1.0, 0.0, 1.0]]]
+    save_picture(torch.tensor([[[-1.0, 2.0, float("nan"), float("inf")]]]), tmp_path / "a.png")
+    assert load_picture(tmp_path / "a.png").pixels.tolist() == [[[0.0, 1.0, 0.0, 1.0]]]
 
 
 def test_enlarging_repeats_pixels() -> None:
@@ -273,14 +273,14 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing_behind(tmp_path: Path
     before = sorted(tmp_path.iterdir())
     for name in ("absent/a.png", "file/a.png", "folder.png", "a.unknown", "a"):
         with pytest.raises(StorageFailure, match="; "):
-            save(torch.zeros(3, 2, 2), tmp_path / name)
+            save_picture(torch.zeros(3, 2, 2), tmp_path / name)
     with pytest.raises(StorageFailure, match=r"cannot write '.*a\.gif'"):
         gif([torch.zeros(3, 2, 2)], tmp_path / "absent" / "a.gif")
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_full_disk_leaves_the_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(torch.zeros(3, 2, 2), tmp_path / "a.png")
+    save_picture(torch.zeros(3, 2, 2), tmp_path / "a.png")
 
     def full(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
@@ -289,6 +289,6 @@ def test_a_full_disk_leaves_the_older_picture(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageFailure, match="No space left"):
-        save(torch.ones(3, 2, 2), tmp_path / "a.png")
+        save_picture(torch.ones(3, 2, 2), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert not load(tmp_path / "a.png").pixels.any()
+    assert not load_picture(tmp_path / "a.png").pixels.any()

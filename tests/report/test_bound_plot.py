@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 import pytest
 
 from fedseal.errors import BadConfig
-from fedseal.metric.bound import BoundPoint, Estimate, gaussian
+from fedseal.metric.bound import BoundPoint, Estimate, gaussian_bound
 from fedseal.report.bound_plot import bound_plot, bound_sheet
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
 
 def _cell(noise: float, hits: int, game: str = "labels", steps: int = 1, rate: float = 1.0) -> BoundPoint:
-    bound = gaussian(0.1, noise, steps)
+    bound = gaussian_bound(0.1, noise, steps)
     return BoundPoint(game, noise, steps, rate, 0.1, hits, 1000, Estimate(bound, bound, bound))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedseal.audit.record import Sentence
 from fedseal.metric.scores import Baseline, SampleScores, Score
-from fedseal.report.examples import GAP, laid_out, marks, said, text_budget, tokens
+from fedseal.report.examples import GAP, example_of, laid_out, marks, text_budget, tokens
 from fedseal.report.kind import judge
 from report.written import Read, cell, row, sentence
 
@@ -119,7 +119,7 @@ def test_a_row_is_laid_out_by_column() -> None:
 
 def test_what_is_a_picture_is_not_laid_out() -> None:
     pictured = cell(Read("a b", "a b")).model_copy(update={"content": None})
-    assert said(pictured, 0) is None
+    assert example_of(pictured, 0) is None
 
 
 def test_a_page_affords_the_leakiest_of_very_many() -> None:

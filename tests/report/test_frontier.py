@@ -9,7 +9,7 @@ import pytest
 from fedseal.audit.cost import Cost
 from fedseal.audit.record import Cell, Record, Step
 from fedseal.intervals import of_median
-from fedseal.report.advice import recommendation, said
+from fedseal.report.advice import advice_text, recommendation
 from fedseal.report.frontier import Panel, panels
 from fedseal.report.strength import strength_of
 from fedseal.types import RouteNote
@@ -87,7 +87,7 @@ def test_families_stand_in_the_order_of_strength_with_their_costs() -> None:
     assert family.start is family.points[2]
     assert panel.bare is not None
     assert panel.bare.value == 90.0
-    assert said(family) == "prune protects from 0.9 on, at 4.2 points of accuracy (95 % interval 3.2 to 5.2)."
+    assert advice_text(family) == "prune protects from 0.9 on, at 4.2 points of accuracy (95 % interval 3.2 to 5.2)."
 
 
 def test_a_stronger_strength_that_leaks_takes_the_protection_of_weaker_ones_away() -> None:
@@ -105,7 +105,7 @@ def test_a_stronger_strength_that_leaks_takes_the_protection_of_weaker_ones_away
     prune, gaussian = one(made).frontiers
     assert prune.start is prune.points[2]
     assert gaussian.start is None
-    assert said(gaussian) == "gaussian does not protect at any of the 2 strengths tried, up to 2."
+    assert advice_text(gaussian) == "gaussian does not protect at any of the 2 strengths tried, up to 2."
 
 
 def test_the_best_of_all_attacks_and_attackers_that_know_the_defense_counts() -> None:
@@ -176,7 +176,7 @@ def test_what_nobody_could_attack_is_not_measured() -> None:
     point = family.points[1]
     assert (point.protects, point.value, point.interval, point.worst, point.refused) == (None, None, None, None, 2)
     assert family.start is None
-    assert said(one(record(shots({"prune:0.9": [None]}))).frontiers[0]) == (
+    assert advice_text(one(record(shots({"prune:0.9": [None]}))).frontiers[0]) == (
         "prune: nothing could be attacked, so whether it protects was not measured."
     )
 
@@ -274,8 +274,12 @@ def test_too_few_examples_say_of_no_defense_that_it_protects() -> None:
     prune, sign = panel.frontiers
     assert (prune.start, prune.silent) == (None, prune.points[1])
     assert [point.protects for point in prune.points] == [False, None]
-    assert said(prune) == "prune: nothing leaked from 0.9 on, but 3 examples are too few to say that it protects."
-    assert said(sign) == ("precision: nothing leaked from sign on, but 3 examples are too few to say that it protects.")
+    assert (
+        advice_text(prune) == "prune: nothing leaked from 0.9 on, but 3 examples are too few to say that it protects."
+    )
+    assert advice_text(sign) == (
+        "precision: nothing leaked from sign on, but 3 examples are too few to say that it protects."
+    )
     assert recommendation(panel, made).startswith(
         "None of the 3 strengths of 2 defenses tried is known to protect: nothing leaked under prune:0.9 and sign, but "
         "3 examples are too few to say more, so none can be recommended; "
@@ -346,7 +350,7 @@ def test_a_model_that_learned_nothing_prices_nothing() -> None:
     panel = one(record(shots({"prune:0.9": [SHUT] * 4})), *bad)
     assert panel.frontiers[0].points[0].lost is None
     assert panel.cheapest == ()
-    assert said(panel.frontiers[0]).endswith(
+    assert advice_text(panel.frontiers[0]).endswith(
         "cost in accuracy that cannot be said, as the undefended model learned nothing."
     )
 
@@ -355,7 +359,7 @@ def test_accuracy_that_merely_reaches_chance_is_not_called_nothing() -> None:
     told = cost("prune:0.9", 1.0, 40.0, without=0.405)
     assert (told.learned, told.kept) == (None, None)
     (family,) = one(record(shots({"prune:0.9": [SHUT] * 4})), told).frontiers
-    assert said(family) == (
+    assert advice_text(family) == (
         "prune protects from 0.9 on, at a cost in accuracy that cannot be said, as the undefended model's 40.5 % are "
         "not told apart from the 10 % of a blind guess with 3 seeds."
     )

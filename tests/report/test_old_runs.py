@@ -87,7 +87,7 @@ def test_the_scores_come_out_the_same_from_the_folder_alone(run: str, tmp_path: 
     """Stored pictures are float32 and not 8 bits, so that scores of pixels are the same to the last digit."""
     old = load(run)
     files = {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()}
-    new = rescore.rescore(old, case_of(old.header.given), tmp_path / "new")
+    new = rescore.rescored_run(old, case_of(old.header.given), tmp_path / "new")
     assert {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()} == files
     assert new.header.rescored is not None
     assert (new.header.rescored.cells, new.header.rescored.kept) == (len(old.cells), ())
@@ -116,13 +116,13 @@ def test_the_scores_come_out_the_same_from_the_folder_alone(run: str, tmp_path: 
 def test_rows_that_are_matched_otherwise_are_judged_by_their_new_originals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crossed(judge: rows.Rows, truths: Sequence[object], guesses: Sequence[object]) -> tuple[int | None, ...]:
+    def crossed(judge: rows.RowJudge, truths: Sequence[object], guesses: Sequence[object]) -> tuple[int | None, ...]:
         return tuple(reversed(range(len(truths))))
 
-    monkeypatch.setattr(rows.Rows, "match", crossed)
+    monkeypatch.setattr(rows.RowJudge, "match", crossed)
     monkeypatch.chdir(HERE)
     old = load("table")
-    new = rescore.rescore(old, case_of(old.header.given), tmp_path / "new")
+    new = rescore.rescored_run(old, case_of(old.header.given), tmp_path / "new")
     right = []
     for was, now in zip(old.cells, new.cells, strict=True):
         assert isinstance(was.content, Rows)

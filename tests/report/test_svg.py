@@ -10,19 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from fedseal.report.svg import Area, Scale, curve, line, logarithmic, tag, text
+from fedseal.report.svg import Area, Scale, curve, logarithmic, svg_line, svg_tag, svg_text
 
 AREA = Area(width=100, height=50, left=10, right=90, top=5, bottom=45)
 
 
 def test_words_and_attributes_are_escaped_and_elements_are_not() -> None:
-    assert tag("g", {"class": '"><script>'}, "<b>") == '<g class="&#34;&gt;&lt;script&gt;">&lt;b&gt;</g>'
-    assert tag("g", {}, tag("circle", {"r": 2})) == Markup('<g><circle r="2"/></g>')
-    assert text(1, 2.0, "&", "end", {"fill": "red"}) == '<text x="1" y="2" text-anchor="end" fill="red">&amp;</text>'
+    assert svg_tag("g", {"class": '"><script>'}, "<b>") == '<g class="&#34;&gt;&lt;script&gt;">&lt;b&gt;</g>'
+    assert svg_tag("g", {}, svg_tag("circle", {"r": 2})) == Markup('<g><circle r="2"/></g>')
+    assert (
+        svg_text(1, 2.0, "&", "end", {"fill": "red"}) == '<text x="1" y="2" text-anchor="end" fill="red">&amp;</text>'
+    )
 
 
 def test_lines_go_from_place_to_place() -> None:
-    assert line(1, 2, 3, 4.25) == '<path d="M1 2L3 4.2"/>'
+    assert svg_line(1, 2, 3, 4.25) == '<path d="M1 2L3 4.2"/>'
     assert curve([(0, 1), (2.5, 3), (4, 4)], {"class": "a"}) == '<path class="a" d="M0 1L2.5 3L4 4"/>'
     assert (AREA.across(7), AREA.upright(11)) == ('<path d="M10 7H90"/>', '<path d="M11 5V45"/>')
 

@@ -14,7 +14,7 @@ from fedseal.report.examples import laid_out
 from fedseal.report.html import page, pages
 from fedseal.report.kind import KINDS
 from fedseal.report.terminal import beside
-from fedseal.report.verdict import mixed
+from fedseal.report.verdict import mixed_verdict
 from report.records import Shot, on_disk
 from report.test_html import NASTY, Reader
 from report.written import Read, sentence, written
@@ -137,11 +137,11 @@ def test_several_audits_share_a_page_and_keep_apart(tmp_path: Path) -> None:
 
 def test_one_verdict_on_several_audits_claims_no_safety() -> None:
     nothing = text_record(Read(CAT, "x", 0.0, status="budget"))
-    found = mixed([nothing, table_record()])
+    found = mixed_verdict([nothing, table_record()])
     assert (found.level, found.headline) == ("partial", "In 1 of 2 audits private rows were recovered.")
     assert "no proof of safety" in found.details[0]
-    assert mixed([nothing, nothing]).level == "none"
-    assert "no proof of safety" in mixed([nothing]).details[0]
+    assert mixed_verdict([nothing, nothing]).level == "none"
+    assert "no proof of safety" in mixed_verdict([nothing]).details[0]
 
 
 def test_the_terminal_shows_sentences_and_rows() -> None:

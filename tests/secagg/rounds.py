@@ -74,9 +74,9 @@ class Sharing:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self.clients = {n: sharing.Client(terms, n, identity(n), Ledger()) for n in terms.roster.clients}
+        self.clients = {n: sharing.SharingClient(terms, n, identity(n), Ledger()) for n in terms.roster.clients}
         self.aggregators = [
-            sharing.Aggregator(terms, place, identity(aggregator(place)))
+            sharing.SharingAggregator(terms, place, identity(aggregator(place)))
             for place in range(len(terms.roster.aggregators))
         ]
         self.owner = sharing.Owner(terms, identity(SERVER))
@@ -118,7 +118,7 @@ class Masking:
     def __init__(self, terms: Terms, drops: Mapping[int, int] | None = None) -> None:
         self.terms, self.drops = terms, dict(drops or {})
         self.server = masking.Server(terms, identity(SERVER))
-        self.clients = {n: masking.Client(terms, n, identity(n), Ledger()) for n in terms.roster.clients}
+        self.clients = {n: masking.MaskingClient(terms, n, identity(n), Ledger()) for n in terms.roster.clients}
         self.phase = 0
 
     def there(self, number: int) -> bool:

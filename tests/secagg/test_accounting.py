@@ -29,7 +29,7 @@ def _renyi(deviation: float, count: int, shift: int, order: float) -> float:
 @pytest.mark.parametrize("honest", [2, 4])
 @pytest.mark.parametrize("spread", [0.6, 1.0, 3.0])
 def test_the_bound_holds_for_one_entry_at_every_order(honest: int, spread: float) -> None:
-    bound = accounting.concentrated(2.0, spread, honest, 1)
+    bound = accounting.concentrated_sum(2.0, spread, honest, 1)
     for order in (1.1, 2.0, 5.0):
         assert _renyi(spread, honest, 2, order) <= bound * order * (1 + 1e-6)
 
@@ -50,16 +50,16 @@ def test_metrics_cost_privacy() -> None:
 
 def test_rounding_is_accounted_for() -> None:
     coarse = terms(size=10**6, clip=1.0, bound=900.0, noise=200.0, clients=200, minimum=100)
-    assert accounting.sensitivity(coarse) == pytest.approx(coarse.codec.scale + 500)
+    assert accounting.sum_sensitivity(coarse) == pytest.approx(coarse.codec.scale + 500)
 
 
 def test_a_sum_without_noise_or_clip_has_no_figure() -> None:
     with pytest.raises(BadConfig, match="noise"):
         accounting.rho(terms(), 3)
     with pytest.raises(BadConfig, match="clip"):
-        accounting.sensitivity(terms())
+        accounting.sum_sensitivity(terms())
     with pytest.raises(BadConfig):
-        accounting.epsilon(0.0, 1e-5)
+        accounting.sum_epsilon(0.0, 1e-5)
 
 
 @pytest.mark.parametrize("rho", [0.01, 0.5, 8.0])
@@ -70,4 +70,4 @@ def test_epsilon_agrees_with_dp_accounting(rho: float) -> None:
     orders = [1 + 10 ** (step / 50) for step in range(-100, 150)]
     accountant = RdpAccountant(orders=orders)
     accountant.compose(dp.ZCDpEvent(rho=rho))
-    assert accounting.epsilon(rho, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=2e-3)
+    assert accounting.sum_epsilon(rho, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=2e-3)

@@ -124,7 +124,7 @@ def test_shares_of_the_second_implementation_are_combined(row: Mapping[str, Any]
 
 def test_our_shares_lie_on_a_polynomial_of_the_second_implementation() -> None:
     secret = bytes(range(32))
-    shares = shamir.split(secret, 3, 5)
+    shares = shamir.split_secret(secret, 3, 5)
     for half in (slice(16), slice(16, None)):
         points = {x: int.from_bytes(share[half], "big") for x, share in enumerate(shares, 1)}
         for chosen in ((1, 2, 3), (1, 3, 5), (2, 4, 5)):

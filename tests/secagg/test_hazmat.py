@@ -125,14 +125,14 @@ def test_an_offset_inside_a_block_is_refused() -> None:
 @pytest.mark.parametrize("threshold", [0, 1, 4])
 def test_a_threshold_below_two_or_above_the_holders_is_refused(threshold: int) -> None:
     with pytest.raises(BadConfig):
-        shamir.split(bytes(32), threshold, 3)
+        shamir.split_secret(bytes(32), threshold, 3)
 
 
 def test_fewer_shares_than_the_threshold_are_refused() -> None:
-    shares = shamir.split(bytes(32), 3, 4)
+    shares = shamir.split_secret(bytes(32), 3, 4)
     with pytest.raises(CohortTooSmall):
         shamir.combine({1: shares[0], 2: shares[1]}, 3)
 
 
 def test_shares_of_one_secret_are_drawn_anew() -> None:
-    assert shamir.split(bytes(32), 2, 2) != shamir.split(bytes(32), 2, 2)
+    assert shamir.split_secret(bytes(32), 2, 2) != shamir.split_secret(bytes(32), 2, 2)

@@ -83,12 +83,12 @@ def test_on_a_graph_of_few_neighbors(bits: int, drops: dict[int, int]) -> None:
 
 
 def _say(round_: Masking, kind: Kind, to: int, body: bytes) -> bytes:
-    return bytes(wire.signed(kind, round_.terms.digest, SERVER, to, body, identity(SERVER)).message)
+    return bytes(wire.signed_message(kind, round_.terms.digest, SERVER, to, body, identity(SERVER)).message)
 
 
 def _shares(round_: Masking, raw: bytes) -> tuple[set[int], set[int]]:
     """Whose seeds and whose keys an UNMASK message has shares of."""
-    message = wire.read(raw, 10_000)
+    message = wire.read_message(raw, 10_000)
     opener = Opener(identity(SERVER).opening, unmask_context(round_.terms, message.sender), bytes(message.body[:KEY]))
     reader = Reader(opener.open(0, message.body[KEY:], b""))
     reader.take(KEY)
@@ -105,8 +105,8 @@ def test_a_server_that_calls_a_client_dropped_gets_its_key_and_never_its_seed() 
     confirmations = [m for n in (0, 1, 2, 4) for m in round_.clients[n].receive(_say(round_, Kind.SURVIVORS, n, said))]
     with pytest.raises(Misbehavior, match="this client dropped"):
         round_.clients[3].receive(_say(round_, Kind.SURVIVORS, 3, said))
-    body = wire.number(4) + b"".join(
-        wire.party(n) + bytes(wire.read(m.message, 10_000).body)
+    body = wire.wire_number(4) + b"".join(
+        wire.party(n) + bytes(wire.read_message(m.message, 10_000).body)
         for n, m in zip((0, 1, 2, 4), confirmations, strict=True)
     )
     for n in (0, 1, 2, 4):
@@ -126,12 +126,12 @@ def test_a_server_that_tells_two_survivor_sets_gets_no_answer() -> None:
     signed = {}
     for n, survivors in told.items():
         (message,) = round_.clients[n].receive(_say(round_, Kind.SURVIVORS, n, wire.parties(survivors)))
-        signed[n] = bytes(wire.read(message.message, 10_000).body)
-    every = wire.number(4) + b"".join(wire.party(n) + signed[n] for n in (0, 1, 2, 4))
+        signed[n] = bytes(wire.read_message(message.message, 10_000).body)
+    every = wire.wire_number(4) + b"".join(wire.party(n) + signed[n] for n in (0, 1, 2, 4))
     for n in (0, 1, 2, 4):
         with pytest.raises(Misbehavior, match="different things"):
             round_.clients[n].receive(_say(round_, Kind.CONFIRMED, n, every))
-    few = wire.number(2) + b"".join(wire.party(n) + signed[n] for n in (2, 4))
+    few = wire.wire_number(2) + b"".join(wire.party(n) + signed[n] for n in (2, 4))
     other = Masking(terms(clients=5, quorum=(1, 2)))
     other.until_survivors()
     other.clients[2].receive(_say(other, Kind.SURVIVORS, 2, wire.parties(told[2])))
@@ -154,26 +154,28 @@ def test_a_server_that_asks_twice_gets_one_answer() -> None:
     assert [m.to for m in answers] == [SERVER]
     assert round_.clients[1].receive(asked[1].message) == []
     with pytest.raises(Misbehavior, match="second CONFIRMED"):
-        round_.clients[1].receive(_say(round_, Kind.CONFIRMED, 1, wire.number(0)))
+        round_.clients[1].receive(_say(round_, Kind.CONFIRMED, 1, wire.wire_number(0)))
 
 
 @pytest.mark.parametrize("swap", ["own", "other", "stranger", "missing"])
 def test_a_server_that_swaps_keys_gets_no_shares(swap: str) -> None:
     round_ = Masking(terms(clients=3))
     adverts = {n: bytes(client.advertise()[0].message) for n, client in round_.clients.items()}
-    fake = {n: masking.Client(round_.terms, n, identity(n), Ledger()) for n in (0, 1)}
-    mine = wire.signed(Kind.ADVERTISE, round_.terms.digest, 1, SERVER, bytes(range(64)), identity(SERVER)).message
+    fake = {n: masking.MaskingClient(round_.terms, n, identity(n), Ledger()) for n in (0, 1)}
+    mine = wire.signed_message(
+        Kind.ADVERTISE, round_.terms.digest, 1, SERVER, bytes(range(64)), identity(SERVER)
+    ).message
     told = {
         "own": [bytes(fake[0].advertise()[0].message), adverts[1], adverts[2]],  # as if client 0's own key had leaked
         "other": [adverts[0], bytes(mine), adverts[2]],
         "stranger": [
             adverts[0],
             adverts[1],
-            bytes(wire.signed(Kind.ADVERTISE, round_.terms.digest, 9, SERVER, bytes(64), identity(9)).message),
+            bytes(wire.signed_message(Kind.ADVERTISE, round_.terms.digest, 9, SERVER, bytes(64), identity(9)).message),
         ],
         "missing": [adverts[1], adverts[2]],
     }[swap]
-    body = wire.number(len(told)) + b"".join(told)
+    body = wire.wire_number(len(told)) + b"".join(told)
     with pytest.raises((BadMessage, Misbehavior)):
         round_.clients[0].receive(_say(round_, Kind.KEYS, 0, body))
 
@@ -182,16 +184,16 @@ def test_keys_of_too_few_clients_or_twice_one_are_refused() -> None:
     round_ = Masking(terms(clients=3, minimum=3))
     adverts = [bytes(client.advertise()[0].message) for client in round_.clients.values()]
     with pytest.raises(BadMessage, match="one twice"):
-        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, wire.number(3) + adverts[0] + adverts[1] * 2))
+        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, wire.wire_number(3) + adverts[0] + adverts[1] * 2))
     with pytest.raises(CohortTooSmall, match="2 clients, and the minimum is 3"):
-        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, wire.number(2) + adverts[0] + adverts[1]))
+        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, wire.wire_number(2) + adverts[0] + adverts[1]))
 
 
 def test_messages_that_another_party_signs_in_the_server_s_place_are_refused() -> None:
     round_ = Masking(terms(clients=3))
     round_.until_survivors()
     for sender, who in ((1, identity(1)), (SERVER, identity(1))):
-        raw = wire.signed(Kind.SURVIVORS, round_.terms.digest, sender, 0, wire.parties([0, 1]), who).message
+        raw = wire.signed_message(Kind.SURVIVORS, round_.terms.digest, sender, 0, wire.parties([0, 1]), who).message
         with pytest.raises(BadMessage):
             round_.clients[0].receive(raw)
 
@@ -207,7 +209,7 @@ def test_survivors_who_never_shared_and_too_few_survivors_are_refused() -> None:
 def test_forged_confirmations_are_found_out() -> None:
     round_ = Masking(terms(clients=4))
     round_.to_clients(round_.until_survivors())
-    body = wire.number(4) + b"".join(wire.party(n) + identity(SERVER).sign(b"x") for n in range(4))
+    body = wire.wire_number(4) + b"".join(wire.party(n) + identity(SERVER).sign(b"x") for n in range(4))
     with pytest.raises(Misbehavior, match="did not sign"):
         round_.clients[0].receive(_say(round_, Kind.CONFIRMED, 0, body))
 
@@ -218,9 +220,9 @@ def test_a_relay_without_a_neighbor_who_shared_is_refused_and_a_garbled_share_hu
         round_.to_server(client.advertise())
     round_.to_server(round_.to_clients(round_.advance()))
     relays = dict(round_.advance())
-    body = bytes(wire.read(relays[0], 10_000).body)
+    body = bytes(wire.read_message(relays[0], 10_000).body)
     lists = 4 + 5 * 8
-    short = body[:lists] + wire.number(3) + body[lists + 4 : -88]
+    short = body[:lists] + wire.wire_number(3) + body[lists + 4 : -88]
     with pytest.raises(Misbehavior, match="neighbors"):
         round_.clients[0].receive(_say(round_, Kind.RELAY, 0, short))
     garbled = Masking(terms(clients=5, quorum=(1, 2)), {4: 2})
@@ -228,7 +230,7 @@ def test_a_relay_without_a_neighbor_who_shared_is_refused_and_a_garbled_share_hu
         garbled.to_server(client.advertise())
     garbled.to_server(garbled.to_clients(garbled.advance()))
     for to, raw in garbled.advance():
-        told = bytes(wire.read(raw, 10_000).body)
+        told = bytes(wire.read_message(raw, 10_000).body)
         garbled.clients[to].receive(_say(garbled, Kind.RELAY, to, told[:-1] + b"\0") if to == 0 else raw)
         if garbled.there(to):
             garbled.to_server(garbled.clients[to].contribute(update(to)))
@@ -293,13 +295,13 @@ def test_clients_contribute_in_turn_once_and_to_no_earlier_round() -> None:
 
 def test_answers_before_their_turn_and_second_ones_are_refused_by_the_server() -> None:
     round_ = Masking(terms(clients=3))
-    other = masking.Client(round_.terms, 0, identity(0), Ledger())
+    other = masking.MaskingClient(round_.terms, 0, identity(0), Ledger())
     first = round_.clients[0].advertise()
     round_.to_server(first)
     round_.to_server(first)
     with pytest.raises(BadMessage, match="second ADVERTISE"):
         round_.server.receive(other.advertise()[0].message)
-    raw = wire.signed(Kind.CONFIRM, round_.terms.digest, 0, SERVER, bytes(64), identity(0)).message
+    raw = wire.signed_message(Kind.CONFIRM, round_.terms.digest, 0, SERVER, bytes(64), identity(0)).message
     with pytest.raises(OutOfPhase, match="CONFIRM message in the phase of ADVERTISE"):
         round_.server.receive(raw)
     with pytest.raises(OutOfPhase):

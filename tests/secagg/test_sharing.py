@@ -79,13 +79,13 @@ def test_nothing_of_the_update_is_in_what_is_carried() -> None:
 def test_a_client_contributes_once_a_round_and_never_to_an_earlier_one() -> None:
     ledger = Ledger()
     for number in (4, 7):
-        list(sharing.Client(terms("sharing", round=number), 0, identity(0), ledger).contribute(update(0)))
+        list(sharing.SharingClient(terms("sharing", round=number), 0, identity(0), ledger).contribute(update(0)))
     for number in (7, 5, 0):
-        client = sharing.Client(terms("sharing", round=number), 0, identity(0), Ledger(ledger.rounds))
+        client = sharing.SharingClient(terms("sharing", round=number), 0, identity(0), Ledger(ledger.rounds))
         with pytest.raises(OutOfPhase, match="round 7 already"):
             client.contribute(update(0))
     other = terms("sharing", session=bytes(16))
-    list(sharing.Client(other, 0, identity(0), ledger).contribute(update(0)))
+    list(sharing.SharingClient(other, 0, identity(0), ledger).contribute(update(0)))
 
 
 def test_a_refused_update_leaves_the_round_open_for_a_better_one() -> None:
@@ -119,7 +119,7 @@ def test_late_contributions_are_refused_and_early_openings_too() -> None:
 def test_a_second_contribution_with_other_content_is_refused_and_the_first_stays() -> None:
     round_ = Sharing(terms("sharing"))
     round_.contribute(range(3))
-    twin = sharing.Client(round_.terms, 0, identity(0), Ledger())
+    twin = sharing.SharingClient(round_.terms, 0, identity(0), Ledger())
     texts = {refused(lambda m=m: round_.role(m.to).receive(m.message), BadMessage) for m in twin.contribute(update(9))}  # type: ignore[misc]
     assert any("second time" in text for text in texts)
     round_.close()
@@ -130,11 +130,11 @@ def test_a_stranger_and_an_impostor_are_refused() -> None:
     round_ = Sharing(terms("sharing"))
     body = bytes(200)
     for sender, who in ((77, identity(77)), (1, identity(77))):
-        raw = wire.signed(Kind.SHARE, round_.terms.digest, sender, aggregator(1), body, who).message
+        raw = wire.signed_message(Kind.SHARE, round_.terms.digest, sender, aggregator(1), body, who).message
         with pytest.raises(BadMessage):
             round_.aggregators[1].receive(raw)
     with pytest.raises(BadMessage, match="another key"):
-        sharing.Client(round_.terms, 1, identity(77), Ledger())
+        sharing.SharingClient(round_.terms, 1, identity(77), Ledger())
 
 
 def test_messages_of_another_round_or_for_another_party_are_refused() -> None:
@@ -145,7 +145,7 @@ def test_messages_of_another_round_or_for_another_party_are_refused() -> None:
     to, message = next(iter(round_.clients[0].contribute(update(0))))
     with pytest.raises(BadMessage, match="address"):
         round_.role(to - 1).receive(message)
-    to_owner = wire.signed(Kind.SHARE, round_.terms.digest, 0, OWNER, b"", identity(0)).message
+    to_owner = wire.signed_message(Kind.SHARE, round_.terms.digest, 0, OWNER, b"", identity(0)).message
     with pytest.raises(BadMessage, match="takes no"):
         round_.owner.receive(to_owner)
 
@@ -153,8 +153,10 @@ def test_messages_of_another_round_or_for_another_party_are_refused() -> None:
 def _roll(round_: Sharing, place: int, to: int, clients: list[int], ticket: bytes | None = None) -> Outgoing:
     """A list signed by the aggregator at this place, with the right tickets unless one is given."""
     tickets = round_.aggregators[0]._tickets
-    body = wire.number(len(clients)) + b"".join(wire.party(c) + (ticket or tickets.get(c, TICKET)) for c in clients)
-    return wire.signed(
+    body = wire.wire_number(len(clients)) + b"".join(
+        wire.party(c) + (ticket or tickets.get(c, TICKET)) for c in clients
+    )
+    return wire.signed_message(
         Kind.ROLL, round_.terms.digest, aggregator(place), aggregator(to), body, identity(aggregator(place))
     )
 
@@ -233,7 +235,9 @@ def test_a_forged_agreement_opens_nothing() -> None:
     first.close_intake()
     first.receive(_roll(round_, 1, 0, [0, 1, 2]).message)
     body = hashlib.sha256(b"").digest() + bytes(64)
-    forged = wire.signed(Kind.AGREE, round_.terms.digest, aggregator(1), aggregator(0), body, identity(aggregator(1)))
+    forged = wire.signed_message(
+        Kind.AGREE, round_.terms.digest, aggregator(1), aggregator(0), body, identity(aggregator(1))
+    )
     with pytest.raises(Misbehavior):
         first.receive(forged.message)
     with pytest.raises(OutOfPhase):
@@ -245,15 +249,19 @@ def test_the_owner_takes_no_sum_that_not_all_aggregators_signed() -> None:
     round_.contribute(range(3))
     round_.close()
     head = next(iter(round_.aggregators[0].open()))
-    inner = bytes(wire.read(head.message, 10_000).body)
+    inner = bytes(wire.read_message(head.message, 10_000).body)
     forged = inner[:-64] + bytes(64)
-    raw = wire.signed(Kind.SUM, round_.terms.digest, aggregator(0), OWNER, forged, identity(aggregator(0))).message
+    raw = wire.signed_message(
+        Kind.SUM, round_.terms.digest, aggregator(0), OWNER, forged, identity(aggregator(0))
+    ).message
     with pytest.raises(BadMessage, match="signature"):
         round_.owner.receive(raw)
-    smaller = sharing.agreement(round_.terms, (0,))
+    smaller = sharing.cohort_statement(round_.terms, (0,))
     signatures = b"".join(identity(aggregator(place)).sign(smaller) for place in range(2))
     body = inner[:48] + wire.parties([0]) + signatures
-    raw = wire.signed(Kind.SUM, round_.terms.digest, aggregator(0), OWNER, body, identity(aggregator(0))).message
+    raw = wire.signed_message(
+        Kind.SUM, round_.terms.digest, aggregator(0), OWNER, body, identity(aggregator(0))
+    ).message
     with pytest.raises(Misbehavior, match="1 clients"):
         round_.owner.receive(raw)
 

@@ -17,11 +17,11 @@ from fedseal.secagg.wire import ChunkReader, ChunkWriter, Kind, Reader
 from secagg.rounds import flipped, identity
 
 TERMS = bytes(range(32))
-WHOLE = wire.signed(Kind.SHARE, TERMS, 3, 4, b"body", identity(3)).message
+WHOLE = wire.signed_message(Kind.SHARE, TERMS, 3, 4, b"body", identity(3)).message
 
 
 def test_a_message_is_read_as_it_was_written() -> None:
-    message = wire.read(WHOLE, 1000)
+    message = wire.read_message(WHOLE, 1000)
     assert message[:4] == (Kind.SHARE, TERMS, 3, 4)
     assert bytes(message.body) == b"body"
     message.verify(identity(3).public)
@@ -39,13 +39,13 @@ def test_the_layout_is_as_documented() -> None:
 @pytest.mark.parametrize("length", range(len(WHOLE)))
 def test_a_truncated_message_is_refused(length: int) -> None:
     with pytest.raises(BadMessage):
-        wire.read(WHOLE[:length], 1000)
+        wire.read_message(WHOLE[:length], 1000)
 
 
 def test_a_flipped_bit_anywhere_is_refused() -> None:
     for bit in range(8 * len(WHOLE)):
         with pytest.raises(BadMessage):
-            wire.read(flipped(WHOLE, bit), 1000).verify(identity(3).public)
+            wire.read_message(flipped(WHOLE, bit), 1000).verify(identity(3).public)
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_a_flipped_bit_anywhere_is_refused() -> None:
 )
 def test_what_is_wrong_is_said(changed: bytes, reason: str) -> None:
     with pytest.raises(BadMessage, match=reason):
-        wire.read(changed, 1000)
+        wire.read_message(changed, 1000)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_noise_is_refused(raw: bytes) -> None:
     with pytest.raises(BadMessage):
-        wire.read(raw, 150)
+        wire.read_message(raw, 150)
 
 
 def test_a_list_longer_than_due_is_refused_before_it_is_read() -> None:
     with pytest.raises(BadMessage, match="list of 4,294,967,295"):
-        Reader(wire.number(2**32 - 1)).count(10)
+        Reader(wire.wire_number(2**32 - 1)).count(10)
 
 
 def test_what_is_left_or_missing_in_a_body_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_chunks_are_little_endian_numbers_and_open_in_any_order(
     assert {len(message) for message in messages} == {64 + 4 + vectors[0].nbytes + 16}
     for number in (2, 0, 1, 1):
         out = np.zeros(4, dtype)
-        message = wire.read(messages[number], 1000)
+        message = wire.read_message(messages[number], 1000)
         assert wire.number_of(message) == number
         reader.open(message, out)
         assert np.array_equal(out, vectors[number])
@@ -114,9 +114,9 @@ def test_a_changed_chunk_does_not_open(stream: tuple[ChunkWriter, ChunkReader]) 
     out = np.zeros(4, "<u4")
     for bit in range(8 * len(raw)):
         with pytest.raises(FedsealError):
-            reader.open(wire.read(flipped(raw, bit), 1000), out)
+            reader.open(wire.read_message(flipped(raw, bit), 1000), out)
     with pytest.raises(BadMessage, match="16 bytes where 32 are due"):
-        reader.open(wire.read(raw, 1000), np.zeros(8, "<u4"))
+        reader.open(wire.read_message(raw, 1000), np.zeros(8, "<u4"))
 
 
 @pytest.mark.parametrize(("terms", "sender", "to"), [(bytes(32), 3, 4), (TERMS, 2, 4), (TERMS, 3, 5)])

@@ -14,7 +14,7 @@ from torch import nn
 from fedseal import LocalTraining, local_update
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnknownName
-from fedseal.setup import build, load, load_config
+from fedseal.setup import build_model, load_config, load_data
 from fedseal.setup.attack import AttackSpec, target
 from fedseal.setup.data.images import BUNDLED
 from fedseal.setup.federation import FederationSpec
@@ -98,7 +98,7 @@ def test_one_name_is_one_model_in_all_verbs(source: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_read_off_an_update_of_any_model(name: str) -> None:
-    model = build(f"zoo:{name}", shape=(3, 8, 8), classes=7)
+    model = build_model(f"zoo:{name}", shape=(3, 8, 8), classes=7)
     tensors = {key: torch.zeros_like(parameter) for key, parameter in model.named_parameters()}
     assert outputs_in(f"zoo:{name}", tensors, shape=(3, 8, 8), classes=100) == 7
     wrapped = {f"module.{key}": tensor for key, tensor in tensors.items()}
@@ -108,9 +108,9 @@ def test_outputs_are_read_off_an_update_of_any_model(name: str) -> None:
 
 
 def test_options_go_before_what_fits() -> None:
-    model = build("zoo:mlp:num_classes=4,widths=[5, 6]", shape=(3,), classes=9)
+    model = build_model("zoo:mlp:num_classes=4,widths=[5, 6]", shape=(3,), classes=9)
     assert [tuple(p.shape) for p in model.parameters()][0::2] == [(5, 3), (6, 5), (4, 6)]
-    assert build("zoo:mlp", shape=(3,), classes=2, options={"widths": (2,)}).state_dict()["1.bias"].shape == (2,)
+    assert build_model("zoo:mlp", shape=(3,), classes=2, options={"widths": (2,)}).state_dict()["1.bias"].shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_model_that_cannot_be_built_is_said(
     name: str, shape: tuple[int, ...], error: type[Exception], fact: str
 ) -> None:
     with pytest.raises(error, match=fact):
-        build(name, shape=shape, classes=3)
+        build_model(name, shape=shape, classes=3)
 
 
 def test_the_digest_tells_examples_apart() -> None:
-    assert load("photos", size=4).digest == load("photos", size=4).digest
-    assert load("photos", size=4).digest != load("photos", size=5).digest
+    assert load_data("photos", size=4).digest == load_data("photos", size=4).digest
+    assert load_data("photos", size=4).digest != load_data("photos", size=5).digest

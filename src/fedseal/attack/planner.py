@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedseal.attack.base import badness, best_of, better, order_is_secret
 from fedseal.attack.batch.cocktail_party import CocktailParty
-from fedseal.attack.batch.repeats import Repeated, completed
+from fedseal.attack.batch.repeats import Repeated, with_repeats
 from fedseal.attack.batch.separate import Separation
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.equations.rank import rank_analysis
@@ -25,7 +25,7 @@ from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import small
 from fedseal.attack.evidence.replay import CAP, replayable
-from fedseal.attack.evidence.scale import said, unscaled
+from fedseal.attack.evidence.scale import scale_note, unscaled
 from fedseal.attack.layers.bottleneck import Bottleneck
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
@@ -87,7 +87,7 @@ FOUND = {
 }
 
 
-class Plan(NamedTuple):
+class PlannedSearch(NamedTuple):
     """An optimization, and why this one.
 
     `instead`: only where all before it were refused; else also where the one before it ended far from the update.
@@ -134,7 +134,7 @@ class Auto:
         evidence = Evidence.of(drawn(plain))
         notes: list[RouteNote] = []
         if plain is not observation:
-            notes.append(RouteNote("scale", True, f"{said(observation)}: it is divided by that"))
+            notes.append(RouteNote("scale", True, f"{scale_note(observation)}: it is divided by that"))
         if evidence.observation is not plain:
             notes.append(RouteNote("bottleneck's draw", True, DRAWN))
         readings: list[Reconstruction] = []
@@ -150,7 +150,7 @@ class Auto:
                 notes.append(RouteNote(route.name, False, found))
                 continue
             notes.append(RouteNote(route.name, True, _because(evidence, route.name, found)))
-            again = completed(evidence, found, own)
+            again = with_repeats(evidence, found, own)
             if again is not None:
                 notes.append(RouteNote(route.name, True, f"with repeated examples; {_ended(again)}"))
                 found = again
@@ -312,21 +312,27 @@ def auto(*, steps: int = 2400) -> Attack:
     return Auto(steps=steps)
 
 
-def plans(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> Iterator[Plan]:
+def plans(
+    evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator
+) -> Iterator[PlannedSearch]:
     """The optimizations for this evidence, in the order in which to try them."""
     training = evidence.observation.training
     if isinstance(evidence.observation.modality, Text):
         if training is not None and training.fresh_optimizer and _classifies(evidence.observation):
             search = mixture(steps=max(1, steps // 8), labels=_labels(evidence))
-            yield Plan(search, "no span tells the sentences; mixtures of the tokens that the update leaks are searched")
+            yield PlannedSearch(
+                search, "no span tells the sentences; mixtures of the tokens that the update leaks are searched"
+            )
         return
     if isinstance(evidence.observation.modality, Tabular):
         if training is not None and training.fresh_optimizer:
             tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
-            yield Plan(tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median")
+            yield PlannedSearch(
+                tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median"
+            )
             yield matching(evidence, start, steps)._replace(instead=True)  # for models that take no rows side by side
             return
-        yield Plan(sme(steps=steps, labels=_labels(evidence)), SURROGATE)
+        yield PlannedSearch(sme(steps=steps, labels=_labels(evidence)), SURROGATE)
         return
     if training is not None and training.fresh_optimizer and _modeled(evidence):
         yield probable(evidence, start, steps, generator)
@@ -334,18 +340,20 @@ def plans(evidence: Evidence, start: Reconstruction | None, steps: int, generato
         if evidence.gradient_scale is not None:
             yield matching(evidence, start, steps)
             return
-        yield Plan(
+        yield PlannedSearch(
             coarse(steps=max(1, steps // 8), local=COARSE, labels=_labels(evidence)),
             "the update is no multiple of one gradient; local training is simulated by few steps of the whole batch",
         )
         count = evidence.batch_size
         if count is not None and not order_is_secret(training, count) and number_of_steps(training, count) <= COARSE:
             own = matching(evidence, None, max(1, steps // 8)).attack
-            yield Plan(own, "few steps in a known order, and much is unexplained: the client's own are differentiated")
-    yield Plan(sme(steps=steps, labels=_labels(evidence)), SURROGATE, instead=True)
+            yield PlannedSearch(
+                own, "few steps in a known order, and much is unexplained: the client's own are differentiated"
+            )
+    yield PlannedSearch(sme(steps=steps, labels=_labels(evidence)), SURROGATE, instead=True)
 
 
-def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Plan:
+def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> PlannedSearch:
     """The search for one gradient, from the best that the routes found."""
     search = GradientMatching(
         "matching",
@@ -359,10 +367,12 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
     )
     if start is None or not _whole(evidence, start):
         whence = "no exact route applies" if start is None else f"'{start.outcome.route}' led nowhere"
-        return Plan(search, f"{whence}; cosine distance of the update and of its linear layers, with total variation")
+        return PlannedSearch(
+            search, f"{whence}; cosine distance of the update and of its linear layers, with total variation"
+        )
     gentle = Adam(lr=0.02, signed=True, schedule=cosine_decay)
     going_on = replace(search, start=start.inputs, known_labels=start.labels, optimizer=gentle)
-    return Plan(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
+    return PlannedSearch(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
 
 
 def _whole(evidence: Evidence, start: Reconstruction) -> bool:
@@ -373,7 +383,7 @@ def _whole(evidence: Evidence, start: Reconstruction) -> bool:
     return count == (evidence.batch_size or count) and (start.labels is None or len(start.labels) == count)
 
 
-def probable(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> Plan:
+def probable(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> PlannedSearch:
     """The search for the most probable input under a known defense, from the best that the routes found."""
     search = Bayes(steps=max(1, steps // BAYES), labels=_labels(evidence))
     # where entries are missing, not moved, a start that fits what was sent hides what the prior knows of the rest
@@ -389,7 +399,7 @@ def probable(evidence: Evidence, start: Reconstruction | None, steps: int, gener
             )
     defense = ", ".join(dict.fromkeys(_said(step) for step in evidence.release.steps))
     said = [f"the defense is known, and its likelihood modeled: {defense}", *_at_most(evidence)]
-    return Plan(search, "; ".join(said))
+    return PlannedSearch(search, "; ".join(said))
 
 
 def _at_its_word(evidence: Evidence, generator: torch.Generator) -> Tensor | None:

@@ -35,7 +35,7 @@ class Game(BaseModel):
     def cell(self) -> bound.BoundPoint:
         """Beside its bound, which needs no measurement."""
         kappa = 1 / self.candidates
-        most = bound.gaussian(kappa, self.noise)
+        most = bound.gaussian_bound(kappa, self.noise)
         game = "a client with one example" if self.batch_size == 1 else f"one of a client's {self.batch_size} examples"
         return bound.BoundPoint(
             game, self.noise, 1, 1.0, kappa, self.hits, self.trials, bound.Estimate(most, most, most)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fedseal.audit.record import Row, Rows, Sentence, Texts
-from fedseal.metric.rows import Rows as RowJudge
+from fedseal.metric.rows import RowJudge as RowJudge
 from fedseal.modality import Text
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Modality, Reconstruction

@@ -24,20 +24,20 @@ from fedseal.audit.case import Case, loss_digest, stream
 from fedseal.audit.cost_record import Cost, costs_of, write_cost
 from fedseal.audit.encoding import encoded_bytes
 from fedseal.client import explained
-from fedseal.criterion import Link, settle
+from fedseal.criterion import Link, settle_loss
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.intervals import Interval, of_mean
 from fedseal.metric.labels import binary, targets_of
 from fedseal.types import Batch, Defense, LocalTraining, LossFunction, Update
 
-__all__ = ["Cost", "Plan", "accuracy", "costs_of", "measure", "measure_case", "measured", "write_cost"]
+__all__ = ["Cost", "CostPlan", "accuracy", "costs_of", "measure", "measure_case", "measured", "write_cost"]
 
 LINKS: tuple[Link, ...] = ((), ("sigmoid",))  # of outputs that are logits, and of probabilities
 CHUNK = 500  # examples that the accuracy is measured on at a time
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """How costs are measured.
 
     Args:
@@ -89,7 +89,7 @@ def measure(
     *,
     defenses: Sequence[str | Defense],
     training: LocalTraining,
-    plan: Plan | None = None,
+    plan: CostPlan | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> tuple[Cost, ...]:
     """Train with every defense and without, and compare. The cost of "none" comes first, asked for or not.
@@ -122,7 +122,7 @@ def measured(
     *,
     defenses: Sequence[str | Defense],
     training: LocalTraining,
-    plan: Plan | None = None,
+    plan: CostPlan | None = None,
     without: Cost | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> Iterator[Cost]:
@@ -131,7 +131,7 @@ def measured(
     Args:
         without: the cost of "none" of an earlier call with all else equal, which then is neither measured nor given.
     """
-    plan = plan or Plan()
+    plan = plan or CostPlan()
     first = model if isinstance(model, nn.Module) else model(plan.seeds[0])
     for batch in (train, *(() if test is None else (test,))):
         check_accuracy(first, batch, training)
@@ -157,7 +157,7 @@ def measure_case(
     folder: str | Path,
     *,
     defenses: Sequence[str | Defense],
-    plan: Plan | None = None,
+    plan: CostPlan | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> tuple[Cost, ...]:
     """The costs of a case's own model, data and training, kept in its run folder; those that are there stay.
@@ -167,7 +167,7 @@ def measure_case(
         UnfitUpdate: a defense that the very first update does not fit; the costs before it are kept.
         StorageFailure: a file cannot be read or written.
     """
-    plan = plan or Plan()
+    plan = plan or CostPlan()
     setting = _setting(case.model, case.batch, None, case.training, plan)
     names = [(defenses_module.parse(one) if isinstance(one, str) else one).name for one in defenses]
     known = {cost.defense: cost for cost in costs_of(folder) if cost.setting == setting}
@@ -187,7 +187,7 @@ def measure_case(
 
 
 def _trained(
-    start: nn.Module, own: Batch, held: Batch, shield: Defense, training: LocalTraining, plan: Plan, seed: int
+    start: nn.Module, own: Batch, held: Batch, shield: Defense, training: LocalTraining, plan: CostPlan, seed: int
 ) -> _Run:
     sizes: list[int] = []
     seconds: list[float] = []
@@ -293,15 +293,15 @@ def _yes_or_no(labels: Tensor, outputs: int, loss: str | LossFunction | None) ->
     if not own or (kind == "classes" and outputs > 1):
         return False
     if outputs > 1 and kind == "soft":  # one yes for each example: a class, unless the loss says otherwise
-        return loss is not None and any(settle(loss, outputs, link=link).kind == "bce" for link in LINKS)
+        return loss is not None and any(settle_loss(loss, outputs, link=link).kind == "bce" for link in LINKS)
     return True
 
 
 def _threshold(loss: str | LossFunction | None, outputs: int) -> float:
     """Above which an output says yes: of logits 0, of probabilities and under the squared error a half."""
-    if loss is None or settle(loss, outputs).kind == "bce":
+    if loss is None or settle_loss(loss, outputs).kind == "bce":
         return 0.0
-    half = settle(loss, outputs).kind == "mse" or settle(loss, outputs, link=("sigmoid",)).kind == "bce"
+    half = settle_loss(loss, outputs).kind == "mse" or settle_loss(loss, outputs, link=("sigmoid",)).kind == "bce"
     return 0.5 if half else 0.0
 
 
@@ -318,7 +318,7 @@ def check_accuracy(model: nn.Module, batch: Batch, training: LocalTraining) -> N
     _judged(outputs, batch.labels[:1], _line(outputs, batch.labels, training.loss))
 
 
-def _parts(train: Batch, test: Batch | None, plan: Plan, seed: int) -> tuple[Batch, Batch]:
+def _parts(train: Batch, test: Batch | None, plan: CostPlan, seed: int) -> tuple[Batch, Batch]:
     """The clients' examples, and those that accuracy is measured on."""
     count = len(train)
     tested = 0 if test is not None else max(1, round(plan.test_share * count))
@@ -351,7 +351,7 @@ def _cost(
     name: str,
     runs: Sequence[_Run],
     without: Cost | None,
-    plan: Plan,
+    plan: CostPlan,
     parts: Sequence[tuple[Batch, Batch]],
     setting: str,
     chance: float,
@@ -397,7 +397,7 @@ def _outputs(model: nn.Module, batch: Batch) -> int | None:
     return int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
 
 
-def _setting(model: nn.Module, train: Batch, test: Batch | None, training: LocalTraining, plan: Plan) -> str:
+def _setting(model: nn.Module, train: Batch, test: Batch | None, training: LocalTraining, plan: CostPlan) -> str:
     told = {**training.describe(), "loss": loss_digest(model, train, training)}
     digest = hashlib.sha256(json.dumps([told, asdict(plan)]).encode())
     held: Mapping[str, Tensor] = {} if test is None else {"inputs": test.inputs, "labels": test.labels}

@@ -141,13 +141,13 @@ class Processes:
             crew.kill()
 
 
-def engine(workers: int) -> Engine:
+def local_engine(workers: int) -> Engine:
     """In this process for one worker, else that many processes.
 
     Raises:
         BadConfig: no worker.
 
-    >>> engine(1), engine(3)
+    >>> engine(1), local_engine(3)
     (InProcess(), Processes(count=3, threads=1, method=None))
     """
     return InProcess() if workers == 1 else Processes(workers)

@@ -69,7 +69,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AuditPlan:
     """The resolved arguments of an audit, and its cells in order."""
 
     config: Config
@@ -78,7 +78,7 @@ class Plan:
 
 def plan(
     job: Job, *, samples: int | None, batch_sizes: Sequence[int], epochs: Sequence[int] | None, seeds: Sequence[int]
-) -> Plan:
+) -> AuditPlan:
     """Multiply the axes out; attacks come first, then smaller updates before larger ones.
 
     Raises:
@@ -112,7 +112,7 @@ def plan(
         public={name: public_steps(defense, case.model) for name, defense in by_defense.items()},
         fingerprint=case.fingerprint(),
     )
-    return Plan(config, tuple(_keys(config, samples, courses)))
+    return AuditPlan(config, tuple(_keys(config, samples, courses)))
 
 
 def public_steps(defense: Defense, model: nn.Module) -> tuple[Step, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedseal import zoo
 from fedseal.audit.content import Order, decoded, rows, texts
 from fedseal.audit.record import Content
-from fedseal.metric.rows import Rows as RowJudge
+from fedseal.metric.rows import RowJudge as RowJudge
 from fedseal.modality import Text
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch, Modality, Reconstruction

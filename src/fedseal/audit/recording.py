@@ -23,7 +23,7 @@ from fedseal.audit.case import Case, without_addresses
 from fedseal.audit.cell import Worker
 from fedseal.audit.environment import usable_device
 from fedseal.audit.executor import Computed, Engine, InProcess
-from fedseal.audit.grid import Job, Plan
+from fedseal.audit.grid import AuditPlan, Job
 from fedseal.audit.record import CellKey, Config, Record
 from fedseal.audit.runner import CellProgress, execute
 from fedseal.errors import BadConfig
@@ -36,7 +36,7 @@ HELD = {"step": "updates", "masked": "masked vectors", "seed": "shares from seed
 FEW = 2
 
 
-def run(
+def audit_recording(
     view: View,
     model: nn.Module,
     truth: Truth,
@@ -117,7 +117,7 @@ def at(model: nn.Module, state: Tensors) -> nn.Module:
     return model
 
 
-def fitted(update: Update, model: nn.Module) -> Update:
+def fitted_update(update: Update, model: nn.Module) -> Update:
     """An update as the model has its parts: what a foreign framework sends beside the weights goes to the buffers."""
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     buffers = {name for name, _ in model.named_buffers()}
@@ -128,7 +128,7 @@ def fitted(update: Update, model: nn.Module) -> Update:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What engines hand to workers; see `run`."""
+    """What engines hand to workers; see `audit_recording`."""
 
     view: View
     model: nn.Module
@@ -159,7 +159,7 @@ class _Job:
             for number in sorted({entry.round for entry in entries})
         }
 
-    def plan(self) -> Plan:
+    def plan(self) -> AuditPlan:
         """The resolved arguments, and the cells: attack by attack."""
         rounds = self.rounds.values()
         pairs = [(number, entry) for number, one in self.rounds.items() for entry in one.entries]
@@ -181,7 +181,7 @@ class _Job:
             knows={threat.name: tuple(sorted(threat.grants)) for threat in threats},
             fingerprint=_digest([*(one.case.fingerprint() for one in rounds), *map(str, self.view.entries)]),
         )
-        return Plan(config, keys)
+        return AuditPlan(config, keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +235,7 @@ class _Round:
         """What the party held."""
         (entry,) = (entry for entry in self.entries if self.key(key.attack, entry) == key)
         case, update = self.case.to(self.job.device), self.job.view.update(entry)
-        update = fitted(replace(update, num_examples=key.batch_size), case.model)
+        update = fitted_update(replace(update, num_examples=key.batch_size), case.model)
         defense = None if key.defense == "none" else defenses.parse(key.defense)
         return adversary(entry).observe(
             case.model, update.to(self.job.device), modality=case.inputs_as, defense=defense

@@ -26,7 +26,7 @@ from fedseal.audit.record import Cell, CellCertificate, Content, Kept, Record, R
 from fedseal.audit.restore import Lost, Restorer
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.metric import Grader, LabelScore, SampleScores, Scores
-from fedseal.metric.rows import Rows as RowJudge
+from fedseal.metric.rows import RowJudge as RowJudge
 from fedseal.types import Batch, Outcome, Reconstruction
 
 BY_FINGERPRINT = 5  # the first version of the record whose fingerprint knows losses by what they compute
@@ -39,7 +39,7 @@ FINER = "; scores above 120 dB, of {examples} examples, are finer than that and 
 Order = Sequence[int | None]
 
 
-def rescore(record: Record, case: Case, out: str | Path) -> Record:
+def rescored_run(record: Record, case: Case, out: str | Path) -> Record:
     """Score every reconstruction of a run anew and write the run with its new scores into another folder.
 
     Reconstructions are matched to the truth anew too. What cannot be scored again stays as it was, and

@@ -18,8 +18,8 @@ from fedseal.audit.bounds import measure_bounds
 from fedseal.audit.case import Case
 from fedseal.audit.environment import environment, usable_device
 from fedseal.audit.executor import Engine, Work
-from fedseal.audit.executor import engine as local_engine
-from fedseal.audit.grid import Job, Plan, plan
+from fedseal.audit.executor import local_engine as local_engine
+from fedseal.audit.grid import AuditPlan, Job, plan
 from fedseal.audit.record import VERSION, Cell, CellKey, Config, Environment, Header, Record
 from fedseal.errors import BadConfig
 from fedseal.grammar import expanded
@@ -113,7 +113,7 @@ def run(
 
 def execute(
     job: Work,
-    planned: Plan,
+    planned: AuditPlan,
     folder: Path,
     engine: Engine,
     *,
@@ -123,7 +123,9 @@ def execute(
 ) -> Record:
     """Compute a plan's cells that the folder has not yet; the rest of `run`, with its errors."""
     header = _start(folder, planned, dict(given), environment(job.device, engine.threads), resume)
-    done = {cell.key: cell for cell in store.read(folder, header).cells if cell.status != "failed"}  # these once more
+    done = {
+        cell.key: cell for cell in store.read_run(folder, header).cells if cell.status != "failed"
+    }  # these once more
     missing = [key for key in header.keys if key not in done]
 
     def tell(key: CellKey, progress: Progress | None, cell: Cell | None = None) -> None:
@@ -142,7 +144,7 @@ def _several(values: int | Sequence[int] | None) -> tuple[int, ...] | None:
     return (values,) if isinstance(values, int) else None if values is None else tuple(values)
 
 
-def _start(folder: Path, plan: Plan, given: dict[str, object], here: Environment, resume: bool) -> Header:
+def _start(folder: Path, plan: AuditPlan, given: dict[str, object], here: Environment, resume: bool) -> Header:
     """The header of the folder's record, which is written if there is none yet."""
     old = store.read_header(folder)
     if old is not None:

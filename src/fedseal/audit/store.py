@@ -57,10 +57,10 @@ def load(folder: str | Path) -> Record:
         raise StorageFailure(
             f"the folder '{folder}' holds no record.json, so it is no run", "name a folder that an audit wrote"
         )
-    return read(folder, header)
+    return read_run(folder, header)
 
 
-def read(folder: Path, header: Header) -> Record:
+def read_run(folder: Path, header: Header) -> Record:
     """The record as it stands: all cells of the header that are finished."""
     paths = [(key, folder / "cells" / f"{key.id}.json") for key in header.keys]
     cells = tuple(_cell(path, key) for key, path in paths if path.is_file())

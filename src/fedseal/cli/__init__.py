@@ -12,7 +12,7 @@ def main() -> None:
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `fedseal recipes | head` ends as quietly as `cat` would
-    from fedseal.cli.app import run
+    from fedseal.cli.app import run_command
 
     signal.signal(signal.SIGINT, interrupt)
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:]))

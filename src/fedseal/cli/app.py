@@ -22,9 +22,9 @@ app = typer.Typer(
 app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
 app.command("report")(report.report)
-app.command("train")(train.train)
+app.command("train")(train.train_federation)
 app.command("join")(join.join)
-app.command("compare")(compare.compare)
+app.command("compare")(compare.compare_runs)
 app.command("rescore")(rescore.rescore)
 app.command("recipes")(recipes.recipes)
 
@@ -42,7 +42,7 @@ def _root(
         click.echo(context.get_help())
 
 
-def run(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; what the user did wrong becomes one line on standard error."""
     command = typer.main.get_command(app)
     try:

@@ -168,7 +168,7 @@ def attack(
         from fedseal.setup import machine
         from fedseal.setup.attack import AttackSpec
         from fedseal.setup.attack import target as target_of
-    chosen = build(recipe, steps=steps, restarts=restarts)
+    chosen = attack_of(recipe, steps=steps, restarts=restarts)
     spec = AttackSpec(
         image=image,
         text=tuple(text or ()),
@@ -201,12 +201,12 @@ def attack(
         terminal.note(f"{threat} attacks {target.title} with {recipe}")
         for line in target.notes:
             terminal.note(line)
-    with machine.threads(threads, target.observation.model):
+    with machine.computing_threads(threads, target.observation.model):
         found, frames = _run(chosen, target, seed, quiet=quiet)
     from fedseal.cli import attack_result
 
     result = attack_result.grade(recipe, spec, target, found)
-    attack_result.write(folder, result, frames)
+    attack_result.write_result(folder, result, frames)
     if as_json:
         terminal.machine(result.plain())
     else:
@@ -232,7 +232,7 @@ def _usual_model(*, written: bool, table: bool) -> str:
     return "minilm" if written else "zoo:mlp" if table else "zoo:lenet"
 
 
-def build(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:
+def attack_of(recipe: str, *, steps: int | None, restarts: int | None) -> Attack:
     """The attack, with the options that stand on their own; DLG and its kin start again where they diverge.
 
     Raises:

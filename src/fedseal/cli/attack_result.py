@@ -117,7 +117,7 @@ def _guesses(target: Target, found: Reconstruction) -> Content | None:
     return input_kind(target.modality).content(target.modality, Batch(found.inputs, labels), None, None)
 
 
-def write(folder: Path, result: Result, frames: Frames) -> None:
+def write_result(folder: Path, result: Result, frames: Frames) -> None:
     """Write the pictures, small ones enlarged, and `result.json`; what an earlier attack left there goes first.
 
     Raises:
@@ -128,15 +128,15 @@ def write(folder: Path, result: Result, frames: Frames) -> None:
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
     if result.pictured and truth is not None:
-        picture.save(_side_by_side(decoded(modality, truth.inputs)), folder / "original.png")
+        picture.save_picture(_side_by_side(decoded(modality, truth.inputs)), folder / "original.png")
     stages = [] if frames.pictures is None else [frame.float() / 255 for frame in frames.pictures]
     if result.pictured and inputs is not None:
         ended = decoded(modality, inputs)
         stages = [stage for stage in stages if stage.shape == ended.shape]  # a route may guess another number of them
         stages = [stage[_shown(result)] for stage in [*stages, ended]]
-        picture.save(_side_by_side(stages[-1]), folder / "reconstruction.png")
+        picture.save_picture(_side_by_side(stages[-1]), folder / "reconstruction.png")
     if stages:
-        picture.save(_rows(_thinned(stages)), folder / "strip.png")
+        picture.save_picture(_rows(_thinned(stages)), folder / "strip.png")
         film = [_side_by_side(stage) for stage in stages]
         picture.gif([*film, *film[-1:] * HELD], folder / "iterations.gif", scale=1)
     content = json.dumps(terminal.finite(result.plain()), indent=2, allow_nan=False)
@@ -204,7 +204,7 @@ def _residual(result: Result) -> str:
     value = result.found.outcome.residual
     if value is None:
         return "not known: this adversary cannot replay the update" if result.found.inputs is not None else ""
-    return f"{words.residual(value)} of the update is unexplained"
+    return f"{words.unexplained(value)} of the update is unexplained"
 
 
 def _checking(result: Result) -> str:
@@ -232,8 +232,8 @@ def _certain(result: Result) -> str:
     moved = min(proof.sensitivity[place] for place in sure)
     rest = f"; of the others: {reason}" if reason else ""
     return (
-        f"{who}: {how} to {words.residual(proof.residual)}, and a visible change would move it by "
-        f"{words.residual(moved)} or more; assumes {proof.assumption}{rest}"
+        f"{who}: {how} to {words.unexplained(proof.residual)}, and a visible change would move it by "
+        f"{words.unexplained(moved)} or more; assumes {proof.assumption}{rest}"
     )
 
 

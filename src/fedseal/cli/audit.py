@@ -147,7 +147,7 @@ def audit(
 
     limits = gate.thresholds(fail_above or [])
     with terminal.loading():
-        from fedseal.audit.cost import Plan
+        from fedseal.audit.cost import CostPlan
         from fedseal.cli import progress
         from fedseal.setup import machine
         from fedseal.setup.audit import audit_of, changed
@@ -179,7 +179,7 @@ def audit(
     _refuse(of_a_record, "means nothing here, since the target is no record of a federation")
     setup = changed(audit_of(target), {name: value for name, value in given.items() if value is not None})
     if cost and setup.cost is None:
-        setup = replace(setup, cost=Plan())
+        setup = replace(setup, cost=CostPlan())
     place = machine.engine(engine, address=address, workers=workers, threads=threads, device=setup.device)
     folder = writable_folder(Path(setup.out))
     for line in () if quiet else setup.notes:
@@ -189,7 +189,7 @@ def audit(
     elif not quiet:
         _say_what_is_there(folder)
     with _kept(folder):
-        with machine.threads(threads, setup.case.model), progress.audit_progress(quiet=quiet) as show:
+        with machine.computing_threads(threads, setup.case.model), progress.audit_progress(quiet=quiet) as show:
             record = setup.run(engine=place, on_progress=show)
         with progress.cost_progress(quiet=quiet) as tell:
             costs = setup.measure_costs(tell)
@@ -223,7 +223,7 @@ def _audit_record(
 
     out = Path(wanted.get("out", Path("runs") / source.resolve().name))
     facts = {name: value for name, value in wanted.items() if name != "out"}
-    found = audit_recording.target(audit_recording.Wanted(source, **facts))
+    found = audit_recording.recorded_target(audit_recording.Wanted(source, **facts))
     if found.known is None and limits:
         raise BadConfig(f"--fail-above needs a score, and {audit_recording.NOBODY}", "name the --federation")
     folder = writable_folder(out)
@@ -231,10 +231,10 @@ def _audit_record(
         _delete_run(folder)
     if found.note is not None and not quiet:
         terminal.note(found.note)
-    with _kept(folder), machine.threads(threads, found.model):
+    with _kept(folder), machine.computing_threads(threads, found.model):
         if found.known is None:
             guesses = found.guessed(folder, (lambda line: None) if quiet else terminal.note)
-            audit_recording.conclude(guesses, folder, as_json=as_json, quiet=quiet)
+            audit_recording.conclude_guesses(guesses, folder, as_json=as_json, quiet=quiet)
             crashed = [guess for guess in guesses if guess.crashed]
             for guess in crashed:
                 terminal.error(f"'{guess.attack}' crashed on {guess.title} ({guess.reason})")

@@ -28,7 +28,7 @@ from fedseal.report import words
 from fedseal.setup import models
 from fedseal.setup.attack import AttackSpec, Target
 from fedseal.setup.data.images import shape_of
-from fedseal.setup.manifest import Known, known
+from fedseal.setup.manifest import Known, known_federation
 from fedseal.setup.training import training
 from fedseal.threat import ThreatModel
 from fedseal.types import Attack, LocalTraining, Modality
@@ -99,7 +99,7 @@ class Recorded:
     def scored(self, out: Path, engine: Engine | None, on_progress: Callable[[CellProgress], None]) -> Record:
         """The audit, where the truth is known."""
         assert self.known is not None
-        return seen.run(
+        return seen.audit_recording(
             self.view,
             self.model,
             self.known.truth,
@@ -129,7 +129,7 @@ class Recorded:
         if ran is None:
             threat = ThreatModel(threat.name, threat.grants - {"training"})
         model = seen.at(self.model, self.view.state(entry.round)).to(self.wanted.device)
-        update = seen.fitted(self.view.update(entry), model)
+        update = seen.fitted_update(self.view.update(entry), model)
         if ran is not None:
             update = replace(update, kind=ran.kind, training=ran)
         defense = None if self.view.defense == "none" else defenses.parse(self.view.defense)
@@ -144,7 +144,7 @@ class Recorded:
         request = AttackSpec(update=self.view.folder / entry.file, model=self.wanted.model or "", threat=threat.name)
         result = attack_result.grade(spec, request, Target(observation, modality, None, _name(spec, entry)), found)
         make_folder(folder)
-        attack_result.write(folder, result, frames)
+        attack_result.write_result(folder, result, frames)
         return Guess(spec, entry, result, "", str(folder))
 
     def _training(self) -> LocalTraining | None:
@@ -178,7 +178,7 @@ class Guess:
         if self.result is None:
             return f"{self.nothing}: {self.reason}"
         end = self.result.found.outcome
-        left = "" if end.residual is None else f", {words.residual(end.residual)} of the update is unexplained"
+        left = "" if end.residual is None else f", {words.unexplained(end.residual)} of the update is unexplained"
         return f"{end.status}{left}, {words.seconds(end.seconds)}"
 
     @property
@@ -202,20 +202,20 @@ def _crashed(spec: str, entry: Entry, error: Exception, folder: Path) -> Guess:
     return Guess(spec, entry, None, f"{words}; {path} says where", str(folder), crashed=True)
 
 
-def target(wanted: Wanted) -> Recorded:
+def recorded_target(wanted: Wanted) -> Recorded:
     """Read the record, and find out what is known of it.
 
     Raises:
         FedsealError: whatever of it does not exist or does not fit.
     """
     view = View.load(wanted.folder)
-    found = Recorded(wanted, view, known(wanted.folder, wanted.federation))
+    found = Recorded(wanted, view, known_federation(wanted.folder, wanted.federation))
     first, *_ = seen.chosen(view, 1)
     seen.at(found.model, view.state(first.round))  # complain before anything is written
     return found
 
 
-def conclude(guesses: Sequence[Guess], folder: Path, *, as_json: bool, quiet: bool) -> None:
+def conclude_guesses(guesses: Sequence[Guess], folder: Path, *, as_json: bool, quiet: bool) -> None:
     """Write what came out as `guesses.json`, and say it.
 
     Raises:
@@ -246,7 +246,7 @@ def _tell(guesses: Sequence[Guess]) -> None:
 
 def _left(result: attack_result.Result) -> str:
     value = result.found.outcome.residual
-    return "–" if value is None else words.residual(value)
+    return "–" if value is None else words.unexplained(value)
 
 
 def _name(spec: str, entry: Entry) -> str:
@@ -257,4 +257,4 @@ def _name(spec: str, entry: Entry) -> str:
 def _named_model(name: str, view: View, shape: tuple[int, ...]) -> nn.Module:
     """The model that was named; one of the zoo with as many classes as the record's last layer has."""
     last = [shape for _, shape in view.packing.weights][-1]
-    return models.build(name, shape=shape, classes=last[0])
+    return models.build_model(name, shape=shape, classes=last[0])

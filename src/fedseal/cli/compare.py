@@ -11,7 +11,7 @@ import typer
 from fedseal.cli import terminal
 
 
-def compare(
+def compare_runs(
     old: Annotated[Path, typer.Argument(show_default=False)],
     new: Annotated[Path, typer.Argument(show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,

@@ -42,7 +42,7 @@ def lead(
     writable_file(save)
     say = terminal.note if not (quiet or as_json) else _nothing
     again = f"go on with: fedseal join {place.folder.parent if nodes else place.folder}" + " --loopback" * bool(nodes)
-    trained = rounds_of.fitted(
+    trained = rounds_of.fit_rounds(
         federation,
         count,
         again=again,
@@ -56,7 +56,7 @@ def lead(
         members=federation.members_of(place.keys),
     )
     trained.save(save)
-    rounds_of.tell(trained, federation, save, as_json=as_json)
+    rounds_of.tell_trained(trained, federation, save, as_json=as_json)
 
 
 def follow(place: Place, *, quiet: bool = False) -> None:

@@ -51,7 +51,7 @@ def rescore(
         from fedseal.setup.audit import audit_of, case_of
     truth = case_of(old.header.given) if case is None else audit_of(case).case
     place = run.parent if run.name not in ("", "..") else run.resolve().parent
-    new = again.rescore(old, truth, out or place / f"{run.resolve().name}-rescored")
+    new = again.rescored_run(old, truth, out or place / f"{run.resolve().name}-rescored")
     changes, note = compare(old, new), new.header.rescored
     assert note is not None
     if as_json:

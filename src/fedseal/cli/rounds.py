@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from fedseal.federation.report import RoundReport
 
 
-def fitted(federation: Federation, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any) -> Trained:
+def fit_rounds(
+    federation: Federation, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any
+) -> Trained:
     """Train, and say after every round what it gave.
 
     Args:
@@ -25,7 +27,7 @@ def fitted(federation: Federation, rounds: int, *, again: str, as_json: bool, qu
     def progress(report: RoundReport) -> None:
         done.append(report)
         if not quiet and not as_json:
-            terminal.note(line(report, rounds))
+            terminal.note(round_line(report, rounds))
 
     try:
         return federation.fit(rounds, progress=progress, **arguments)
@@ -34,7 +36,7 @@ def fitted(federation: Federation, rounds: int, *, again: str, as_json: bool, qu
         raise terminal.Interrupted(f"interrupted after {len(done)} rounds{kept}") from None
 
 
-def line(report: RoundReport, rounds: int) -> str:
+def round_line(report: RoundReport, rounds: int) -> str:
     """One round for people."""
     start = f"round {report.round + 1}/{rounds}:"
     if report.failure:
@@ -46,7 +48,7 @@ def line(report: RoundReport, rounds: int) -> str:
     return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s"
 
 
-def tell(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
+def tell_trained(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
     """The end of a run: what it reached, and who could have read what."""
     secure = federation.secure
     if as_json:

@@ -13,7 +13,7 @@ from fedseal.errors import BadConfig
 from fedseal.files import writable_file
 
 
-def train(
+def train_federation(
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -208,9 +208,9 @@ def train(
             raise BadConfig(
                 "a deployment has an engine and a checkpoint of its own", "leave out --engine, --checkpoint"
             )
-        from fedseal.setup.deployment import drawn
+        from fedseal.setup.deployment import deployment_of
 
-        paper = drawn(
+        paper = deployment_of(
             spec,
             rounds=rounds,
             evaluate_every=evaluate_every,
@@ -227,7 +227,7 @@ def train(
     if record is not None:
         manifest.keep(record, spec, found)
     federation = spec.federation(found)
-    trained = rounds_of.fitted(
+    trained = rounds_of.fit_rounds(
         federation,
         rounds,
         again=f"go on with --resume --checkpoint {checkpoint}" if checkpoint is not None else "",
@@ -241,7 +241,7 @@ def train(
     )
     if save is not None:
         trained.save(save)
-    rounds_of.tell(trained, federation, save, as_json=as_json)
+    rounds_of.tell_trained(trained, federation, save, as_json=as_json)
 
 
 def _deployed(

@@ -16,7 +16,7 @@ from fedseal.defense.precision import bfloat16, float16, int8, sign
 from fedseal.defense.precode import precode
 from fedseal.defense.prune import prune, random_mask
 from fedseal.defense.soteria import soteria
-from fedseal.defense.specification import Build, read
+from fedseal.defense.specification import Build, read_defense
 from fedseal.defense.topk import topk
 from fedseal.types import Defense
 
@@ -83,4 +83,4 @@ def parse(specification: str) -> Defense:
     >>> parse("prune:0.5,scope=global+gaussian:1e-3").name
     'prune:0.5,scope=global+gaussian:0.001'
     """
-    return read(specification, DEFENSES)
+    return read_defense(specification, DEFENSES)

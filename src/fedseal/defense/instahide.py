@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedseal.defense.base import Hooks
-from fedseal.defense.mixup import classes_of, mixable, mixture, named_classes
+from fedseal.defense.mixup import mixable, mixed_batch, mixed_classes, named_classes
 from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.mechanism import Mechanism
 from fedseal.types import Batch, Defense
@@ -55,7 +55,7 @@ def instahide(k: int, *, classes: int | None = None) -> Defense:
                     "give pictures (N, C, H, W), or use 'mixup:1'",
                 )
             weights = _weights(k, len(batch), generator)
-            mixed = mixture(batch, weights, classes or classes_of(model, batch, "InstaHide"))
+            mixed = mixed_batch(batch, weights, classes or mixed_classes(model, batch, "InstaHide"))
             signs = torch.randint(2, batch.inputs.shape, generator=generator) * 2 - 1
             return Batch(mixed.inputs * signs.to(mixed.inputs.device, mixed.inputs.dtype), mixed.labels)
 

@@ -42,7 +42,9 @@ def mixup(alpha: float, *, classes: int | None = None) -> Defense:
     def fitted(model: nn.Module | None) -> Hooks:
         def on_batch(batch: Batch, generator: torch.Generator) -> Batch:
             mixable(batch, 2, "MixUp")
-            return mixture(batch, _pairs(alpha, len(batch), generator), classes or classes_of(model, batch, "MixUp"))
+            return mixed_batch(
+                batch, _pairs(alpha, len(batch), generator), classes or mixed_classes(model, batch, "MixUp")
+            )
 
         return Hooks(name, (Mechanism("mixed", {"examples": 2}),), batch=on_batch, fitted=fitted)
 
@@ -69,7 +71,7 @@ def mixable(batch: Batch, examples: int, who: str) -> None:
         raise UnfitBatch(f"{who} mixes labels of examples, and these are of positions", "leave the defense out")
 
 
-def mixture(batch: Batch, weights: Tensor, classes: int | None) -> Batch:
+def mixed_batch(batch: Batch, weights: Tensor, classes: int | None) -> Batch:
     """Every row of weights `(N, N)`, which sums to 1, makes one example and its class probabilities `(N, classes)`.
 
     Raises:
@@ -82,7 +84,7 @@ def mixture(batch: Batch, weights: Tensor, classes: int | None) -> Batch:
 
 
 def probabilities(batch: Batch, classes: int | None) -> Tensor:
-    """The labels as class probabilities `(N, classes)` in the inputs' dtype, as `mixture` does."""
+    """The labels as class probabilities `(N, classes)` in the inputs' dtype, as `mixed_batch` does."""
     labels = batch.labels
     if labels.ndim == 2:
         return labels.to(batch.inputs.dtype)
@@ -99,7 +101,7 @@ def probabilities(batch: Batch, classes: int | None) -> Tensor:
     return torch.nn.functional.one_hot(labels.long(), classes).to(batch.inputs.dtype)
 
 
-def classes_of(model: nn.Module | None, batch: Batch, who: str) -> int | None:
+def mixed_classes(model: nn.Module | None, batch: Batch, who: str) -> int | None:
     """How many classes a model has, by what it gives for the batch's first example; None where it does not matter.
 
     Raises:

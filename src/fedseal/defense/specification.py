@@ -17,7 +17,7 @@ Build = Callable[..., Defense]
 JOINED = re.compile(r"\+(?=\s*[A-Za-z_]|\s*$)")  # no "+" of a number such as 1e+3
 
 
-def read(specification: str, table: Mapping[str, Build]) -> Defense:
+def read_defense(specification: str, table: Mapping[str, Build]) -> Defense:
     """The defense, made by the functions of a table; see `fedseal.defense.parse`."""
     parts = [_one(part.strip(), table) for part in JOINED.split(specification)]
     return parts[0] if len(parts) == 1 else chain(*parts)

@@ -19,17 +19,17 @@ VERSION = 1
 KEY = "fedseal.training"
 
 
-def save(path: Path, mark: str, state: Tensors, history: Sequence[RoundReport]) -> None:
+def save_checkpoint(path: Path, mark: str, state: Tensors, history: Sequence[RoundReport]) -> None:
     """Write it beside the old one, then put it in its place.
 
     Raises:
         StorageFailure: it cannot be written.
     """
     header = {"version": VERSION, "mark": mark, "history": [report.plain() for report in history]}
-    write(path, state, {KEY: json.dumps(header)})
+    write_checkpoint(path, state, {KEY: json.dumps(header)})
 
 
-def load(path: Path, mark: str) -> tuple[dict[str, Tensor], list[RoundReport]]:
+def load_checkpoint(path: Path, mark: str) -> tuple[dict[str, Tensor], list[RoundReport]]:
     """The model's tensors, and the rounds so far.
 
     Raises:
@@ -56,7 +56,7 @@ def load(path: Path, mark: str) -> tuple[dict[str, Tensor], list[RoundReport]]:
     return state, history
 
 
-def write(path: Path, state: Tensors, metadata: dict[str, str]) -> None:
+def write_checkpoint(path: Path, state: Tensors, metadata: dict[str, str]) -> None:
     """A safetensors file, whole or not at all.
 
     Raises:

@@ -10,7 +10,7 @@ from fedseal.errors import BadConfig
 from fedseal.types import Batch
 
 
-def split(batch: Batch, owners: int, how: str, generator: torch.Generator) -> list[Batch]:
+def split_among(batch: Batch, owners: int, how: str, generator: torch.Generator) -> list[Batch]:
     """One data set as that of several owners; every example goes to one of them, and everyone gets at least one.
 
     Args:
@@ -22,7 +22,7 @@ def split(batch: Batch, owners: int, how: str, generator: torch.Generator) -> li
         BadConfig: fewer examples than owners, or another split.
 
     >>> data = Batch(torch.zeros(20, 1), torch.arange(20) % 2)
-    >>> [len(part) for part in split(data, 3, "iid", torch.Generator().manual_seed(0))]
+    >>> [len(part) for part in split_among(data, 3, "iid", torch.Generator().manual_seed(0))]
     [7, 7, 6]
     """
     if not 1 <= owners <= len(batch):

@@ -37,7 +37,7 @@ PATIENCE = 3  # failed rounds in a row after which a run ends
 ENGINES = ("local", "flower")
 
 
-class Engine(Protocol):
+class FederationEngine(Protocol):
     """Where parties are, and how they are reached."""
 
     def run(self, members: Members, serve: Callable[[Link], None]) -> None:
@@ -79,7 +79,7 @@ class Trained:
         Raises:
             StorageFailure: the file cannot be written.
         """
-        kept.write(Path(path), state_of(self.model), {})
+        kept.write_checkpoint(Path(path), state_of(self.model), {})
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Federation:
         rounds: int,
         *,
         evaluate_every: int = 1,
-        engine: str | Engine = "local",
+        engine: str | FederationEngine = "local",
         checkpoint: str | Path | None = None,
         resume: bool = False,
         record: str | Path | None = None,
@@ -173,7 +173,7 @@ class Federation:
         chosen = engine_of(engine)
         state, history = state_of(self.model_owner.model), list[RoundReport]()
         if resume:
-            state, history = kept.load(_file(checkpoint), self._mark())
+            state, history = kept.load_checkpoint(_file(checkpoint), self._mark())
         members = members or self.members()
         watchers = [] if record is None else [_recorder(record, members, self)]
         model = copy.deepcopy(self.model_owner.model)
@@ -184,7 +184,7 @@ class Federation:
                 due = (number + 1) % evaluate_every == 0 or number + 1 == rounds
                 history.append(self._round(members, model, link, number, watchers, evaluate=due))
                 if checkpoint is not None:
-                    kept.save(Path(checkpoint), self._mark(), state_of(model), history)
+                    kept.save_checkpoint(Path(checkpoint), self._mark(), state_of(model), history)
                 if progress is not None:
                     progress(history[-1])
                 if all(report.failure for report in history[-PATIENCE:]) and len(history) >= PATIENCE:
@@ -203,7 +203,7 @@ class Federation:
         """A ServerApp and a ClientApp for `flwr run`; see `federation.flower.apps`."""
         from fedseal.federation import flower
 
-        return flower.apps(self, keys, **options)
+        return flower.flower_apps(self, keys, **options)
 
     def _round(
         self,
@@ -253,7 +253,7 @@ class Federation:
         return hashlib.sha256(repr((facts, rules)).encode()).hexdigest()
 
 
-def engine_of(engine: str | Engine) -> Engine:
+def engine_of(engine: str | FederationEngine) -> FederationEngine:
     """The engine of that name.
 
     Raises:

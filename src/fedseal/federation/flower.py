@@ -151,7 +151,7 @@ class Fits(Protocol):
         """Train that many rounds; what comes of it can `save`."""
 
 
-def apps(federation: Fits, keys: str | Path, **options: Any) -> tuple[Any, Any]:
+def flower_apps(federation: Fits, keys: str | Path, **options: Any) -> tuple[Any, Any]:
     """A ServerApp and a ClientApp for `flwr run`, in simulation or on a deployment.
 
     Args:

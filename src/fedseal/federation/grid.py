@@ -55,7 +55,7 @@ class GridLink:
         places = {self._nodes[ask.to]: ask for ask in asks if ask.to in self._nodes}
         models = {id(ask.state): packed_state(ask.state) for ask in asks[:1] if ask.state is not None}
         found = {}
-        contents = {node: packed(ask, models.get(id(ask.state))) for node, ask in places.items()}
+        contents = {node: packed_arrays(ask, models.get(id(ask.state))) for node, ask in places.items()}
         for node, content in self._sent(contents).items():
             found[places[node].to] = reply_of(content)
         for ask in asks:
@@ -155,7 +155,7 @@ def packed_state(state: Tensors) -> Any:
     return app.ArrayRecord({name: app.Array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
 
 
-def packed(ask: Ask, model: Any = None) -> Any:
+def packed_arrays(ask: Ask, model: Any = None) -> Any:
     """A question as records.
 
     Args:
@@ -176,7 +176,7 @@ def greeting() -> Any:
 
 
 def ask_of(content: Any, number: int) -> Ask:
-    """What `packed` wrote."""
+    """What `packed_arrays` wrote."""
     facts, state = content[PART], None
     if "model" in content:
         state = {name: _tensor(array) for name, array in content["model"].items()}

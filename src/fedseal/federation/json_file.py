@@ -46,7 +46,7 @@ def no_more_than(kind: type[Any]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def read(path: Path, model: type[Model], fact: str, remedy: str) -> Model:
+def read_model(path: Path, model: type[Model], fact: str, remedy: str) -> Model:
     """A file's content.
 
     Args:

@@ -64,7 +64,7 @@ class StoredKeys:
             StorageFailure: it cannot be read or written.
         """
         if not (folder / PACT).is_file():
-            write(folder, Keyring.fresh(secure, clients), secure)
+            write_keys(folder, Keyring.fresh(secure, clients), secure)
         pact = read_pact(folder)
         if pact.secure != secure or len(pact.roster.clients) != clients:
             raise BadConfig(
@@ -88,7 +88,7 @@ class StoredKeys:
         return read_identity(self.folder / Party.of(number).key_file)
 
 
-def write(folder: Path, keys: Keyring, secure: Secure) -> None:
+def write_keys(folder: Path, keys: Keyring, secure: Secure) -> None:
     """A new folder: `pact.json` for everyone, and a key for each party, readable by the user alone.
 
     Raises:
@@ -165,4 +165,4 @@ def _pair(public: Public) -> Pair:
 def _read(path: Path, model: type[Model], what: str) -> Model:
     if not path.is_file():
         raise StorageFailure(f"there is no {what} '{path}'", "make them with: fedseal train --deploy")
-    return json_file.read(path, model, f"'{path}' is no {what}", "make new keys for all parties")
+    return json_file.read_model(path, model, f"'{path}' is no {what}", "make new keys for all parties")

@@ -8,8 +8,8 @@ from torch import nn
 
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.owners import DataOwner
-from fedseal.federation.protocol import Aggregator, Member
-from fedseal.federation.protocol.client import Client
+from fedseal.federation.protocol import AggregatorMember, Member
+from fedseal.federation.protocol.client import ClientMember
 from fedseal.federation.secure import Keyring, Pact
 from fedseal.secagg import Ledger, Party, aggregator
 
@@ -39,8 +39,8 @@ class Members:
         """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
         identity = self.keys.identity(number)
         if number in self.aggregators:
-            return Aggregator(Party.of(number).index, self.pact, identity, kept=kept, ledger=ledger)
-        return Client(
+            return AggregatorMember(Party.of(number).index, self.pact, identity, kept=kept, ledger=ledger)
+        return ClientMember(
             number,
             self.owners[number],
             self.model,

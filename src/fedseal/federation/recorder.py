@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from fedseal.errors import StorageFailure
-from fedseal.federation.checkpoint import write
+from fedseal.federation.checkpoint import write_checkpoint
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import LOG, PROTOCOLS, Ask, Call, Reply, Sum
-from fedseal.federation.protocol.base import PartyView, Reading
+from fedseal.federation.protocol.base import PartyReading, PartyView
 from fedseal.federation.secure import Keyring
-from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, ViewFile, place
+from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, ViewFile, sender_place
 from fedseal.files import write_whole
 from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
 from fedseal.secagg.errors import BadMessage
@@ -38,7 +38,7 @@ class Shelf:
 
     def model(self, round: int, state: Tensors) -> None:
         """The weights that were sent."""
-        write(self.folder / place(round) / "model.safetensors", state, {})
+        write_checkpoint(self.folder / sender_place(round) / "model.safetensors", state, {})
 
     def keep(
         self,
@@ -52,8 +52,8 @@ class Shelf:
         cohort: tuple[int, ...] = (),
     ) -> None:
         """Something that the party could read."""
-        file = f"{place(round)}/{party.removeprefix('the ').replace(' ', '-')}-{sender}.safetensors"
-        write(self.folder / file, tensors, {})
+        file = f"{sender_place(round)}/{party.removeprefix('the ').replace(' ', '-')}-{sender}.safetensors"
+        write_checkpoint(self.folder / file, tensors, {})
         self._entries.append(Entry(round, party, sender, kind, file, weight, cohort))
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Recorder:
             self._views[number] = PROTOCOLS[self._call.pact.secure.protocol].view(self._call, number, identity)
         return self._views[number]
 
-    def _keep(self, number: int, readings: Iterable[Reading]) -> None:
+    def _keep(self, number: int, readings: Iterable[PartyReading]) -> None:
         assert self._call is not None
         for client, kind, content, weight in readings:
             tensors = {TENSORS[kind]: torch.from_numpy(content)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.secagg import Identity, Party, Roster, Terms
-from fedseal.secagg.accounting import epsilon, rho
+from fedseal.secagg.accounting import rho, sum_epsilon
 
 NAMES = ("sharing", "masking", "plain")
 
@@ -132,7 +132,7 @@ class Pact:
         """What so many rounds spend of a client's privacy if `minimum` clients add their noise; None without noise."""
         if self.secure.noise is None or self.secure.minimum is None:
             return None
-        return epsilon(rounds * rho(self.terms(0, size), self.secure.minimum), delta)
+        return sum_epsilon(rounds * rho(self.terms(0, size), self.secure.minimum), delta)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedseal.errors import StorageFailure
-from fedseal.federation.json_file import JsonFile, no_more_than, read
+from fedseal.federation.json_file import JsonFile, no_more_than, read_model
 from fedseal.federation.packing import Packing
 from fedseal.secagg import VectorFormat
 from fedseal.types import LocalTraining, Update
@@ -112,7 +112,7 @@ class View:
             StorageFailure: no record, or a damaged one.
         """
         folder = Path(folder)
-        index = read(folder / INDEX, ViewFile, f"'{folder}' holds no whole record", "record one: fit(record=...)")
+        index = read_model(folder / INDEX, ViewFile, f"'{folder}' holds no whole record", "record one: fit(record=...)")
         packing = Packing(index.weights, index.buffers)
         return cls(folder, index.entries, packing, index.training, index.ring, index.defense)
 
@@ -122,7 +122,7 @@ class View:
 
     def state(self, round: int) -> dict[str, Tensor]:
         """The weights that were sent."""
-        return self._tensors(f"{place(round)}/model.safetensors")
+        return self._tensors(f"{sender_place(round)}/model.safetensors")
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -170,7 +170,7 @@ class View:
         return found
 
 
-def place(round: int) -> str:
+def sender_place(round: int) -> str:
     """The folder of a round."""
     return f"round-{round:03d}"
 

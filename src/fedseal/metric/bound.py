@@ -138,7 +138,7 @@ def concentrated(kappa: float, rho: float) -> float:
     Raises:
         BadConfig: kappa not between 0 and 1, or a rho that is not positive.
 
-    >>> round(concentrated(0.1, 0.5), 3)  # of the noise for which `gaussian` says 0.389
+    >>> round(concentrated(0.1, 0.5), 3)  # of the noise for which `gaussian_bound` says 0.389
     0.519
     """
     _share(kappa)
@@ -147,7 +147,7 @@ def concentrated(kappa: float, rho: float) -> float:
     return math.exp(-(gap**2)) if gap > 0 else 1.0
 
 
-def gaussian(kappa: float, noise: float, steps: int = 1) -> float:
+def gaussian_bound(kappa: float, noise: float, steps: int = 1) -> float:
     """Bound for Gaussian noise where the target is in every step's batch: Phi(Phi^-1(kappa) + sqrt(steps) / noise).
 
     Hayes, Mahloujifar and Balle, "Bounding training data reconstruction in DP-SGD", NeurIPS 2023, arXiv:2302.07225.
@@ -159,7 +159,7 @@ def gaussian(kappa: float, noise: float, steps: int = 1) -> float:
     Raises:
         BadConfig: kappa not between 0 and 1, noise that is not positive, or no step.
 
-    >>> [round(gaussian(0.1, noise), 3) for noise in (1, 2, 4)]
+    >>> [round(gaussian_bound(0.1, noise), 3) for noise in (1, 2, 4)]
     [0.389, 0.217, 0.151]
     """
     _checked(kappa, noise, 1.0, steps)
@@ -193,7 +193,7 @@ def subsampled(
     if steps > 1 and sample_rate < 1:
         return monte_carlo(kappa, noise, sample_rate, steps, generator=generator, draws=draws)
     # whatever the rate, the likelihood ratio of a single step grows along the target's gradient: the same half-space
-    value = (1 - sample_rate) * kappa + sample_rate * gaussian(kappa, noise, steps)
+    value = (1 - sample_rate) * kappa + sample_rate * gaussian_bound(kappa, noise, steps)
     return Estimate(value, value, value)
 
 
@@ -261,14 +261,14 @@ def simplex(candidates: int, noise: float, steps: int = 1) -> float:
     """What the best attacker reaches against equally likely candidates whose gradients form a regular simplex.
 
     Such gradients lie as far apart as the clip norm lets them; no others of this number are known to give more away
-    (the weak simplex conjecture of coding theory), and `gaussian` with kappa = 1 / candidates lies above, for two
+    (the weak simplex conjecture of coding theory), and `gaussian_bound` with kappa = 1 / candidates lies above, for two
     candidates exactly on it. A picture whose class alone is secret has them where the model holds all classes for
     equally likely.
 
     Raises:
         BadConfig: fewer than 2 candidates, noise that is not positive, or no step.
 
-    >>> [round(simplex(10, noise) / gaussian(0.1, noise), 2) for noise in (0.5, 1, 2, 4)]
+    >>> [round(simplex(10, noise) / gaussian_bound(0.1, noise), 2) for noise in (0.5, 1, 2, 4)]
     [0.92, 0.92, 0.95, 0.97]
     """
     if candidates < 2:
@@ -287,9 +287,9 @@ def simplex(candidates: int, noise: float, steps: int = 1) -> float:
     return float(quad(density, apart - 12, apart + 12, limit=400, epsabs=1e-12)[0])
 
 
-def curve(kappa: float, noises: tuple[float, ...], steps: int = 1) -> tuple[tuple[float, float], ...]:
-    """The points (noise, `gaussian` bound) of a line to draw beside measured cells."""
-    return tuple((noise, gaussian(kappa, noise, steps)) for noise in noises)
+def bound_curve(kappa: float, noises: tuple[float, ...], steps: int = 1) -> tuple[tuple[float, float], ...]:
+    """The points (noise, `gaussian_bound` bound) of a line to draw beside measured cells."""
+    return tuple((noise, gaussian_bound(kappa, noise, steps)) for noise in noises)
 
 
 def _checked(kappa: float, noise: float, sample_rate: float, steps: int) -> None:

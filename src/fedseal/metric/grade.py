@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedseal.errors import UnfitBatch
 from fedseal.metric.labels import binary, score_findings, score_labels, targets_of
-from fedseal.metric.picture import Pictures
-from fedseal.metric.rows import Rows
+from fedseal.metric.picture import PictureJudge
+from fedseal.metric.rows import RowJudge
 from fedseal.metric.scores import Baseline, Identification, LabelScore, SampleScores, Score, Scores
 from fedseal.metric.text import Sentences
 from fedseal.types import Batch, Modality, Reconstruction
@@ -43,9 +43,9 @@ class Judge(Protocol):
 
 # kind of a modality, as it describes itself -> its judge, made of the modality and the gallery
 JUDGES: Mapping[str, Callable[[Any, Tensor | None], Judge]] = {
-    "image": Pictures,
+    "image": PictureJudge,
     "text": Sentences,
-    "tabular": Rows,
+    "tabular": RowJudge,
 }
 
 
@@ -108,7 +108,7 @@ class Grader:
     @cached_property
     def judge(self) -> Judge:
         """What compares the examples; a modality of an unknown kind is judged as pictures are."""
-        return JUDGES.get(self.modality.kind, Pictures)(self.modality, self.gallery)
+        return JUDGES.get(self.modality.kind, PictureJudge)(self.modality, self.gallery)
 
     @cached_property
     def baselines(self) -> tuple[Mapping[str, tuple[Baseline, ...]], ...]:

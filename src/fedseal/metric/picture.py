@@ -17,7 +17,7 @@ from fedseal.metric.scores import Baseline, Identification, Score
 from fedseal.types import Modality
 
 
-class Pictures:
+class PictureJudge:
     """Compares pictures `(C, H, W)` in [0, 1], decoded by the modality, in float64.
 
     Args:

@@ -16,7 +16,7 @@ from fedseal.modality.tabular import Tabular
 NAMES = ("columns", "row")
 
 
-class Rows:
+class RowJudge:
     """Compares decoded rows `(columns,)`, cell by cell, within the tolerance that `metric.tabular` sets.
 
     Args:

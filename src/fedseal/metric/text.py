@@ -22,7 +22,7 @@ NAMES = (*ROUGE, "tokens", "sentence")
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
-class Tokens(Protocol):
+class TokenJudge(Protocol):
     """What is used of a text modality."""
 
     @property
@@ -94,7 +94,7 @@ class Sentences:
 
     shape: tuple[None] = (None,)
 
-    def __init__(self, modality: Tokens, gallery: Tensor | None) -> None:
+    def __init__(self, modality: TokenJudge, gallery: Tensor | None) -> None:
         if gallery is not None and (tuple(gallery.shape[1:]) != tuple(modality.shape) or len(gallery) == 0):
             raise BadConfig(f"the gallery has shape {tuple(gallery.shape)}", f"give token ids (G, {modality.shape[0]})")
         self._modality, self._gallery = modality, gallery

@@ -152,12 +152,13 @@ class Categorical:
         places = {value: place for place, value in enumerate(self.values)}
         encoded = torch.zeros(len(values), self.width)
         for row, value in enumerate(values):
-            if text(value) not in places:
+            if category_name(value) not in places:
+                strange = brief(repr(category_name(value)))
                 raise UnfitBatch(
-                    f"row {row + 1} has the unknown category {brief(repr(text(value)))} in column '{brief(self.name)}'",
+                    f"row {row + 1} has the unknown category {strange} in column '{brief(self.name)}'",
                     f"known are {some(self.values)}; leave the row out, or make the vocabulary from a table with it",
                 )
-            encoded[row, places[text(value)]] = 1.0
+            encoded[row, places[category_name(value)]] = 1.0
         return encoded
 
     def nearest(self, inputs: Tensor) -> Tensor:
@@ -183,10 +184,10 @@ class Categorical:
 Column = Continuous | Categorical
 
 
-def text(value: object) -> str:
+def category_name(value: object) -> str:
     """A category's name; a whole number has no decimals, however it is stored.
 
-    >>> text(2.0), text("a "), text(True)
+    >>> text(2.0), text("a "), category_name(True)
     ('2', 'a', 'True')
     """
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

@@ -53,7 +53,7 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load(path: str | Path, shape: tuple[int, int, int] | None = None) -> Loaded:
+def load_picture(path: str | Path, shape: tuple[int, int, int] | None = None) -> Loaded:
     """Read a picture of any kind that Pillow knows.
 
     It is turned upright, cropped to the shape's aspect ratio around the center, resized (Lanczos), laid over white
@@ -102,7 +102,7 @@ def to_png(pixels: Tensor, *, scale: int | None = 1) -> bytes:
     return _encoded(_picture(pixels, scale), "PNG")
 
 
-def save(pixels: Tensor, path: str | Path, *, scale: int | None = 1) -> None:
+def save_picture(pixels: Tensor, path: str | Path, *, scale: int | None = 1) -> None:
     """Write a picture file.
 
     Args:

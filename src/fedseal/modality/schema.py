@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedseal.errors import BadConfig, UnfitBatch, brief
-from fedseal.modality.columns import Categorical, Column, Continuous, by_size, text
+from fedseal.modality.columns import Categorical, Column, Continuous, by_size, category_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def column_of(values: pd.Series, categorical: bool = False, continuous: bool = F
             f"leave it out with drop=['{name}'], or group its values into at most {VOCABULARY} categories",
         )
     return Categorical(
-        name, tuple(dict.fromkeys(text(value) for value in sorted(values.unique().tolist(), key=by_size)))
+        name, tuple(dict.fromkeys(category_name(value) for value in sorted(values.unique().tolist(), key=by_size)))
     )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fedseal.errors import BadConfig, MissingExtra, StorageFailure, UnfitBatch, brief
-from fedseal.modality.columns import Column, by_size, some, text
+from fedseal.modality.columns import Column, by_size, category_name, some
 from fedseal.modality.schema import column_of
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch
@@ -234,8 +234,8 @@ def _without_missing(
 
 def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> tuple[tuple[str, ...], torch.Tensor]:
     """The names of the classes, and the rows' classes `(N,)`."""
-    values = [text(value) for value in frame[label].tolist()]
-    distinct = dict.fromkeys(text(value) for value in sorted(frame[label].unique().tolist(), key=by_size))
+    values = [category_name(value) for value in frame[label].tolist()]
+    distinct = dict.fromkeys(category_name(value) for value in sorted(frame[label].unique().tolist(), key=by_size))
     if known is not None:
         foreign = [name for name in distinct if name not in known]
         if foreign:

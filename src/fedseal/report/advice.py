@@ -12,10 +12,10 @@ from fedseal.audit.cost_record import Cost
 from fedseal.audit.record import Record
 from fedseal.report import words
 from fedseal.report.frontier import Frontier, Panel, Point
-from fedseal.report.kind import Kind, kind_of
+from fedseal.report.kind import ExampleKind, kind_of
 
 
-def said(frontier: Frontier) -> str:
+def advice_text(frontier: Frontier) -> str:
     """One sentence on one family."""
     known = [point for point in frontier.points if point.samples]
     name = frontier.family
@@ -83,7 +83,7 @@ def _recommended(panel: Panel, record: Record) -> str:
     )
 
 
-def _chosen(best: Sequence[Point], protecting: Sequence[Point], kind: Kind) -> str:
+def _chosen(best: Sequence[Point], protecting: Sequence[Point], kind: ExampleKind) -> str:
     """What to take, or what it cannot be told apart from, and at which cost."""
     first, *rest = best
     found = f"{_nothing(first, kind)}, at {words.points(first.lost)} of accuracy ({_trained(first)})"
@@ -133,7 +133,7 @@ def _basis(panel: Panel, record: Record) -> str:
     )
 
 
-def _nothing(point: Point, kind: Kind) -> str:
+def _nothing(point: Point, kind: ExampleKind) -> str:
     found = f"0 of {words.count(point.leaks.trials, kind.noun)} recovered and no traces"
     return f"{found} (95 % interval of the share that leaks {words.interval(point.leaks.interval)})"
 

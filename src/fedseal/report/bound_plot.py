@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from fedseal.errors import BadConfig
-from fedseal.metric.bound import BoundPoint, gaussian
-from fedseal.report.svg import NONE, Area, Attributes, curve, line, tag, text
+from fedseal.metric.bound import BoundPoint, gaussian_bound
+from fedseal.report.svg import NONE, Area, Attributes, curve, svg_line, svg_tag, svg_text
 
 AREA = Area(width=520, height=320, left=46, right=506, top=30, bottom=276)
 ROW = 18  # pixels of a line of the legend, below that
@@ -55,11 +55,11 @@ def bound_plot(cells: Sequence[BoundPoint], at: Attributes = NONE) -> Markup:
     said = "; ".join(f"{c.game}, noise {c.noise:g}: {c.success:.3f} measured, bound {c.bound.value:.3f}" for c in cells)
     box = {"class": "bound-plot", "viewBox": f"0 0 {AREA.width} {_height(cells)}", "role": "img", "font-size": "12"}
     head = [
-        tag("title", content=title),
-        tag("desc", content=said),
-        text(AREA.left, 16, title, attributes={"fill": INK}),
+        svg_tag("title", content=title),
+        svg_tag("desc", content=said),
+        svg_text(AREA.left, 16, title, attributes={"fill": INK}),
     ]
-    return tag("svg", {**at, **box}, Markup("").join([*head, *parts]))
+    return svg_tag("svg", {**at, **box}, Markup("").join([*head, *parts]))
 
 
 def _height(cells: Sequence[BoundPoint]) -> int:
@@ -88,8 +88,8 @@ def bound_sheet(pictures: Sequence[Sequence[BoundPoint]], columns: int = 2) -> s
         "width": width,
         "font-family": "Helvetica, Arial, sans-serif",
     }
-    paper = tag("rect", {"width": width, "height": height, "fill": "#fff"})
-    return str(tag("svg", box, Markup("").join([paper, *placed])) + "\n")
+    paper = svg_tag("rect", {"width": width, "height": height, "fill": "#fff"})
+    return str(svg_tag("svg", box, Markup("").join([paper, *placed])) + "\n")
 
 
 def _bound_points(cells: Sequence[BoundPoint], frame: _Frame) -> list[tuple[float, float]]:
@@ -99,7 +99,7 @@ def _bound_points(cells: Sequence[BoundPoint], frame: _Frame) -> list[tuple[floa
         return sorted({(cell.noise, cell.bound.value) for cell in cells})
     noises = [frame.x.low * (frame.x.high / frame.x.low) ** (k / 60) for k in range(61)]
     rate, kappa = one.sample_rate, one.kappa
-    return [(noise, (1 - rate) * kappa + rate * gaussian(kappa, noise, one.steps)) for noise in noises]
+    return [(noise, (1 - rate) * kappa + rate * gaussian_bound(kappa, noise, one.steps)) for noise in noises]
 
 
 class _Frame:
@@ -115,16 +115,16 @@ class _Frame:
         for probability in self.y.ticks(4):
             y = self.y(probability)
             yield AREA.across(y, {"stroke": LINE})
-            yield text(AREA.left - 6, y + 4, f"{100 * probability:.0f} %", "end", {"fill": MUTED})
+            yield svg_text(AREA.left - 6, y + 4, f"{100 * probability:.0f} %", "end", {"fill": MUTED})
         for noise in self.noises:
-            yield text(self.x(noise), AREA.bottom + 16, f"{noise:g}", "middle", {"fill": MUTED})
+            yield svg_text(self.x(noise), AREA.bottom + 16, f"{noise:g}", "middle", {"fill": MUTED})
         yield AREA.below_middle("noise multiplier", {"fill": MUTED})
 
     def level(self, probability: float, name: str) -> Markup:
         """A dashed line."""
         y = self.y(probability)
         dashes = AREA.across(y, {"stroke": MUTED, "stroke-dasharray": "4 4"})
-        return dashes + text(AREA.left + 4, y + 14, name, attributes={"fill": MUTED})
+        return dashes + svg_text(AREA.left + 4, y + 14, name, attributes={"fill": MUTED})
 
     def bound(self, points: Sequence[tuple[float, float]]) -> Markup:
         """The bound's line, named where there is room."""
@@ -133,19 +133,19 @@ class _Frame:
         noise, value = (free or points[-1:])[0]
         x, y = self.x(noise), self.y(value)
         if x + NAME < AREA.right:
-            name = text(x + 10, y - 6, "bound", attributes={"fill": INK})
+            name = svg_text(x + 10, y - 6, "bound", attributes={"fill": INK})
         else:  # a bound that stays near 1: below the line, where neither the title nor the picture's edge is
-            name = text(x, y + 16, "bound", "end", {"fill": INK})
+            name = svg_text(x, y + 16, "bound", "end", {"fill": INK})
         return curve(drawn, {"class": "bound", "fill": "none", "stroke": INK, "stroke-width": "1.6"}) + name
 
     def mark(self, cell: BoundPoint, tone: str, shift: float) -> Markup:
         """A point with its interval."""
         x, (low, high) = self.x(cell.noise) + shift, cell.interval
-        dot = tag("circle", {"cx": x, "cy": self.y(cell.success), "r": 3, "fill": tone})
-        return line(x, self.y(low), x, self.y(high), {"stroke": tone}) + dot
+        dot = svg_tag("circle", {"cx": x, "cy": self.y(cell.success), "r": 3, "fill": tone})
+        return svg_line(x, self.y(low), x, self.y(high), {"stroke": tone}) + dot
 
     def legend(self, place: int, name: str, tone: str) -> Markup:
         """A line below the picture."""
         y = AREA.height + 8 + ROW * place
-        dot = tag("circle", {"cx": AREA.left + 4, "cy": y - 4, "r": 4, "fill": tone})
-        return dot + text(AREA.left + 16, y, name, attributes={"fill": INK})
+        dot = svg_tag("circle", {"cx": AREA.left + 4, "cy": y - 4, "r": 4, "fill": tone})
+        return dot + svg_text(AREA.left + 16, y, name, attributes={"fill": INK})

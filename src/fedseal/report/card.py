@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fedseal.audit.record import Cell
 from fedseal.metric.scores import Score
 from fedseal.report import words
-from fedseal.report.examples import Said, said
+from fedseal.report.examples import Said, example_of
 from fedseal.report.kind import MEASURES, Finding, kind_of_cell
-from fedseal.report.picture import Budget, Pictures, png, thinned
+from fedseal.report.picture import Budget, ReportPictures, png, thinned
 from fedseal.report.tally import Sample, leakage, samples
 
 FINDINGS: dict[Finding, str] = {
@@ -23,7 +23,7 @@ FINDINGS: dict[Finding, str] = {
 
 
 @dataclass(frozen=True)
-class Measure:
+class CardMeasure:
     """A score beside the blind guess that is hardest to beat; shares from 0 to 100 for the bar, None without one.
 
     Args:
@@ -40,7 +40,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CardPanel:
     """One private example: original, reconstruction and scores.
 
     Args:
@@ -57,7 +57,7 @@ class Panel:
     said: Said | None
     finding: Finding
     finding_text: str
-    measures: tuple[Measure, ...]
+    measures: tuple[CardMeasure, ...]
     identification: str
     chance: str
     label: str
@@ -86,9 +86,9 @@ class Card:
     certain: int
     certificate: str
     seconds: str
-    panels: tuple[Panel, ...]
+    panels: tuple[CardPanel, ...]
     illustrated: bool
-    labels: Measure | None
+    labels: CardMeasure | None
     recovered: int
     frame_steps: tuple[int, ...]
     frames: tuple[tuple[str, ...], ...]
@@ -125,7 +125,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Share:
+class CardShare:
     """What one cell gets of the page: how many panels, whether with pictures, whether with its iterations."""
 
     panels: int
@@ -133,7 +133,9 @@ class Share:
     animated: bool
 
 
-def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, share: Share, at: str = "") -> Card:
+def make_card(
+    cell: Cell, pictures: ReportPictures | None, afford: Budget, noun: str, share: CardShare, at: str = ""
+) -> Card:
     """Lay out a cell.
 
     Args:
@@ -170,8 +172,8 @@ def make_card(cell: Cell, pictures: Pictures | None, afford: Budget, noun: str, 
 
 
 def _panel(
-    cell: Cell, sample: Sample, pictures: Pictures | None, afford: Budget, noun: str, illustrated: bool
-) -> Panel:
+    cell: Cell, sample: Sample, pictures: ReportPictures | None, afford: Budget, noun: str, illustrated: bool
+) -> CardPanel:
     scores = sample.scores
     truth = png(pictures.truth[sample.index], afford.still_side) if pictures else ""
     guess = ""
@@ -179,12 +181,12 @@ def _panel(
         guess = png(pictures.reconstruction[sample.index], afford.still_side)
     label, wrong = _label(cell, sample.index)
     identification = None if scores is None else scores.identification
-    return Panel(
+    return CardPanel(
         index=sample.index,
         title=f"{noun} {cell.key.first + sample.index}",
         truth=truth,
         guess=guess,
-        said=said(cell, sample.index) if illustrated else None,
+        said=example_of(cell, sample.index) if illustrated else None,
         finding=sample.finding,
         finding_text=FINDINGS[sample.finding],
         measures=()
@@ -201,13 +203,13 @@ def _panel(
     )
 
 
-def _measure(score: Score) -> Measure:
+def _measure(score: Score) -> CardMeasure:
     best, named = score.best_baseline, MEASURES[score.name]
 
     def share(value: float | None) -> float | None:
         return None if value is None or math.isnan(value) else round(100 * min(max(value / named.full, 0.0), 1.0), 1)
 
-    return Measure(
+    return CardMeasure(
         name=named.title,
         value=named.written(score.value),
         blind=named.written(best.value) if best else "–",
@@ -217,15 +219,15 @@ def _measure(score: Score) -> Measure:
     )
 
 
-def _labels(cell: Cell) -> Measure | None:
+def _labels(cell: Cell) -> CardMeasure | None:
     """Labels in whatever order, beside what the better blind guesser expects."""
     found = cell.label_score
     if found is None:
         return None
     if "labels" in cell.knows:
-        return Measure("Labels", "given to the attack", "", "", None, None)
+        return CardMeasure("Labels", "given to the attack", "", "", None, None)
     known = [baseline for baseline in found.baselines if baseline.value is not None]
-    return Measure(
+    return CardMeasure(
         name="Labels",
         value=f"{found.right} of {found.of}",
         blind=words.percent(found.chance),
@@ -275,7 +277,7 @@ def _numbers(values: Sequence[float], most: int = 4) -> str:
 
 
 def _frames(
-    cell: Cell, panels: Sequence[Panel], pictures: Pictures | None, afford: Budget
+    cell: Cell, panels: Sequence[CardPanel], pictures: ReportPictures | None, afford: Budget
 ) -> tuple[tuple[int, ...], tuple[tuple[str, ...], ...]]:
     """The kept iterations: their steps, and for each one the examples' pictures in the panels' order.
 

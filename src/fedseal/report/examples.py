@@ -42,7 +42,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ExampleEntry:
     """One cell of a row: the original, what the attack read, whether they agree, and its confidence; "" for none.
 
     Long names and values are shortened; the record keeps them whole.
@@ -61,7 +61,7 @@ class Said:
 
     truth: tuple[Token, ...] = ()
     guess: tuple[Token, ...] = ()
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[ExampleEntry, ...] = ()
     found: bool = False
 
     @property
@@ -70,7 +70,7 @@ class Said:
         return any(entry.confidence for entry in self.entries)
 
 
-def said(cell: Cell, index: int) -> Said | None:
+def example_of(cell: Cell, index: int) -> Said | None:
     """One example of a cell; None for what is shown as pictures."""
     content = cell.content
     return None if content is None or index >= len(content.truth) else laid_out(content, index)
@@ -179,22 +179,22 @@ def _row(rows: Rows, index: int) -> Said:
     return Said(entries=tuple(_entry(name, truth, guess) for name in truth.values), found=guess is not None)
 
 
-def _entry(name: str, truth: Row, guess: Row | None) -> Entry:
+def _entry(name: str, truth: Row, guess: Row | None) -> ExampleEntry:
     right = None if guess is None or guess.right is None else guess.right.get(name)
     surely = None if guess is None or guess.confidence is None else guess.confidence.get(name)
-    return Entry(
-        column=words.shortened(name),
-        truth=words.shortened(value(truth.values[name])),
-        guess="" if guess is None else words.shortened(value(guess.values.get(name))),
+    return ExampleEntry(
+        column=words.abbreviated(name),
+        truth=words.abbreviated(example_value(truth.values[name])),
+        guess="" if guess is None else words.abbreviated(example_value(guess.values.get(name))),
         right=right,
         confidence="" if surely is None else words.percent(surely),
     )
 
 
-def value(plain: str | float | bool | None) -> str:
+def example_value(plain: str | float | bool | None) -> str:
     """A cell's value as text.
 
-    >>> value(0.1 + 0.2), value(41.0), value(None), value("x")
+    >>> value(0.1 + 0.2), value(41.0), value(None), example_value("x")
     ('0.3', '41', '–', 'x')
     """
     if plain is None:

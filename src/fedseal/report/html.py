@@ -25,12 +25,12 @@ from fedseal.report import words
 from fedseal.report.card import Card
 from fedseal.report.examples import MARKS
 from fedseal.report.frontier import PROTECTS
-from fedseal.report.kind import Kind
+from fedseal.report.kind import ExampleKind
 from fedseal.report.plane import finding
 from fedseal.report.reproduce import Reproduction, reproduction
-from fedseal.report.table import Column, Entry, columns, row, telling
-from fedseal.report.verdict import mixed
-from fedseal.report.view import Loader, ThreatGroup, View, view
+from fedseal.report.table import Column, TableEntry, columns, row, telling_rows
+from fedseal.report.verdict import mixed_verdict
+from fedseal.report.view import Loader, ReportView, ThreatGroup, view
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Run:
     """One record laid out, as the templates take it."""
 
     record: Record
-    view: View
+    view: ReportView
     columns: tuple[Column, ...]
-    bodies: tuple[tuple[ThreatGroup, tuple[tuple[Card, tuple[Entry, ...]], ...]], ...]
+    bodies: tuple[tuple[ThreatGroup, tuple[tuple[Card, tuple[TableEntry, ...]], ...]], ...]
     again: Reproduction
 
 
@@ -92,18 +92,18 @@ def pages(
         _run(record, load, f"r{place}-" if several else "", costs(record), bounds(record))
         for place, (record, load) in enumerate(records, 1)
     ]
-    kinds: dict[str, Kind] = {run.view.kind.headline: run.view.kind for run in runs}
+    kinds: dict[str, ExampleKind] = {run.view.kind.headline: run.view.kind for run in runs}
     return _ENVIRONMENT.get_template("report.html").render(
         runs=runs,
         title=", ".join(record.header.config.case for record, _ in records),
-        whole=mixed([record for record, _ in records]) if several else None,
+        whole=mixed_verdict([record for record, _ in records]) if several else None,
         kinds=list(kinds.values()),
         island=island(tuple(card for run in runs for card in run.view.cards)),
     )
 
 
 def _run(record: Record, load: Loader, at: str, costs: Sequence[Cost], bounds: Sequence[Game]) -> Run:
-    shown, keep = view(record, load, at, costs, bounds), telling(record)
+    shown, keep = view(record, load, at, costs, bounds), telling_rows(record)
     return Run(
         record=record,
         view=shown,

@@ -51,7 +51,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class ExampleKind:
     """One kind of input.
 
     Args:
@@ -85,7 +85,7 @@ class Kind:
 def _picture(scores: SampleScores) -> Finding:
     identification = scores.identification
     best = scores.headline.best_baseline
-    measured = words.known(scores.headline.value) and best is not None
+    measured = words.was_measured(scores.headline.value) and best is not None
     if not measured and identification is None:
         return "unmeasured"
     closer = measured and (scores.headline.value or 0.0) - (best.value if best and best.value else 0.0) >= MARGIN
@@ -97,7 +97,7 @@ def _picture(scores: SampleScores) -> Finding:
 def _share(scores: SampleScores, whole: float) -> Finding:
     """Recovered from `whole` on and above the blind guess, which counts as nothing where none is known."""
     value, best = scores.headline.value, scores.headline.best_baseline
-    if value is None or not words.known(value):
+    if value is None or not words.was_measured(value):
         return "unmeasured"
     blind = 0.0 if best is None or best.value is None else best.value
     if value >= whole and value > blind:
@@ -113,7 +113,7 @@ def _row(scores: SampleScores) -> Finding:
     return _share(scores, 1.0)
 
 
-PICTURE = Kind(
+PICTURE = ExampleKind(
     noun="picture",
     headline="psnr",
     shown=("psnr", "ssim"),
@@ -143,7 +143,7 @@ PICTURE = Kind(
     ),
 )
 
-SENTENCE = Kind(
+SENTENCE = ExampleKind(
     noun="sentence",
     headline="rouge1",
     shown=("rouge1", "rouge2", "tokens"),
@@ -168,7 +168,7 @@ SENTENCE = Kind(
     ),
 )
 
-ROW = Kind(
+ROW = ExampleKind(
     noun="row",
     headline="columns",
     shown=("columns",),
@@ -195,17 +195,17 @@ ROW = Kind(
 )
 
 # kind of a modality, as it describes itself -> how the report speaks of it
-KINDS: Mapping[str, Kind] = {"image": PICTURE, "text": SENTENCE, "tabular": ROW}
-_OTHER = Kind(**{**vars(PICTURE), "noun": "example"})  # scored as pictures are, whatever it is
+KINDS: Mapping[str, ExampleKind] = {"image": PICTURE, "text": SENTENCE, "tabular": ROW}
+_OTHER = ExampleKind(**{**vars(PICTURE), "noun": "example"})  # scored as pictures are, whatever it is
 _BY_HEADLINE = {kind.headline: kind for kind in KINDS.values()}
 
 
-def kind_of(record: Record) -> Kind:
+def kind_of(record: Record) -> ExampleKind:
     """The kind of input that a record is about."""
     return KINDS.get(str(record.header.config.modality.get("kind")), _OTHER)
 
 
-def kind_of_cell(cell: Cell) -> Kind:
+def kind_of_cell(cell: Cell) -> ExampleKind:
     """The same by what the cell itself holds."""
     if cell.content is None:
         return PICTURE

@@ -32,7 +32,7 @@ class Numbers(Protocol):
         """The part at a place of the first axis."""
 
 
-class Pictures(Protocol):
+class ReportPictures(Protocol):
     """What `audit.store` gives: `(N, C, H, W)`, and frames `(F, N, C, H, W)`, in [0, 1] and in the truth's order."""
 
     @property

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from fedseal.report import words
 from fedseal.report.frontier import Frontier, Panel, Point
-from fedseal.report.kind import Kind
-from fedseal.report.svg import Area, Scale, curve, line, logarithmic, number, tag, text
+from fedseal.report.kind import ExampleKind
+from fedseal.report.svg import Area, Scale, curve, logarithmic, svg_line, svg_number, svg_tag, svg_text
 
 AREA = Area(width=860, height=430, left=62, right=710, top=18, bottom=378)
 MARK = 5.5
@@ -36,7 +36,7 @@ class _Frame:
     """Where everything of one panel stands; without costs each defense has a column of its own."""
 
     panel: Panel
-    kind: Kind
+    kind: ExampleKind
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     @property
@@ -86,11 +86,11 @@ class _Frame:
             inside = left > AREA.left and left + wide < AREA.width and AREA.top - 2 < base < AREA.bottom - 2
             if inside and not any(_meet(box, other) for other in self.taken):
                 self.taken.append(box)
-                return tag("text", {"x": left, "y": base, "class": "strength"}, name)
+                return svg_tag("text", {"x": left, "y": base, "class": "strength"}, name)
         return Markup()
 
 
-def plane(panel: Panel, kind: Kind, name: str) -> Markup:
+def plane(panel: Panel, kind: ExampleKind, name: str) -> Markup:
     """One panel as SVG.
 
     Args:
@@ -101,8 +101,8 @@ def plane(panel: Panel, kind: Kind, name: str) -> Markup:
         x, y = frame.place(point)
         frame.taken.append((x - 7, y - 7, x + 7, y + 7))
     parts = [
-        tag("title", {"id": f"{name}-title"}, title(panel, kind)),
-        tag("desc", {"id": f"{name}-desc"}, " ".join(_spoken(point, kind) for point in frame.drawn)),
+        svg_tag("title", {"id": f"{name}-title"}, title(panel, kind)),
+        svg_tag("desc", {"id": f"{name}-desc"}, " ".join(_spoken(point, kind) for point in frame.drawn)),
         *_axes(frame),
         *_blind(frame),
     ]
@@ -121,17 +121,17 @@ def plane(panel: Panel, kind: Kind, name: str) -> Markup:
         "aria-labelledby": f"{name}-title",
         "aria-describedby": f"{name}-desc",
     }
-    return tag("svg", box, Markup("").join(parts))
+    return svg_tag("svg", box, Markup("").join(parts))
 
 
-def title(panel: Panel, kind: Kind) -> str:
+def title(panel: Panel, kind: ExampleKind) -> str:
     """What the picture shows, in a sentence."""
     across = "points of accuracy lost" if panel.priced else "defenses side by side, as costs are not known,"
     where = f" ({panel.setting})" if panel.setting else ""
     return f"Median {kind.measure.phrase} of the best attacker's reconstructions against {across}{where}."
 
 
-def _spoken(point: Point, kind: Kind) -> str:
+def _spoken(point: Point, kind: ExampleKind) -> str:
     name = "No defense" if point.defense == "none" else point.defense
     lost = "" if point.lost is None or point.defense == "none" else f", {words.points(point.lost)} of accuracy lost"
     found = f"{point.rate.hits} of {point.rate.trials} recovered"
@@ -143,21 +143,21 @@ def _axes(frame: _Frame) -> Iterator[Markup]:
     for value in y.ticks(6):
         yield AREA.across(y(value), GRID)
         most = "≥ " if value == y.high and measure.full > 1 else ""
-        yield text(AREA.left - 8, y(value) + 4, most + _short(value), "end")
+        yield svg_text(AREA.left - 8, y(value) + 4, most + _short(value), "end")
     unit = measure.written(1.0).partition(" ")[2]
     head = f"Leak: median {measure.phrase}{f', {unit}' if unit else ''}"
     middle = (AREA.top + AREA.bottom) / 2
-    yield tag("text", {"transform": f"translate(14 {middle}) rotate(-90)", "text-anchor": "middle"}, head)
+    yield svg_tag("text", {"transform": f"translate(14 {middle}) rotate(-90)", "text-anchor": "middle"}, head)
     if not frame.panel.priced:
         for place, name in enumerate(frame.columns):
             room = int((AREA.right - AREA.left) / len(frame.columns) / 6.4)
             shown = name if len(name) <= room else name[: max(room - 1, 1)] + "…"
-            yield text(x(place), AREA.bottom + 18, shown, "middle")
+            yield svg_text(x(place), AREA.bottom + 18, shown, "middle")
         yield AREA.below_middle("Cost in accuracy: not known")
         return
     for value in x.ticks(8):
         yield AREA.upright(x(value), GRID)
-        yield text(x(value), AREA.bottom + 18, _short(value), "middle")
+        yield svg_text(x(value), AREA.bottom + 18, _short(value), "middle")
     yield AREA.below_middle("Cost: points of accuracy lost (the axis is logarithmic beyond 1)")
 
 
@@ -166,7 +166,7 @@ def _blind(frame: _Frame) -> Iterator[Markup]:
     if guesses:
         level = frame.y(median(guesses))
         yield AREA.across(level, {"class": "blind-line"})
-        yield text(AREA.right + 8, level + 4, "best blind guess")
+        yield svg_text(AREA.right + 8, level + 4, "best blind guess")
         frame.taken.append((AREA.left, level - 2, AREA.left + 1, level + 2))
 
 
@@ -177,21 +177,21 @@ def _family(frame: _Frame, one: Frontier) -> Markup:
 
 def _mark(frame: _Frame, point: Point, shape: str, name: str) -> Markup:
     x, y = frame.place(point)
-    parts = [tag("title", {}, _spoken(point, frame.kind))]
+    parts = [svg_tag("title", {}, _spoken(point, frame.kind))]
     if point.interval is not None:
         low, high = (frame.y(value) for value in point.interval)
-        parts.append(line(x, low, x, high, BAR))
+        parts.append(svg_line(x, low, x, high, BAR))
     if frame.panel.priced and point.defense != "none" and point.lost_interval is not None:
         low, high = (frame.x(value) for value in point.lost_interval)
-        parts.append(line(low, y, high, y, BAR))
+        parts.append(svg_line(low, y, high, y, BAR))
     worst = point.worst.scores.headline.value if point.worst is not None and point.worst.scores is not None else None
     if worst is not None and not math.isnan(worst):
         level = frame.y(worst)
-        parts.append(line(x - 5, level, x + 5, level, {"class": "worst"}))
-    turned = f"translate({number(x)} {number(y)}) scale({MARK})"
-    parts.append(tag("path", {"class": "mark", "d": shape, "transform": turned}))
+        parts.append(svg_line(x - 5, level, x + 5, level, {"class": "worst"}))
+    turned = f"translate({svg_number(x)} {svg_number(y)}) scale({MARK})"
+    parts.append(svg_tag("path", {"class": "mark", "d": shape, "transform": turned}))
     bare = " bare" if point.defense == "none" else ""
-    return tag("g", {"class": f"point {finding(point)}{bare}"}, Markup("").join([*parts, frame.label(x, y, name)]))
+    return svg_tag("g", {"class": f"point {finding(point)}{bare}"}, Markup("").join([*parts, frame.label(x, y, name)]))
 
 
 def finding(point: Point) -> str:
@@ -206,8 +206,8 @@ def _legend(shapes: Mapping[str, str]) -> Iterator[Markup]:
     for place, (family, shape) in enumerate(shapes.items()):
         y = top + 20 * place
         turned = f"translate({left} {y}) scale(5)"
-        yield tag("path", {"class": "key", "d": shape, "transform": turned})
-        yield text(left + 12, y + 4, family if len(family) <= 19 else family[:18] + "…")
+        yield svg_tag("path", {"class": "key", "d": shape, "transform": turned})
+        yield svg_text(left + 12, y + 4, family if len(family) <= 19 else family[:18] + "…")
 
 
 def _meet(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -17,14 +17,14 @@ NONE: Attributes = {}
 BENT = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # ticks on either side of 0 of an axis that is not linear
 
 
-def tag(name: str, attributes: Attributes = NONE, content: str = "") -> Markup:
+def svg_tag(name: str, attributes: Attributes = NONE, content: str = "") -> Markup:
     """An element; plain text in it is escaped, markup is not.
 
-    >>> tag("text", {"x": 1.25, "class": "a"}, "1 < 2"), tag("circle", {"r": 3})
+    >>> tag("text", {"x": 1.25, "class": "a"}, "1 < 2"), svg_tag("circle", {"r": 3})
     (Markup('<text x="1.2" class="a">1 &lt; 2</text>'), Markup('<circle r="3"/>'))
     """
     said = Markup("").join(
-        Markup(' {}="{}"').format(key, number(value) if isinstance(value, float) else value)
+        Markup(' {}="{}"').format(key, svg_number(value) if isinstance(value, float) else value)
         for key, value in attributes.items()
     )
     if not content:
@@ -32,27 +32,33 @@ def tag(name: str, attributes: Attributes = NONE, content: str = "") -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(name, said, escape(content))
 
 
-def text(x: float, y: float, words: str, anchor: str = "start", attributes: Attributes = NONE) -> Markup:
+def svg_text(x: float, y: float, words: str, anchor: str = "start", attributes: Attributes = NONE) -> Markup:
     """Words whose start, middle or end stands at a place."""
-    return tag("text", {"x": x, "y": y, "text-anchor": anchor, **attributes}, words)
+    return svg_tag("text", {"x": x, "y": y, "text-anchor": anchor, **attributes}, words)
 
 
-def line(x: float, y: float, to_x: float, to_y: float, attributes: Attributes = NONE) -> Markup:
+def svg_line(x: float, y: float, to_x: float, to_y: float, attributes: Attributes = NONE) -> Markup:
     """A straight line.
 
-    >>> line(0, 1, 0, 2.5), line(0, 1, 3, 1, {"class": "grid"})
+    >>> line(0, 1, 0, 2.5), svg_line(0, 1, 3, 1, {"class": "grid"})
     (Markup('<path d="M0 1V2.5"/>'), Markup('<path class="grid" d="M0 1H3"/>'))
     """
-    end = f"V{number(to_y)}" if x == to_x else f"H{number(to_x)}" if y == to_y else f"L{number(to_x)} {number(to_y)}"
-    return tag("path", {**attributes, "d": f"M{number(x)} {number(y)}{end}"})
+    end = (
+        f"V{svg_number(to_y)}"
+        if x == to_x
+        else f"H{svg_number(to_x)}"
+        if y == to_y
+        else f"L{svg_number(to_x)} {svg_number(to_y)}"
+    )
+    return svg_tag("path", {**attributes, "d": f"M{svg_number(x)} {svg_number(y)}{end}"})
 
 
 def curve(points: Sequence[tuple[float, float]], attributes: Attributes = NONE) -> Markup:
     """A line from point to point."""
-    return tag("path", {**attributes, "d": "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)})
+    return svg_tag("path", {**attributes, "d": "M" + "L".join(f"{svg_number(x)} {svg_number(y)}" for x, y in points)})
 
 
-def number(value: float) -> str:
+def svg_number(value: float) -> str:
     """To a tenth of a pixel."""
     return f"{value:.1f}".removesuffix(".0")
 
@@ -122,12 +128,12 @@ class Area:
 
     def across(self, y: float, attributes: Attributes = NONE) -> Markup:
         """A level line from left to right."""
-        return line(self.left, y, self.right, y, attributes)
+        return svg_line(self.left, y, self.right, y, attributes)
 
     def upright(self, x: float, attributes: Attributes = NONE) -> Markup:
         """A line from the top to the bottom."""
-        return line(x, self.top, x, self.bottom, attributes)
+        return svg_line(x, self.top, x, self.bottom, attributes)
 
     def below_middle(self, words: str, attributes: Attributes = NONE) -> Markup:
         """What the lower axis means, at the picture's lower end."""
-        return text((self.left + self.right) / 2, self.height - 10, words, "middle", attributes)
+        return svg_text((self.left + self.right) / 2, self.height - 10, words, "middle", attributes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedseal.audit.record import Cell, Record
 from fedseal.report import words
 from fedseal.report.card import FINDINGS, Card
-from fedseal.report.kind import MEASURES, Kind, kind_of, kind_of_cell
+from fedseal.report.kind import MEASURES, ExampleKind, kind_of, kind_of_cell
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """What a cell of the table says, and what it sorts by; an empty key sorts last."""
 
     text: str
     key: str
 
 
-def columns(kind: Kind) -> tuple[Column, ...]:
+def columns(kind: ExampleKind) -> tuple[Column, ...]:
     """The headings, by the kind of input."""
     names = ("Cell", "Defense", "Attack", "Seed", "Finding", "Status", "Certain")
     scores = (kind.measure.title, "Blind guess", *(MEASURES[name].title for name in kind.listed))
@@ -36,63 +36,63 @@ def columns(kind: Kind) -> tuple[Column, ...]:
     return tuple(Column(name, name not in words) for name in (*names, *scores, *ends))
 
 
-def telling(record: Record) -> tuple[bool, ...]:
+def telling_rows(record: Record) -> tuple[bool, ...]:
     """For each column whether it says something: one seed for all cells needs no column."""
     return tuple(c.name != "Seed" or len(record.header.config.seeds) > 1 for c in columns(kind_of(record)))
 
 
-def row(card: Card) -> tuple[Entry, ...]:
+def row(card: Card) -> tuple[TableEntry, ...]:
     """A card as one row, its scores averaged over the batch."""
     cell = card.cell
     examples, kind = cell.scores.samples if cell.scores else (), kind_of_cell(cell)
     identified = _share([None if s.identification is None else s.identification.hit for s in examples])
     return (
-        Entry(card.title, str(cell.key.first)),
-        Entry(cell.key.defense, cell.key.defense),
-        Entry(cell.key.attack, cell.key.attack),
-        Entry(str(cell.key.seed), str(cell.key.seed)),
-        Entry(FINDINGS[card.finding], FINDINGS[card.finding]),
-        Entry(card.status, card.status),
+        TableEntry(card.title, str(cell.key.first)),
+        TableEntry(cell.key.defense, cell.key.defense),
+        TableEntry(cell.key.attack, cell.key.attack),
+        TableEntry(str(cell.key.seed), str(cell.key.seed)),
+        TableEntry(FINDINGS[card.finding], FINDINGS[card.finding]),
+        TableEntry(card.status, card.status),
         _share([None if cell.scores is None else place < card.certain for place in range(card.examples)]),
         _mean(cell, kind.headline, blind=False),
         _mean(cell, kind.headline, blind=True),
         *(_mean(cell, name, blind=False) for name in kind.listed),
         *((identified,) if kind.gallery else ()),
         *_labels(cell),
-        Entry(words.residual(cell.residual), _key(cell.residual)),
-        Entry(f"{cell.steps:,}", str(cell.steps)),
-        Entry(card.seconds, _key(cell.seconds)),
+        TableEntry(words.unexplained(cell.residual), _key(cell.residual)),
+        TableEntry(f"{cell.steps:,}", str(cell.steps)),
+        TableEntry(card.seconds, _key(cell.seconds)),
     )
 
 
-def _mean(cell: Cell, name: str, *, blind: bool) -> Entry:
+def _mean(cell: Cell, name: str, *, blind: bool) -> TableEntry:
     """Mean of a score or of its best blind guess; a dash if any example has none."""
     scores = [sample.score(name) for sample in cell.scores.samples] if cell.scores else []
     found = [score if score is None or not blind else score.best_baseline for score in scores]
     measured = [one.value for one in found if one is not None and one.value is not None]
     mean = sum(measured) / len(measured) if measured and len(measured) == len(found) else None
-    return Entry(MEASURES[name].written(mean), _key(mean))
+    return TableEntry(MEASURES[name].written(mean), _key(mean))
 
 
-def _labels(cell: Cell) -> tuple[Entry, Entry]:
+def _labels(cell: Cell) -> tuple[TableEntry, TableEntry]:
     """Labels named in whatever order, and the share that the better blind guesser expects."""
     if "labels" in cell.knows and cell.label_score is not None:
-        return Entry("given", ""), Entry("–", "")
+        return TableEntry("given", ""), TableEntry("–", "")
     if cell.label_score is None:
-        return Entry("–", ""), Entry("–", "")
+        return TableEntry("–", ""), TableEntry("–", "")
     found = cell.label_score
-    return Entry(f"{found.right} of {found.of}", _key(found.value)), Entry(
+    return TableEntry(f"{found.right} of {found.of}", _key(found.value)), TableEntry(
         words.percent(found.chance), _key(found.chance)
     )
 
 
-def _share(hits: list[bool | None]) -> Entry:
+def _share(hits: list[bool | None]) -> TableEntry:
     measured = [hit for hit in hits if hit is not None]
     if not measured:
-        return Entry("–", "")
+        return TableEntry("–", "")
     if len(measured) == 1:
-        return Entry("yes" if measured[0] else "no", str(int(measured[0])))
-    return Entry(f"{sum(measured)} of {len(measured)}", str(sum(measured) / len(measured)))
+        return TableEntry("yes" if measured[0] else "no", str(int(measured[0])))
+    return TableEntry(f"{sum(measured)} of {len(measured)}", str(sum(measured) / len(measured)))
 
 
 def _key(value: float | None) -> str:

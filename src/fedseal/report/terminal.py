@@ -16,9 +16,9 @@ from fedseal.audit.record import Record
 from fedseal.audit.summary import Group as CellGroup
 from fedseal.audit.summary import summarize
 from fedseal.report import advice, words
-from fedseal.report.examples import Mark, Said, said
+from fedseal.report.examples import Mark, Said, example_of
 from fedseal.report.frontier import panels
-from fedseal.report.kind import Kind, kind_of
+from fedseal.report.kind import ExampleKind, kind_of
 from fedseal.report.tally import blind_guess, leading, samples, tally
 from fedseal.report.verdict import Level, verdict
 
@@ -52,7 +52,7 @@ def _defenses(record: Record, costs: Sequence[Cost]) -> list[RenderableType]:
     for panel in panels(record, costs):
         where = f", {panel.setting}" if panel.setting else ""
         parts.append(Text(f"\nWhat protects, and what it costs{where}", style="bold"))
-        parts += [Text(f"  {advice.said(frontier)}") for frontier in panel.frontiers]
+        parts += [Text(f"  {advice.advice_text(frontier)}") for frontier in panel.frontiers]
         parts.append(Text(advice.recommendation(panel, record), style="dim"))
     return parts
 
@@ -83,7 +83,7 @@ def _settings(record: Record) -> list[RenderableType]:
     return parts
 
 
-def _columns(kind: Kind) -> tuple[str, ...]:
+def _columns(kind: ExampleKind) -> tuple[str, ...]:
     seen = ("Identified",) if kind.gallery else ()
     return ("Defense", "Attack", "Recovered", "Certain", kind.measure.title, "Blind", *seen, "Labels", "Time")
 
@@ -135,7 +135,7 @@ def _worst(record: Record) -> list[RenderableType]:
         value = sample.scores.headline.value if sample.scores else None
         place = sample.cell.key.first + sample.index
         lines.append(Text(f"  {path}  example {place}, {sample.cell.key.attack}, {kind.measure.written(value)}"))
-        shown = said(sample.cell, sample.index)
+        shown = example_of(sample.cell, sample.index)
         lines += [] if shown is None else [indented(line) for line in beside(shown)]
     return lines
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fedseal.audit.record import Record
 from fedseal.report import words
-from fedseal.report.kind import Kind, kind_of
+from fedseal.report.kind import ExampleKind, kind_of
 from fedseal.report.tally import Tally, leading, tally
 
 Level = Literal["recovered", "partial", "traces", "none", "empty"]
@@ -61,7 +61,7 @@ def verdict(record: Record) -> Verdict:
     )
 
 
-def _found(tally: Tally, kind: Kind) -> str:
+def _found(tally: Tally, kind: ExampleKind) -> str:
     noun = kind.noun
     what = f"{tally.recovered} of {tally.attacked} private {noun}s"
     if tally.recovered == tally.attacked:
@@ -92,7 +92,7 @@ def _certainty(tally: Tally) -> str:
     return f"it was certain of {tally.certified} of {tally.recovered}"
 
 
-def _not_found(tally: Tally, kind: Kind) -> str:
+def _not_found(tally: Tally, kind: ExampleKind) -> str:
     noun = kind.noun
     whole = f"any of the {tally.attacked} private {noun}s" if tally.attacked > 1 else f"the private {noun}"
     parts = [
@@ -111,7 +111,7 @@ def _not_found(tally: Tally, kind: Kind) -> str:
     return _sentence("; ".join(parts))
 
 
-def _closeness(tally: Tally, examples: int, kind: Kind) -> str:
+def _closeness(tally: Tally, examples: int, kind: ExampleKind) -> str:
     """The headline score beside the blind guess's."""
     measure = kind.measure
     value = f"a {'median ' if examples > 1 else ''}{measure.phrase} of {measure.written(tally.value)}"
@@ -193,7 +193,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def mixed(records: Sequence[Record]) -> Verdict:
+def mixed_verdict(records: Sequence[Record]) -> Verdict:
     """One verdict on several audits: in how many something was recovered, and from what."""
     found = [verdict(record) for record in records]
     leaking = [kind_of(r).noun for r, v in zip(records, found, strict=True) if v.level in ("recovered", "partial")]

@@ -14,18 +14,18 @@ from fedseal.audit.summary import label_rate
 from fedseal.intervals import ENOUGH
 from fedseal.report import advice, words
 from fedseal.report.bound_plot import TONES, bound_plot
-from fedseal.report.card import Card, Panel, Share, make_card
+from fedseal.report.card import Card, CardPanel, CardShare, make_card
 from fedseal.report.examples import text_budget
 from fedseal.report.frontier import Frontier
 from fedseal.report.frontier import Panel as Measured
 from fedseal.report.frontier import panels as measured
-from fedseal.report.kind import Kind, kind_of
-from fedseal.report.picture import TWICE, Budget, Pictures, budget
+from fedseal.report.kind import ExampleKind, kind_of
+from fedseal.report.picture import TWICE, Budget, ReportPictures, budget
 from fedseal.report.plane import plane
 from fedseal.report.tally import Sample, Tally, leading, leakage, samples, tally
 from fedseal.report.verdict import Verdict, verdict
 
-Loader = Callable[[Cell], Pictures | None]
+Loader = Callable[[Cell], ReportPictures | None]
 
 SHOWN, SHOWN_HARMLESS = 6, 3  # cards that stand open where an attack found something, and where not; others fold away
 
@@ -109,7 +109,7 @@ class Bounded:
 
 
 @dataclass(frozen=True)
-class View:
+class ReportView:
     """Everything a page shows of the cells.
 
     Args:
@@ -119,7 +119,7 @@ class View:
         pictured: examples shown with pictures, and `examples` all that were attacked, each once for every cell.
     """
 
-    kind: Kind
+    kind: ExampleKind
     at: str
     verdict: Verdict
     tallies: tuple[Tally, ...]
@@ -128,7 +128,7 @@ class View:
     bounded: tuple[Bounded, ...]
     threats: tuple[ThreatGroup, ...]
     cards: tuple[Card, ...]
-    exhibits: tuple[tuple[Card, Panel], ...]
+    exhibits: tuple[tuple[Card, CardPanel], ...]
     budget: Budget
     frames_left_out: bool
     stills_reduced: bool
@@ -138,7 +138,7 @@ class View:
 
 def view(
     record: Record, pictures: Loader, at: str = "", costs: Sequence[Cost] = (), bounds: Sequence[Game] = ()
-) -> View:
+) -> ReportView:
     """Lay out a record.
 
     Args:
@@ -150,7 +150,7 @@ def view(
     kind = kind_of(record)
     cells = sorted(record.cells, key=lambda cell: max(map(leakage, samples(cell))), reverse=True)
     side, afford = _afford(record, cells)
-    shares = map(Share, afford.panels, afford.illustrated, afford.animated)
+    shares = map(CardShare, afford.panels, afford.illustrated, afford.animated)
     cards = {
         cell.key.id: make_card(
             cell,
@@ -169,7 +169,7 @@ def view(
     shown = [
         (card, panel) for card, panel in exhibits if (panel.truth and panel.guess) or (panel.said and panel.said.found)
     ]
-    return View(
+    return ReportView(
         kind=kind,
         at=at,
         verdict=verdict(record),
@@ -199,7 +199,7 @@ def _plane(panel: Measured, record: Record, name: str) -> Plane:
         panel=panel,
         picture=plane(panel, kind_of(record), name),
         recommendation=advice.recommendation(panel, record),
-        families=tuple((one, advice.said(one)) for one in panel.frontiers),
+        families=tuple((one, advice.advice_text(one)) for one in panel.frontiers),
         told=words.listing(words.attacker(threat) for threat in panel.attackers),
         untold=words.listing(words.attacker(threat) for threat in panel.left_out),
         unaware=any(point.unaware is not None for point in panel.points),
@@ -231,7 +231,7 @@ def _afford(record: Record, cells: Sequence[Cell]) -> tuple[int, Budget]:
     return side, budget([(cell.key.batch_size, channels, len(cell.frame_steps)) for cell in cells], side or 256)
 
 
-def _exhibit(sample: Sample, cards: dict[str, Card]) -> list[tuple[Card, Panel]]:
+def _exhibit(sample: Sample, cards: dict[str, Card]) -> list[tuple[Card, CardPanel]]:
     card = cards[sample.cell.key.id]
     return [(card, panel) for panel in card.panels if panel.index == sample.index]
 

@@ -165,7 +165,7 @@ def certificate(cell: Cell) -> str:
     if cell.status == "failed":
         return f"Failed: {reason or 'no reason given'}".rstrip(".") + f". Its traceback lies in {traceback(cell)}."
     if cell.status == "diverged" and cell.scores is not None:
-        return f"Not certain: diverged, replayed update differs by {residual(cell.residual)}."
+        return f"Not certain: diverged, replayed update differs by {unexplained(cell.residual)}."
     if cell.scores is None and cell.status not in (*CERTIFIED, "budget"):
         what = {"diverged": "Diverged; nothing came out", "not_applicable": "No route applies", "refused": "Refused"}
         return f"{what[cell.status]}{': ' + reason if reason else ''}".rstrip(".") + "."
@@ -179,8 +179,8 @@ def certificate(cell: Cell) -> str:
     moved = min(s for s, sure in zip(proof.sensitivity, proof.certain, strict=True) if sure and s is not None)
     rest = f"; the rest: {_why(proof)}" if certain < many else ""
     return (
-        f"{who}: {how} to {residual(proof.residual)}, and a visible change would move the update by at least "
-        f"{residual(moved)}{rest}. Assumes {proof.assumption}."
+        f"{who}: {how} to {unexplained(proof.residual)}, and a visible change would move the update by at least "
+        f"{unexplained(moved)}{rest}. Assumes {proof.assumption}."
     )
 
 
@@ -190,7 +190,7 @@ def unproved(cell: Cell) -> str:
         return "Not certain: this record is of an earlier version, which did not tell what is determined."
     if cell.residual is None:
         return "Not certain: this attacker cannot replay the update."
-    return f"Not certain: replayed update still differs by {residual(cell.residual)}."
+    return f"Not certain: replayed update still differs by {unexplained(cell.residual)}."
 
 
 def doubt(cell: Cell, index: int, noun: str) -> str:
@@ -204,7 +204,7 @@ def doubt(cell: Cell, index: int, noun: str) -> str:
     if proof is None:
         return _clause(unproved(cell))
     if not proof.residual <= proof.tolerance:
-        return f"does not explain the update, which differs by {residual(proof.residual)}"
+        return f"does not explain the update, which differs by {unexplained(proof.residual)}"
     moved = proof.sensitivity[index] if index < len(proof.sensitivity) else None
     if moved is None:
         return f"nothing was read for this {noun}"
@@ -216,7 +216,7 @@ def doubt(cell: Cell, index: int, noun: str) -> str:
 def _why(proof: CellCertificate) -> str:
     """Why examples are not certain."""
     if not proof.residual <= proof.tolerance:
-        return f"replayed update still differs by {residual(proof.residual)}"
+        return f"replayed update still differs by {unexplained(proof.residual)}"
     return proof.note.rstrip(".")
 
 
@@ -274,10 +274,10 @@ def printed(text: str) -> str:
 _JOINERS = "\u200c\u200d"  # of letters and of pictograms
 
 
-def shortened(text: str, most: int = 60) -> str:
+def abbreviated(text: str, most: int = 60) -> str:
     """The same, and of a long text the beginning and its length.
 
-    >>> shortened("a" * 5000, most=8), shortened("cook")
+    >>> shortened("a" * 5000, most=8), abbreviated("cook")
     ('aaaaaaaa… (5,000 characters)', 'cook')
     """
     return printed(brief(text, most))
@@ -289,7 +289,7 @@ def decibel(value: float | None) -> str:
     >>> decibel(31.44), decibel(None), decibel(float("inf"))
     ('31.4 dB', '–', '∞ dB')
     """
-    return f"{number(value, 1)} dB" if known(value) else "–"
+    return f"{number(value, 1)} dB" if was_measured(value) else "–"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -299,10 +299,10 @@ def number(value: float | None, digits: int = 2) -> str:
     return ("∞" if value > 0 else "−∞") if math.isinf(value) else f"{value:.{digits}f}"
 
 
-def residual(value: float | None) -> str:
+def unexplained(value: float | None) -> str:
     """A relative distance with one digit.
 
-    >>> residual(3.2e-7), residual(0.0), residual(0.25), residual(None)
+    >>> residual(3.2e-7), residual(0.0), residual(0.25), unexplained(None)
     ('3e-7', '0', '0.2', '–')
     """
     if value is None or math.isnan(value):
@@ -425,7 +425,7 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def known(value: float | None) -> bool:
+def was_measured(value: float | None) -> bool:
     """Whether a score was measured."""
     return value is not None and not math.isnan(value)
 

@@ -13,7 +13,7 @@ from fedseal.errors import BadConfig
 from fedseal.secagg.terms import Terms
 
 
-def sensitivity(terms: Terms) -> float:
+def sum_sensitivity(terms: Terms) -> float:
     """Largest Euclidean norm of what a client puts into the sum, in elements: clipped, rounded, with its metrics."""
     if terms.clip is None:
         raise BadConfig("updates without a clip have no bound", "set clip")
@@ -33,22 +33,22 @@ def rho(terms: Terms, honest: int) -> float:
     """
     if terms.noise is None or honest < 1:
         raise BadConfig("a sum without noise has no such bound", "set noise, and count the honest clients")
-    return concentrated(sensitivity(terms), terms.deviation, honest, terms.size + len(terms.metrics))
+    return concentrated_sum(sum_sensitivity(terms), terms.deviation, honest, terms.size + len(terms.metrics))
 
 
-def concentrated(sensitivity: float, deviation: float, count: int, size: int) -> float:
+def concentrated_sum(sensitivity: float, deviation: float, count: int, size: int) -> float:
     """Rho of a vector of so many entries under the sum of so many discrete Gaussians of this deviation an entry."""
     ratio = sensitivity / (math.sqrt(count) * deviation)
     far = 10 * sum(math.exp(-2 * (math.pi * deviation) ** 2 * k / (k + 1)) for k in range(1, count))
     return 0.5 * min(ratio**2 + 0.5 * far * size, (ratio + far * math.sqrt(size)) ** 2)
 
 
-def epsilon(rho: float, delta: float) -> float:
+def sum_epsilon(rho: float, delta: float) -> float:
     """The epsilon at which rho-zCDP gives (epsilon, delta)-differential privacy.
 
     Canonne, Kamath, Steinke, NeurIPS 2020, arXiv:2004.00010, proposition 12.
 
-    >>> epsilon(0.5, 1e-5) < 0.5 + 2 * math.sqrt(0.5 * math.log(1e5))
+    >>> sum_epsilon(0.5, 1e-5) < 0.5 + 2 * math.sqrt(0.5 * math.log(1e5))
     True
     """
     if not (rho > 0 and 0 < delta < 1):

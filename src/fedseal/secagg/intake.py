@@ -98,7 +98,7 @@ class Intake:
         start, end = self._layout.span(chunk)
         part = self._scratch[: end - start]
         size = wire.HEADER.size + wire.BESIDE + part.nbytes
-        self._readers[sender].open(wire.read(self._fetched(waiting, size), size), part)
+        self._readers[sender].open(wire.read_message(self._fetched(waiting, size), size), part)
         self.elements[start:end] -= part
 
     def _keep(self, raw: Buffer) -> Buffer | int:

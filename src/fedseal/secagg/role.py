@@ -49,7 +49,7 @@ class Role:
             Misbehavior, CohortTooSmall: the round ends at this party.
         """
         self._going()
-        read = wire.read(message, self._limit())
+        read = wire.read_message(message, self._limit())
         if read.terms != self.terms.digest:
             raise BadMessage("a message of another round or of other terms", "give all parties the same terms")
         if read.to != self.number:
@@ -68,7 +68,7 @@ class Role:
         return answer
 
     def _signed(self, kind: Kind, to: int, body: bytes) -> Outgoing:
-        return wire.signed(kind, self.terms.digest, self.number, to, body, self._identity)
+        return wire.signed_message(kind, self.terms.digest, self.number, to, body, self._identity)
 
     def _limit(self) -> int:
         """Bytes of the largest message of this round: a chunk, or a list of everybody's signed message."""

@@ -31,7 +31,7 @@ from fedseal.secagg.wire import ChunkReader, ChunkWriter, Kind, Message, Outgoin
 TICKET = 16  # bytes that name one contribution at all aggregators
 
 
-class Client(Role):
+class SharingClient(Role):
     """A data owner: `contribute` once."""
 
     def __init__(self, terms: Terms, number: int, identity: Identity, ledger: Ledger) -> None:
@@ -71,7 +71,7 @@ class Client(Role):
             yield writer.chunk(elements)
 
 
-class Aggregator(Role):
+class SharingAggregator(Role):
     """Holds shares, agrees with the others on whose are added, and sends their sum to the owner.
 
     `receive` clients' messages, `close_intake` when their time is up, `receive` the others' until `agreed`, `open`.
@@ -104,7 +104,7 @@ class Aggregator(Role):
         complete = self._intake.complete if self._place == 0 else sorted(self._seeds)
         roll = {client: self._tickets[client] for client in complete}
         self._rolls[self.number] = roll
-        body = wire.number(len(roll)) + b"".join(wire.party(client) + ticket for client, ticket in roll.items())
+        body = wire.wire_number(len(roll)) + b"".join(wire.party(client) + ticket for client, ticket in roll.items())
         return [self._signed(Kind.ROLL, to, body) for to in self._others()] + self._counted()
 
     def open(self) -> Iterator[Outgoing]:
@@ -169,7 +169,7 @@ class Aggregator(Role):
                     "nothing is opened; start another round",
                 )
             self.cohort = tuple(both)
-            statement = agreement(self.terms, self.cohort)
+            statement = cohort_statement(self.terms, self.cohort)
             self._agreements[self.number] = self._identity.sign(statement)
             for sender in self._agreements.keys() - {self.number}:
                 self._check(sender, statement)
@@ -184,7 +184,7 @@ class Aggregator(Role):
             raise Misbehavior(f"{Party.of(message.sender)} signed two cohorts", "replace it, and start anew")
         self._agreements[message.sender] = bytes(message.body[KEY:])
         if self.cohort is not None:
-            self._check(message.sender, agreement(self.terms, self.cohort))
+            self._check(message.sender, cohort_statement(self.terms, self.cohort))
         return []
 
     def _check(self, sender: int, statement: bytes) -> None:
@@ -272,7 +272,7 @@ class Owner(Role):
         if (cohort, agreements) != (self._cohort, self._agreements):
             for index, public in enumerate(everybody):
                 signature = agreements[index * SIGNATURE : (index + 1) * SIGNATURE]
-                public.verify(signature, agreement(self.terms, cohort))
+                public.verify(signature, cohort_statement(self.terms, cohort))
         if len(cohort) < self.terms.minimum or (self._cohort or cohort) != cohort:
             raise Misbehavior(f"the aggregators agreed on two cohorts, or on {len(cohort)} clients", "start anew")
         self._intake.announce(message.sender, key)
@@ -284,6 +284,6 @@ class Owner(Role):
         return []
 
 
-def agreement(terms: Terms, cohort: tuple[int, ...]) -> bytes:
+def cohort_statement(terms: Terms, cohort: tuple[int, ...]) -> bytes:
     """What an aggregator signs."""
     return b"fedseal cohort 1" + terms.digest + wire.parties(cohort)

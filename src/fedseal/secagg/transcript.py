@@ -54,7 +54,7 @@ class Transcript:
         Raises:
             BadMessage: it was changed, or is none of this round's.
         """
-        message = wire.read(raw, ANY_LENGTH)
+        message = wire.read_message(raw, ANY_LENGTH)
         if message.kind in (Kind.SHARE, Kind.MASKED):
             return self._announced(message)
         if message.kind is Kind.CHUNK and message.sender in self._readers.keys() - self._taken_off:

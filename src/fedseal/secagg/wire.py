@@ -69,13 +69,13 @@ class Message(NamedTuple):
         sender.verify(raw[-SIGNATURE:], raw[:-SIGNATURE])
 
 
-def signed(kind: Kind, terms: bytes, sender: int, to: int, body: bytes, identity: Identity) -> Outgoing:
+def signed_message(kind: Kind, terms: bytes, sender: int, to: int, body: bytes, identity: Identity) -> Outgoing:
     """A message with its signature."""
     data = HEADER.pack(MAGIC, VERSION, kind, terms, sender, to, len(body) + SIGNATURE) + body
     return Outgoing(to, data + identity.sign(data))
 
 
-def read(raw: Buffer, limit: int) -> Message:
+def read_message(raw: Buffer, limit: int) -> Message:
     """The header and the place of the body.
 
     Args:
@@ -107,7 +107,7 @@ def read(raw: Buffer, limit: int) -> Message:
 class Reader:
     """Takes a body apart, strictly: every byte is asked for once, and none is left.
 
-    >>> Reader(b"\\x05\\x00\\x00\\x00").number()
+    >>> Reader(b"\\x05\\x00\\x00\\x00").wire_number()
     5
     """
 
@@ -143,7 +143,7 @@ class Reader:
             raise BadMessage(f"a message with {len(self._body) - self._at} bytes too many", RESEND)
 
 
-def number(value: int) -> bytes:
+def wire_number(value: int) -> bytes:
     """4 bytes."""
     return NUMBER.pack(value)
 
@@ -170,7 +170,7 @@ class ChunkWriter:
         """The next chunk, sealed in its place in the message."""
         data = memoryview(elements).cast("B")  # type: ignore[arg-type]
         header = HEADER.pack(MAGIC, VERSION, Kind.CHUNK, self._terms, self._sender, self._to, BESIDE + len(data))
-        header += number(self._next)
+        header += wire_number(self._next)
         self._next += 1
         message = bytearray(len(header) + len(data) + TAG)
         message[: len(header)] = header
@@ -211,4 +211,4 @@ def stream_context(terms: bytes, sender: int, to: int) -> bytes:
 def parties(values: Iterable[int]) -> bytes:
     """A list of parties: its length, and 8 bytes each."""
     values = list(values)
-    return number(len(values)) + b"".join(map(party, values))
+    return wire_number(len(values)) + b"".join(map(party, values))

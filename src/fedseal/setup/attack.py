@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedseal import defense as defenses
 from fedseal.audit import Case
 from fedseal.audit.recording import at
-from fedseal.captured import read
+from fedseal.captured import read_tensors
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
 from fedseal.message import fit_state
@@ -21,8 +21,8 @@ from fedseal.modality.table import Missing
 from fedseal.setup import models
 from fedseal.setup.data import images
 from fedseal.setup.data.dataset import Dataset
-from fedseal.setup.data.load import load
-from fedseal.setup.data.sentences import read_sentences, sentences
+from fedseal.setup.data.load import load_data
+from fedseal.setup.data.sentences import sentence_data, sentence_lines
 from fedseal.setup.data.tables import table
 from fedseal.setup.training import EXAMPLE, training
 from fedseal.threat import preset
@@ -118,7 +118,7 @@ def _rows(spec: AttackSpec, path: Path) -> Target:
     if not isinstance(spec.label, str):
         raise BadConfig("--table is given without the column of the class", "name it: --label COLUMN")
     data = table(path, label=spec.label, missing=spec.missing)
-    model = models.build(spec.model, shape=data.shape, classes=data.classes, seed=spec.seed).to(spec.device)
+    model = models.build_model(spec.model, shape=data.shape, classes=data.classes, seed=spec.seed).to(spec.device)
     return _target(spec, model, data, "rows")
 
 
@@ -130,7 +130,7 @@ def _sentences(spec: AttackSpec) -> Target:
     if spec.text and spec.batch is not None:
         raise BadConfig("--batch is of a file or of pictures", "give --text once for every sentence of the batch")
     lines, title = _lines(spec)
-    data = sentences(model, text, lines, label=spec.label, seed=spec.seed, title=title)
+    data = sentence_data(model, text, lines, label=spec.label, seed=spec.seed, title=title)
     notes = data.notes + _wide(model, text, data)
     part = replace(spec, index=0, batch=len(lines))
     return replace(_simulated(part, model, text, data), title=title, notes=notes)
@@ -150,7 +150,7 @@ def _lines(spec: AttackSpec) -> tuple[list[str], str]:
         return list(spec.text), "text"
     if spec.text_file is None:
         raise BadConfig(f"the model '{spec.model}' reads sentences, and none is given", "give --text or --text-file")
-    lines = read_sentences(spec.text_file)
+    lines = sentence_lines(spec.text_file)
     first, count = spec.index or 0, spec.batch or 1
     if first + count > len(lines):
         raise BadConfig(
@@ -168,8 +168,8 @@ def _pictures(spec: AttackSpec) -> Target:
     data = _no_pictures(spec) if spec.update is not None else _picture_data(spec, spec.label)
     classes = data.classes
     if spec.update is not None:
-        classes = models.outputs_in(spec.model, read(spec.update)[0], shape=data.shape, classes=classes)
-    model = models.build(spec.model, shape=data.shape, classes=classes, seed=spec.seed).to(spec.device)
+        classes = models.outputs_in(spec.model, read_tensors(spec.update)[0], shape=data.shape, classes=classes)
+    model = models.build_model(spec.model, shape=data.shape, classes=classes, seed=spec.seed).to(spec.device)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UnfitModel(f"the model '{spec.model}' has no trainable parameters", "unfreeze some, or name another")
     _try_out(model, data, spec)
@@ -188,7 +188,7 @@ def _picture_data(spec: AttackSpec, label: int | None) -> Dataset:
     if spec.image is None:
         if not (bundled or Path(spec.data).exists()):
             raise UnknownName("data set", spec.data, [*images.BUNDLED, "a folder, .npz or .tfrecord file"])
-        data = load(spec.data, size=spec.shape or spec.size, mean=spec.mean, std=spec.std)
+        data = load_data(spec.data, size=spec.shape or spec.size, mean=spec.mean, std=spec.std)
     else:
         image = Image(images.shape_of(spec.data, spec.shape or spec.size), spec.mean, spec.std)
         data = images.single(spec.image, image, label, images.BUNDLED[spec.data][1] if bundled else 2)
@@ -260,7 +260,7 @@ def _simulated(spec: AttackSpec, model: nn.Module, modality: Modality, data: Dat
 
 def _captured(spec: AttackSpec, path: Path, model: nn.Module, modality: Modality) -> Target:
     if spec.before is not None:
-        model = at(model, fit_state(model, read(spec.before)[0]))
+        model = at(model, fit_state(model, read_tensors(spec.before)[0]))
     update = Update.load(path, spec.kind, state_of(model) if spec.kind == "weights" else None)
     if spec.training is not None:
         ran = training(spec.training, spec.mode)

@@ -40,7 +40,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedseal.audit.case import Case
-from fedseal.audit.cost import Cost, Plan, check_accuracy, measure_case
+from fedseal.audit.cost import Cost, CostPlan, check_accuracy, measure_case
 from fedseal.audit.executor import Engine
 from fedseal.audit.record import Record
 from fedseal.audit.runner import CellProgress, run
@@ -50,8 +50,8 @@ from fedseal.modality.table import Missing
 from fedseal.setup import models
 from fedseal.setup.data.dataset import Dataset
 from fedseal.setup.data.images import shape_of
-from fedseal.setup.data.load import TABLES, load
-from fedseal.setup.data.sentences import read_sentences, sentences
+from fedseal.setup.data.load import TABLES, load_data
+from fedseal.setup.data.sentences import sentence_data, sentence_lines
 from fedseal.setup.data.tables import table
 from fedseal.setup.factory import build_object
 from fedseal.setup.training import TrainingSpec
@@ -98,19 +98,19 @@ class Model(_Strict, frozen=True):
     options: dict[str, object] = Field(default_factory=dict)
 
 
-class CostPlan(_Strict, frozen=True):
+class CostSpec(_Strict, frozen=True):
     """How costs are measured; see `audit.cost.Plan`."""
 
-    rounds: int = Plan.rounds
-    clients: int = Plan.clients
+    rounds: int = CostPlan.rounds
+    clients: int = CostPlan.clients
     lr: float | None = None
     batch_size: int | None = None
-    seeds: tuple[int, ...] = Plan.seeds
-    test_share: float = Plan.test_share
+    seeds: tuple[int, ...] = CostPlan.seeds
+    test_share: float = CostPlan.test_share
 
-    def resolved(self) -> Plan:
+    def resolved(self) -> CostPlan:
         """As a value."""
-        return Plan(**{name: getattr(self, name) for name in type(self).model_fields})
+        return CostPlan(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class AuditFile(_Strict, Arguments, frozen=True):
@@ -126,7 +126,7 @@ class AuditFile(_Strict, Arguments, frozen=True):
     size: int | tuple[int, int, int] | None = None
     training: TrainingSpec = TrainingSpec()
     normalization: Normalization | None = None
-    cost: CostPlan | None = None
+    cost: CostSpec | None = None
     out: str | None = None
 
     @model_validator(mode="before")
@@ -169,7 +169,7 @@ class Setup(Arguments):
     out: str
     given: dict[str, object] | None = None
     notes: tuple[str, ...] = ()
-    cost: Plan | None = None
+    cost: CostPlan | None = None
 
     def run(
         self,
@@ -260,7 +260,7 @@ def _explained(path: str | Path, error: ValidationError) -> BadConfig:
             "training": TrainingSpec,
             "normalization": Normalization,
             "model": Model,
-            "cost": CostPlan,
+            "cost": CostSpec,
         }
         known = sorted((tables[spots[0]] if len(spots) > 1 else AuditFile).model_fields)
         near = difflib.get_close_matches(spots[-1], known, n=1)
@@ -303,8 +303,8 @@ def _written(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
     if asked.options:
         raise BadConfig("the options of a language model cannot be set here", "name package.module:function instead")
     model, text = models.language_model(asked.name)
-    lines = read_sentences(file.text) if isinstance(file.text, str) else list(file.text or ())
-    data = sentences(model, text, lines, label=file.label)
+    lines = sentence_lines(file.text) if isinstance(file.text, str) else list(file.text or ())
+    data = sentence_data(model, text, lines, label=file.label)
     where = Path(file.text).name if isinstance(file.text, str) else "sentences"
     name = f"{models.short(asked.name)} on {where}"
     return Case(model, data.batch, file.training.resolved(), modality=text, name=name), data.notes
@@ -314,7 +314,7 @@ def _read(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
     """Pictures or rows, and a model that fits them."""
     data, source = _data(file), file.table or file.data
     asked = _model(file, LENET if file.table is None else PERCEPTRON)
-    model = models.build(asked.name, shape=data.shape, classes=data.classes, options=asked.options)
+    model = models.build_model(asked.name, shape=data.shape, classes=data.classes, options=asked.options)
     name = f"{models.short(asked.name)} on {source if file.table is None else Path(source).name}"
     return Case(model, data.batch, file.training.resolved(), modality=data.modality, name=name), data.notes
 
@@ -326,7 +326,7 @@ def _data(file: AuditFile) -> Dataset:
             raise BadConfig("'table' is given without the column of the class", "add label: COLUMN")
         return table(Path(file.table), label=label, missing=file.missing)
     mean, std = _normalization(file, file.data)
-    return load(file.data, size=file.size, mean=mean, std=std, label=label, missing=file.missing, what="size")
+    return load_data(file.data, size=file.size, mean=mean, std=std, label=label, missing=file.missing, what="size")
 
 
 def _model(file: AuditFile, usual: str) -> Model:

@@ -12,7 +12,7 @@ import torch
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
 from fedseal.setup.data.images import BUNDLED
 from fedseal.setup.data.load import TABLES
-from fedseal.setup.federation import FederationSpec, Shares
+from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class PartySpec:
         assert self.own is not None
         return self.own if self.own in BUNDLED else str(place.folder.resolve() / self.own)
 
-    def _dealt(self) -> Shares:
+    def _dealt(self) -> OwnersData:
         assert self.bundled is not None
         return replace(self.plan, data=(self.bundled,), owners=self.owners).read()
 
@@ -133,10 +133,10 @@ class Drawn:
         federation = self.federation
         federation.members()  # complains of figures that do not fit together
         facts = {number: training.plain() for number, training in self.trainings.items()}
-        deployment.write(folder, federation.secure, len(federation.data_owners), facts, hosts=hosts, port=port)
+        deployment.write_folders(folder, federation.secure, len(federation.data_owners), facts, hosts=hosts, port=port)
 
 
-def drawn(
+def deployment_of(
     plan: FederationSpec, *, rounds: int, evaluate_every: int, timeout: float, classes: int | None, examples: int | None
 ) -> Drawn:
     """The deployment of a plan.
@@ -148,7 +148,7 @@ def drawn(
     Raises:
         BadConfig: data that cannot be dealt out to hosts, or data elsewhere of which too little is said.
     """
-    from fedseal.federation.deployment import numbers
+    from fedseal.federation.deployment import party_numbers
 
     bundled = plan.data[0] if len(plan.data) == 1 else None
     _check_named(plan, bundled)
@@ -171,7 +171,7 @@ def drawn(
         bundled=bundled,
     )
     aggregators = federation.secure.parties_who_add
-    model_owner, *nodes = numbers(count, aggregators)
+    model_owner, *nodes = party_numbers(count, aggregators)
     parts = dict.fromkeys((model_owner, *nodes), common)
     if bundled is None:
         parts |= {number: replace(common, own=_place(name)) for number, name in enumerate(plan.data)}
@@ -194,7 +194,7 @@ def _check_named(plan: FederationSpec, bundled: str | None) -> None:
             )
 
 
-def _elsewhere(plan: FederationSpec, classes: int | None, examples: int | None) -> tuple[Shares, Federation]:
+def _elsewhere(plan: FederationSpec, classes: int | None, examples: int | None) -> tuple[OwnersData, Federation]:
     from fedseal.federation.owners import DataOwner
 
     missing = [
@@ -226,9 +226,9 @@ def _place(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _stand_in(shape: Sequence[int], classes: int) -> Shares:
+def _stand_in(shape: Sequence[int], classes: int) -> OwnersData:
     """One example that has the shape and the last class, from which a model can be made that fits all."""
-    return Shares((Batch(torch.zeros(1, *shape), torch.tensor([classes - 1])),), None, classes)
+    return OwnersData((Batch(torch.zeros(1, *shape), torch.tensor([classes - 1])),), None, classes)
 
 
 class _Absent:

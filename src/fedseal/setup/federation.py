@@ -15,7 +15,7 @@ from fedseal.federation.owners import DataOwner, Local, ModelOwner, gradient_ste
 from fedseal.federation.secure import Secure
 from fedseal.setup import models
 from fedseal.setup.data.dataset import Dataset, digest
-from fedseal.setup.data.load import load
+from fedseal.setup.data.load import load_data
 from fedseal.types import Batch, Modality
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LOCAL_RATE, GRADIENT_RATE = 0.1, 0.5
 
 
 @dataclass(frozen=True)
-class Shares:
+class OwnersData:
     """Each owner's examples and those for validation.
 
     Args:
@@ -119,7 +119,7 @@ class FederationSpec:
             bits=self.bits,
         )
 
-    def read(self) -> Shares:
+    def read(self) -> OwnersData:
         """All owners' examples, and those for validation.
 
         Raises:
@@ -134,7 +134,7 @@ class FederationSpec:
         if not others:
             if held is None:
                 whole, held = shares.held_out(whole, self.validation_split, generator)
-            parts = shares.split(whole, self.owners or 10, self.split, generator)
+            parts = shares.split_among(whole, self.owners or 10, self.split, generator)
         else:
             if self.owners not in (None, len(self.data)):
                 raise BadConfig(
@@ -144,7 +144,7 @@ class FederationSpec:
         shapes = sorted({tuple(part.inputs.shape[1:]) for part in (*parts, *([held] if held else []))})
         if len(shapes) > 1:
             raise BadConfig(f"the owners' examples have the shapes {shapes}", "give all of one shape")
-        return Shares(tuple(parts), held, max(one.classes for one in (first, *others)), first.modality)
+        return OwnersData(tuple(parts), held, max(one.classes for one in (first, *others)), first.modality)
 
     def read_one(self, name: str, *, like: Dataset | None = None) -> Dataset:
         """One owner's examples, whole and in their order.
@@ -152,19 +152,19 @@ class FederationSpec:
         Args:
             like: the first owner's, as which tables are encoded.
         """
-        return load(name, size=self.sizes, label=self.label, like=like)
+        return load_data(name, size=self.sizes, label=self.label, like=like)
 
-    def model_owner(self, found: Shares) -> ModelOwner:
+    def model_owner(self, found: OwnersData) -> ModelOwner:
         """The model owner of such data.
 
         Raises:
             UnknownName, BadConfig: no such model, or a learning rate that is none.
         """
         rate = self.rule[1] if self.learning_rate is None else self.learning_rate
-        model = models.build(self.model, shape=found.shape, classes=found.classes, seed=self.seed)
+        model = models.build_model(self.model, shape=found.shape, classes=found.classes, seed=self.seed)
         return ModelOwner(model, validation=found.validation, learning_rate=rate)
 
-    def federation(self, found: Shares) -> Federation:
+    def federation(self, found: OwnersData) -> Federation:
         """All parties with their data, on one machine."""
         owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
         return self.of(self.model_owner(found), owners, self.secure)

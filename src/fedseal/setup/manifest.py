@@ -16,13 +16,13 @@ from fedseal.federation.protocol.client import draw_seed
 from fedseal.files import make_folder, write_whole
 from fedseal.setup.data.images import BUNDLED
 from fedseal.setup.factory import build_object
-from fedseal.setup.federation import FederationSpec, Shares
+from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch, Modality
 
 FILE = "asked.json"
 
 
-def keep(folder: Path, plan: FederationSpec, found: Shares) -> None:
+def keep(folder: Path, plan: FederationSpec, found: OwnersData) -> None:
     """Write a plan beside a record, with what tells these examples from others.
 
     Raises:
@@ -62,7 +62,7 @@ class Known:
         return rule.drawn(data, torch.Generator().manual_seed(draw_seed(self.seed, round, owner)))
 
 
-def known(folder: Path, federation: str | None) -> Known | None:
+def known_federation(folder: Path, federation: str | None) -> Known | None:
     """What "package.module:function" says, which returns the `Federation`, or what `fedseal train` left in the folder.
 
     Raises:

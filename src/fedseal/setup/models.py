@@ -16,7 +16,7 @@ ZOO = "zoo:"
 WIDTHS = (100, 100)  # of a perceptron for rows that nobody describes: TabLeak's
 
 
-def build(
+def build_model(
     name: str,
     *,
     shape: Sequence[int],
@@ -37,7 +37,7 @@ def build(
         UnknownName: no such model, or option.
         BadConfig: an option that means nothing, or a model of pictures for rows.
 
-    >>> build("zoo:mlp:widths=[8]", shape=(4,), classes=3)[-1]
+    >>> build_model("zoo:mlp:widths=[8]", shape=(4,), classes=3)[-1]
     Linear(in_features=8, out_features=3, bias=True)
     """
     if not name.startswith(ZOO):
@@ -75,7 +75,7 @@ def outputs_in(name: str, tensors: Mapping[str, Tensor], *, shape: Sequence[int]
     """
     if not name.startswith(ZOO):
         return classes
-    *_, last = build(name, shape=shape, classes=classes).state_dict()
+    *_, last = build_model(name, shape=shape, classes=classes).state_dict()
     found = [tensor for key, tensor in tensors.items() if f".{key}".endswith(f".{last}") and tensor.ndim]
     return len(found[0]) if len(found) == 1 else classes
 

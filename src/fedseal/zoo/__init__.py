@@ -3,7 +3,7 @@
 from fedseal.zoo.language import TEXT_MODELS, bpe, gpt2, minilm, sentences, text_batch, text_models, tiny_bert
 from fedseal.zoo.models import MODELS, build, convnet, lenet, mlp, resnet, vit
 from fedseal.zoo.pictures import fashion_mnist, gallery, photos
-from fedseal.zoo.prior import held_out, language_prior
+from fedseal.zoo.prior import held_out_sentences, language_prior
 from fedseal.zoo.tables import TABLES, breast_cancer, diabetes, fair, wine
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "fashion_mnist",
     "gallery",
     "gpt2",
-    "held_out",
+    "held_out_sentences",
     "language_prior",
     "lenet",
     "minilm",

@@ -37,10 +37,10 @@ class LanguagePrior:
             return _surprise(self.model, ids.to(device)).to(ids.device)
 
 
-def held_out(count: int, *, seed: int = 0, words: tuple[int, int] = (6, 14)) -> list[str]:
+def held_out_sentences(count: int, *, seed: int = 0, words: tuple[int, int] = (6, 14)) -> list[str]:
     """Sentences for clients, on which `language_prior` is not trained; arguments as of `sentences`.
 
-    >>> len(held_out(2))
+    >>> len(held_out_sentences(2))
     2
     """
     found = [line for line in sentences(seed=seed, words=words) if _is_held(line)]

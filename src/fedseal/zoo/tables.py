@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Rows(NamedTuple):
+class ZooRows(NamedTuple):
     """Encoded rows with labels, in an order drawn once, so that any prefix is a sample; and their schema."""
 
     batch: Batch
     modality: Tabular
 
 
-def breast_cancer() -> Rows:
+def breast_cancer() -> ZooRows:
     """569 tumors, 30 measurements each, malignant (0) or benign (1) (Wolberg, Street and Mangasarian 1993).
 
     >>> batch, table = breast_cancer()
@@ -34,7 +34,7 @@ def breast_cancer() -> Rows:
     return _rows("breast_cancer")
 
 
-def wine() -> Rows:
+def wine() -> ZooRows:
     """178 wines of three growers, 13 measurements each (Forina et al. 1988).
 
     >>> batch, table = wine()
@@ -44,7 +44,7 @@ def wine() -> Rows:
     return _rows("wine")
 
 
-def diabetes() -> Rows:
+def diabetes() -> ZooRows:
     """442 patients: age, sex and 8 measurements; the class is whether the disease went on faster than at the median.
 
     Efron, Hastie, Johnstone and Tibshirani, Annals of Statistics 2004.
@@ -56,7 +56,7 @@ def diabetes() -> Rows:
     return _rows("diabetes")
 
 
-def fair() -> Rows:
+def fair() -> ZooRows:
     """6366 women's answers on their marriage, 5 of 8 columns categorical; the class is whether they had an affair.
 
     Fair, Journal of Political Economy 1978.
@@ -68,13 +68,13 @@ def fair() -> Rows:
     return _rows("fair")
 
 
-TABLES: dict[str, Callable[[], Rows]] = {f.__name__: f for f in (breast_cancer, diabetes, fair, wine)}
+TABLES: dict[str, Callable[[], ZooRows]] = {f.__name__: f for f in (breast_cancer, diabetes, fair, wine)}
 
 
-def _rows(name: str) -> Rows:
+def _rows(name: str) -> ZooRows:
     table = _table(name)
     order = torch.randperm(len(table.batch), generator=torch.Generator().manual_seed(0))
-    return Rows(Batch(table.batch.inputs[order], table.batch.labels[order]), table.modality)
+    return ZooRows(Batch(table.batch.inputs[order], table.batch.labels[order]), table.modality)
 
 
 @functools.cache

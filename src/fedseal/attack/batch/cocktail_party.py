@@ -129,12 +129,12 @@ def unmix(
     return Unmixed(inputs, deltas.T, objective)
 
 
-def fitted(inputs: Tensor, low: float, high: float) -> Tensor:
+def box_filled(inputs: Tensor, low: float, high: float) -> Tensor:
     """Inputs `(b, n)` of which those that leave the box far are given the sign and size by which they fill it.
 
     A picture that fits, but for a few outliers, is left as it is: only where the bias gradient misled is scale unsure.
 
-    >>> fitted(torch.tensor([[0.2, 0.9], [-8.0, -2.0]]), 0.0, 1.0)
+    >>> box_filled(torch.tensor([[0.2, 0.9], [-8.0, -2.0]]), 0.0, 1.0)
     tensor([[0.2000, 0.9000],
             [1.0000, 0.2500]])
     """
@@ -218,7 +218,7 @@ class CocktailParty(Route):
         rows = found.inputs
         if before is None or before.groups is None:
             low, high = entered_range(evidence)
-            rows = fitted(rows, float(low.min()), float(high.max()))
+            rows = box_filled(rows, float(low.min()), float(high.max()))
         undone = evidence.undo(rows, tolerance=None if count == 1 else BLUR)
         inputs = modality.project(undone.inputs).to(observation.like)
         labels = None

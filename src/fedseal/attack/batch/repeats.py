@@ -60,11 +60,11 @@ class Repeated(Route):
             return refused(self.name, obstacle, started)
         inputs = read_row(evidence).inputs.to(evidence.observation.like)
         one = Reconstruction(inputs, None, Outcome("budget", self.name, None, 0, 0.0))
-        found = completed(evidence, one, generator)
+        found = with_repeats(evidence, one, generator)
         return found or refused(self.name, "one example repeated does not explain the update: a mixture shows", started)
 
 
-def completed(evidence: Evidence, found: Reconstruction, generator: torch.Generator) -> Reconstruction | None:
+def with_repeats(evidence: Evidence, found: Reconstruction, generator: torch.Generator) -> Reconstruction | None:
     """The reconstruction with examples repeated so that as many as are known to have made the update explain it; None
     where none are missing, or no repetition explains it.
     """

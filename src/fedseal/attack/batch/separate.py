@@ -51,7 +51,7 @@ class Separation(Route):
         """Why this route does not apply, None if it does."""
         if evidence.observation.training is None:
             return f"it needs the local training, which the threat model '{evidence.observation.threat}' withholds"
-        return separation.obstacle(evidence)
+        return separation.separation_obstacle(evidence)
 
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedseal.attack.base import better, refused
-from fedseal.attack.equations.disaggregate import Diagnostics, Disaggregated, disaggregate, obstacle
+from fedseal.attack.equations.disaggregate import Diagnostics, Disaggregated, disaggregate, disaggregation_obstacle
 from fedseal.attack.equations.rivals import told_apart
 from fedseal.attack.equations.targets import targets_by_signal
 from fedseal.attack.evidence.evidence import Evidence
@@ -55,7 +55,7 @@ class Spear(Route):
         assert layer is not None
         gradient = evidence.gradient(layer.weight)
         assert gradient is not None
-        return obstacle(gradient, noise=evidence.noise(layer.weight), count=update.num_examples)
+        return disaggregation_obstacle(gradient, noise=evidence.noise(layer.weight), count=update.num_examples)
 
     def read(
         self, evidence: Evidence, *, generator: torch.Generator, progress: ProgressCallback | None = None

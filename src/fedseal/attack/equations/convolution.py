@@ -196,7 +196,9 @@ def conv_equations(
     )
 
 
-def solve(equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 30) -> Solution:
+def solve_convolution(
+    equations: ConvEquations, *, generator: torch.Generator, probes: int = 16, iterations: int = 30
+) -> Solution:
     """The posterior mean by preconditioned conjugate gradients, and its error from that many probes (0: no error)."""
     shape = (equations.count, *equations.conv.in_shape)
     sides = equations.right_hand_side()

@@ -121,10 +121,12 @@ def disaggregate(
     return Disaggregated(inputs, spread, Diagnostics(factors.rank, len(chosen), candidates, used, zeros, value, None))
 
 
-def obstacle(weight_gradient: Tensor, *, count: int | None = None, noise: Tensor | None = None) -> str | None:
+def disaggregation_obstacle(
+    weight_gradient: Tensor, *, count: int | None = None, noise: Tensor | None = None
+) -> str | None:
     """Why `disaggregate` cannot work on such a gradient, by its rank alone; None if it may. Arguments as there.
 
-    >>> obstacle(torch.eye(3)).split(":")[0]
+    >>> disaggregation_obstacle(torch.eye(3)).split(":")[0]
     'the weight gradient has full rank 3'
     """
     return _factor(weight_gradient, noise, count).obstacle

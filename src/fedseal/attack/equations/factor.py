@@ -52,7 +52,7 @@ def direction(weight: Tensor) -> tuple[Tensor, float]:
     return row, float((weight - length * torch.outer(left, row)).norm() / size)
 
 
-def scaled(evidence: Evidence, unit: Tensor) -> Scaled:
+def scaled_row(evidence: Evidence, unit: Tensor) -> Scaled:
     """The input along `unit` `(features,)`, by the replay where it can be run, else as large as inputs usually are."""
     reach = [(sign, _fills(evidence, sign * unit)) for sign in (1.0, -1.0)]
     by_range = max(reach, key=lambda pair: pair[1])

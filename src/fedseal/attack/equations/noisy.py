@@ -15,7 +15,7 @@ from torch import Tensor
 GRID = 129  # points on which an activation's argument is weighed, over six standard deviations to each side
 
 
-class Reading(NamedTuple):
+class NoisyReading(NamedTuple):
     """The head's input h `(features,)` and the gradient by it, with standard errors, in float64."""
 
     value: Tensor
@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     delta_error: Tensor
 
 
-class Head(NamedTuple):
+class NoisyHead(NamedTuple):
     """What was sent of a softmax head of one example, in float64 on the CPU.
 
     Args:
@@ -45,7 +45,7 @@ class Head(NamedTuple):
     prior: tuple[float, float]
 
 
-def read_head(head: Head, *, eps: float, iterations: int = 30) -> Reading:
+def read_noisy_head(head: NoisyHead, *, eps: float, iterations: int = 30) -> NoisyReading:
     """The most probable input of a softmax head, by damped Gauss-Newton steps on all equations of its gradient.
 
     The gradient by the logits is no unknown of its own: d = softmax(V h + b) - e_y follows from h, and dL/dV = d h^T,
@@ -77,7 +77,7 @@ def read_head(head: Head, *, eps: float, iterations: int = 30) -> Reading:
     mixing = head.weight.T @ jacobian  # the derivative of delta by h
     delta = d @ head.weight
     delta_error = torch.einsum("ij,jk,ik->i", mixing, covariance, mixing).clamp_min(0).sqrt()
-    return Reading(
+    return NoisyReading(
         value,
         covariance.diagonal().clamp_min(0).sqrt() + eps * value.abs(),
         delta,
@@ -85,7 +85,7 @@ def read_head(head: Head, *, eps: float, iterations: int = 30) -> Reading:
     )
 
 
-def _start(head: Head, weights: Tensor) -> Tensor:
+def _start(head: NoisyHead, weights: Tensor) -> Tensor:
     """A weighted rank-one fit: d as the bias gradient has it, then one h for all rows."""
     d = head.bias_gradient
     mean, spread = head.prior
@@ -95,7 +95,7 @@ def _start(head: Head, weights: Tensor) -> Tensor:
     return ((weights * head.gradient).T @ d + mean / spread**2) / (weights.T @ d.square() + spread**-2)
 
 
-def _logit_gradient(head: Head, value: Tensor) -> tuple[Tensor, Tensor]:
+def _logit_gradient(head: NoisyHead, value: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient by the logits, d = softmax(V h + b) - e_y, and its derivative by h, `(classes, features)`."""
     p = torch.softmax(head.weight @ value + head.bias, 0)
     d = p.clone()
@@ -103,7 +103,7 @@ def _logit_gradient(head: Head, value: Tensor) -> tuple[Tensor, Tensor]:
     return d, p[:, None] * (head.weight - p @ head.weight)
 
 
-def _energy(head: Head, weights: Tensor, bias_weights: Tensor, value: Tensor) -> float:
+def _energy(head: NoisyHead, weights: Tensor, bias_weights: Tensor, value: Tensor) -> float:
     d = _logit_gradient(head, value)[0]
     mean, spread = head.prior
     misfit = (weights * (head.gradient - torch.outer(d, value)).square()).sum()
@@ -111,7 +111,7 @@ def _energy(head: Head, weights: Tensor, bias_weights: Tensor, value: Tensor) ->
     return 0.5 * float(misfit + ((value - mean) / spread).square().sum())
 
 
-def _normal(head: Head, weights: Tensor, bias_weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _normal(head: NoisyHead, weights: Tensor, bias_weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """The negative slope of the energy and its Gauss-Newton matrix, `(features,)` and `(features, features)`."""
     d, jacobian = _logit_gradient(head, value)
     mean, spread = head.prior

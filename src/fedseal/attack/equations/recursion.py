@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedseal.attack.equations.convolution import conv_equations, solve
+from fedseal.attack.equations.convolution import conv_equations, solve_convolution
 from fedseal.attack.equations.factor import entered_range
-from fedseal.attack.equations.noisy import Head, read_head, through_squashing
+from fedseal.attack.equations.noisy import NoisyHead, read_noisy_head, through_squashing
 from fedseal.attack.equations.separation import Separated
 from fedseal.attack.evidence.activations import Side
 from fedseal.attack.evidence.evidence import Evidence
@@ -214,8 +214,8 @@ def _noisy_head_signal(evidence: Evidence, head: Linear, weight: Tensor, gradien
         bias_error = torch.full_like(by_bias, math.inf)
     layers = evidence.structure.tail
     mean, spread = _range_of(layers, len(layers)) or (0.0, 3.0 * float(gradient.norm() / by_bias.norm()))
-    reading = read_head(
-        Head(
+    reading = read_noisy_head(
+        NoisyHead(
             weight,
             bias,
             gradient,
@@ -429,7 +429,7 @@ def _through_conv(
         (rows.reshape(-1, *[1] * (errors.ndim - 1)).square() + errors.square()).sqrt(),
         (mean, spread),
     )
-    solution = solve(equations, generator=generator, probes=4 if index == 0 else 8)
+    solution = solve_convolution(equations, generator=generator, probes=4 if index == 0 else 8)
     back = _transposed(layer, signal.delta.shape[2:])
     delta = back(signal.delta, weight)
     delta_error = back(signal.delta_error.square(), weight.square()).sqrt()

@@ -27,7 +27,7 @@ from fedseal.attack.equations.unmixing import (
     Mixture,
     State,
     descend,
-    evaluate,
+    evaluate_mixture,
     jacobian_of,
     mass_of,
     normal_of,
@@ -83,7 +83,7 @@ class Separated:
         return self.error <= VISIBLE
 
 
-def obstacle(evidence: Evidence) -> str | None:
+def separation_obstacle(evidence: Evidence) -> str | None:
     """Why a batch cannot be separated, None if it can."""
     observation, head, count = evidence.observation, evidence.structure.head, evidence.batch_size
     if head is None or head.weight not in observation.update.tensors:
@@ -314,7 +314,7 @@ def finish(evidence: Evidence, site: Site, mixture: Mixture, codes: Tensor, labe
     The misfit allows for what the client's own forward pass rounds: a logit is a sum of products, off by some units
     in the last place of their size, and softmax hands that on in proportion to p (1 - p).
     """
-    state = evaluate(mixture, codes[None], mass_of(mixture, labels[None]))
+    state = evaluate_mixture(mixture, codes[None], mass_of(mixture, labels[None]))
     normal = normal_of(mixture, state, jacobian_of(mixture, state))[0]
     normal = normal + torch.eye(len(normal), dtype=torch.float64) / mixture.typical**2  # a feature is of typical size
     spread = _variances(normal).view(mixture.size, -1).sum(1).sqrt()

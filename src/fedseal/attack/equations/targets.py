@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.client import forward, train
+from fedseal.client import forward, local_training
 from fedseal.types import LocalTraining
 
 APART = 1e-6  # smallest singular value, relative to the largest, at which gradients by the scores are told apart
@@ -99,7 +99,9 @@ def _tried(evidence: Evidence, example: Tensor, delta: Tensor, possible: Tensor,
     mode = "as_is" if observation.training is None else observation.training.mode
     single, distances = LocalTraining.fedsgd(mode=mode, loss=observation.loss), []
     for label in possible.to(example.device):
-        alone = train(observation.model, observation.state, example[None], label[None], single).tensors[layer.bias]
+        alone = local_training(observation.model, observation.state, example[None], label[None], single).tensors[
+            layer.bias
+        ]
         distances.append(float((alone.detach().double() / count - delta).norm()))
     return possible[min(range(len(distances)), key=distances.__getitem__)].to(example.device)
 

@@ -83,12 +83,12 @@ class State(NamedTuple):
 def refine(mixture: Mixture, codes: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Levenberg and Marquardt on S starts at once: codes `(S, K, K)`, labels `(S, K)`; gives codes, misfits `(S,)`."""
     mass = mass_of(mixture, labels)
-    state = evaluate(mixture, codes, mass)
+    state = evaluate_mixture(mixture, codes, mass)
     damping = torch.full((len(codes),), 1e-2, dtype=torch.float64)
     before = state.chi
     for step in range(steps):
         move, trusted = _step(mixture, state, mass, damping)
-        tried = evaluate(mixture, state.codes + move, mass)
+        tried = evaluate_mixture(mixture, state.codes + move, mass)
         ok = (tried.chi < state.chi) & torch.isfinite(tried.chi) & trusted
         damping = torch.where(ok, 0.2 * damping, 4 * damping).clamp(1e-15, 1e8)
         state = State(*(torch.where(ok.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(tried, state, strict=True)))
@@ -113,11 +113,11 @@ def descend(mixture: Mixture, codes: Tensor, labels: Tensor) -> tuple[Tensor, fl
         present, misfits = refine(part, present, names, 60)
         if margin < LOST[0] and float(misfits[0]) > LOST[1]:
             break
-    state = evaluate(mixture, present, mass_of(mixture, names))
+    state = evaluate_mixture(mixture, present, mass_of(mixture, names))
     return present[0], float((state.chi[0] / mixture.target.numel()).sqrt())
 
 
-def evaluate(mixture: Mixture, codes: Tensor, mass: Tensor) -> State:
+def evaluate_mixture(mixture: Mixture, codes: Tensor, mass: Tensor) -> State:
     """Every example's deltas by the layer's own forward pass, and how far the equations are from holding."""
     outputs, total = codes @ mixture.weight.T + mixture.bias, mass.sum(-1, keepdim=True)
     if mixture.behind is None:
@@ -186,7 +186,7 @@ def _step(mixture: Mixture, state: State, mass: Tensor, damping: Tensor) -> tupl
         logits = (logits * (state.outputs > 0)) @ mixture.behind.weight.T
     change = (logits - logits.mean(-1, keepdim=True)).abs().amax(-1)
     velocity = velocity * (3.0 / change.clamp_min(3.0))[..., None]
-    ahead = evaluate(mixture, state.codes + 0.1 * velocity, mass).residual
+    ahead = evaluate_mixture(mixture, state.codes + 0.1 * velocity, mass).residual
     bend = 20.0 * ((ahead - state.residual) / 0.1 - _push(mixture, state, jacobian, velocity))
     correction = -torch.cholesky_solve(_pull(mixture, state, jacobian, bend), factor).view_as(state.codes)
     lengths = [(v.flatten(1) * diagonal.sqrt()).norm(dim=1) for v in (correction, velocity)]

@@ -21,11 +21,11 @@ from fedseal.attack.evidence.preprocessing import Preprocessing, read_preprocess
 from fedseal.attack.evidence.release import Release
 from fedseal.attack.evidence.single import Single, with_bias, without_bias
 from fedseal.attack.evidence.structure import Activation, Linear, Reshape, Structure, structure_of
-from fedseal.criterion import Criterion, settle
+from fedseal.criterion import Criterion, settle_loss
 from fedseal.types import LocalTraining, Observation, Secret
 
 if TYPE_CHECKING:
-    from fedseal.attack.evidence.signs import Reading
+    from fedseal.attack.evidence.signs import SignReading
 
 Made = TypeVar("Made")
 _STRUCTURES: WeakKeyDictionary[nn.Module, dict[tuple[tuple[int, ...], bool, bool], Structure]] = WeakKeyDictionary()
@@ -172,7 +172,7 @@ class Evidence:
     def criterion(self) -> Criterion:
         """What the client's loss computes, as a function of the head's scores."""
         structure, seen = self.structure, self.observation
-        return settle(seen.loss, structure.num_classes, link=structure.link, device=seen.like.device)
+        return settle_loss(seen.loss, structure.num_classes, link=structure.link, device=seen.like.device)
 
     @cached_property
     def unit(self) -> Criterion:
@@ -341,11 +341,11 @@ class Evidence:
         return None if self.reading is None else self.reading.label
 
     @cached_property
-    def reading(self) -> Reading | None:
+    def reading(self) -> SignReading | None:
         """The same, with whether the update leaves no other label."""
-        from fedseal.attack.evidence.signs import read  # imported late: it reads the evidence
+        from fedseal.attack.evidence.signs import read_signs  # imported late: it reads the evidence
 
-        return read(self)
+        return read_signs(self)
 
     @cached_property
     def target(self) -> Tensor | None:

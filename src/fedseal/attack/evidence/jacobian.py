@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.replay import replayable
-from fedseal.client import train, twice_differentiable
+from fedseal.client import local_training, twice_differentiable
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch
 from fedseal.types import Candidate, LocalTraining, Round, Tensors
 
@@ -143,7 +143,9 @@ def _flat(
     assert round.state is not None
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in round.state.items()}
     model = evidence.observation.model
-    made: Tensors = train(model, state, moving.inputs, moving.labels, training, differentiable=differentiable).tensors
+    made: Tensors = local_training(
+        model, state, moving.inputs, moving.labels, training, differentiable=differentiable
+    ).tensors
     release = evidence.releases[number]
     for name in round.update.tensors:
         sent = release.sent(name)

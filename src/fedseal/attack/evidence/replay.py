@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedseal.attack.evidence.modes import without_modes
 from fedseal.attack.evidence.release import Release
-from fedseal.client import local_steps, train
+from fedseal.client import local_training, step_indices
 from fedseal.errors import FedsealError
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
@@ -59,7 +59,7 @@ def replay(observation: Observation, round: Round, candidate: Candidate, trainin
     labels = candidate.labels
     if labels.is_floating_point():
         labels = labels.to(candidate.inputs.dtype)
-    return train(observation.model, round.state, candidate.inputs, labels, training).tensors
+    return local_training(observation.model, round.state, candidate.inputs, labels, training).tensors
 
 
 def replayable(observation: Observation) -> LocalTraining | None:
@@ -125,7 +125,7 @@ def arithmetic(observation: Observation, candidate: Candidate) -> float:
             other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
-    grid = GRID * math.sqrt(len(local_steps(replace(training, shuffle=False), len(candidate.inputs))))
+    grid = GRID * math.sqrt(len(step_indices(replace(training, shuffle=False), len(candidate.inputs))))
     own = ROOM * max([*finite, eps, *(eps * grid * inherited(round) for round in observation.rounds)])
     exact = [_in_double(observation, k, candidate, training) for k in range(len(still))]
     apart = [distance(before, there) for before, there in zip(still, exact, strict=True) if there is not None]

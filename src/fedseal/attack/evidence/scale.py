@@ -19,7 +19,7 @@ FITS = 1e-4  # relative distance from the loss's own gradient, up to a factor, b
 PLAIN = 1e-3  # a factor nearer to one is none
 
 
-def factor(evidence: Evidence) -> float:
+def scale_factor(evidence: Evidence) -> float:
     """By how much one example's gradient was multiplied; 1 where nothing says.
 
     It takes three classes or more: with two, or one output, any length of the gradient is that of some example.
@@ -48,15 +48,17 @@ def factor(evidence: Evidence) -> float:
 
 
 def unscaled(observation: Observation) -> Observation:
-    """The observation with its update divided by `factor`, worked out once; the same where that is 1."""
-    return Evidence.of(observation).once("unscaled", lambda: _divided(observation, factor(Evidence.of(observation))))
+    """The observation with its update divided by `scale_factor`, worked out once; the same where that is 1."""
+    return Evidence.of(observation).once(
+        "unscaled", lambda: _divided(observation, scale_factor(Evidence.of(observation)))
+    )
 
 
-def said(observation: Observation) -> str:
+def scale_note(observation: Observation) -> str:
     """In words by what the update was divided; empty if it was not."""
     if unscaled(observation) is observation:
         return ""
-    return f"the gradient is {factor(Evidence.of(observation)):.4g} times what the loss gives, as the head shows"
+    return f"the gradient is {scale_factor(Evidence.of(observation)):.4g} times what the loss gives, as the head shows"
 
 
 def _divided(observation: Observation, by: float) -> Observation:

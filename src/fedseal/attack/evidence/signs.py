@@ -22,7 +22,7 @@ COLUMNS = 3  # of the head's weight and bias together, from which one gradient i
 CLEAR = 1e-2  # share of an update that rounding may make up for its signs to be told
 
 
-class Reading(NamedTuple):
+class SignReading(NamedTuple):
     """A single example's label, and whether no other label gives such an update."""
 
     label: int
@@ -37,7 +37,7 @@ class Signs(NamedTuple):
     open: bool
 
 
-def read(evidence: Evidence) -> Reading | None:
+def read_signs(evidence: Evidence) -> SignReading | None:
     """The label of a single example under cross-entropy; None where nothing shows it.
 
     Two rows without a bias oppose whichever is the label's, and smoothed labels have no sign of their own: these are
@@ -49,13 +49,13 @@ def read(evidence: Evidence) -> Reading | None:
     biased = _has(evidence, head.bias)
     if (criterion.smoothing or classes == 2) and evidence.single is not None:
         sure = biased or (classes > 2 if criterion.smoothing else evidence.features_are_positive)
-        return Reading(int(evidence.single.target), sure)
+        return SignReading(int(evidence.single.target), sure)
     signs = _signs(evidence, head) if evidence.sums_gradients else cleared(evidence, head)
     label = None if signs is None or criterion.smoothing else alone(signs)
     if label is not None:
-        return Reading(label, True)
+        return SignReading(label, True)
     guess = _likely(evidence, head)
-    return None if guess is None else Reading(guess, False)
+    return None if guess is None else SignReading(guess, False)
 
 
 def alone(signs: Signs) -> int | None:

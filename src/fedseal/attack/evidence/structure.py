@@ -16,7 +16,7 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
-from fedseal.attack.evidence.trace import MARK, PROBE, ancestors, draws, name_of, traced
+from fedseal.attack.evidence.trace import MARK, PROBE, ancestors, draws, module_name, traced
 from fedseal.criterion import Link, LinkStep
 from fedseal.errors import UnfitModel
 
@@ -173,9 +173,9 @@ def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = Fals
         any(any(word in str(call) for word in _NONSMOOTH) for call in calls),
         entrance,
         (("", dropout[result]), *((name, dropout[node]) for node, name in parameters.items() if dropout[node])),
-        tuple(dict.fromkeys(name_of(call) for call in calls if draws(call))),
+        tuple(dict.fromkeys(module_name(call) for call in calls if draws(call))),
         () if head is None else link,
-        any(name_of(call) in _FOLDING for call in calls),
+        any(module_name(call) in _FOLDING for call in calls),
     )
 
 
@@ -209,7 +209,7 @@ def _entrance(
     shape = _shape(data)
     assert shape is not None
     state = tuple(name for node, name in parameters.items() if node in needed)
-    operators = tuple(name_of(node.target) for node in region if isinstance(node.target, OpOverload))
+    operators = tuple(module_name(node.target) for node in region if isinstance(node.target, OpOverload))
     return data, Entrance(layer.weight, shape, state, met, operators)
 
 
@@ -237,7 +237,7 @@ def _row(node: Node, end: Node, parameters: dict[Node, str]) -> tuple[tuple[Laye
 
 def _layer(user: Node, node: Node, parameters: dict[Node, str]) -> Layer | str:
     """The layer that `user` applies to `node`, or why it is none that can be inverted."""
-    target, operator = user.target, name_of(user.target)
+    target, operator = user.target, module_name(user.target)
     in_shape, out_shape = _shape(node), _shape(user)
     if target in _ACTIVATIONS:
         return _ACTIVATIONS[target](user)

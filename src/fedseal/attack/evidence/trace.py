@@ -97,7 +97,7 @@ def at_dropout(model: nn.Module, change: Callable[[nn.Module, Tensor], Tensor]) 
         handle.remove()
 
 
-def name_of(target: object) -> str:
+def module_name(target: object) -> str:
     """An operator's name without namespace and overload, such as "addmm"."""
     return str(target).removeprefix("aten.").split(".")[0]
 

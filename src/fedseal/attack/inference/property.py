@@ -111,7 +111,7 @@ class Detector:
 
     def logit(self, rounds: Sequence[Tensors]) -> float:
         """The classifier's logit for the updates of one batch, one for each round."""
-        parts = features(rounds, self.sketch)
+        parts = update_features(rounds, self.sketch)
         scaled = torch.cat([part / scale for part, scale in zip(parts, self.scales, strict=True)])
         return float((scaled - self.center) @ self.weight) + self.bias
 
@@ -210,10 +210,10 @@ def _updates(observation: Observation, batch: Batch, sketch: Sketch) -> list[Ten
     batch, training = batch.to(observation.like.device), observation.require_training("property")
     inputs = batch.inputs.to(observation.like.dtype) if batch.inputs.is_floating_point() else batch.inputs
     candidate = Candidate(inputs, batch.labels)
-    return features([replay(observation, round, candidate, training) for round in observation.rounds], sketch)
+    return update_features([replay(observation, round, candidate, training) for round in observation.rounds], sketch)
 
 
-def features(rounds: Sequence[Tensors], sketch: Sketch) -> list[Tensor]:
+def update_features(rounds: Sequence[Tensors], sketch: Sketch) -> list[Tensor]:
     """Sketches of one batch's updates, each update at unit length, and the logarithms of those lengths.
 
     Lengths vary by orders of magnitude among the batches of a trained model, and directions carry most of what tells.

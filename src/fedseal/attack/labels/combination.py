@@ -16,7 +16,7 @@ from fedseal.attack.labels.dimitrov import Dimitrov
 from fedseal.attack.labels.geng import Geng
 from fedseal.attack.labels.llg import LLG
 from fedseal.attack.labels.moments import Moments
-from fedseal.attack.labels.shares import Shares
+from fedseal.attack.labels.shares import LabelShares
 from fedseal.attack.labels.sign import Sign
 from fedseal.errors import FedsealError
 from fedseal.types import Observation
@@ -64,7 +64,7 @@ class Best:
         if evidence.batch_size == 1 and evidence.label is not None and observation.state is None:
             return Found(Sign()(observation, generator=generator), None)
         counted = _counted(evidence, generator)
-        if separation.obstacle(evidence) is not None:
+        if separation.separation_obstacle(evidence) is not None:
             return Found(counted, None)
         separated = separation.settle(evidence, counted.labels, generator=generator)
         separated, rival = _settled(evidence, separated, generator)
@@ -94,14 +94,14 @@ def _methods(evidence: Evidence) -> list[LabelMethod]:
     if evidence.batch_size == 1 and evidence.label is not None:
         return [Sign()]
     if observation.state is None:
-        return [LLG(), Shares()]
+        return [LLG(), LabelShares()]
     biased = head is not None and head.bias is not None and head.bias in observation.update.tensors
     found: list[LabelMethod] = [Geng(bias=True)] if biased else [Geng()]
     if evidence.criterion.hard:  # the moments take labels for whole, and every one for as heavy as the next
         found = [Moments(), *found] if biased else [*found, Moments()]
     if observation.update.kind == "difference" and not _gentle(evidence):
         found = [Dimitrov(), *found]
-    return [*found, Shares()]
+    return [*found, LabelShares()]
 
 
 def _settled(evidence: Evidence, separated: Separated, generator: torch.Generator) -> tuple[Separated, str]:

@@ -49,7 +49,7 @@ class ILRG:
         head = read_head(observation, self.name)
         needs_hard(head, self.name)
         softmax = class_softmax(head, needs_bias(head, self.name), state, self.temperature)
-        estimate, misfit = solve(head, softmax)
+        estimate, misfit = solve_counts(head, softmax)
         if misfit <= TRUSTED:
             counts = to_counts(estimate, head.count)
             return from_counts(counts, residual=bias_residual(head, softmax.T @ counts.double(), counts))
@@ -68,7 +68,7 @@ def class_softmax(head: Head, bias_gradient: Tensor, state: Tensors, temperature
     return (temperature * (embedding @ weight.T + bias)).softmax(-1)
 
 
-def solve(head: Head, softmax: Tensor) -> tuple[Tensor, float]:
+def solve_counts(head: Head, softmax: Tensor) -> tuple[Tensor, float]:
     """Counts `(classes,)` by least squares, and the share of K db that counts without negatives leave unexplained."""
     assert head.bias_gradient is not None
     observed = head.count * head.bias_gradient

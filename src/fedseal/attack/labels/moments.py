@@ -33,7 +33,7 @@ DRAWS = 256  # of counts, for the confidence
 SCALES = 64  # lengths of the mean features tried for a head without bias
 
 
-class Estimate(NamedTuple):
+class LabelEstimate(NamedTuple):
     """Counts `(classes,)` with their covariance `(classes, classes)`, and the softmax's sum `(classes,)`."""
 
     counts: Tensor
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     softmax_sum: Tensor
 
 
-class View(NamedTuple):
+class HeadView(NamedTuple):
     """The head at one point of the local training: weight, bias, and the random inputs' logits about their mean."""
 
     weight: Tensor
@@ -65,7 +65,7 @@ class Moments:
     name: str = "moments"
 
     def __call__(self, observation: Observation, *, generator: torch.Generator) -> Labels:
-        """Infer. `confidence` is the expected share of right labels under the error of the estimate.
+        """Infer. `label_confidence` is the expected share of right labels under the error of the estimate.
 
         Raises:
             UnknownToAdversary: weights or number of examples are withheld, or local steps without the training.
@@ -80,7 +80,7 @@ class Moments:
         mean = torch.stack([one.counts for one in found]).mean(0)
         covariance = torch.stack([one.covariance for one in found]).mean(0) / len(found)
         counts = to_counts(mean, heads[0].count)
-        sure = confidence(mean, covariance, counts, generator)
+        sure = label_confidence(mean, covariance, counts, generator)
         if sure >= GAUSSIAN:
             counts = decode(mean, covariance, heads[0].count)
         residual = bias_residual(heads[0], found[0].softmax_sum, counts)
@@ -91,7 +91,7 @@ class Moments:
         return from_counts(counts, residual=residual, confidence=sure)
 
 
-def estimate(observation: Observation, round: Round, head: Head, inputs: Tensor) -> Estimate:
+def estimate(observation: Observation, round: Round, head: Head, inputs: Tensor) -> LabelEstimate:
     """Counts and their error from one update."""
     views = _views(observation, round, head, inputs)
     if head.bias_gradient is not None:
@@ -104,7 +104,7 @@ def estimate(observation: Observation, round: Round, head: Head, inputs: Tensor)
     return min(tries, key=lambda one: _roughness(one, head.count))
 
 
-def _given(head: Head, bias_gradient: Tensor, views: list[View]) -> Estimate:
+def _given(head: Head, bias_gradient: Tensor, views: list[HeadView]) -> LabelEstimate:
     """Counts for this gradient by the logits, `(classes,)`."""
     count, classes = head.count, head.classes
     observed = bias_gradient.double()
@@ -127,10 +127,10 @@ def _given(head: Head, bias_gradient: Tensor, views: list[View]) -> Estimate:
     even = torch.eye(classes, dtype=moved.dtype, device=moved.device) - 1 / classes
     covariance = (1 - sure) ** 2 * (moved @ moved.T) + sure**2 * count / classes * even
     center = (1 - sure) * center + sure / classes
-    return Estimate(count * (center - observed), covariance, count * center)
+    return LabelEstimate(count * (center - observed), covariance, count * center)
 
 
-def _sureness(view: View) -> float:
+def _sureness(view: HeadView) -> float:
     """How far random inputs differ in class: 0 where logits hardly vary between them, 1 where each has its own class.
 
     A model that is sure of single examples gives each its own class, and softmax of the mean logits says little about
@@ -142,7 +142,7 @@ def _sureness(view: View) -> float:
     return float(1 - (1 - share.clamp(0, 1)) ** 2)
 
 
-def _softmax(view: View, mean: Tensor, told: float, scale: float) -> Tensor:
+def _softmax(view: HeadView, mean: Tensor, told: float, scale: float) -> Tensor:
     """Probabilities `(J, classes)` of logits spread around those of the mean features `(features,)`."""
     center = (told * (view.weight @ mean) + PRIOR * view.center) / (told + PRIOR)
     return (center + view.bias + scale * view.spread).softmax(-1)
@@ -153,7 +153,7 @@ def _state(round: Round) -> dict[str, Tensor]:
     return dict(round.state)
 
 
-def _views(observation: Observation, round: Round, head: Head, inputs: Tensor) -> list[View]:
+def _views(observation: Observation, round: Round, head: Head, inputs: Tensor) -> list[HeadView]:
     """The head along the straight line from the weights before the local training to those after."""
     ends = [_state(round)] if head.steps == 1 else [_state(round), dict(state_after(round))]
     seen = [passed(observation.model, state, head.layer, inputs) for state in ends]
@@ -161,14 +161,14 @@ def _views(observation: Observation, round: Round, head: Head, inputs: Tensor) -
     if len(views) == 1:
         return views
     shares = torch.linspace(0, 1, POINTS).tolist()
-    return [View(*((1 - s) * one + s * other for one, other in zip(*views, strict=True))) for s in shares]
+    return [HeadView(*((1 - s) * one + s * other for one, other in zip(*views, strict=True))) for s in shares]
 
 
-def _view(head: Head, state: dict[str, Tensor], seen: Passed) -> View:
+def _view(head: Head, state: dict[str, Tensor], seen: Passed) -> HeadView:
     weight = state[head.layer.weight].double()
     bias = state[head.layer.bias].double() if head.layer.bias else weight.new_zeros(head.classes)
     center = seen.features.mean(0)
-    return View(weight, bias, weight @ center, (seen.features - center) @ weight.T)
+    return HeadView(weight, bias, weight @ center, (seen.features - center) @ weight.T)
 
 
 def decode(mean: Tensor, covariance: Tensor, total: int) -> Tensor:
@@ -191,7 +191,7 @@ def decode(mean: Tensor, covariance: Tensor, total: int) -> Tensor:
     return to_counts(mean.round(), total)
 
 
-def confidence(mean: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator) -> float:
+def label_confidence(mean: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator) -> float:
     """The share of labels that would be right, on average over the estimate's error; 0 where that has no bounds."""
     if not bool(covariance.isfinite().all() and mean.isfinite().all()):
         return 0.0
@@ -202,7 +202,7 @@ def confidence(mean: Tensor, covariance: Tensor, counts: Tensor, generator: torc
     return float(1 - wrong.clamp_max(1).mean())
 
 
-def _lengths(head: Head, rank_one: Tensor, direction: Tensor, view: View) -> list[float]:
+def _lengths(head: Head, rank_one: Tensor, direction: Tensor, view: HeadView) -> list[float]:
     """Possible lengths of the mean features, the least one first.
 
     No count is negative, so that db_n <= p_n; where a class is absent, equality gives the length, and with fewer
@@ -217,5 +217,5 @@ def _lengths(head: Head, rank_one: Tensor, direction: Tensor, view: View) -> lis
     return [length * float(factor) for factor in torch.logspace(0, 0.5, SCALES)]
 
 
-def _roughness(one: Estimate, total: int) -> float:
+def _roughness(one: LabelEstimate, total: int) -> float:
     return float((one.counts - to_counts(one.counts, total)).square().mean())

@@ -10,8 +10,8 @@ from torch import Tensor
 from fedseal.attack.labels.base import Labels, from_counts, to_counts
 from fedseal.attack.labels.dummies import passed, varied_dummies
 from fedseal.attack.labels.head import Head, bias_residual, needs_bias, needs_hard, read_head
-from fedseal.attack.labels.ilrg import solve
-from fedseal.client import local_steps, train
+from fedseal.attack.labels.ilrg import solve_counts
+from fedseal.client import local_training, step_indices
 from fedseal.types import LocalTraining, Observation, Tensors
 
 
@@ -48,7 +48,7 @@ class RLU:
         for _ in range(self.rounds):
             labels = from_counts(counts).labels[torch.randperm(head.count, generator=generator).to(counts.device)]
             softmax = drift(observation, state, training, head, inputs, labels, generator)
-            estimate, _ = solve(head, by_class(softmax, labels, head.classes))
+            estimate, _ = solve_counts(head, by_class(softmax, labels, head.classes))
             counts, sums = to_counts(estimate, head.count), softmax.sum(0)
         return from_counts(counts, residual=bias_residual(head, sums, counts))
 
@@ -73,10 +73,10 @@ def drift(
         lr=training.lr / (1 - training.momentum), mode=training.mode, loss=training.loss, weight_decay=0.0
     )
     total = torch.zeros(len(inputs), head.classes, dtype=torch.float64, device=inputs.device)
-    for rows in local_steps(training, len(inputs), generator=generator):
+    for rows in step_indices(training, len(inputs), generator=generator):
         rows = rows.to(inputs.device)
         total[rows] += passed(observation.model, state, head.layer, inputs[rows]).softmax
-        step = train(observation.model, state, inputs[rows], labels[rows], single)
+        step = local_training(observation.model, state, inputs[rows], labels[rows], single)
         moved = {name: state[name].detach() + tensor.detach() for name, tensor in step.tensors.items()}
         state = {**state, **step.buffers, **moved}
     return total / training.epochs

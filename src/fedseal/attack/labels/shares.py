@@ -15,7 +15,7 @@ TINY = 1e-6  # weight of a class, relative to their mean, below which its share 
 
 
 @dataclass(frozen=True)
-class Shares:
+class LabelShares:
     """Each class's share of what is negative in the head's gradient by the logits, as far as one direction shows it.
 
     That is the bias's gradient, else the left factor of the weight's largest outer product, towards the side that has

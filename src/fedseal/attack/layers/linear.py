@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import refused
-from fedseal.attack.equations.factor import direction, scaled
+from fedseal.attack.equations.factor import direction, scaled_row
 from fedseal.attack.evidence.belief import belief, settled
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.proof.certificate import certify
@@ -106,7 +106,7 @@ def _weight(evidence: Evidence) -> Tensor:
     return evidence.observation.update.tensors[layer.weight]
 
 
-class Row(NamedTuple):
+class ReadRow(NamedTuple):
     """The model's input `(1, *shape)` in float64, how far the gradient is from an outer product, what limits it, and
     the target that its size was found with, None without.
     """
@@ -117,24 +117,26 @@ class Row(NamedTuple):
     target: Tensor | None = None
 
 
-def read_row(evidence: Evidence) -> Row:
+def read_row(evidence: Evidence) -> ReadRow:
     """What the first layer's gradient shows, taken for an outer product."""
     notes: list[str] = []
     target = None
     if not _biased(evidence):
         unit, ratio = direction(_weight(evidence))
-        row, target = scaled(evidence, unit)
+        row, target = scaled_row(evidence, unit)
         notes.append(RANGED if target is None else REPLAYED)
     elif evidence.altered:
         notes.append("as near as the known defense lets the layer's equations come")
         fit = _weighted_rank_one(evidence)
         if evidence.preprocessing is None:
-            return Row(_with_prior(evidence, fit).reshape(1, *evidence.observation.modality.shape), fit.ratio, notes)
+            return ReadRow(
+                _with_prior(evidence, fit).reshape(1, *evidence.observation.modality.shape), fit.ratio, notes
+            )
         row, ratio = fit.row, fit.ratio
     else:
         row, ratio = _rank_one(evidence)
     undone = evidence.undo(row[None])
-    return Row(undone.inputs, ratio, [*filter(None, [undone.note]), *notes], target)
+    return ReadRow(undone.inputs, ratio, [*filter(None, [undone.note]), *notes], target)
 
 
 def _rank_one(evidence: Evidence) -> tuple[Tensor, float]:

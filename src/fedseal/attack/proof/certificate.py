@@ -30,9 +30,9 @@ from fedseal.attack.evidence.replay import (
     residual,
     rounding,
 )
-from fedseal.attack.evidence.scale import said, unscaled
+from fedseal.attack.evidence.scale import scale_note, unscaled
 from fedseal.attack.proof.derivative import OWN, derivative_is_real
-from fedseal.attack.proof.elsewhere import COLUMNS, ENTRIES, scaled, solved, to_spare, valid
+from fedseal.attack.proof.elsewhere import COLUMNS, ENTRIES, scaled_inputs, solved, to_spare, valid
 from fedseal.attack.proof.mirrors import mirrored
 from fedseal.attack.proof.sensitivity import (
     CLOSED_FORM,
@@ -56,6 +56,7 @@ OUTPUTS = 4  # of a layer, from which weight decay shows in the form of its upda
 AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (root mean square) or more
 FELT = 0.01  # of what is unseen, from which on another example in the place of one is tried
 NEAR = 1e-2  # of 0 and 1, within which values may be signs
+SILENT = "an example puts nothing into the update, and others that put nothing may stand in its place"
 OPEN = "explains the update, does not determine"
 EVERYWHERE = (FIRST_LAYER,)  # proofs that hold far away as well
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
@@ -95,7 +96,7 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
         raise Misfit(f"inputs of shape {tuple(inputs.shape)} are claimed of examples of shape {shape}", "give others")
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         return replace(bare, inputs=None, outcome=replace(end, status="diverged", residual=None))
-    scaled = said(observation)
+    scaled = scale_note(observation)
     observation = drawn(unscaled(observation))
     evidence = Evidence.of(observation)
     certificate = _by_replay(evidence, found) if found.labels is not None else None
@@ -149,6 +150,7 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
         return replace(nothing, tolerance=tolerance, note=note)
     moved = _sensitivity(evidence, candidate, tolerance)
     judged = _judged(replace(nothing, tolerance=tolerance), moved, reasons, max(tolerance, value))
+    judged = _without_silent(evidence, candidate, training, judged, max(tolerance, value))
     if any(judged.certain) and not all(judged.certain):
         judged = _beside(observation, candidate, training, judged, max(tolerance, value))
     if any(judged.certain):
@@ -156,6 +158,29 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     if any(judged.certain) and moved.how not in EVERYWHERE:
         judged = _elsewhere(evidence, candidate, judged, moved.how)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
+
+
+def _without_silent(
+    evidence: Evidence, candidate: Candidate, training: LocalTraining, judged: Certificate, unseen: float
+) -> Certificate:
+    """The certificate without examples of a batch that put nothing into the update.
+
+    Any other that puts nothing may stand in their places, with any label: zeros where there is no bias, or an input of
+    which the model is sure.
+    """
+    observation, count = evidence.observation, len(candidate.inputs)
+    mixing = any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
+    if count == 1 or mixing or isinstance(observation.modality, Text):
+        return judged
+    round = observation.rounds[0]
+    least = MARGIN * unseen * count * length(round.update.tensors.values())
+    heard = []
+    for number, held in enumerate(judged.certain):
+        one = slice(number, number + 1)
+        fed = observation.modality.forward(candidate.inputs[one])
+        alone = replay(observation, round, Candidate(fed, candidate.labels[one]), training) if held else {}
+        heard.append(held and length(alone.values()) > least)
+    return _less(judged, tuple(heard), SILENT)
 
 
 def _beside(
@@ -232,7 +257,7 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, ho
         return _less(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
     inside = valid(observation, candidate.inputs).tolist()
     judged = _less(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
-    if any(True for _ in scaled(evidence, candidate, judged.certain, tolerance)):
+    if any(True for _ in scaled_inputs(evidence, candidate, judged.certain, tolerance)):
         return _less(judged, (False,) * len(judged.certain), SCALED)  # beside the other solution others may move
     for other in solved(evidence, candidate, tolerance) if any(judged.certain) else ():
         apart = torch.cdist(candidate.inputs.double().flatten(1), other.inputs.double().flatten(1)).amin(1)

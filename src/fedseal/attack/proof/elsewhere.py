@@ -81,7 +81,7 @@ def _drawn(evidence: Evidence, candidate: Candidate, generator: torch.Generator)
     return Candidate(others, torch.randint(classes, labels.shape, generator=generator).to(labels))
 
 
-def scaled(
+def scaled_inputs(
     evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], tolerance: float
 ) -> Iterator[Candidate]:
     """The candidates with one certain example scaled that explain the update as well, about what the first layer takes

@@ -26,7 +26,7 @@ Source = Literal["sent", "public", "any"]
 FIRST = 10.0  # how much more the layer nearest to the pixels counts, as in published implementations
 
 
-class Moments(NamedTuple):
+class BatchMoments(NamedTuple):
     """Mean and biased variance of one BatchNorm's inputs by channel, `(C,)` each."""
 
     mean: Tensor
@@ -41,7 +41,7 @@ class Normalized(NamedTuple):
         momentum: the share of the batch in the new running statistics; 0 where the layer runs as in evaluation.
     """
 
-    moments: Moments
+    moments: BatchMoments
     names: tuple[str, str]
     number: int
     momentum: float
@@ -78,7 +78,7 @@ class _Watch(TorchFunctionMode):
         if id(running_mean) not in self.names or id(running_var) not in self.names:
             return  # without running statistics there is nothing to compare with
         over = [axis for axis in range(inputs.ndim) if axis != 1]
-        moments = Moments(inputs.mean(over), inputs.var(over, correction=0))
+        moments = BatchMoments(inputs.mean(over), inputs.var(over, correction=0))
         names = (self.names[id(running_mean)], self.names[id(running_var)])
         number = inputs.numel() // inputs.shape[1]
         self.seen.append(Normalized(moments, names, number, momentum if training else 0.0))
@@ -96,7 +96,7 @@ def normalized(observation: Observation, state: Tensors, inputs: Tensor) -> list
     return watch.seen
 
 
-def sent_moments(round: Round, layers: Sequence[Normalized]) -> list[Moments]:
+def sent_moments(round: Round, layers: Sequence[Normalized]) -> list[BatchMoments]:
     """The batch's own statistics, from the buffers before and after one step.
 
     Raises:
@@ -123,14 +123,14 @@ def sent_moments(round: Round, layers: Sequence[Normalized]) -> list[Moments]:
             (sent[name].double() - (1 - layer.momentum) * state[name].double()) / layer.momentum for name in layer.names
         )
         # running variances are unbiased, the moments of a batch are not
-        moments.append(Moments(mean, (variance * (layer.number - 1) / layer.number).clamp_min(0)))
+        moments.append(BatchMoments(mean, (variance * (layer.number - 1) / layer.number).clamp_min(0)))
     return moments
 
 
-def public_moments(round: Round, layers: Sequence[Normalized]) -> list[Moments]:
+def public_moments(round: Round, layers: Sequence[Normalized]) -> list[BatchMoments]:
     """The running statistics in the weights: of earlier batches, a weak stand-in for this one's."""
     state = round.state or {}
-    return [Moments(state[layer.names[0]].double(), state[layer.names[1]].double()) for layer in layers]
+    return [BatchMoments(state[layer.names[0]].double(), state[layer.names[1]].double()) for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,10 @@ class BatchStatistics(Bindable):
                 "leave the statistics out: statistics=any",
             )
         targets = [
-            [Moments(m.mean.to(scene.to), m.variance.to(scene.to)) for m in self._targets(observation, round, layers)]
+            [
+                BatchMoments(m.mean.to(scene.to), m.variance.to(scene.to))
+                for m in self._targets(observation, round, layers)
+            ]
             for round, _ in rounds
         ]
 
@@ -183,7 +186,7 @@ class BatchStatistics(Bindable):
 
         return prior
 
-    def _targets(self, observation: Observation, round: Round, layers: Sequence[Normalized]) -> list[Moments]:
+    def _targets(self, observation: Observation, round: Round, layers: Sequence[Normalized]) -> list[BatchMoments]:
         if self.source == "public":
             return public_moments(round, layers)
         try:
@@ -208,7 +211,7 @@ def _require_one_step(observation: Observation) -> None:
         )
 
 
-def _distance(layers: Sequence[Normalized], targets: Sequence[Moments]) -> Tensor:
+def _distance(layers: Sequence[Normalized], targets: Sequence[BatchMoments]) -> Tensor:
     parts = []
     for number, (layer, target) in enumerate(zip(layers, targets, strict=True)):
         part = sum(

@@ -18,7 +18,7 @@ from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import small
 from fedseal.attack.evidence.replay import replayable
 from fedseal.attack.search.newton import Newton
-from fedseal.client import local_steps
+from fedseal.client import step_indices
 from fedseal.errors import NotTwiceDifferentiable
 from fedseal.types import Candidate, ProgressCallback, Reconstruction
 
@@ -110,7 +110,7 @@ def _exchanged(evidence: Evidence, found: Reconstruction, generator: torch.Gener
     if training is None or training.shuffle or not training.batch_size or not training.batch_size < count <= PLACES:
         return None
     step = torch.zeros(count, dtype=torch.long)
-    for number, taken in enumerate(local_steps(replace(training, epochs=1), count)):
+    for number, taken in enumerate(step_indices(replace(training, epochs=1), count)):
         step[taken] = number
 
     best, nearer = found, True

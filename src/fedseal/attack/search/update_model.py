@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedseal.attack.base import order_is_secret
 from fedseal.attack.search.optimizer import Leaf
-from fedseal.client import local_steps, simulation_bytes, train
+from fedseal.client import local_training, simulation_bytes, step_indices
 from fedseal.errors import BadConfig
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
 
@@ -93,13 +93,15 @@ class Simulate:
         rounds = observation.rounds
         states = [cast(round.state or {}, to) for round in rounds]
         orders: list[list[Tensor] | None] = [
-            local_steps(training, count, generator=generator, copies=copies) if training.shuffle else None
+            step_indices(training, count, generator=generator, copies=copies) if training.shuffle else None
             for _ in rounds
         ]
         names, model = list(observation.update.tensors), observation.model
 
         def predict(k: int, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-            guess = train(model, states[k], inputs, labels, training, rows=orders[k], differentiable=True).tensors
+            guess = local_training(
+                model, states[k], inputs, labels, training, rows=orders[k], differentiable=True
+            ).tensors
             return [guess[name] for name in names]
 
         targets = [list(cast(round.update.tensors, to).values()) for round in rounds]
@@ -145,7 +147,7 @@ class MeanGradient:
         names, model = list(observation.update.tensors), observation.model
 
         def predict(k: int, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-            guess = train(model, states[k], inputs, labels, single, differentiable=True).tensors
+            guess = local_training(model, states[k], inputs, labels, single, differentiable=True).tensors
             return [guess[name] for name in names]
 
         return Prediction(targets, predict)
@@ -179,7 +181,7 @@ class Surrogate:
 
         def predict(k: int, inputs: Tensor, labels: Tensor) -> list[Tensor]:
             point = {**states[k], **{name: states[k][name] + places[k] * ways[k][name] for name in names}}
-            guess = train(model, point, inputs, labels, single, differentiable=True).tensors
+            guess = local_training(model, point, inputs, labels, single, differentiable=True).tensors
             return [guess[name] for name in names]
 
         def settle() -> None:

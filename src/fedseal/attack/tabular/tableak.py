@@ -25,7 +25,7 @@ from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching, Search
 from fedseal.attack.search.objective import balanced_distance, cosine_distance
 from fedseal.attack.search.schedule import cosine_decay
 from fedseal.attack.search.update_model import Prediction, Simulate, assign, cast
-from fedseal.client import forward, local_steps, train
+from fedseal.client import forward, local_training, step_indices
 from fedseal.criterion import loss_function
 from fedseal.errors import BadConfig
 from fedseal.modality.tabular import Categorical, Tabular
@@ -94,7 +94,7 @@ class TabLeak(Route):
         if reason is not None:
             return refused(self.name, reason, started)
         assert isinstance(table, Tabular)
-        relaxed = Relaxed(table, self.members, self.warm, (self.cold / self.warm) ** (1 / self.steps))
+        relaxed = RelaxedRows(table, self.members, self.warm, (self.cold / self.warm) ** (1 / self.steps))
         search = Search(self._matching(relaxed), observation, generator)
         watch = None if progress is None else _seen(progress, search, relaxed)
         done = 0
@@ -110,7 +110,7 @@ class TabLeak(Route):
         return replace(chosen, outcome=outcome, confidence=None if chosen.inputs is None else pool.confidence)
 
     def _read_off(
-        self, search: Search, relaxed: Relaxed, generator: torch.Generator, started: float, *, last: bool
+        self, search: Search, relaxed: RelaxedRows, generator: torch.Generator, started: float, *, last: bool
     ) -> tuple[Reconstruction, Pool]:
         """What the members say at present: the pool's rows or, at the last look, the best member's, whichever explain
         the update.
@@ -119,7 +119,7 @@ class TabLeak(Route):
         labels = candidate.labels.detach()
         with torch.no_grad():
             soft = relaxed(candidate.inputs.detach()).view(self.members, -1, *table.shape)
-        pool = pooled(table, soft, labels, _losses(search, candidate))
+        pool = pooled_rows(table, soft, labels, _losses(search, candidate))
         ends: list[Reconstruction] = []
         for rows in (pool.rows, table.nearest(pool.best))[: 1 + last]:
             if ends and (ends[0].outcome.status == "converged" or torch.equal(rows, pool.rows)):
@@ -131,7 +131,7 @@ class TabLeak(Route):
             ends.append(end)
         return reduce(better, ends), pool
 
-    def _matching(self, relaxed: Relaxed) -> GradientMatching:
+    def _matching(self, relaxed: RelaxedRows) -> GradientMatching:
         return GradientMatching(
             self.name,
             labels=self.labels,
@@ -178,7 +178,7 @@ class TabLeak(Route):
 
 
 @dataclass
-class Relaxed:
+class RelaxedRows:
     """The update model that maps unconstrained candidates to soft rows before the client's arithmetic.
 
     Args:
@@ -227,7 +227,7 @@ class Relaxed:
         members, rounds = self.members, observation.rounds
         targets = Simulate().bind(observation, who, members * count, to, generator).targets
         training = observation.require_training(who)
-        orders = [local_steps(training, count, generator=generator) if training.shuffle else None for _ in rounds]
+        orders = [step_indices(training, count, generator=generator) if training.shuffle else None for _ in rounds]
         side_by_side = _SideBySide(observation.model)
         loss = torch.func.vmap(loss_function(training.loss), in_dims=1)
         own = replace(training, loss=lambda outputs, labels: loss(outputs, labels).sum())
@@ -239,7 +239,9 @@ class Relaxed:
         def predict(number: int, candidate: Tensor, labels: Tensor) -> list[Tensor]:
             # examples first, for the local steps take slices of them
             rows, kept = (t.view(members, count, *t.shape[1:]).transpose(0, 1) for t in (self(candidate), labels))
-            guess = train(side_by_side, states[number], rows, kept, own, rows=orders[number], differentiable=True)
+            guess = local_training(
+                side_by_side, states[number], rows, kept, own, rows=orders[number], differentiable=True
+            )
             return [guess.tensors[f"model.{name}"] for name in observation.update.tensors]
 
         return Prediction(targets, predict, copies=members, settle=self.cool)
@@ -290,7 +292,7 @@ class Pool(NamedTuple):
     best: Tensor
 
 
-def pooled(table: Tabular, soft: Tensor, labels: Tensor, losses: Tensor) -> Pool:
+def pooled_rows(table: Tabular, soft: Tensor, labels: Tensor, losses: Tensor) -> Pool:
     """Match every member's rows to the best member's, and take the median.
 
     Args:
@@ -303,10 +305,10 @@ def pooled(table: Tabular, soft: Tensor, labels: Tensor, losses: Tensor) -> Pool
     alive = [member for member, loss in zip(soft, losses, strict=True) if math.isfinite(loss)] or [best]
     matched = torch.stack([member[assign(reference, Candidate(table.nearest(member), labels))] for member in alive])
     middle = matched.quantile(0.5, 0)
-    return Pool(table.nearest(middle), confidence(table, matched), best)
+    return Pool(table.nearest(middle), cell_confidence(table, matched), best)
 
 
-def confidence(table: Tabular, matched: Tensor) -> Tensor:
+def cell_confidence(table: Tabular, matched: Tensor) -> Tensor:
     """How sure members `(members, N, width)` are of each cell, `(N, columns)` in [0, 1].
 
     Of a category one minus the entropy of the pooled softmax by its largest; of a number, one minus the deviation of
@@ -337,7 +339,7 @@ def _losses(search: Search, candidate: Candidate) -> Tensor:
     return torch.stack([member_distances(one, target).detach() for one, target in pairs]).sum(0)
 
 
-def _seen(progress: ProgressCallback, search: Search, relaxed: Relaxed) -> ProgressCallback:
+def _seen(progress: ProgressCallback, search: Search, relaxed: RelaxedRows) -> ProgressCallback:
     """Show the first member's present rows: the search itself knows unconstrained candidates only."""
     count = len(search.start) // relaxed.members
 

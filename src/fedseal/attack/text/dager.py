@@ -22,7 +22,7 @@ from fedseal.attack.route import Route
 from fedseal.attack.text.compatibility import Board, board
 from fedseal.attack.text.incidence import Incidence, incidence, place_rows
 from fedseal.attack.text.sentence_labels import completed, labels_of
-from fedseal.attack.text.sentences import Frame, Sentence, assemble, grow
+from fedseal.attack.text.sentences import Frame, ReadSentence, assemble, grow
 from fedseal.attack.text.span import CLEAN, Span, span_of
 from fedseal.attack.text.tokens import beside_the_head, embedding_of, token_set
 from fedseal.attack.text.transformer import Transformer, Wiring, wiring
@@ -34,7 +34,7 @@ from fedseal.types import Candidate, Observation, Outcome, ProgressCallback, Rec
 CHUNK = 2**15  # rows of the table over the vocabulary at a time
 
 
-class Plan(NamedTuple):
+class SpanPlan(NamedTuple):
     """What a reading starts from."""
 
     transformer: Transformer
@@ -57,7 +57,7 @@ class Dager(Route):
             return error.fact
         return None
 
-    def _plan(self, evidence: Evidence) -> Plan:
+    def _plan(self, evidence: Evidence) -> SpanPlan:
         """The preparations, made once for the door and for the reading."""
         return evidence.once(self.name, lambda: prepare(evidence.observation))
 
@@ -86,7 +86,7 @@ class Dager(Route):
         )
 
 
-def prepare(observation: Observation) -> Plan:
+def prepare(observation: Observation) -> SpanPlan:
     """The model's wiring and the two spans.
 
     Raises:
@@ -114,7 +114,7 @@ def prepare(observation: Observation) -> Plan:
         )
     if not wired.causal and (wired.attention is None or wired.norm is None or wired.skip is None):
         raise UnfitModel(f"how the block '{wired.block}' mixes its rows was not understood", "use another attack")
-    return Plan(transformer, wired, first, second)
+    return SpanPlan(transformer, wired, first, second)
 
 
 def _gradient(transformer: Transformer, observation: Observation, module: str) -> Tensor:
@@ -126,7 +126,7 @@ def _gradient(transformer: Transformer, observation: Observation, module: str) -
     return gradient if isinstance(transformer.modules[module], torch.nn.Linear) else gradient.T
 
 
-def read_sentences(observation: Observation, plan: Plan) -> tuple[Tensor, str]:
+def read_sentences(observation: Observation, plan: SpanPlan) -> tuple[Tensor, str]:
     """Token ids `(N, L)` of all sentences, and what limits them."""
     text = cast(Text, observation.modality)
     transformer, wired, first, second = plan
@@ -156,7 +156,7 @@ def read_sentences(observation: Observation, plan: Plan) -> tuple[Tensor, str]:
     return _padded([tokens[table.token[list(s.rows)]].tolist() for s in sentences], text, observation), note
 
 
-def _tokens(observation: Observation, plan: Plan) -> Tensor:
+def _tokens(observation: Observation, plan: SpanPlan) -> Tensor:
     """Ids of the tokens that occur: by the embedding's gradient, else all that lie in the first span somewhere."""
     device = observation.like.device
     try:
@@ -180,7 +180,7 @@ def _length(observation: Observation) -> int:
     return int(observation.modality.shape[0]) if rows is None else len(rows)
 
 
-def _encoder(observation: Observation, plan: Plan, table: Board, tokens: Tensor, length: int) -> list[Sentence]:
+def _encoder(observation: Observation, plan: SpanPlan, table: Board, tokens: Tensor, length: int) -> list[ReadSentence]:
     text = cast(Text, observation.modality)
     index = {int(token): i for i, token in enumerate(tokens)}
     before, after = ([index[t] for t in part if t in index] for part in text.frame)
@@ -205,7 +205,7 @@ def _encoder(observation: Observation, plan: Plan, table: Board, tokens: Tensor,
     )
 
 
-def _incidence(observation: Observation, plan: Plan, tokens: Tensor, length: int) -> Incidence | None:
+def _incidence(observation: Observation, plan: SpanPlan, tokens: Tensor, length: int) -> Incidence | None:
     """Which token stood where, from the embeddings' gradients, or where the output layer shares them from the first
     attention's.
     """
@@ -226,7 +226,7 @@ def _incidence(observation: Observation, plan: Plan, tokens: Tensor, length: int
     return incidence(*(torch.cat([one / sizes[0], other / sizes[1]], 1) for one, other in pairs))
 
 
-def _signals(observation: Observation, plan: Plan, tokens: Tensor, length: int) -> tuple[Tensor, Tensor] | None:
+def _signals(observation: Observation, plan: SpanPlan, tokens: Tensor, length: int) -> tuple[Tensor, Tensor] | None:
     """What came back to tokens and places through query, key and value: the coefficients of their gradient in the
     normalized tokens and places, which are independent directions.
     """
@@ -246,7 +246,7 @@ def _signals(observation: Observation, plan: Plan, tokens: Tensor, length: int) 
     return of_tokens, of_places
 
 
-def _grow_by_forward(plan: Plan, tokens: Tensor, text: Text) -> list[tuple[int, ...]]:
+def _grow_by_forward(plan: SpanPlan, tokens: Tensor, text: Text) -> list[tuple[int, ...]]:
     """Sentences of a decoder whose attention is not understood, such as one with rotary places: by its own forward."""
     done: list[tuple[int, ...]] = []
     prefixes: list[tuple[int, ...]] = [()]

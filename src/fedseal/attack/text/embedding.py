@@ -85,7 +85,7 @@ class Mixed(Embedded):
 
 
 @dataclass(frozen=True)
-class Relaxed:
+class RelaxedSentences:
     """A text observation made continuous.
 
     Args:
@@ -130,7 +130,7 @@ class Relaxed:
         incidence, from which a search that cannot reproduce the client, whose dropout is unknown, must not walk away.
         """
         noise = torch.randn(*self.known.shape, len(self.allowed), generator=generator).to(self.table)
-        hint = incidence(self.original, self.allowed) if len(self.known) == 1 else None
+        hint = token_incidence(self.original, self.allowed) if len(self.known) == 1 else None
         if hint is None:
             return TIES * noise
         found = hint[self.free[0]]
@@ -176,8 +176,8 @@ class Relaxed:
         return ids, F.pad(share, (0, ids.shape[-1] - share.shape[-1]), value=1.0)
 
 
-def relaxed(observation: Observation, who: str) -> Relaxed:
-    """A text observation made continuous; see `Relaxed`.
+def relaxed_sentences(observation: Observation, who: str) -> RelaxedSentences:
+    """A text observation made continuous; see `RelaxedSentences`.
 
     Args:
         who: the attack's name, for errors.
@@ -212,7 +212,7 @@ def relaxed(observation: Observation, who: str) -> Relaxed:
     taken = {modality.pad, *(known.flatten().tolist() if int(known[0, -1]) != FREE else [])}
     allowed = every[~torch.isin(every, torch.tensor(sorted(taken), device=every.device))]
     scale = float(table[allowed].std())
-    return Relaxed(
+    return RelaxedSentences(
         original=observation,
         observation=_without_embedding(observation, model, Embedded((places, table.shape[1]), scale)),
         table=table,
@@ -242,7 +242,7 @@ def longest_sentence(observation: Observation) -> int | None:
     return None if rows is None else len(rows)
 
 
-def incidence(observation: Observation, allowed: Tensor) -> Tensor | None:
+def token_incidence(observation: Observation, allowed: Tensor) -> Tensor | None:
     """Which of the allowed tokens stands at which place of a single sentence, `(P, K)`, between 0 and 1; None where
     places have no table or the embedding is not sent. Steps of plain SGD keep what a gradient tells.
     """

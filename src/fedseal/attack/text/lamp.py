@@ -15,7 +15,7 @@ from torch import Tensor
 from fedseal.attack.base import replay
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.schedule import cosine_decay
-from fedseal.attack.text.embedding import Relaxed
+from fedseal.attack.text.embedding import RelaxedSentences
 from fedseal.attack.text.search import TellingCosine, finished, in_tokens, placed, posed
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
@@ -76,10 +76,10 @@ class Lamp:
         ids = problem.ids(search.found().inputs)
         return finished(problem, search, ids, started, f"{moved} moves of tokens were kept")
 
-    def _best_start(self, search: Search, problem: Relaxed, generator: torch.Generator) -> Tensor:
+    def _best_start(self, search: Search, problem: RelaxedSentences, generator: torch.Generator) -> Tensor:
         """The best of random starts, then of its permutations."""
         tried = [search.start, *[problem.random(generator) for _ in range(self.starts - 1)]]
-        best = min(tried, key=lambda inputs: distance(search, problem, inputs))
+        best = min(tried, key=lambda inputs: embedding_distance(search, problem, inputs))
         shuffled = [best]
         for _ in range(self.starts):
             inputs = best.clone()
@@ -87,9 +87,9 @@ class Lamp:
                 places = free.nonzero().flatten()
                 row[places] = row[places[torch.randperm(len(places), generator=generator).to(places.device)]]
             shuffled.append(inputs)
-        return min(shuffled, key=lambda inputs: distance(search, problem, inputs))
+        return min(shuffled, key=lambda inputs: embedding_distance(search, problem, inputs))
 
-    def _turn(self, search: Search, problem: Relaxed, generator: torch.Generator) -> int:
+    def _turn(self, search: Search, problem: RelaxedSentences, generator: torch.Generator) -> int:
         """Try moves in every sentence and keep the best that is better; how many were kept."""
         inputs, kept = search.found().inputs, 0
         for number in range(len(inputs)):
@@ -99,7 +99,7 @@ class Lamp:
             tried = [inputs]
             for _ in range(self.proposals):
                 other = inputs.clone()
-                other[number, places] = inputs[number, places[move(len(places), generator).to(places.device)]]
+                other[number, places] = inputs[number, places[new_order(len(places), generator).to(places.device)]]
                 tried.append(other)
             costs = self._costs(search, problem, tried, number)
             best = int(costs.argmin())
@@ -109,9 +109,9 @@ class Lamp:
             put(search, problem, inputs)
         return kept
 
-    def _costs(self, search: Search, problem: Relaxed, tried: list[Tensor], number: int) -> Tensor:
+    def _costs(self, search: Search, problem: RelaxedSentences, tried: list[Tensor], number: int) -> Tensor:
         """The cost of each of the tried inputs, which differ in sentence `number`, `(len(tried),)`."""
-        costs = torch.tensor([distance(search, problem, inputs) for inputs in tried], dtype=torch.float64)
+        costs = torch.tensor([embedding_distance(search, problem, inputs) for inputs in tried], dtype=torch.float64)
         if self.prior is not None:
             ids = problem.ids(torch.stack(tried))[:, number]
             costs = costs + self.fluency * self.prior(ids).double().cpu()
@@ -125,7 +125,7 @@ class MeanLength:
     expected: float
 
     @classmethod
-    def of(cls, problem: Relaxed) -> MeanLength:
+    def of(cls, problem: RelaxedSentences) -> MeanLength:
         """Against the tokens that the update leaks."""
         return cls(float(problem.table[problem.allowed].square().sum(1).sqrt().mean()))
 
@@ -135,10 +135,10 @@ class MeanLength:
         return (length / self.expected - 1).square()
 
 
-def move(count: int, generator: torch.Generator) -> Tensor:
+def new_order(count: int, generator: torch.Generator) -> Tensor:
     """A new order `(count,)` of two or more tokens: two swapped, or one, a span, or the beginning moved elsewhere.
 
-    >>> sorted(move(5, torch.Generator().manual_seed(0)).tolist())
+    >>> sorted(new_order(5, torch.Generator().manual_seed(0)).tolist())
     [0, 1, 2, 3, 4]
     """
 
@@ -162,7 +162,7 @@ def move(count: int, generator: torch.Generator) -> Tensor:
     return torch.tensor(order)
 
 
-def distance(search: Search, problem: Relaxed, inputs: Tensor) -> float:
+def embedding_distance(search: Search, problem: RelaxedSentences, inputs: Tensor) -> float:
     """The search's distance of updates for these embeddings `(N, P, d)`, summed over the rounds; priors apart."""
     observation = problem.observation
     candidate, training = Candidate(inputs, search.found().labels), observation.require_training(search.attack.name)
@@ -173,7 +173,7 @@ def distance(search: Search, problem: Relaxed, inputs: Tensor) -> float:
     return total
 
 
-def put(search: Search, problem: Relaxed, inputs: Tensor) -> None:
+def put(search: Search, problem: RelaxedSentences, inputs: Tensor) -> None:
     """Let the search go on from these embeddings `(N, P, d)`."""
     with torch.no_grad():
         moves = (inputs - search.start) / problem.scale * problem.free[..., None]

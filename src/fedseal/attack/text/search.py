@@ -17,7 +17,7 @@ from fedseal.attack.base import better, conclude
 from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching, Search
 from fedseal.attack.search.objective import cosine_distance, squared_distance
 from fedseal.attack.search.schedule import cosine_decay
-from fedseal.attack.text.embedding import Relaxed, relaxed
+from fedseal.attack.text.embedding import RelaxedSentences, relaxed_sentences
 from fedseal.errors import UnknownName
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
@@ -59,7 +59,7 @@ class TextSearch:
 
     def _mix(
         self,
-        problem: Relaxed,
+        problem: RelaxedSentences,
         attack: GradientMatching,
         generator: torch.Generator,
         progress: ProgressCallback | None,
@@ -78,14 +78,14 @@ class TextSearch:
             search.advance(CHECK, told)
 
 
-def placed(search: GradientMatching, problem: Relaxed, start: Tensor) -> GradientMatching:
+def placed(search: GradientMatching, problem: RelaxedSentences, start: Tensor) -> GradientMatching:
     """The search from embeddings `(N, P, d)`, with the known tokens held in their places."""
     return replace(search, coordinates=problem.coordinates, start=start)
 
 
 def posed(
     search: GradientMatching, labels: str, observation: Observation, generator: torch.Generator
-) -> tuple[Relaxed, GradientMatching]:
+) -> tuple[RelaxedSentences, GradientMatching]:
     """The continuous problem behind an observation of sentences, and the search that knows its labels and its noise.
 
     Raises:
@@ -93,12 +93,12 @@ def posed(
         UnfitModel: the model does not classify sentences.
         UnknownToAdversary: weights, local training, batch size or labels are withheld and needed.
     """
-    problem = relaxed(observation, search.name)
+    problem = relaxed_sentences(observation, search.name)
     observation.require_training(search.name)
     return problem, labeled(informed(search, problem), labels, observation, generator)
 
 
-def informed(search: GradientMatching, problem: Relaxed) -> GradientMatching:
+def informed(search: GradientMatching, problem: RelaxedSentences) -> GradientMatching:
     """The search with the noise that the update shows told to an objective that can use it."""
     if not isinstance(search.objective, TellingCosine):
         return search
@@ -126,7 +126,7 @@ def in_tokens(read: Callable[[Tensor], Tensor], progress: ProgressCallback | Non
     return lambda step: told(step if step.inputs is None else replace(step, inputs=read(step.inputs)))
 
 
-def finished(problem: Relaxed, search: Search, ids: Tensor, started: float, note: str = "") -> Reconstruction:
+def finished(problem: RelaxedSentences, search: Search, ids: Tensor, started: float, note: str = "") -> Reconstruction:
     """The reconstruction of token ids `(N, L)`, with the certificate of the original observation."""
     labels = search.found().labels
     candidate = Candidate(ids, labels.argmax(-1) if labels.is_floating_point() else labels)

@@ -19,7 +19,7 @@ from fedseal.types import Observation
 SILENT = 1e-3  # of the largest row: below, a place had no loss
 
 
-class Head(NamedTuple):
+class SentenceHead(NamedTuple):
     """What goes into the output layer, `(N, d)` or `(N, P, d)`, and its gradient up to a positive factor, in float64;
     the name of its bias.
     """
@@ -29,7 +29,7 @@ class Head(NamedTuple):
     bias: str | None
 
 
-def head_of(observation: Observation, transformer: Transformer, ids: Tensor) -> Head | None:
+def head_of(observation: Observation, transformer: Transformer, ids: Tensor) -> SentenceHead | None:
     """The last linear product for token ids `(N, L)`; None where the client does not train it."""
     products = [name for name, module in transformer.modules.items() if is_product(module)]
     last = transformer.run(ids, products)[-1]
@@ -38,7 +38,7 @@ def head_of(observation: Observation, transformer: Transformer, ids: Tensor) -> 
         return None
     gradient = observation.update.tensors[weight].double()
     sign = -1.0 if observation.update.kind == "difference" else 1.0
-    return Head(last.given, sign * gradient, transformer.weight_name(last.name, "bias"))
+    return SentenceHead(last.given, sign * gradient, transformer.weight_name(last.name, "bias"))
 
 
 def labels_of(observation: Observation, transformer: Transformer, ids: Tensor, *, pad: int) -> Tensor | None:

@@ -28,29 +28,29 @@ LEAST = 600  # iterations of least squares; those that lead somewhere took up to
 STARTS = 40  # first readings without a new sentence
 
 
-class Sentence(NamedTuple):
+class ReadSentence(NamedTuple):
     """Indices of a board's tokens in order, and the largest misfit of its rows."""
 
     rows: tuple[int, ...]
     misfit: float
 
 
-def grow(board: Board, tolerance: float) -> list[Sentence]:
+def grow(board: Board, tolerance: float) -> list[ReadSentence]:
     """All sentences of a decoder: prefixes that nothing continues.
 
     Args:
         tolerance: misfit up to which a row counts as seen.
     """
-    done: list[Sentence] = []
-    prefixes: list[Sentence] = [Sentence((), 0.0)]
+    done: list[ReadSentence] = []
+    prefixes: list[ReadSentence] = [ReadSentence((), 0.0)]
     place = 0
     while prefixes:
         here = (board.place == place).nonzero().flatten()
-        longer: list[Sentence] = []
+        longer: list[ReadSentence] = []
         for prefix in prefixes:
             misfit = board.last_misfit(prefix.rows, here) if len(here) else torch.empty(0)
             fits = (misfit <= tolerance).nonzero().flatten().tolist()
-            longer += [Sentence((*prefix.rows, int(here[i])), max(prefix.misfit, float(misfit[i]))) for i in fits]
+            longer += [ReadSentence((*prefix.rows, int(here[i])), max(prefix.misfit, float(misfit[i]))) for i in fits]
             if not fits and prefix.rows:
                 done.append(prefix)
         prefixes, place = longer, place + 1
@@ -66,7 +66,7 @@ class Frame(NamedTuple):
 
 def assemble(
     board: Board, *, likely: Tensor, anchors: Sequence[int], rows: int, tolerance: float, frame: Frame
-) -> list[Sentence]:
+) -> list[ReadSentence]:
     """The sentences of an encoder.
 
     Args:
@@ -78,8 +78,8 @@ def assemble(
     Returns:
         Sentences found, and where not all were, the best readings of the others behind them.
     """
-    found: list[Sentence] = []
-    rest: list[Sentence] = []
+    found: list[ReadSentence] = []
+    rest: list[ReadSentence] = []
     covered: set[int] = set()
     missing, tries = rows, 0
     fresh = likely.clone()  # what is likely and stands in no sentence found; of use where tokens rarely repeat
@@ -112,9 +112,9 @@ def assemble(
     return found
 
 
-def _first_that_fits(sentences: Iterable[Sentence | None], tolerance: float) -> Sentence | None:
+def _first_that_fits(sentences: Iterable[ReadSentence | None], tolerance: float) -> ReadSentence | None:
     """The first within the tolerance, else the nearest."""
-    nearest: Sentence | None = None
+    nearest: ReadSentence | None = None
     for sentence in sentences:
         if sentence is not None and (nearest is None or sentence.misfit < nearest.misfit):
             nearest = sentence
@@ -125,7 +125,7 @@ def _first_that_fits(sentences: Iterable[Sentence | None], tolerance: float) -> 
 
 def _from_anchor(
     board: Board, fresh: Tensor, likely: Tensor, anchor: int, tolerance: float, frame: Frame
-) -> Sentence | None:
+) -> ReadSentence | None:
     shares = neighbors(board, [anchor], fresh, rounds=ROUNDS)
     rows = _reading(board, anchor, shares, frame)
     for stage in (*[likely] * NARROW, *[torch.ones_like(likely)] * WIDE):
@@ -143,7 +143,7 @@ def _from_anchor(
     if rows is None:
         return None
     if float(shares[rows].mean()) < WORTH:
-        return Sentence(tuple(rows), float(board.misfit(rows).max()))
+        return ReadSentence(tuple(rows), float(board.misfit(rows).max()))
     return _improved(board, rows, tolerance, frame)
 
 
@@ -220,7 +220,7 @@ def _reading(board: Board, anchor: int, shares: Tensor, frame: Frame) -> list[in
     return rows if len(rows) > int(board.place[anchor]) else None
 
 
-def _improved(board: Board, rows: list[int], tolerance: float, frame: Frame) -> Sentence:
+def _improved(board: Board, rows: list[int], tolerance: float, frame: Frame) -> ReadSentence:
     """Exchange tokens, lengthen and shorten, as long as the rows' misfit falls."""
     here = {place: (board.place == place).nonzero().flatten() for place in range(int(board.place.max()) + 1)}
     best = float(_cost(board.misfit(rows)))
@@ -238,7 +238,7 @@ def _improved(board: Board, rows: list[int], tolerance: float, frame: Frame) -> 
         rows, best = _other_length(board, rows, best, here, frame)
         if best > before * (1 - 1e-6):
             break
-    return Sentence(tuple(rows), float(board.misfit(rows).max()))
+    return ReadSentence(tuple(rows), float(board.misfit(rows).max()))
 
 
 def _cost(misfit: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def wiring(transformer: Transformer, tokens: Sequence[int]) -> Wiring:
     )
 
 
-def mixed(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+def mixed_streams(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
     """Attention's contexts `(..., L, heads * size)` from query, key and value `(..., L, heads, size)`."""
     scores = torch.einsum("...ihc,...jhc->...hij", query, key)
     if causal:
@@ -226,6 +226,6 @@ def _attention(outputs: Sequence[Tensor], contexts: Tensor, causal: bool) -> Att
     for heads in [h for h in range(1, width + 1) if width % h == 0]:
         for order in ((0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0), (2, 1, 0)):
             attention = Attention(heads, order)
-            if _same(mixed(*attention.split(outputs), causal=causal), contexts):
+            if _same(mixed_streams(*attention.split(outputs), causal=causal), contexts):
                 return attention
     return None

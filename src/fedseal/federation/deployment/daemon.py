@@ -41,7 +41,7 @@ DAEMONS: dict[str, Callable[[], Callable[[], None]]] = {
 }
 
 
-def main(name: str, arguments: Sequence[str]) -> NoReturn:
+def run_daemon(name: str, arguments: Sequence[str]) -> NoReturn:
     """Be the daemon of that name until it ends or its parent does."""
     from flwr.supercore.app_utils import start_parent_process_monitor
 
@@ -63,4 +63,4 @@ def main(name: str, arguments: Sequence[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    run_daemon(sys.argv[1], sys.argv[2:])

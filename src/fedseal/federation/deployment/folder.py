@@ -22,7 +22,7 @@ from pydantic import PlainSerializer
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation import keys as stored
 from fedseal.federation.deployment import certificates
-from fedseal.federation.json_file import JsonFile, Model, read
+from fedseal.federation.json_file import JsonFile, Model, read_model
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.secagg import SERVER, Party, aggregator
 
@@ -151,7 +151,7 @@ class Place:
         return replace(self, address=address, listen=address.rpartition(":")[0])
 
 
-def write(
+def write_folders(
     folder: Path,
     secure: Secure,
     clients: int,
@@ -198,7 +198,7 @@ def write(
         raise StorageFailure(f"cannot write '{folder}' ({error.strerror})", "choose another place") from None
 
 
-def numbers(owners: int, aggregators: int) -> tuple[int, ...]:
+def party_numbers(owners: int, aggregators: int) -> tuple[int, ...]:
     """All parties: the model owner, then the data owners, then the aggregators."""
     return SERVER, *range(owners), *map(aggregator, range(aggregators))
 
@@ -213,7 +213,7 @@ def _fill(
     days: float,
 ) -> None:
     address, listen = (f"{_bracketed(hosts[0])}:{port}", "0.0.0.0") if hosts else (f"127.0.0.1:{port}", "127.0.0.1")
-    parties = numbers(len(ring.clients), len(ring.aggregators))
+    parties = party_numbers(len(ring.clients), len(ring.aggregators))
     owner, public = root / OWNER, {}
     for number in parties:
         own = root / Party.of(number).folder
@@ -278,7 +278,7 @@ def _read(path: Path, model: type[Model]) -> Model:
         raise StorageFailure(
             f"there is no '{path}'", "name a party's folder of those that 'fedseal train --deploy' wrote"
         )
-    return read(path, model, f"'{path}' is damaged", "copy this party's folder again")
+    return read_model(path, model, f"'{path}' is damaged", "copy this party's folder again")
 
 
 def _write(path: Path, content: JsonFile) -> None:

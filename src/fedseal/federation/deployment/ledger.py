@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import RootModel
 
 from fedseal.errors import StorageFailure
-from fedseal.federation.json_file import read
+from fedseal.federation.json_file import read_model
 from fedseal.files import write_whole
 from fedseal.secagg import Ledger, Terms
 
@@ -47,7 +47,7 @@ class StoredLedger(Ledger):
 
 
 def _read(path: Path) -> LedgerFile:
-    return read(
+    return read_model(
         path,
         LedgerFile,
         f"'{path}' is no record of rounds",

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedseal.federation.protocol.base import Call, Reading, Sum, SumProtocol
+from fedseal.federation.protocol.base import Call, PartyReading, Sum, SumProtocol
 from fedseal.federation.protocol.masking import MASKING
 from fedseal.federation.protocol.messages import LOG, Ask, Link, Member, Reply
 from fedseal.federation.protocol.plain import PLAIN
-from fedseal.federation.protocol.sharing import SHARING, Aggregator
+from fedseal.federation.protocol.sharing import SHARING, AggregatorMember
 
 PROTOCOLS: Mapping[str, SumProtocol] = {"sharing": SHARING, "masking": MASKING, "plain": PLAIN}
 __all__ = [
     "LOG",
     "PROTOCOLS",
-    "Aggregator",
+    "AggregatorMember",
     "Ask",
     "Call",
     "Link",
     "Member",
-    "Reading",
+    "PartyReading",
     "Reply",
     "Sum",
     "SumProtocol",

@@ -17,7 +17,7 @@ from fedseal.secagg.errors import OutOfPhase
 from fedseal.types import Tensors
 
 
-class Step(NamedTuple):
+class TrainedStep(NamedTuple):
     """What a client's training gives: the vector `(size,)`, how much it counts, and metrics by name."""
 
     vector: Vector
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 class ClientSide(Protocol):
     """One client in a protocol, from round to round."""
 
-    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+    def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """What the client sends; it trains when this calls `train`.
 
         Raises:
@@ -86,7 +86,7 @@ class Sum:
         return cls(opened.total(), opened.weight, opened.metrics, opened.cohort)
 
 
-class Reading(NamedTuple):
+class PartyReading(NamedTuple):
     """What a party reads of one client: its "step", its "masked" vector in signed elements, or a "seed" for a share."""
 
     client: int
@@ -98,7 +98,7 @@ class Reading(NamedTuple):
 class PartyView(Protocol):
     """What one party's key opens in one round."""
 
-    def read(self, message: Buffer, carrier: int) -> list[Reading]:
+    def read(self, message: Buffer, carrier: int) -> list[PartyReading]:
         """What a message to this party says by itself.
 
         Args:
@@ -108,7 +108,7 @@ class PartyView(Protocol):
             BadMessage: it does not open.
         """
 
-    def rest(self) -> list[Reading]:
+    def rest(self) -> list[PartyReading]:
         """What all messages of the round say together."""
 
 
@@ -118,14 +118,18 @@ class SecureView:
     def __init__(self, call: Call, number: int, identity: Identity) -> None:
         self._transcript = Transcript(call.terms, number, identity)
 
-    def read(self, message: Buffer, carrier: int) -> list[Reading]:
+    def read(self, message: Buffer, carrier: int) -> list[PartyReading]:
         """A seed, if it is one."""
         share = self._transcript.read(message)
-        return [] if share is None else [Reading(share.client, "seed", np.frombuffer(bytearray(share.seed), np.uint8))]
+        return (
+            []
+            if share is None
+            else [PartyReading(share.client, "seed", np.frombuffer(bytearray(share.seed), np.uint8))]
+        )
 
-    def rest(self) -> list[Reading]:
+    def rest(self) -> list[PartyReading]:
         """Masked vectors."""
-        return [Reading(client, "masked", vector.copy()) for client, vector in self._transcript.vectors.items()]
+        return [PartyReading(client, "masked", vector.copy()) for client, vector in self._transcript.vectors.items()]
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import PROTOCOLS
-from fedseal.federation.protocol.base import ClientSide, Step
+from fedseal.federation.protocol.base import ClientSide, TrainedStep
 from fedseal.federation.protocol.messages import LOG, Ask, Memory, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Identity, Ledger, Outgoing
 from fedseal.types import Batch, Tensors
 
 
-class Client:
+class ClientMember:
     """A data owner at work.
 
     Args:
@@ -91,18 +91,18 @@ class Client:
             )
         return self._side.answer(ask, partial(self._step, ask))
 
-    def _step(self, ask: Ask) -> Step:
+    def _step(self, ask: Ask) -> TrainedStep:
         if self._data is None:
             self._data = self._owner.build_data()
         _load(self._model, ask.state)
         secure = self._pact.secure
-        with threads(self._threads):
+        with member_threads(self._threads):
             generator = torch.Generator().manual_seed(draw_seed(self._seed, ask.round, self._number))
             update = self._owner.model_fn(self._model, self._data, generator)
             metrics = self._owner.metrics(self._model, self._data, secure.metrics or {})
         assert secure.max_weight is not None
         weight = 1 if secure.max_weight == 1 else update.num_examples or len(self._data)
-        return Step(self._packing.pack(update, dict(self._model.named_buffers())), weight, metrics)
+        return TrainedStep(self._packing.pack(update, dict(self._model.named_buffers())), weight, metrics)
 
 
 def draw_seed(seed: int | None, round: int, number: int) -> int:
@@ -117,7 +117,7 @@ def draw_seed(seed: int | None, round: int, number: int) -> int:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def member_threads(count: int) -> Iterator[None]:
     """Compute with that many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from fedseal.federation.protocol.base import Call, SecureView, Step, Sum, SumProtocol
+from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep
 from fedseal.federation.protocol.messages import LOG, Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
 from fedseal.secagg.errors import BadMessage, OutOfPhase
 
 
-class MaskingClient:
+class MaskingRole:
     """Goes through the phases of a round, and keeps its secrets in between."""
 
     def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
         self._pact, self._number, self._identity, self._ledger = pact, number, identity, ledger
-        self._role: masking.Client | None = None
+        self._role: masking.MaskingClient | None = None
 
-    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+    def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """Of the phase that is due."""
         if ask.step == "advertise":
             terms = self._pact.terms(ask.round, ask.size)
-            self._role = masking.Client(terms, self._number, self._identity, self._ledger)
+            self._role = masking.MaskingClient(terms, self._number, self._identity, self._ledger)
             yield from self._role.advertise()
             return
         role = self._present(ask)
@@ -38,15 +38,15 @@ class MaskingClient:
 
     def load(self, memory: bytes) -> None:
         """Go on where `dump` was called."""
-        self._role = masking.Client.load(self._pact.terms, self._number, self._identity, self._ledger, memory)
+        self._role = masking.MaskingClient.load(self._pact.terms, self._number, self._identity, self._ledger, memory)
 
-    def _present(self, ask: Ask) -> masking.Client:
+    def _present(self, ask: Ask) -> masking.MaskingClient:
         if self._role is None or self._role.terms.round != ask.round:
             raise OutOfPhase(f"round {ask.round} did not begin at this client", "let it advertise first")
         return self._role
 
 
-def conduct(call: Call, link: Link) -> Sum:
+def conduct_masking(call: Call, link: Link) -> Sum:
     """Lead the clients who are left from phase to phase.
 
     Raises:
@@ -79,4 +79,4 @@ def _receive(server: masking.Server, message: Buffer) -> None:
         LOG.warning("the server refuses a client's message: %s", error)
 
 
-MASKING = SumProtocol(secure=True, client=MaskingClient, conduct=conduct, view=SecureView)
+MASKING = SumProtocol(secure=True, client=MaskingRole, conduct=conduct_masking, view=SecureView)

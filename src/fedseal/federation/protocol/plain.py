@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.packing import Vector
-from fedseal.federation.protocol.base import Call, Reading, Step, Sum, SumProtocol, trains_only
+from fedseal.federation.protocol.base import Call, PartyReading, Sum, SumProtocol, TrainedStep, trains_only
 from fedseal.federation.protocol.messages import Ask, Link
 from fedseal.federation.secure import Pact
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Outgoing
@@ -24,7 +24,7 @@ class PlainClient:
     def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
         pass
 
-    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+    def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """The step."""
         trains_only(ask)
         yield Outgoing(SERVER, write_step(*train()))
@@ -37,7 +37,7 @@ class PlainClient:
         """Nothing."""
 
 
-def conduct(call: Call, link: Link) -> Sum:
+def conduct_plain(call: Call, link: Link) -> Sum:
     """Add up what clients send.
 
     Raises:
@@ -66,12 +66,12 @@ class PlainView:
     def __init__(self, call: Call, number: int, identity: Identity) -> None:
         pass
 
-    def read(self, message: Buffer, carrier: int) -> list[Reading]:
+    def read(self, message: Buffer, carrier: int) -> list[PartyReading]:
         """The step."""
         step, weight, _ = read_step(message)
-        return [Reading(carrier, "step", step, weight)]
+        return [PartyReading(carrier, "step", step, weight)]
 
-    def rest(self) -> list[Reading]:
+    def rest(self) -> list[PartyReading]:
         """Nothing more."""
         return []
 
@@ -89,7 +89,7 @@ def write_step(step: Vector, weight: int, metrics: Mapping[str, float]) -> bytes
     return safetensors.numpy.save({"step": step, "weight": np.array([weight]), **found})
 
 
-def read_step(message: Buffer) -> Step:
+def read_step(message: Buffer) -> TrainedStep:
     """What `write_step` wrote.
 
     Raises:
@@ -98,9 +98,9 @@ def read_step(message: Buffer) -> Step:
     try:
         found = safetensors.numpy.load(bytes(message))
         metrics = {name[7:]: float(value[0]) for name, value in found.items() if name.startswith("metric.")}
-        return Step(found["step"], int(found["weight"][0]), metrics)
+        return TrainedStep(found["step"], int(found["weight"][0]), metrics)
     except (SafetensorError, KeyError, IndexError) as error:
         raise UnfitUpdate(f"a client's step that cannot be read ({error})", "run one version at all parties") from None
 
 
-PLAIN = SumProtocol(secure=False, client=PlainClient, conduct=conduct, view=PlainView)
+PLAIN = SumProtocol(secure=False, client=PlainClient, conduct=conduct_plain, view=PlainView)

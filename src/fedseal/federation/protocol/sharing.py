@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from fedseal.errors import EngineFailure, FedsealError
-from fedseal.federation.protocol.base import Call, SecureView, Step, Sum, SumProtocol, trains_only
+from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep, trains_only
 from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import OWNER, Buffer, Identity, Ledger, Outgoing, Party, aggregator, sharing
@@ -16,17 +16,17 @@ from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase
 PENDING = 1 << 26  # bytes that wait to be passed on to one aggregator
 
 
-class SharingClient:
+class SharingRole:
     """Sends all shares at once, and keeps nothing but its ledger."""
 
     def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
         self._pact, self._number, self._identity, self._ledger = pact, number, identity, ledger
 
-    def answer(self, ask: Ask, train: Callable[[], Step]) -> Iterator[Outgoing]:
+    def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """Shares of the step."""
         trains_only(ask)
         step = train()
-        role = sharing.Client(self._pact.terms(ask.round, ask.size), self._number, self._identity, self._ledger)
+        role = sharing.SharingClient(self._pact.terms(ask.round, ask.size), self._number, self._identity, self._ledger)
         yield from role.contribute(*step)
 
     def dump(self) -> bytes | None:
@@ -37,7 +37,7 @@ class SharingClient:
         """Nothing."""
 
 
-class Aggregator:
+class AggregatorMember:
     """One of several parties who add shares, and who open nothing before they agree on whose.
 
     Args:
@@ -50,7 +50,7 @@ class Aggregator:
     ) -> None:
         self._kept = kept
         self._place, self._pact, self._identity, self._ledger = place, pact, identity, ledger or Ledger()
-        self._role: sharing.Aggregator | None = None
+        self._role: sharing.SharingAggregator | None = None
         self._asked: tuple[int, int] = (-1, 0)  # round and size
         self._heard: Memory = {}
 
@@ -79,7 +79,7 @@ class Aggregator:
         self._heard = {name: list(memory[name]) for name in ("take", "close", "count", "open") if name in memory}
         if not self._heard or "open" in self._heard:
             return
-        self._role = sharing.Aggregator(self._pact.terms(round, size), self._place, self._identity)
+        self._role = sharing.SharingAggregator(self._pact.terms(round, size), self._place, self._identity)
         self._take(self._heard.get("take", []))
         if "close" in self._heard:
             self._role.close_intake()
@@ -101,12 +101,12 @@ class Aggregator:
         answers = [out for message in ask.messages for out in role.receive(message)]
         return role.open() if ask.step == "open" else iter(answers)
 
-    def _present(self, ask: Ask) -> sharing.Aggregator:
+    def _present(self, ask: Ask) -> sharing.SharingAggregator:
         begins = ask.step == "take" or (ask.step == "close" and ask.messages)
         if begins and self._asked[0] != ask.round:
             terms = self._pact.terms(ask.round, ask.size)
             self._ledger.enter(terms)  # the same round a second time could open a second sum
-            self._role = sharing.Aggregator(terms, self._place, self._identity)
+            self._role = sharing.SharingAggregator(terms, self._place, self._identity)
             self._asked, self._heard = (ask.round, ask.size), {}
         if self._role is None or self._asked[0] != ask.round or ask.step in self._heard.keys() - {"take"}:
             raise OutOfPhase(f"'{ask.step}' of round {ask.round} out of turn", "begin another round")
@@ -126,7 +126,7 @@ class Aggregator:
         return kept
 
 
-def conduct(call: Call, link: Link) -> Sum:
+def conduct_sharing(call: Call, link: Link) -> Sum:
     """Pass clients' shares on to the aggregators, let these agree, and open the sum of theirs.
 
     Raises:
@@ -199,4 +199,4 @@ class _Relay:
             raise EngineFailure(f"{missing} does not answer, and all are needed", "start it, and ask again")
 
 
-SHARING = SumProtocol(secure=True, client=SharingClient, conduct=conduct, view=SecureView)
+SHARING = SumProtocol(secure=True, client=SharingRole, conduct=conduct_sharing, view=SecureView)

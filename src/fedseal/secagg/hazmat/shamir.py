@@ -14,13 +14,13 @@ from fedseal.secagg.errors import CohortTooSmall
 SECRET, HALF = 32, 16
 
 
-def split(secret: bytes, threshold: int, holders: int) -> tuple[bytes, ...]:
+def split_secret(secret: bytes, threshold: int, holders: int) -> tuple[bytes, ...]:
     """Shares of 32 bytes for holders 1, 2, ...: any `threshold` of them give the secret, fewer say nothing of it.
 
     Raises:
         BadConfig: the threshold is below two or above the holders, or the secret is not 32 bytes.
 
-    >>> shares = split(bytes(range(32)), 2, 3)
+    >>> shares = split_secret(bytes(range(32)), 2, 3)
     >>> combine({1: shares[0], 3: shares[2]}, 2) == bytes(range(32))
     True
     """

@@ -16,8 +16,8 @@ there in the last phase hands over its own seed, so that only the seeds of those
 shares. Its neighbors would hand over the same seed's shares in the same message.
 """
 
-from fedseal.secagg.masking.client import Client
+from fedseal.secagg.masking.client import MaskingClient
 from fedseal.secagg.masking.graph import Graph, degree_for
 from fedseal.secagg.masking.server import Server
 
-__all__ = ["Client", "Graph", "Server", "degree_for"]
+__all__ = ["Graph", "MaskingClient", "Server", "degree_for"]

@@ -24,7 +24,7 @@ SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
 VERSION = 1  # of what `dump` gives
 
 
-class Client(Role):
+class MaskingClient(Role):
     """`advertise`, `receive` KEYS and RELAY, `contribute`, `receive` SURVIVORS and CONFIRMED.
 
     It answers each once. A second, different question ends the round here: the answers to two could unmask its update.
@@ -93,7 +93,7 @@ class Client(Role):
     @classmethod
     def load(
         cls, terms: Callable[[int, int], Terms], number: int, identity: Identity, ledger: Ledger, kept: bytes
-    ) -> Client:
+    ) -> MaskingClient:
         """A client as it was when it was dumped.
 
         Args:
@@ -142,13 +142,13 @@ class Client(Role):
         holders = told.graph.holders(self.number)
         threshold = self.terms.threshold(len(holders))
         pairs = zip(
-            shamir.split(self._seed, threshold, len(holders)),
-            shamir.split(self._masking.secret, threshold, len(holders)),
+            shamir.split_secret(self._seed, threshold, len(holders)),
+            shamir.split_secret(self._masking.secret, threshold, len(holders)),
             strict=True,
         )
         shares = dict(zip(holders, (a + b for a, b in pairs), strict=True))
         self._told, self._shares[self.number] = told, shares.pop(self.number)
-        body = told.digest + told.commitment(self.number, self._seed) + wire.number(len(shares))
+        body = told.digest + told.commitment(self.number, self._seed) + wire.wire_number(len(shares))
         for holder, share in shares.items():
             key = told.share_key(self._channel, self.number, holder, holder)
             body += wire.party(holder) + seal_once(key, share)
@@ -229,7 +229,7 @@ class Client(Role):
         dropped = {who: share[SHARE // 2 :] for who, share in self._shares.items() if who not in self._survivors}
         body = self._seed
         for shares in (survived, dropped):
-            body += wire.number(len(shares)) + b"".join(
+            body += wire.wire_number(len(shares)) + b"".join(
                 wire.party(who) + share for who, share in sorted(shares.items())
             )
         sealer = Sealer(self.terms.roster.opener.sealing, unmask_context(self.terms, self.number))

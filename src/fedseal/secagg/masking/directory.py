@@ -54,7 +54,7 @@ class Directory:
         reader = Reader(message.body)
         keys: dict[int, Keys] = {}
         for _ in reader.count(len(terms.roster.clients)):
-            inner = wire.read(reader.take(ADVERTISEMENT), ADVERTISEMENT)
+            inner = wire.read_message(reader.take(ADVERTISEMENT), ADVERTISEMENT)
             if inner.kind is not Kind.ADVERTISE or inner.terms != terms.digest or inner.to != SERVER:
                 raise BadMessage("a list of keys with something else in it", "send the clients' messages")
             inner.verify(public_of(terms.roster, inner.sender))

@@ -113,7 +113,9 @@ class Server(Role):
     def _list_keys(self) -> list[Outgoing]:
         self._enough(len(self._adverts), "advertised")
         self._told = Directory(self.terms, {who: keys for who, (_, keys) in sorted(self._adverts.items())})
-        body = wire.number(len(self._adverts)) + b"".join(bytes(raw) for _, (raw, _) in sorted(self._adverts.items()))
+        body = wire.wire_number(len(self._adverts)) + b"".join(
+            bytes(raw) for _, (raw, _) in sorted(self._adverts.items())
+        )
         return [self._signed(Kind.KEYS, who, body) for who in self._told.keys]
 
     def _backed_up(self, message: Message) -> None:
@@ -132,7 +134,7 @@ class Server(Role):
         sharing, out = tuple(sorted(self._backups)), []
         for who in sharing:
             mine = [other for other in self._told.graph.neighbors(who) if other in self._backups]
-            body = wire.parties(sharing) + wire.number(len(mine))
+            body = wire.parties(sharing) + wire.wire_number(len(mine))
             body += b"".join(wire.party(other) + self._backups[other].shares[who] for other in mine)
             out.append(self._signed(Kind.RELAY, who, body))
         return out
@@ -172,7 +174,7 @@ class Server(Role):
             raise CohortTooSmall(
                 f"{len(self._confirmations)} clients confirmed, and {needed} must", "start another round"
             )
-        body = wire.number(len(self._confirmations))
+        body = wire.wire_number(len(self._confirmations))
         body += b"".join(wire.party(who) + signature for who, signature in sorted(self._confirmations.items()))
         return [self._signed(Kind.CONFIRMED, who, body) for who in sorted(self._confirmations)]
 

@@ -50,7 +50,7 @@ def digest(*batches: Batch) -> str:
     return found.hexdigest()
 
 
-def classes_of(batch: Batch) -> int:
+def output_count(batch: Batch) -> int:
     """Outputs of a classifier for these labels: as many as the largest class tells, or one for each finding."""
     labels = batch.labels
     if labels.is_floating_point() or labels.ndim > 1:

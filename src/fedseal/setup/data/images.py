@@ -10,8 +10,8 @@ import torch
 from fedseal import zoo
 from fedseal.errors import BadConfig, StorageFailure, UnknownName
 from fedseal.modality import Image
-from fedseal.modality.picture import load
-from fedseal.setup.data.dataset import Dataset, classes_of
+from fedseal.modality.picture import load_picture
+from fedseal.setup.data.dataset import Dataset, output_count
 from fedseal.types import Batch
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -63,7 +63,7 @@ def bundled(name: str, image: Image) -> Dataset:
 def folder(path: Path, image: Image) -> Dataset:
     """All pictures of a folder; see `picture_batch`."""
     pixels = picture_batch(path, image.shape)
-    return _encoded(pixels, image, str(path), classes_of(pixels))
+    return _encoded(pixels, image, str(path), output_count(pixels))
 
 
 def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset:
@@ -72,7 +72,7 @@ def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset
     Raises:
         StorageFailure, UnfitPicture: it cannot be read as a picture.
     """
-    loaded = load(path, image.shape)
+    loaded = load_picture(path, image.shape)
     notes = tuple(f"{path.name}: {note}" for note in loaded.notes)
     if label is None:
         notes += (f"{path.name}: took class 0 as its label; --label names another",)
@@ -114,7 +114,7 @@ def picture_batch(folder: Path, shape: tuple[int, int, int]) -> Batch:
         raise BadConfig(
             f"there are no pictures in '{folder}'", f"put some there; known kinds: {', '.join(sorted(SUFFIXES))}"
         )
-    pixels = torch.stack([load(path, shape).pixels for path, _ in labeled])
+    pixels = torch.stack([load_picture(path, shape).pixels for path, _ in labeled])
     return Batch(pixels, torch.tensor([label for _, label in labeled]))
 
 

@@ -9,13 +9,13 @@ from fedseal.errors import BadConfig, StorageFailure
 from fedseal.modality import Image
 from fedseal.modality.table import Missing
 from fedseal.setup.data import arrays, images, tables, tfrecord
-from fedseal.setup.data.dataset import Dataset, classes_of
+from fedseal.setup.data.dataset import Dataset, output_count
 from fedseal.types import Batch
 
 TABLES = (".csv", ".tsv", ".parquet")
 
 
-def load(
+def load_data(
     source: str | Path,
     *,
     size: int | Sequence[int] | None = None,
@@ -43,7 +43,7 @@ def load(
         StorageFailure: nothing is there, or it cannot be read.
         BadConfig, UnfitBatch, UnfitPicture: it holds nothing usable.
 
-    >>> load("fashion_mnist").shape, load("photos", size=8).classes
+    >>> load("fashion_mnist").shape, load_data("photos", size=8).classes
     ((1, 28, 28), 100)
     """
     name, path = str(source), Path(source)
@@ -69,9 +69,9 @@ def _plain(batch: Batch, path: Path, mean: tuple[float, ...] | None, std: tuple[
     """Arrays, which are pictures if they have the shape and the range of some."""
     shape = tuple(batch.inputs.shape[1:])
     if len(shape) != 3 or shape[0] not in (1, 3) or not 0 <= batch.inputs.min() <= batch.inputs.max() <= 1:
-        return Dataset(batch, None, path.stem, classes_of(batch))
+        return Dataset(batch, None, path.stem, output_count(batch))
     image = Image((shape[0], shape[1], shape[2]), mean, std)
-    return Dataset(Batch(image.encode(batch.inputs), batch.labels), image, path.stem, classes_of(batch))
+    return Dataset(Batch(image.encode(batch.inputs), batch.labels), image, path.stem, output_count(batch))
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -16,7 +16,7 @@ from fedseal.types import Batch
 LONGEST = 100_000_000  # bytes of the largest file of sentences accepted
 
 
-def read_sentences(path: str | Path) -> list[str]:
+def sentence_lines(path: str | Path) -> list[str]:
     """The lines of a file that are not empty.
 
     Raises:
@@ -37,7 +37,7 @@ def read_sentences(path: str | Path) -> list[str]:
     return lines
 
 
-def sentences(
+def sentence_data(
     model: LanguageModel,
     text: Text,
     lines: Sequence[str],
