@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
-from fedseal import Batch, ThreatModel, zoo
+from fedseal import Batch, Image, LocalTraining, ThreatModel, local_update, zoo
 from fedseal.attack.batch.separate import Separation
 from fedseal.attack.equations.recursion import reach
 from fedseal.attack.equations.separation import separate
 from fedseal.attack.evidence.activations import activation
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels import METHODS
+from fedseal.attack.specification import parse
 from fedseal.client import architecture, state_of
 from fedseal.metric.match import match
 
@@ -106,3 +107,16 @@ def test_refusals_are_reasons() -> None:
     found = Separation()(observed(_leaky(), batch, threat=ThreatModel.eavesdropper()), generator=seeded())
     assert found.outcome.status == "not_applicable"
     assert "withholds" in found.outcome.note
+
+
+def test_a_batch_behind_a_layer_of_one_unit_is_open_and_no_crash() -> None:
+    """All signals are parallel there, and their normal matrix singular (world 3575)."""
+    torch.manual_seed(9610)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(25, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1), nn.Linear(1, 24), nn.Linear(24, 10)
+    ).double()
+    batch = Batch(torch.rand(4, 1, 5, 5).double(), torch.randint(10, (4,)))
+    update = local_update(model, batch, training=LocalTraining.fedsgd())
+    observation = ThreatModel.honest_but_curious().observe(model, update, modality=Image((1, 5, 5)))
+    found = parse("separation:steps=5")(observation, generator=torch.Generator().manual_seed(0))
+    assert found.outcome.status in ("budget", "not_applicable", "diverged")

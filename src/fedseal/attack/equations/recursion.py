@@ -253,7 +253,10 @@ def _apart(evidence: Evidence, layer: Linear, weight: Tensor, gradient: Tensor, 
     rows = shared / noise[:, None]
     size = float(gradient.square().sum().sqrt() / signal.delta.norm().clamp_min(1e-300))  # of an input's length
     wide = min(max(size / math.sqrt(weight.shape[1]), 1e-100), 1e100)  # a signal that is wrong may be of any size
-    normal = rows.T @ rows + torch.eye(rows.shape[1], dtype=torch.float64) / wide**2
+    normal = rows.T @ rows
+    # behind a layer of one unit all signals are parallel: no smaller than what rounding leaves of the largest
+    least = max(wide**-2, 4 * torch.finfo(torch.float64).eps * float(normal.diagonal().sum()))
+    normal = normal + least * torch.eye(rows.shape[1], dtype=torch.float64)
     inverse = torch.linalg.inv(normal)
     inputs = inverse @ rows.T @ (gradient / noise[:, None])
     error = inverse.diagonal().clamp_min(0).sqrt()[:, None].expand_as(inputs) + evidence.eps * inputs.abs()
