@@ -17,6 +17,7 @@ import copy
 import math
 from collections.abc import Callable
 
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,6 +76,16 @@ def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return torch.cat(columns).detach().T
 
 
+def _singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The singular value decomposition, by a slower driver where the fast one does not converge."""
+    try:
+        found: tuple[Tensor, Tensor, Tensor] = torch.linalg.svd(matrix)
+    except RuntimeError:  # torch raises its LinAlgError, one of these
+        left, values, right = scipy.linalg.svd(matrix.numpy(), lapack_driver="gesvd")
+        return torch.from_numpy(left), torch.from_numpy(values), torch.from_numpy(right)
+    return found
+
+
 def smallest(jacobian: Tensor, count: int, values: int) -> Tensor:
     """Smallest singular value of each example's columns with those of all others projected out, `(count,)`.
 
@@ -86,7 +97,7 @@ def smallest(jacobian: Tensor, count: int, values: int) -> Tensor:
         jacobian = torch.linalg.qr(jacobian, mode="r").R
     else:  # rows of zeros, for all right singular vectors
         jacobian = torch.cat([jacobian, jacobian.new_zeros(wide - len(jacobian), wide)])
-    _, scales, directions = torch.linalg.svd(jacobian)
+    _, scales, directions = _singular(jacobian)
     if float(scales[0]) == 0:
         return torch.zeros(count, dtype=scales.dtype)
     scales = scales.clamp_min(FLOOR * float(scales[0]))

@@ -248,3 +248,17 @@ def test_a_gradient_whose_training_nobody_named_is_matched_all_the_same() -> Non
         assert found.outcome.status == "budget"
         assert found.certain is None or not found.certain.any()
         assert found.outcome.residual == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_convolution_to_which_nothing_came_back_is_open_and_no_crash() -> None:
+    """The head is zero, so that the gradient of all layers below is (world 4843)."""
+    torch.manual_seed(763)
+    head = nn.Linear(12, 10)
+    nn.init.zeros_(head.weight)
+    model = nn.Sequential(nn.Conv2d(3, 12, 4, bias=False), nn.Flatten(), head)
+    batch = Batch(torch.rand(1, 3, 4, 4), torch.tensor([3]))
+    update = local_update(model, batch, training=LocalTraining.fedsgd())
+    observation = ThreatModel.honest_but_curious().observe(model, update, modality=Image((3, 4, 4)))
+    found = Layerwise()(observation, generator=seeded())
+    assert found.inputs is not None
+    assert found.certain is None or not found.certain.any()

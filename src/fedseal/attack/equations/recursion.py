@@ -27,6 +27,7 @@ from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.structure import Activation, Conv, Layer, Linear, Reshape
 from fedseal.types import Progress, ProgressCallback
 
+TINY = 1e-150  # below which a number's square is 0
 FEATURES_LIMIT = 4096  # up to which the head's equations are solved together under a defense
 
 
@@ -235,7 +236,7 @@ def _through_linear(
 ) -> Signal:
     """The input of a linear layer from dL/dW = delta x^T, and the gradient by it."""
     norm = delta.norm()
-    if float(norm) < 1e-150:  # nothing came back to this layer: its gradient says nothing of its input
+    if float(norm) < TINY:  # nothing came back to this layer: its gradient says nothing of its input
         none = torch.zeros_like(gradient[:1])
         return Signal(none, torch.full_like(none, math.inf), none, none)
     value = gradient.T @ delta / norm**2
@@ -429,7 +430,7 @@ def _through_conv(
         output_error,
         signal.delta,
         _gradient(evidence, layer.weight),
-        (rows.reshape(-1, *[1] * (errors.ndim - 1)).square() + errors.square()).sqrt(),
+        (rows.reshape(-1, *[1] * (errors.ndim - 1)).square() + errors.square()).sqrt().clamp_min(TINY),
         (mean, spread),
     )
     solution = solve_convolution(equations, generator=generator, probes=4 if index == 0 else 8)
