@@ -54,7 +54,7 @@ def _random_numbers(folder: Path, like: View) -> None:
     assert like.ring is not None
     shelf, generator = Shelf(folder, like.packing, like.training), torch.Generator().manual_seed(0)
     shelf.model(0, like.state(0))
-    span = 2.0 ** like.ring.bits / like.ring.scale
+    span = 2.0**like.ring.bits / like.ring.scale
     for entry in like.of(0, "masked"):
         numbers = span * (torch.rand(like.packing.size, generator=generator, dtype=torch.float64) - 0.5)
         shelf.keep(0, "nobody", entry.sender, "step", {"step": numbers})
