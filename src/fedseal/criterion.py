@@ -351,7 +351,7 @@ def settle_loss(
         UnknownName: no such loss.
 
     >>> import torch.nn.functional as F
-    >>> settle(F.nll_loss, 3).kind, settle_loss(F.nll_loss, 3, link=("log_softmax",)).plain
+    >>> settle_loss(F.nll_loss, 3).kind, settle_loss(F.nll_loss, 3, link=("log_softmax",)).plain
     ('unknown', True)
     """
     function = loss_function(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -132,7 +133,7 @@ class Fleet:
     def entered(self, name: str, round: int) -> bool:
         """Whether a party's ledger has the round."""
         file = self.root / name / "ledger.json"
-        return file.exists() and f": {round}}}" in file.read_text()
+        return file.exists() and round in json.loads(file.read_text()).values()
 
     def quit(self) -> None:
         for party in self.parties.values():

@@ -108,7 +108,7 @@ def measure(
     >>> import fedseal as fs
     >>> net = lambda seed: fs.zoo.mlp(widths=(20,), seed=seed)
     >>> none, noisy = measure(net, fs.zoo.fashion_mnist()[:100], defenses=["gaussian:1"],
-    ...                       training=fs.LocalTraining.fedsgd(), plan=Plan(rounds=2, clients=2, seeds=(0,)))
+    ...                       training=fs.LocalTraining.fedsgd(), plan=CostPlan(rounds=2, clients=2, seeds=(0,)))
     >>> none.points_lost, noisy.defense, noisy.bytes_per_update == none.bytes_per_update
     (0.0, 'gaussian:1', True)
     """

@@ -147,7 +147,7 @@ def local_engine(workers: int) -> Engine:
     Raises:
         BadConfig: no worker.
 
-    >>> engine(1), local_engine(3)
+    >>> local_engine(1), local_engine(3)
     (InProcess(), Processes(count=3, threads=1, method=None))
     """
     return InProcess() if workers == 1 else Processes(workers)

@@ -187,7 +187,7 @@ Column = Continuous | Categorical
 def category_name(value: object) -> str:
     """A category's name; a whole number has no decimals, however it is stored.
 
-    >>> text(2.0), text("a "), category_name(True)
+    >>> category_name(2.0), category_name("a "), category_name(True)
     ('2', 'a', 'True')
     """
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

@@ -33,7 +33,7 @@ def bound_plot(cells: Sequence[BoundPoint], at: Attributes = NONE) -> Markup:
         BadConfig: no cell, cells that do not share a bound, or more than three games.
 
     >>> from fedseal.metric.bound import Estimate
-    >>> bound_plot([Cell("labels", 1.0, 1, 1.0, 0.1, 350, 1000, Estimate(0.389, 0.389, 0.389))])[:4]
+    >>> bound_plot([BoundPoint("labels", 1.0, 1, 1.0, 0.1, 350, 1000, Estimate(0.389, 0.389, 0.389))])[:4]
     Markup('<svg')
     """
     if len({(cell.kappa, cell.steps, cell.sample_rate) for cell in cells}) != 1:

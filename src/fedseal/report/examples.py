@@ -194,7 +194,7 @@ def _entry(name: str, truth: Row, guess: Row | None) -> ExampleEntry:
 def example_value(plain: str | float | bool | None) -> str:
     """A cell's value as text.
 
-    >>> value(0.1 + 0.2), value(41.0), value(None), example_value("x")
+    >>> example_value(0.1 + 0.2), example_value(41.0), example_value(None), example_value("x")
     ('0.3', '41', '–', 'x')
     """
     if plain is None:

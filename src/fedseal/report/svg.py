@@ -20,7 +20,7 @@ BENT = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # ticks on either side of 0 of 
 def svg_tag(name: str, attributes: Attributes = NONE, content: str = "") -> Markup:
     """An element; plain text in it is escaped, markup is not.
 
-    >>> tag("text", {"x": 1.25, "class": "a"}, "1 < 2"), svg_tag("circle", {"r": 3})
+    >>> svg_tag("text", {"x": 1.25, "class": "a"}, "1 < 2"), svg_tag("circle", {"r": 3})
     (Markup('<text x="1.2" class="a">1 &lt; 2</text>'), Markup('<circle r="3"/>'))
     """
     said = Markup("").join(
@@ -40,7 +40,7 @@ def svg_text(x: float, y: float, words: str, anchor: str = "start", attributes: 
 def svg_line(x: float, y: float, to_x: float, to_y: float, attributes: Attributes = NONE) -> Markup:
     """A straight line.
 
-    >>> line(0, 1, 0, 2.5), svg_line(0, 1, 3, 1, {"class": "grid"})
+    >>> svg_line(0, 1, 0, 2.5), svg_line(0, 1, 3, 1, {"class": "grid"})
     (Markup('<path d="M0 1V2.5"/>'), Markup('<path class="grid" d="M0 1H3"/>'))
     """
     end = (

@@ -277,7 +277,7 @@ _JOINERS = "\u200c\u200d"  # of letters and of pictograms
 def abbreviated(text: str, most: int = 60) -> str:
     """The same, and of a long text the beginning and its length.
 
-    >>> shortened("a" * 5000, most=8), abbreviated("cook")
+    >>> abbreviated("a" * 5000, most=8), abbreviated("cook")
     ('aaaaaaaa… (5,000 characters)', 'cook')
     """
     return printed(brief(text, most))
@@ -302,7 +302,7 @@ def number(value: float | None, digits: int = 2) -> str:
 def unexplained(value: float | None) -> str:
     """A relative distance with one digit.
 
-    >>> residual(3.2e-7), residual(0.0), residual(0.25), unexplained(None)
+    >>> unexplained(3.2e-7), unexplained(0.0), unexplained(0.25), unexplained(None)
     ('3e-7', '0', '0.2', '–')
     """
     if value is None or math.isnan(value):

@@ -107,7 +107,7 @@ def read_message(raw: Buffer, limit: int) -> Message:
 class Reader:
     """Takes a body apart, strictly: every byte is asked for once, and none is left.
 
-    >>> Reader(b"\\x05\\x00\\x00\\x00").wire_number()
+    >>> Reader(b"\\x05\\x00\\x00\\x00").number()
     5
     """
 

@@ -43,7 +43,7 @@ def load_data(
         StorageFailure: nothing is there, or it cannot be read.
         BadConfig, UnfitBatch, UnfitPicture: it holds nothing usable.
 
-    >>> load("fashion_mnist").shape, load_data("photos", size=8).classes
+    >>> load_data("fashion_mnist").shape, load_data("photos", size=8).classes
     ((1, 28, 28), 100)
     """
     name, path = str(source), Path(source)
