@@ -169,6 +169,7 @@ def _without_silent(
     which the model is sure.
     """
     observation, count = evidence.observation, len(candidate.inputs)
+    # where BatchNorm takes statistics of the batch, every example is heard through those of the others
     mixing = any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
     if count == 1 or mixing or isinstance(observation.modality, Text):
         return judged
