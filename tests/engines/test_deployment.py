@@ -120,6 +120,21 @@ def test_an_interrupted_deployment_leaves_no_process_and_goes_on(tmp_path: Path)
     assert gap(weights(whole), load_file(tmp_path / "model.st")) == 0
 
 
+@pytest.mark.slow
+def test_a_party_that_is_asked_to_end_leaves_no_process(tmp_path: Path) -> None:
+    """By SIGTERM, as by `kill`, a service manager or a container's stop."""
+    paper = deployment_of(PLAN, rounds=1, evaluate_every=1, timeout=60.0, classes=None, examples=None)
+    paper.write(tmp_path / "all", hosts=[], port=free_port())
+    with fleet(tmp_path / "all") as all_of_it:
+        party = all_of_it.start("owner-0")
+        party.until(lambda: "looks for the model owner" in party.said)
+        assert len(daemons(tmp_path)) == 2  # itself and its SuperNode
+        party.process.terminate()
+        assert party.ended() == 130, party.said
+        assert "data owner 0 has left" in party.said
+        assert daemons(tmp_path) == []
+
+
 class Fleet:
     """All parties of one deployment, each started as on a host of its own."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,11 @@ def apps() -> tuple[Any, Any]:
     )
 
 
-def watch() -> None:
-    """End with the process that started this one, where that wants it."""
+def end_whole() -> None:
+    """End as by Ctrl-C, daemons included, when asked to by SIGTERM, as service managers and containers do; and with the
+    process that started this one, where that wants it.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "FEDSEAL_PARENT" in os.environ:
         from flwr.supercore.app_utils import start_parent_process_monitor
 

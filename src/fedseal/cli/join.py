@@ -47,7 +47,7 @@ def join(
     with terminal.loading():
         from fedseal.federation.deployment import place as place_at
         from fedseal.federation.deployment.folder import places
-    deployment.watch()
+    deployment.end_whole()
     if loopback:
         owner, *nodes = places(folder)
         deployment.lead(owner, nodes, rounds=rounds, save=save, record=record, as_json=as_json, quiet=quiet)

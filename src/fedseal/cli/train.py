@@ -251,6 +251,7 @@ def _deployed(
 
     owner, *nodes = places(folder)
     if loopback:
+        deployment.end_whole()
         deployment.lead(owner, nodes, save=save, record=record, as_json=as_json, quiet=quiet)
         return
     terminal.say(f"{folder} has a folder for each of {1 + len(nodes)} parties; {folder}/README.md says who gets which")

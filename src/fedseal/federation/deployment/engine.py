@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fedseal.federation.deployment import superlink
 from fedseal.federation.deployment.certificates import AUTHORITY
 from fedseal.federation.deployment.folder import APP, Place
-from fedseal.federation.deployment.processes import Child, free_port, last_words, start
+from fedseal.federation.deployment.processes import GRACE, Child, free_port, last_words, start
 from fedseal.federation.flower_environment import only_errors, quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.members import Members
@@ -54,6 +54,7 @@ class Deployment:
             link = stack.enter_context(superlink.superlink(place, port))
             control.admit(keys)
             children = [_started(node, address, stack) for node in self.here]
+            stack.callback(_ask, children)  # all at once, then each is waited for
             run = control.begin(place.folder / APP)
             grid = stack.enter_context(superlink.grid(place, address, run))
             self.say(f"the model owner waits for {len(keys)} nodes at {place.address}")
@@ -70,9 +71,14 @@ class Deployment:
 
 def _started(node: Place, address: str, stack: ExitStack) -> Child:
     command = [sys.executable, "-c", JOIN, "join", str(node.folder), "--at", address]
-    child = start("fedseal", command, node.work)
+    child = start("fedseal", command, node.work, grace=3 * GRACE)  # it ends a SuperNode first
     stack.callback(child.end)
     return child
+
+
+def _ask(children: Sequence[Child]) -> None:
+    for child in children:
+        child.ask()
 
 
 def _wire(line: str) -> bytes:

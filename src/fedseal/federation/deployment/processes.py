@@ -24,11 +24,16 @@ COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class Child:
-    """A process and its log."""
+    """A process and its log.
+
+    Args:
+        grace: seconds that it has to end by itself, once asked.
+    """
 
     name: str
     log: Path
     process: subprocess.Popen[bytes]
+    grace: float = GRACE
 
     @property
     def runs(self) -> bool:
@@ -42,12 +47,17 @@ class Child:
         except OSError:
             return ""
 
-    def end(self) -> None:
-        """Ask it to end, then make it."""
+    def ask(self) -> None:
+        """Ask it to end."""
         if self.runs:
             self.process.terminate()
+
+    def end(self) -> None:
+        """Ask it to end, then make it."""
+        self.ask()
+        if self.runs:
             try:
-                self.process.wait(GRACE)
+                self.process.wait(self.grace)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
@@ -62,8 +72,12 @@ def daemon(name: str, arguments: Sequence[str], home: Path) -> Child:
     return start(name, [sys.executable, "-m", DAEMON, name, *arguments], home)
 
 
-def start(name: str, command: Sequence[str], home: Path) -> Child:
-    """A process with a log, which ends with this one if it watches `FEDSEAL_PARENT`, and hears no Ctrl-C."""
+def start(name: str, command: Sequence[str], home: Path, *, grace: float = GRACE) -> Child:
+    """A process with a log, which ends with this one if it watches `FEDSEAL_PARENT`, and hears no Ctrl-C.
+
+    Args:
+        grace: seconds that it has to end by itself, once asked; more where it has children of its own to end.
+    """
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"{name}.log"
     environment = {
@@ -78,7 +92,7 @@ def start(name: str, command: Sequence[str], home: Path) -> Child:
             command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
             start_new_session=True,
         )  # fmt: skip
-    return Child(name, log, process)
+    return Child(name, log, process, grace)
 
 
 def free_port() -> int:
