@@ -11,7 +11,6 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,17 +19,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedseal.errors import StorageFailure, UnfitBatch
+from fedseal.errors import MissingExtra, StorageFailure, UnfitBatch
 from fedseal.modality.picture import DAMAGED
-from fedseal.setup.data.protobuf import Feature, features, tensor
+from fedseal.setup.data.example import Feature, features, tensor
 from fedseal.types import Batch
 
 SUFFIXES = (".tfrecord", ".tfrecords")
 INPUTS = ("image", "image_raw", "image/encoded", "x", "inputs")
 LABELS = ("label", "image/class/label", "y", "labels")
 SIDES = (("height", "image/height", "rows"), ("width", "image/width", "cols"), ("depth", "channels", "image/channels"))
-POLYNOMIAL, MASK = 0x82F63B78, 0xA282EAD8
-BLOCK = 1024  # bytes that a checksum takes in at a time
+MASK = 0xA282EAD8
 GZIP = b"\x1f\x8b"
 
 
@@ -48,6 +46,7 @@ def read_tfrecord(path: str | Path, shape: Sequence[int] | None = None) -> Batch
     Raises:
         StorageFailure: missing, cut off or damaged.
         UnfitBatch: examples without input or class, or that do not fit together.
+        MissingExtra: protobuf or google-crc32c is not installed.
     """
     inputs, labels = [], []
     for place, record in enumerate(records(path)):
@@ -74,6 +73,7 @@ def records(path: str | Path) -> Iterator[bytes]:
 
     Raises:
         StorageFailure: missing, cut off or damaged.
+        MissingExtra: google-crc32c is not installed.
     """
     try:
         content = Path(path).read_bytes()
@@ -89,49 +89,20 @@ def records(path: str | Path) -> Iterator[bytes]:
         yield _checked(file.read(min(length + 4, len(content))), length, place, path)
 
 
-def crc32c(content: bytes) -> int:
-    """The Castagnoli checksum (RFC 3720, appendix B.4).
+def masked(content: bytes) -> int:
+    """Its checksum as it stands in a file, since checksums of checksums are weak.
 
-    >>> hex(crc32c(b"123456789"))
-    '0xe3069283'
+    Raises:
+        MissingExtra: google-crc32c is not installed.
+
+    >>> hex(masked(b"123456789"))
+    '0xc78ab0e5'
     """
-    tables = _tables()
-    state = 0
-    if len(content) < 4:
-        state = 0xFFFFFFFF
-        for byte in content:
-            state = state >> 8 ^ int(tables[-1, (state ^ byte) & 0xFF])
-        return state ^ 0xFFFFFFFF
-    # Zeros before the content change nothing where the state starts at zero, and starting at all ones is the same as
-    # turning the first four bytes over.
-    padded = np.zeros(-(-len(content) // BLOCK) * BLOCK, np.uint8)
-    own = padded[-len(content) :]
-    own[:] = np.frombuffer(content, np.uint8)
-    own[:4] ^= 0xFF
-    blocks = padded.reshape(-1, BLOCK)
-    first, second, third, fourth = (table.tolist() for table in tables[:4])
-    for start in range(0, len(blocks), BLOCK):  # so that a long content takes no more memory than a short one
-        rows = tables[np.arange(BLOCK), blocks[start : start + BLOCK]]
-        for value in np.bitwise_xor.reduce(rows, axis=1).tolist():
-            state = first[state & 255] ^ second[state >> 8 & 255] ^ third[state >> 16 & 255] ^ fourth[state >> 24]
-            state ^= value
-    return state ^ 0xFFFFFFFF
-
-
-@cache
-def _tables() -> NDArray[np.uint32]:
-    """What each byte of a block adds to the checksum at the block's end, `(BLOCK, 256)`."""
-    last, found = np.arange(256, dtype=np.uint32), np.empty((BLOCK, 256), np.uint32)
-    for _ in range(8):
-        last = np.where(last & 1, last >> 1 ^ POLYNOMIAL, last >> 1).astype(np.uint32)
-    found[-1] = last
-    for place in reversed(range(BLOCK - 1)):
-        found[place] = found[place + 1] >> 8 ^ found[-1][found[place + 1] & 0xFF]
-    return found
-
-
-def masked(checksum: int) -> int:
-    """As it stands in a file, since checksums of checksums are weak."""
+    try:
+        import google_crc32c
+    except ImportError:
+        raise MissingExtra("google-crc32c is not installed", "pip install 'fedseal[tfrecord]'") from None
+    checksum: int = google_crc32c.value(content)
     return ((checksum >> 15 | checksum << 17) + MASK) & 0xFFFFFFFF
 
 
@@ -139,7 +110,7 @@ def _checked(part: bytes, length: int, place: int, path: str | Path) -> bytes:
     if len(part) != length + 4:
         raise StorageFailure(f"'{path}' is cut off in record {place}", "copy it anew")
     content = part[:length]
-    if masked(crc32c(content)) != int.from_bytes(part[length:], "little"):
+    if masked(content) != int.from_bytes(part[length:], "little"):
         raise StorageFailure(
             f"record {place} of '{path}' is damaged, or the file is no TFRecord: a checksum is wrong", "copy it anew"
         )
