@@ -13,7 +13,7 @@ from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Updat
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.release import Release
 from fedseal.attack.planner import FOUND
-from fedseal.attack.proof.certificate import CHANGED
+from fedseal.attack.proof.reasons import CHANGED
 from fedseal.attack.search.likelihood import Likelihood
 from fedseal.audit.bounds import noise_multiplier
 from fedseal.audit.encoding import UNWRITTEN, encoded_bytes
