@@ -15,7 +15,8 @@ from fedseal import defense as defenses
 from fedseal.client import local_update, state_of
 from fedseal.defense import Hooks
 from fedseal.errors import BadConfig
-from fedseal.federation import mean, split, train
+from fedseal.federation import DataOwner, Federation, ModelOwner, mean, split, train
+from fedseal.federation.owners import Local
 from fedseal.types import Batch, LocalTraining, Update
 
 SGD = LocalTraining.fedsgd()
@@ -51,6 +52,15 @@ def test_fedsgd_of_equal_clients_is_gradient_descent_on_all_examples() -> None:
         torch.autograd.backward(nn.functional.cross_entropy(hand(batch.inputs), batch.labels))
         optimizer.step()
     assert gap(found, state_of(hand)) < 1e-6
+
+
+@pytest.mark.parametrize("training", [SGD, LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=2)])
+def test_a_plain_federation_of_equal_clients_goes_the_same_way(training: LocalTraining) -> None:
+    clients = split(data(), 4)
+    found = run(net(), clients, rounds=3, training=training, lr=0.7)
+    owners = [DataOwner.holding(batch, Local(training)) for batch in clients]
+    trained = Federation(ModelOwner(net(), learning_rate=0.7), owners, "plain").fit(3)
+    assert gap(found, state_of(trained.model)) < 1e-6
 
 
 def test_fedavg_moves_to_the_mean_of_the_clients_own_weights() -> None:

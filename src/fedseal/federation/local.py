@@ -1,7 +1,9 @@
-"""Federated training in this process with a plain mean: the reference that every other engine is held against.
+"""Federated training in this process with a plain mean and with defenses that keep a memory or draw Poisson samples,
+which `Federation` refuses: no checkpoint holds the one, and its owners tell how many examples they drew.
 
 A round: the server hands its weights to every client, each answers with what `client.local_update` makes of its
-examples under its defense, and the server takes the mean of the answers as its step.
+examples under its defense, and the server takes the mean of the answers as its step. A plain `Federation` of clients
+of one size goes the same way; a test holds them together.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def train(
         for batch, held, seed in zip(clients, memories, seeds, strict=True):
             own, started = torch.Generator().manual_seed(seed), time.perf_counter()
             if defense is None:
-                drawn = _drawn(batch, batch_size, own)
+                drawn = drawn_examples(batch, batch_size, own)
                 updates.append(local_update(model, drawn, training=training, generator=own))
             else:
                 updates.append(_defended(model, batch, batch_size, training, defense, held, own))
@@ -119,7 +121,8 @@ def split(batch: Batch, clients: int) -> list[Batch]:
     return [batch[slice(first, None, clients)] for first in range(clients)]
 
 
-def _drawn(batch: Batch, size: int | None, generator: torch.Generator) -> Batch:
+def drawn_examples(batch: Batch, size: int | None, generator: torch.Generator) -> Batch:
+    """So many examples, without repetition; all where there are no more, or where none is named."""
     if size is None or size >= len(batch):
         return batch
     rows = torch.randperm(len(batch), generator=generator)[:size].to(batch.inputs.device)
@@ -137,7 +140,7 @@ def _defended(
 ) -> Update:
     """What a client sends that draws as its defense's promise asks, and holds back what its feedback says."""
     rate = sample_rate(defense)
-    drawn = _drawn(batch, size, generator) if rate is None else poisson(batch, rate, generator)
+    drawn = drawn_examples(batch, size, generator) if rate is None else poisson(batch, rate, generator)
     fitted = defense.fit(model)
     early = Hooks(
         fitted.name,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedseal.client import explained, local_update, state_of
 from fedseal.criterion import loss_function
 from fedseal.errors import BadConfig
-from fedseal.federation.local import sample_rate
+from fedseal.federation.local import drawn_examples, sample_rate
 from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
 
 ModelFunction = Callable[[nn.Module, Batch, torch.Generator], Update]
@@ -72,10 +72,7 @@ class Local:
 
     def drawn(self, data: Batch, generator: torch.Generator) -> Batch:
         """The examples of one round."""
-        if self.draw is None or self.draw >= len(data):
-            return data
-        rows = torch.randperm(len(data), generator=generator)[: self.draw].to(data.inputs.device)
-        return Batch(data.inputs[rows], data.labels[rows])
+        return drawn_examples(data, self.draw, generator)
 
 
 def gradient_step(batch_size: int | None = None, *, defense: Defense | None = None) -> Local:
