@@ -115,10 +115,31 @@ def solved(evidence: Evidence, candidate: Candidate, tolerance: float) -> Iterat
     generator = torch.Generator().manual_seed(OWN)
     for _ in range(STARTS):
         start = replace(_drawn(evidence, candidate, generator), labels=candidate.labels)
-        *_, (end, _) = steps_from(evidence, start, STEPS)
-        value = residual(evidence.observation, end)
-        if value is not None and value <= tolerance:
-            yield end
+        yield from _end(evidence, start, tolerance)
+
+
+def freed(evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], tolerance: float) -> Iterator[Candidate]:
+    """What explains the update as well, found by least squares from starts in which the examples that are not certain
+    are valid ones drawn at random, under the same labels; tried where that takes little time.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    if not small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
+        return
+    generator, held = torch.Generator().manual_seed(OWN), torch.tensor(certain)
+    for _ in range(STARTS):
+        inputs = _drawn(evidence, candidate, generator).inputs
+        inputs[held] = candidate.inputs[held]
+        yield from _end(evidence, replace(candidate, inputs=inputs), tolerance)
+
+
+def _end(evidence: Evidence, start: Candidate, tolerance: float) -> Iterator[Candidate]:
+    """Where least squares lead from there, if that explains the update."""
+    *_, (end, _) = steps_from(evidence, start, STEPS)
+    value = residual(evidence.observation, end)
+    if value is not None and value <= tolerance:
+        yield end
 
 
 def valid(observation: Observation, inputs: Tensor) -> Tensor:
