@@ -26,6 +26,14 @@ def test_a_dozen_worlds_hold_no_false_claim() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+def test_beside_open_examples_no_label_is_wrong() -> None:
+    """Of eight rows five are open, and two more hardly move the update: theirs were certain under another's labels."""
+    said = grave([(21542, judge(from_seed(21542)))])
+    assert not said, said
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("start", range(QUICK, SLICE, 48))
 def test_three_hundred_worlds_hold_no_false_claim(start: int) -> None:
     assert_true(range(start, min(start + 48, SLICE)))

@@ -17,6 +17,7 @@ from fedseal.vocabulary import MARGIN
 
 AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (root mean square) or more
 FELT = 0.01  # of what is unseen, from which on another example in the place of one is tried
+FIRM = 10.0  # times the margin that holds beside open examples, whose labels may be others as well
 BESIDE = "beside these the others are open as well"
 SILENT = "an example puts nothing into the update, and others that put nothing may stand in its place"
 
@@ -46,10 +47,21 @@ def without_silent(
 
 
 def beside_open(
-    observation: Observation, candidate: Candidate, training: LocalTraining, judged: Certificate, unseen: float
+    observation: Observation,
+    candidate: Candidate,
+    training: LocalTraining,
+    judged: Certificate,
+    unseen: float,
+    *,
+    counted: bool = False,
 ) -> Certificate:
     """The certificate where other examples are not determined: these may be far from the truth, and what is near here
-    says nothing then, unless all that they put into the update is little beside what the certain ones do.
+    says nothing then, unless all that they put into the update is little beside what the certain ones do, or the update
+    has equations to spare over all values of the batch, the open ones' too. Then what is open are directions along
+    which the certain ones stand still, but for what other labels of the open ones might change.
+
+    Args:
+        counted: whether equations to spare are counted, without which none is certain.
     """
     if all(judged.certain) or not any(judged.certain):
         return judged
@@ -69,7 +81,8 @@ def beside_open(
                 share = other if math.isnan(share) else min(share, other)
             open_ += share
     pairs = zip(judged.certain, judged.sensitivity, strict=True)
-    certain = tuple(held and value > MARGIN * (unseen + open_) for held, value in pairs)
+    least = MARGIN * min(unseen + open_, FIRM * unseen if counted else math.inf)
+    certain = tuple(held and value > least for held, value in pairs)
     return less_certain(judged, certain, BESIDE)
 
 

@@ -8,6 +8,7 @@ secret* on the way.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from fedseal.attack.evidence.replay import (
     rounding,
 )
 from fedseal.attack.evidence.scale import scale_note, unscaled
-from fedseal.attack.proof.batch import BESIDE, beside_open, without_silent
+from fedseal.attack.proof.batch import beside_open, without_silent
 from fedseal.attack.proof.by_layer import by_layer
 from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.derivative import derivative_is_real
@@ -37,17 +38,16 @@ from fedseal.attack.proof.sensitivity import (
     CLOSED_FORM,
     FIRST_LAYER,
     VISIBLE,
+    WHOLE,
     sensitivity,
     swaps,
 )
 from fedseal.errors import Misfit, NotTwiceDifferentiable
 from fedseal.modality.text import Text
-from fedseal.types import Candidate, Certificate, LocalTraining, Observation, Reconstruction, Status
-from fedseal.vocabulary import MARGIN
+from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Status
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 EVERYWHERE = (FIRST_LAYER,)  # proofs that hold far away as well
-FIRM = 10.0  # times the margin that holds beside open examples, whose labels may be others as well
 NOT_ITS_OWN = "the update does not move as the model's own derivative says"
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
@@ -143,36 +143,13 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     moved = sensitivity(evidence, candidate, tolerance)
     judged = judged_by(bare, moved, reasons, unseen)
     judged = without_silent(evidence, candidate, training, judged, unseen)
-    judged = _beside(evidence, candidate, training, judged, unseen)
+    counted = moved.how == WHOLE and small(evidence, count)  # `_elsewhere` does
+    judged = beside_open(observation, candidate, training, judged, unseen, counted=counted)
     if any(judged.certain):
         judged = _moving(evidence, candidate, judged, moved.how)
     if any(judged.certain) and moved.how not in EVERYWHERE:
         judged = _elsewhere(evidence, candidate, judged, moved.how)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
-
-
-def _beside(
-    evidence: Evidence, candidate: Candidate, training: LocalTraining, judged: Certificate, unseen: float
-) -> Certificate:
-    """The certificate where other examples of the batch are open.
-
-    These may be far from the truth, so that what a Jacobian says here means nothing, unless they put next to nothing
-    into the update, or it has equations to spare over all values of the batch, the open ones too: then one set of data
-    explains it, and what is open are directions along which the others stand still.
-    """
-    cautious = beside_open(evidence.observation, candidate, training, judged, unseen)
-    if cautious == judged or not small(evidence, len(candidate.inputs)):
-        return cautious
-    try:
-        if to_spare(evidence, candidate, unseen) < 1:
-            return cautious
-        firm = tuple(c and v > FIRM * MARGIN * unseen for c, v in zip(judged.certain, judged.sensitivity, strict=True))
-        judged = less_certain(judged, firm, BESIDE)
-        for other in freed(evidence, candidate, judged.certain, unseen):
-            judged = _less_by(judged, candidate, other, SOLVED_ELSEWHERE)
-    except NotTwiceDifferentiable:
-        return cautious
-    return judged
 
 
 def _less_by(judged: Certificate, candidate: Candidate, other: Candidate, why: str) -> Certificate:
@@ -212,7 +189,10 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, ho
     judged = less_certain(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
     if any(True for _ in scaled_inputs(evidence, candidate, judged.certain, tolerance)):
         return less_certain(judged, (False,) * len(judged.certain), SCALED)  # beside the other solution others may move
-    for other in solved(evidence, candidate, tolerance) if any(judged.certain) else ():
+    others = itertools.chain(
+        solved(evidence, candidate, tolerance), freed(evidence, candidate, judged.certain, tolerance)
+    )
+    for other in others if any(judged.certain) else ():
         judged = _less_by(judged, candidate, other, SOLVED_ELSEWHERE)
     return judged
 

@@ -125,7 +125,7 @@ def freed(evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], t
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    if not small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
+    if all(certain) or not small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
         return
     generator, held = torch.Generator().manual_seed(OWN), torch.tensor(certain)
     for _ in range(STARTS):

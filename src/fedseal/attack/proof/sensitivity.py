@@ -38,6 +38,7 @@ from fedseal.vocabulary import MARGIN
 VISIBLE = 1e-2  # root mean square of a change that can be seen
 TOO_LARGE = "the whole Jacobian is too large to work out, and no bound from below is known"
 FIRST_LAYER, CLOSED_FORM = "the first layer's gradient", "the error bars of the closed form"
+WHOLE = "the whole Jacobian"
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
 TRIALS = 16  # replays with another token or order, for all sentences together
 LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
@@ -76,7 +77,7 @@ def sensitivity(evidence: Evidence, candidate: Candidate, tolerance: float) -> S
                 return best
     try:
         if small(evidence, count):
-            return Sensitivity(_dense(evidence, candidate, tolerance), "the whole Jacobian")
+            return Sensitivity(_dense(evidence, candidate, tolerance), WHOLE)
         values = _without_bias(evidence, candidate)
         if values is not None:
             best = _larger(best, Sensitivity(values, "the first layer's weight"))
