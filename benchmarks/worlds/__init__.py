@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.worlds import cost, table, tally
 from benchmarks.worlds.generate import from_seed
-from benchmarks.worlds.judgement import GRAVE, Judgement, judge
+from benchmarks.worlds.judgement import GRAVE, Fault, Judgement, judge
 
 WORLDS = 5000
 
@@ -38,9 +38,12 @@ def every(seeds: Iterable[int], *, processes: int | None = None) -> Iterator[tup
 
 
 def one(seed: int) -> tuple[int, Judgement]:
-    """Judge the world of a seed."""
+    """Judge the world of a seed; where the judge itself crashes, that is the world's fault, and the others go on."""
     world = from_seed(seed)
-    return seed, judge(world, table.recipes(world, seed), thorough=table.thorough(seed))
+    try:
+        return seed, judge(world, table.recipes(world, seed), thorough=table.thorough(seed))
+    except Exception as error:  # noqa: BLE001 - hours of judging are not lost to one world, and it counts as a crash
+        return seed, Judgement(world, faults=[Fault("crash", "judge", "", f"{type(error).__name__}: {error}")])
 
 
 def quick(seed: int) -> tuple[int, Judgement]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from benchmarks import worlds
 from benchmarks.worlds import tally
 from benchmarks.worlds.generate import World
 from benchmarks.worlds.judgement import CAP, Judgement, assigned, claimed, judge, matched
@@ -150,3 +151,14 @@ def test_a_failing_world_is_printed_as_a_program_that_runs(capsys: pytest.Captur
     text = tally.script(PLAIN, "auto:steps=20", "honest_but_curious")
     exec(compile(text, "script", "exec"), {"__name__": "script"})
     assert "rms of each result" in capsys.readouterr().out
+
+
+def test_a_crash_of_the_judge_is_counted_and_loses_no_other_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("does not converge")
+
+    monkeypatch.setattr(worlds, "judge", broken)
+    judged = [worlds.one(seed) for seed in range(2)]
+    found = tally.figures(judged)
+    assert str(found["worlds in which an attack crashed"]).startswith("2 of 2")
+    assert "does not converge" in worlds.grave(judged)
