@@ -76,6 +76,23 @@ def test_a_unit_across_its_kink_is_reached() -> None:
     assert reached
 
 
+def test_an_example_that_stands_twice_is_reached_where_steps_crawl() -> None:
+    """Under two labels: beside it one may go as the other comes, and the update changes by the square of that."""
+    inputs, labels = rows(3, 6, 0)[[0, 0, 1]].double(), torch.tensor([0, 1, 2])
+    net = made(lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).double()
+    observation = seen(net, inputs, labels)
+    evidence = Evidence.of(observation)
+    start = inputs + 1e-4 * torch.tensor([[1.0], [-1.0], [0.0]]).double()
+    end = conclude(observation, Candidate(start, labels), route="by hand", steps=0, started=0.0)
+    assert end.outcome.residual is not None
+    assert end.certificate is not None
+    assert end.outcome.residual > end.certificate.tolerance
+    found = hopped(evidence, end, seeded(), None)
+    assert found is not None
+    assert away(found, inputs) < 1e-9
+    assert found.certain.tolist() == [True, True, True]
+
+
 def test_examples_of_different_steps_are_put_in_their_places() -> None:
     inputs, labels = rows(4, 5, 2).double(), torch.tensor([0, 1, 2, 3])
     net = made(lambda: nn.Linear(5, 6)).double()

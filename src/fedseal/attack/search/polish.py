@@ -1,12 +1,14 @@
 """From the end of a route or a search to data that explain the update, where least squares reach them.
 
 Newton's steps stop at the next minimum. Two kinds of minima lie beside the right one, and are left by trying: a unit
-of a ReLU is on where the truth has it off, and examples of several local steps stand in each other's places.
+of a ReLU is on where the truth has it off, and examples of several local steps stand in each other's places. And near
+an example that stands twice they crawl, since one may go as the other comes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,6 +29,7 @@ QUICK = 4e5  # entries up to which it takes some milliseconds
 STEPS, MANY = 30, 120  # of Newton, and where they are quick
 ASTRAY, PLACED = 0.1, 0.01  # residuals from which on no truth is near, and it is no matter of places in local steps
 HOPS = (1e-2, 3e-3, 3e-2) * 2  # root mean square of moves that may take a unit across its kink
+TWINS = 1e-2  # root mean square distance up to which two examples are tried as one that stands twice
 PLACES, LOOK = 12, 3  # examples up to which every two are tried in each other's places, and steps of each try
 
 Way = Callable[[Evidence, Reconstruction, torch.Generator], Candidate | None]
@@ -49,6 +52,7 @@ def hopped(
     if not _applies(evidence, found) or not _quick(evidence, found):
         return None
     ways: list[Way] = [_exchanged] if (found.outcome.residual or 0.0) <= PLACED else []
+    ways += [_merged]
     ways += [partial(_moved, size=size) for size in HOPS if evidence.structure.nonsmooth]
     best = found
     for way in ways:
@@ -100,6 +104,17 @@ def _moved(evidence: Evidence, found: Reconstruction, generator: torch.Generator
     start = _candidate(found)
     noise = torch.randn(start.inputs.shape, generator=generator).to(start.inputs)
     return replace(start, inputs=evidence.observation.modality.project(start.inputs + size * noise))
+
+
+def _merged(evidence: Evidence, found: Reconstruction, generator: torch.Generator) -> Candidate | None:
+    """The candidate with examples that nearly coincide in one place, their mean; None where none do."""
+    here = _candidate(found)
+    flat = here.inputs.double().flatten(1)
+    near = (torch.cdist(flat, flat) <= TWINS * math.sqrt(flat.shape[1])).double()
+    if bool((near.sum(1) == 1).all()):
+        return None
+    together = near @ flat / near.sum(1, keepdim=True)
+    return replace(here, inputs=together.to(here.inputs).view_as(here.inputs))
 
 
 def _exchanged(evidence: Evidence, found: Reconstruction, generator: torch.Generator) -> Candidate | None:
