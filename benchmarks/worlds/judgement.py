@@ -188,10 +188,9 @@ class _Court:
                 )
                 self._fault("false certificate", name, threat, f"{words}residual {value}), nearest truth {nearest:.3g}")
         self._check_labels(name, threat, found, {truth: guess for truth, guess in pairs.items() if certain[guess]})
-        every = assigned(distances)
+        every = completed(pairs, distances)
         errors = [float(distances[t, every[t]]) if t in every else float("inf") for t in range(len(self.truth))]
         proved = [t in pairs and bool(certain[pairs[t]]) for t in range(len(self.truth))]
-        errors = [float(distances[t, pairs[t]]) if t in pairs else e for t, e in enumerate(errors)]
         outcome = found.outcome
         self.judgement.reads.append(
             Read(
@@ -284,6 +283,14 @@ def assigned(distances: Tensor) -> dict[int, int]:
     """Truths to guesses so that the sum of their squared distances is least."""
     rows, columns = linear_sum_assignment(distances.clamp_max(1e6).square().numpy())
     return {int(r): int(c) for r, c in zip(rows, columns, strict=True)}
+
+
+def completed(pairs: dict[int, int], distances: Tensor) -> dict[int, int]:
+    """The pairs, and the other truths with the other guesses: no guess is taken for two truths, be these equal."""
+    truths = [truth for truth in range(len(distances)) if truth not in pairs]
+    guesses = [guess for guess in range(distances.shape[1]) if guess not in pairs.values()]
+    others = assigned(distances[truths][:, guesses])
+    return pairs | {truths[one]: guesses[other] for one, other in others.items()}
 
 
 def _decibels(error: float, blind: float) -> float:

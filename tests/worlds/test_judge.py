@@ -9,7 +9,7 @@ import torch
 from benchmarks import worlds
 from benchmarks.worlds import tally
 from benchmarks.worlds.generate import World
-from benchmarks.worlds.judgement import CAP, Judgement, assigned, claimed, judge, matched
+from benchmarks.worlds.judgement import CAP, Judgement, assigned, claimed, completed, judge, matched
 from torch import Tensor
 
 import fedseal as fs
@@ -162,3 +162,12 @@ def test_a_crash_of_the_judge_is_counted_and_loses_no_other_world(monkeypatch: p
     found = tally.figures(judged)
     assert str(found["worlds in which an attack crashed"]).startswith("2 of 2")
     assert "does not converge" in worlds.grave(judged)
+
+
+def test_one_guess_is_not_taken_for_two_equal_truths() -> None:
+    truth = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]]).double()
+    guesses = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1]]).double()
+    pairs, distances = matched(truth, guesses, torch.zeros(3, dtype=torch.bool))
+    every = completed(pairs, distances)
+    assert sorted(every.values()) == [0, 1, 2]
+    assert sorted(float(distances[t, g]) <= 1e-2 for t, g in every.items()) == [False, True, True]
