@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,36 @@ def run(scale: float = 1.0) -> dict[str, object]:
             results[f"fedseal {command}: CPU seconds now; at {BEFORE}; ratio"] = (
                 f"{spread(spent['now'])}; {spread(spent['then'])}; {now / before:.3f}"
             )
+        results["seconds to torch's import; to the first line of fedseal attack --index 0; what that is above it"] = (
+            _first_lines(max(2, round(ROUNDS * scale)))
+        )
     return results
+
+
+def _first_lines(rounds: int) -> str:
+    """Wall-clock seconds, turn by turn."""
+    commands = {"torch": ("import torch; print()",), "attack": (MAIN, "attack", "--index", "0")}
+    spent: dict[str, list[float]] = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for name, words in commands.items():
+                spent[name].append(_first_line([sys.executable, "-c", *words], folder))
+    above = statistics.median(spent["attack"]) - statistics.median(spent["torch"])
+    return f"{spread(spent['torch'])}; {spread(spent['attack'])}; {above:.2f}"
+
+
+def _first_line(command: Sequence[str], folder: str) -> float:
+    """Until a command has said its first line; it is ended then."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command, cwd=folder, env=_environment(ROOT / "src"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - started
+        process.kill()
+    assert line.endswith(b"\n"), line
+    return seconds
 
 
 def _audited(source: Path, folder: Path) -> Path:

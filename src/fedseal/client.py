@@ -386,7 +386,7 @@ def local_update(
         chance = "a random layer" if layers else "a shuffled order"
         what = "dropout" if dropout else chance if defense is None else f"the defense '{defense.name}'"
         raise BadConfig(f"{what} draws random numbers", "pass generator=torch.Generator().manual_seed(0)")
-    _check_labels(bare, batch, training)
+    _check_labels(bare, model, batch, training)
     hook = None
     if defense is not None and generator is not None:
         if defense.per_example:
@@ -415,13 +415,13 @@ def local_update(
     return update if defense is None or generator is None else defense.on_update(update, generator)
 
 
-def _check_labels(bare: nn.Module, batch: Batch, training: LocalTraining) -> None:
+def _check_labels(bare: nn.Module, model: nn.Module, batch: Batch, training: LocalTraining) -> None:
     """Refuse labels in another form than the loss takes: torch broadcasts some of them, and trains on nonsense.
 
     Raises:
         UnfitBatch: the loss is one that was recognized, and takes other labels.
     """
-    outputs = _outputs_of(bare, batch.inputs)
+    outputs = _outputs_of(bare, model, batch.inputs)
     if outputs is None or len(outputs) > 2:
         return
     one = len(outputs) == 1
@@ -443,15 +443,18 @@ def _check_labels(bare: nn.Module, batch: Batch, training: LocalTraining) -> Non
         )
 
 
-def _outputs_of(bare: nn.Module, inputs: Tensor) -> tuple[int, ...] | None:
-    """The shape of what the model gives for these inputs, by a pass without values; None where there is no telling."""
-    tensors = {**dict(bare.named_parameters()), **dict(bare.named_buffers())}
-    with torch.no_grad(), torch.random.fork_rng():
+def _outputs_of(bare: nn.Module, model: nn.Module, inputs: Tensor) -> tuple[int, ...] | None:
+    """The shape of what the model gives for these inputs, by a pass of two of them; None where there is no telling.
+
+    A pass without values would do, but loads a compiler first, which takes longer than the training of small models.
+    """
+    own = dict(model.named_parameters()) | {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            outputs = forward(bare, tensors, torch.empty_like(inputs, device="meta"))
+            outputs = forward(bare, own, inputs[:2])
         except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
-            return None  # training says what is wrong, or an operator looks at values
-    return tuple(outputs.shape) if isinstance(outputs, Tensor) else None
+            return None  # training says what is wrong
+    return (len(inputs), *outputs.shape[1:]) if isinstance(outputs, Tensor) and outputs.ndim else None
 
 
 def _check_examples_apart(bare: nn.Module, training: LocalTraining, defense: Defense) -> None:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy.optimize import brentq
-
 from fedseal.errors import BadConfig, MissingExtra
 
 TIGHT_BELOW = 20.0  # epsilon from which the exact distribution can take minutes, and nothing is promised anyway
@@ -128,6 +126,8 @@ def _root(epsilon_of: Callable[[float], float], target: float, low: float, high:
             raise BadConfig(f"no noise multiplier up to {MOST:g} keeps that epsilon", "allow more, or take fewer steps")
     while excess(low) <= 0 and low > 1 / MOST:
         low, high = low / 4, low
+    from scipy.optimize import brentq  # late: it takes longer than all of fedseal's own modules
+
     found = math.exp(brentq(lambda log: excess(math.exp(log)), math.log(low), math.log(high), xtol=FINENESS / 4))
     while epsilon_of(found := _upward(found)) > target:
         found *= 1 + FINENESS / 4

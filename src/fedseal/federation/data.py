@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.special import gammaincinv
 from torch import Tensor
 
 from fedseal.errors import BadConfig
@@ -73,6 +72,8 @@ def _skewed(
 def _shares(owners: int, concentration: float, generator: torch.Generator) -> Tensor:
     """From a symmetric Dirichlet distribution, by gamma variables through their inverse distribution function."""
     uniform = torch.rand(owners, generator=generator, dtype=torch.float64)
+    from scipy.special import gammaincinv  # late: it takes longer than all of fedseal's own modules
+
     gammas = torch.from_numpy(gammaincinv(concentration, uniform.numpy()))
     if not bool(gammas.sum() > 0):  # all too small for a float: one owner has it all
         gammas = torch.zeros(owners, dtype=torch.float64).index_fill(0, uniform.argmax(), 1.0)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fedseal import defense as defenses
 from fedseal.audit import Case
-from fedseal.audit.recording import at
 from fedseal.captured import read_tensors
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
@@ -260,6 +259,8 @@ def _simulated(spec: AttackSpec, model: nn.Module, modality: Modality, data: Dat
 
 def _captured(spec: AttackSpec, path: Path, model: nn.Module, modality: Modality) -> Target:
     if spec.before is not None:
+        from fedseal.audit.recording import at  # late: it brings the whole of secure aggregation
+
         model = at(model, fit_state(model, read_tensors(spec.before)[0]))
     update = Update.load(path, spec.kind, state_of(model) if spec.kind == "weights" else None)
     if spec.training is not None:

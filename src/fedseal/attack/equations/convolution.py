@@ -20,16 +20,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from fedseal.attack.evidence.structure import Conv
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 DENSE_LIMIT = 12_500  # unknowns up to which a dense normal matrix is factored: 1.25 GB and some 20 s at the limit
 Solver = Callable[[Tensor], Tensor]
@@ -245,6 +246,8 @@ def _forward_matrix(conv: Conv, weight: Tensor, taps: Tensor, scale: Tensor, pix
     full = (outputs, per_group, *taps.shape)
     entries = [t.expand(full).reshape(-1).numpy()[inside] for t in (value, row, column)]
     shape = (outputs * positions, conv.in_shape[0] * pixels)
+    import scipy.sparse as sp  # late: it takes longer than all of fedseal's own modules
+
     return sp.coo_array((entries[0], (entries[1], entries[2])), shape=shape).tocsr()
 
 
@@ -316,6 +319,8 @@ def _factor(matrix: Tensor) -> npt.NDArray[np.floating]:
     What stands above the diagonal means nothing. SciPy's LAPACK takes two thirds of torch's time here, and its
     substitution does not copy the factor.
     """
+    import scipy.linalg
+
     jitter = 1e-13 if matrix.dtype == torch.float64 else 1e-7
     (factor,) = scipy.linalg.get_lapack_funcs(("potrf",), (matrix.numpy(),))
     lower, failed = factor(matrix.numpy().T, lower=1, clean=0)
@@ -328,6 +333,8 @@ def _factor(matrix: Tensor) -> npt.NDArray[np.floating]:
 
 
 def _substitute(factor: npt.NDArray[np.floating], sides: Tensor) -> Tensor:
+    import scipy.linalg
+
     solved = scipy.linalg.cho_solve((factor, True), sides.numpy().astype(factor.dtype), check_finite=False)
     return torch.from_numpy(np.ascontiguousarray(solved, dtype=np.float64))
 
