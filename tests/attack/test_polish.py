@@ -76,6 +76,23 @@ def test_a_unit_across_its_kink_is_reached() -> None:
     assert reached
 
 
+def test_a_batch_of_many_values_is_finished_where_its_search_ended_close() -> None:
+    """Five pictures, 960 values, by local steps; from farther away a search in descent's steps is left as it is."""
+    kind = fs.Image(shape=(3, 8, 8))
+    inputs, labels = torch.rand(5, 3, 8, 8, generator=seeded(1)), torch.tensor([1, 2, 4, 7, 9])
+    net = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10)))
+    observation = seen(net, inputs, labels, fs.LocalTraining.fedavg(lr=0.1, epochs=2), kind)
+    evidence = Evidence.of(observation)
+    for off, finishes in ((1e-4, True), (0.3, False)):
+        start = kind.project(inputs + off * torch.randn(inputs.shape, generator=seeded(2)))
+        end = conclude(observation, Candidate(start, labels), route="by hand", steps=0, started=0.0)
+        found = polished(evidence, end, seeded(), None)
+        assert (found is not None) == finishes
+        if found is not None:
+            assert found.outcome.status == "converged"
+            assert away(found, inputs) < 1e-5
+
+
 def test_an_example_that_stands_twice_is_reached_where_steps_crawl() -> None:
     """Under two labels: beside it one may go as the other comes, and the update changes by the square of that."""
     inputs, labels = rows(3, 6, 0)[[0, 0, 1]].double(), torch.tensor([0, 1, 2])
