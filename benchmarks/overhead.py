@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from benchmarks.measure import client
+from fedseal.attack.labels import Inferred
+from fedseal.attack.labels.sign import Sign
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.objective import squared_distance
 
@@ -60,7 +62,12 @@ def _alternate(loop: Advance, bare: Advance, steps: int, pairs: int) -> list[tup
 def _loop(model: nn.Module, batch: fs.Batch) -> Advance:
     """The loop as attacks run it, its looks at the objective included."""
     attack = GradientMatching(
-        "loop", labels="sign", objective=squared_distance, optimizer=Adam(signed=True), steps=STEPS, box=True
+        "loop",
+        labels=Inferred(Sign()),
+        objective=squared_distance,
+        optimizer=Adam(signed=True),
+        steps=STEPS,
+        box=True,
     )
     return Search(attack, client(model, batch), torch.Generator().manual_seed(0)).advance
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, Update, attack, local_update, zoo
 from fedseal.attack.evidence.release import Release
+from fedseal.attack.search.label_source import Given
 from fedseal.attack.search.matching import GradientMatching, Search
 from fedseal.client import state_of
 from fedseal.errors import UnfitUpdate
@@ -78,7 +79,9 @@ def test_the_order_of_names_in_a_file_means_nothing(tmp_path: Path, order: Calla
         assert list(round.update.buffers or {}) == [name for name, _ in model.named_buffers()]
         assert list(round.state or {}) == list(state_of(model))
     search = Search(
-        GradientMatching("truth", start=BATCH.inputs, known_labels=BATCH.labels), seen, torch.Generator().manual_seed(0)
+        GradientMatching("truth", start=BATCH.inputs, labels=Given(BATCH.labels)),
+        seen,
+        torch.Generator().manual_seed(0),
     )
     assert search.value() < 1e-12
 

@@ -13,8 +13,12 @@ from attack.cases import initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Reconstruction, ThreatModel, defense, local_update, zoo
 from fedseal.attack import auto
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.labels import Inferred
+from fedseal.attack.labels.combination import Best
+from fedseal.attack.labels.sign import Sign
 from fedseal.attack.planner import NEAR, Auto, matching
 from fedseal.attack.search.bayes import Bayes
+from fedseal.attack.search.label_source import Given
 from fedseal.attack.search.matching import GradientMatching
 from fedseal.errors import UnfitUpdate, UnknownToAdversary
 
@@ -266,7 +270,7 @@ def test_more_examples_than_the_head_separates_are_matched_with_counted_labels()
     one, several = (matching(Evidence(o), None, 1).attack for o in (observed(RELU, _single()), observation))
     assert isinstance(one, GradientMatching)
     assert isinstance(several, GradientMatching)
-    assert (one.labels, several.labels) == ("sign", "best")
+    assert (one.labels, several.labels) == (Inferred(Sign()), Inferred(Best()))
 
 
 def test_a_batch_size_that_contradicts_the_rank_is_an_error() -> None:
@@ -328,6 +332,6 @@ def test_of_several_starts_the_search_keeps_the_most_probable_end() -> None:
     batch = zoo.photos(size=8, num_classes=5)[:1]
     seen = _defended("gaussian:0.0001", batch)
     far = torch.full_like(batch.inputs, 0.9)
-    search = Bayes(steps=20, starts=(far, batch.inputs + 0.01), known_labels=batch.labels)
+    search = Bayes(Given(batch.labels), steps=20, starts=(far, batch.inputs + 0.01))
     both, near = search(seen, generator=seeded()), replace(search, starts=search.starts[1:])(seen, generator=seeded())
     assert psnr(both, batch) == pytest.approx(psnr(near, batch))

@@ -8,14 +8,19 @@ import torch
 
 from attack.cases import observed, pictures, psnr, seeded
 from fedseal import Batch, Candidate, Progress, ThreatModel, zoo
+from fedseal.attack.labels import Inferred
+from fedseal.attack.labels.sign import Sign
 from fedseal.attack.search.group import Anchor, GroupConsistency, consensus, registered
+from fedseal.attack.search.label_source import Oracle
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.objective import cosine_distance
 
 
 def _attack(steps: int = 20) -> GradientMatching:
     optimizer = Adam(lr=0.05, signed=False)
-    return GradientMatching("m", labels="sign", objective=cosine_distance, optimizer=optimizer, steps=steps, box=True)
+    return GradientMatching(
+        "m", labels=Inferred(Sign()), objective=cosine_distance, optimizer=optimizer, steps=steps, box=True
+    )
 
 
 def test_a_shifted_noisy_picture_is_registered_and_an_unrelated_one_is_left() -> None:
@@ -47,7 +52,7 @@ def test_a_start_is_given_the_mean_in_its_own_order() -> None:
     observation = observed(zoo.lenet(size=8, width=4, num_classes=5), batch, threat=ThreatModel.oracle())
     order = torch.tensor([1, 0, 2])
     starts = (batch.inputs, batch.inputs[order] + 0.2)
-    oracle = replace(_attack(), labels="oracle")
+    oracle = replace(_attack(), labels=Oracle())
     searches = [Search(replace(oracle, start=start), observation, seeded()) for start in starts]
     anchors = [Anchor(), Anchor()]
     GroupConsistency(oracle, seeds=2, shift=0).agree(anchors, searches)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attack.cases import seeded
 from fedseal import Batch, LocalTraining, Observation, Text, ThreatModel, local_update, zoo
+from fedseal.attack.labels.ways import BEST
 from fedseal.attack.search.matching import Search
 from fedseal.attack.text.embedding import relaxed_sentences
 from fedseal.attack.text.lamp import Lamp, MeanLength, embedding_distance, lamp, new_order, put
-from fedseal.attack.text.search import labeled, placed
+from fedseal.attack.text.search import placed
 from fedseal.errors import BadConfig, UnfitModel, UnknownToAdversary
 from fedseal.zoo.prior import OPENING, RUN, held_out_sentences, language_prior, prior_clauses
 
@@ -46,8 +47,8 @@ def test_moves_swap_shift_and_turn() -> None:
 
 def running(attack: Lamp, observation: Observation) -> Search:
     problem = relaxed_sentences(observation, "test")
-    search = placed(labeled(attack.search, "best", observation, seeded()), problem, problem.random(seeded()))
-    return Search(search, problem.observation, seeded())
+    known = replace(attack.search, labels=BEST.beforehand(observation, seeded()))
+    return Search(placed(known, problem, problem.random(seeded())), problem.observation, seeded())
 
 
 def test_a_search_goes_on_from_where_it_is_put() -> None:

@@ -14,7 +14,10 @@ from torch.autograd.function import once_differentiable
 from attack.cases import FEDSGD, initialized, observed, pictures, psnr, seeded
 from fedseal import Batch, LocalTraining, Observation, Progress, ThreatModel, zoo
 from fedseal.attack import dlg, idlg, inverting_gradients
+from fedseal.attack.labels import Inferred
+from fedseal.attack.labels.sign import Sign
 from fedseal.attack.search.init import grey
+from fedseal.attack.search.label_source import Oracle
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.objective import cosine_distance, layerwise_distance, squared_distance
 from fedseal.errors import NotTwiceDifferentiable, UnfitBatch, UnknownToAdversary
@@ -229,13 +232,13 @@ REFUSED: dict[str, tuple[Callable[[], Observation], GradientMatching, type[Excep
     ),
     "true labels": (
         lambda: observed(_lenet(), _single()),
-        GradientMatching("m", labels="oracle"),
+        GradientMatching("m", labels=Oracle()),
         UnknownToAdversary,
         "takes the true labels",
     ),
     "two labels at once": (
         lambda: observed(_lenet(), pictures(2, dtype=torch.float32)),
-        GradientMatching("m", labels="sign"),
+        GradientMatching("m", labels=Inferred(Sign())),
         UnfitBatch,
         "the batch holds 2 examples",
     ),
@@ -254,7 +257,7 @@ def test_what_is_needed_and_withheld_is_named_before_work_starts(case: str) -> N
 def test_an_oracle_hands_the_true_labels_on() -> None:
     batch = pictures(3, dtype=torch.float32)
     observation = observed(_lenet(), batch, threat=ThreatModel.oracle())
-    found = GradientMatching("m", labels="oracle", steps=2)(observation, generator=seeded())
+    found = GradientMatching("m", labels=Oracle(), steps=2)(observation, generator=seeded())
     assert found.labels is not None
     assert found.labels.tolist() == batch.labels.tolist()
 
@@ -265,7 +268,7 @@ def test_several_rounds_are_matched_together() -> None:
     parts = [observed(_lenet(seed), batch) for seed in (0, 1)]
     both = replace(parts[0], rounds=(*parts[0].rounds, *parts[1].rounds))
     seen: list[Progress] = []
-    attack = GradientMatching("m", labels="sign", start=batch.inputs, optimizer=Adam(lr=0.0), steps=1)
+    attack = GradientMatching("m", labels=Inferred(Sign()), start=batch.inputs, optimizer=Adam(lr=0.0), steps=1)
     attack(both, generator=seeded(), progress=seen.append)
     assert seen[0].objective < 1e-9
     mixed = replace(parts[0], rounds=(parts[0].rounds[0], replace(parts[1].rounds[0], state=parts[0].state)))
@@ -274,7 +277,7 @@ def test_several_rounds_are_matched_together() -> None:
 
 
 def test_an_objective_that_is_not_finite_ends_as_diverged_without_a_picture() -> None:
-    attack = GradientMatching("m", labels="sign", optimizer=Adam(lr=float("inf")), steps=9)
+    attack = GradientMatching("m", labels=Inferred(Sign()), optimizer=Adam(lr=float("inf")), steps=9)
     found = attack(observed(_lenet(), _single()), generator=seeded())
     assert (found.outcome.status, found.inputs) == ("diverged", None)
     assert found.outcome.steps < 9
@@ -284,7 +287,9 @@ def test_a_target_stops_the_search_and_coordinates_move_the_start() -> None:
     batch = _single()
     observation = observed(_lenet(), batch)
     near = batch.inputs + 0.01
-    attack = GradientMatching("m", labels="sign", start=near, coordinates=lambda unit: 0.0 * unit, steps=50, target=1e9)
+    attack = GradientMatching(
+        "m", labels=Inferred(Sign()), start=near, coordinates=lambda unit: 0.0 * unit, steps=50, target=1e9
+    )
     found = attack(observation, generator=seeded())
     assert found.outcome.steps == 1
     assert found.inputs is not None
@@ -294,7 +299,7 @@ def test_a_target_stops_the_search_and_coordinates_move_the_start() -> None:
 def test_the_search_is_in_the_dtype_asked_for_and_answers_in_the_updates() -> None:
     batch = _single()
     seen: list[Progress] = []
-    attack = GradientMatching("m", labels="sign", steps=2, dtype=torch.float64)
+    attack = GradientMatching("m", labels=Inferred(Sign()), steps=2, dtype=torch.float64)
     found = attack(observed(_lenet(), batch), generator=seeded(), progress=seen.append)
     assert seen[0].inputs is not None
     assert seen[0].inputs.dtype == torch.float64
@@ -306,7 +311,7 @@ def test_a_tiny_smooth_network_is_recovered_by_dlg_from_a_near_start() -> None:
     """An end that counts: the picture, not only the objective."""
     batch = _single()
     observation = observed(_lenet(), batch, training=FEDSGD)
-    attack = GradientMatching("m", labels="sign", start=batch.inputs + 0.05, steps=60)
+    attack = GradientMatching("m", labels=Inferred(Sign()), start=batch.inputs + 0.05, steps=60)
     found = attack(observation, generator=seeded())
     assert psnr(found, batch) > 35
 
@@ -314,7 +319,7 @@ def test_a_tiny_smooth_network_is_recovered_by_dlg_from_a_near_start() -> None:
 def test_a_search_goes_on_in_a_new_stage_from_where_it_stands() -> None:
     batch = pictures()
     observation = observed(initialized(zoo.lenet(size=8, width=4, num_classes=5)), batch)
-    attack = GradientMatching("staged", labels="sign", objective=squared_distance, steps=3)
+    attack = GradientMatching("staged", labels=Inferred(Sign()), objective=squared_distance, steps=3)
     search = Search(attack, observation, seeded())
     search.advance(3)
     before = search.found().inputs.clone()

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from attack.cases import initialized, observed, pictures, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Progress, ThreatModel, attack, local_update, zoo
 from fedseal.attack.base import precision
+from fedseal.attack.labels import way_to_labels
 from fedseal.attack.search.init import grey
+from fedseal.attack.search.label_source import Oracle
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.objective import cosine_distance
 from fedseal.attack.search.prior import EpochOrder, OutOfRange, Scene
@@ -92,7 +94,7 @@ def test_the_place_on_the_way_is_learned_by_steps_of_its_rate_and_stays_on_the_w
 
     def place(start: float, steps: int) -> float:
         model = Surrogate(start=start, lr=0.05)
-        still = GradientMatching("m", labels="oracle", objective=cosine_distance, optimizer=Adam(lr=0.0), steps=steps)
+        still = GradientMatching("m", labels=Oracle(), objective=cosine_distance, optimizer=Adam(lr=0.0), steps=steps)
         search = Search(replace(still, start=batch.inputs, update_model=model), observation, seeded())
         search.advance(steps)
         return search.prediction.leaves[0].tensor.item()
@@ -230,14 +232,14 @@ def test_state_of_an_optimizer_that_was_not_sent_stops_the_simulation_and_not_th
     observation = _observed(batch, carried)
     stale = replace(observation, training=replace(carried, fresh_optimizer=False))
     with pytest.raises(UnfitUpdate, match="state"):
-        GradientMatching("m", labels="oracle", steps=2)(stale, generator=seeded())
+        GradientMatching("m", labels=Oracle(), steps=2)(stale, generator=seeded())
     found = attack.parse("sme:steps=2,labels=oracle")(stale, generator=seeded())
     assert (found.outcome.status, found.outcome.residual) == ("budget", None)
 
 
 def test_the_residual_of_an_unknown_order_is_no_certificate_and_says_so() -> None:
     batch = pictures(4)
-    still = GradientMatching("m", labels="oracle", start=batch.inputs, optimizer=Adam(lr=0.0), steps=1)
+    still = GradientMatching("m", labels=Oracle(), start=batch.inputs, optimizer=Adam(lr=0.0), steps=1)
     shuffled, plain = _observed(batch, SHUFFLED), _observed(batch, replace(SHUFFLED, shuffle=False))
     found = still(shuffled, generator=seeded(99))
     assert found.outcome.residual is not None
@@ -258,7 +260,7 @@ def test_inferred_labels_of_parts_of_a_batch_stand_in_a_drawn_order() -> None:
         _observed(batch, LocalTraining.fedavg(lr=1e-3, batch_size=size), ThreatModel.honest_but_curious())
         for size in (2, None)
     )
-    found = GradientMatching("m", labels="geng_bias", steps=1)
+    found = GradientMatching("m", labels=way_to_labels("geng_bias"), steps=1)
 
     def labels(observation: Observation, seed: int) -> list[int]:
         search = Search(found, observation, seeded(seed))

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from attack.cases import observed, pictures, seeded
 from fedseal import Batch, LocalTraining, Observation, ThreatModel, attack, zoo
+from fedseal.attack.labels import Inferred
+from fedseal.attack.labels.gradinversion import GradInversionRule
 from fedseal.attack.search.batchnorm import BatchStatistics, Source, normalized, public_moments, sent_moments
 from fedseal.attack.search.matching import Adam, GradientMatching
 from fedseal.attack.search.prior import Scene
@@ -179,7 +181,7 @@ def test_the_prior_draws_a_search_to_the_batchs_statistics() -> None:
     start = 0.1 + 0.01 * pictures(2, dtype=torch.float32).inputs
     search = GradientMatching(
         "m",
-        labels="gradinversion",
+        labels=Inferred(GradInversionRule()),
         priors=((100.0, BatchStatistics("sent")),),
         optimizer=Adam(lr=0.03, signed=False),
         start=start,

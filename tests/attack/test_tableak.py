@@ -13,6 +13,7 @@ from attack.cases import initialized, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, Progress, ThreatModel, local_update
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.search.label_source import Joint
 from fedseal.attack.search.objective import cosine_distance
 from fedseal.attack.search.update_model import Simulate
 from fedseal.attack.tabular.tableak import RelaxedRows, TabLeak, cell_confidence, member_distances, pooled_rows
@@ -136,7 +137,7 @@ def test_every_step_of_the_search_cools_by_one() -> None:
 
 def test_soft_labels_can_be_searched_along() -> None:
     batch = people(1, seed=2)
-    found = replace(SMALL, labels="joint", members=2)(observed(perceptron(nn.Tanh()), batch), generator=seeded())
+    found = replace(SMALL, labels=Joint(), members=2)(observed(perceptron(nn.Tanh()), batch), generator=seeded())
     assert found.labels is not None
     assert found.labels.shape == (1,)
     assert found.outcome.residual is not None

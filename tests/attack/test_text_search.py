@@ -12,6 +12,7 @@ from torch import Tensor
 from attack.cases import observed, pictures, seeded
 from fedseal import Batch, LocalTraining, Observation, Progress, Text, ThreatModel, Update, local_update, zoo
 from fedseal.attack.base import replay
+from fedseal.attack.labels import way_to_labels
 from fedseal.attack.search.matching import GradientMatching
 from fedseal.attack.search.objective import Measured, squared_distance
 from fedseal.attack.text import embedding
@@ -165,7 +166,7 @@ def test_dropout_does_not_hide_who_stood_where_in_one_sentence() -> None:
 def test_every_search_gives_leaked_tokens_and_is_repeatable(attack: TextSearch, labels: str) -> None:
     batch, observation = client(LINES, threat=ThreatModel.oracle())
     told: list[Progress] = []
-    attack = replace(attack, labels=labels)
+    attack = replace(attack, labels=way_to_labels(labels))
     found, again = (attack(observation, generator=seeded(3), progress=told.append) for _ in range(2))
     assert found.inputs is not None
     assert again.inputs is not None

@@ -20,6 +20,7 @@ from fedseal.attack.layers.linear import LinearFirstLayer
 from fedseal.attack.planner import Auto
 from fedseal.attack.search.bayes import Bayes
 from fedseal.attack.search.group import GroupConsistency
+from fedseal.attack.search.label_source import Oracle
 from fedseal.attack.search.matching import Adam, GradientMatching
 from fedseal.attack.search.update_model import Simulate
 from fedseal.attack.tabular.tableak import TabLeak
@@ -124,7 +125,7 @@ def _at_the_truth(name: str, setting: str) -> tuple[Attack, Observation]:
     def started(value: Attack) -> Attack:
         if isinstance(value, GradientMatching):
             still = Adam(lr=0.0)
-            return replace(value, start=truth, labels="oracle", priors=(), optimizer=still, steps=1)
+            return replace(value, start=truth, labels=Oracle(), priors=(), optimizer=still, steps=1)
         if isinstance(value, GroupConsistency):
             inner = started(value.attack)
             assert isinstance(inner, GradientMatching)

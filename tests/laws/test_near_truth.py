@@ -9,6 +9,7 @@ import torch
 
 from fedseal import Observation, Progress, ThreatModel
 from fedseal.attack.search.group import GroupConsistency
+from fedseal.attack.search.label_source import Oracle
 from fedseal.attack.search.matching import Adam, GradientMatching
 from fedseal.types import Attack
 from laws.tables import RECIPES, SETTINGS
@@ -22,7 +23,7 @@ def _search(name: str) -> GradientMatching:
     value = RECIPES[name]
     inner = value.attack if isinstance(value, GroupConsistency) else value
     assert isinstance(inner, GradientMatching)
-    return replace(inner, labels="oracle")  # the recipe's way to labels has tests of its own
+    return replace(inner, labels=Oracle())  # the recipe's way to labels has tests of its own
 
 
 def _whole(name: str, inner: GradientMatching) -> Attack:

@@ -21,6 +21,7 @@ from .recipes import RECIPES as RECIPES
 from .recipes import Recipe as Recipe
 from .specification import parse as parse
 from .tabular.tableak import TabLeak as TabLeak
+from .tabular.tableak import tableak as tableak
 from .text.lamp import Lamp as Lamp
 from .text.lamp import lamp as lamp
 from .text.search import dlg_text as dlg_text

@@ -26,21 +26,22 @@ from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import small
 from fedseal.attack.evidence.replay import CAP, replayable
 from fedseal.attack.evidence.scale import scale_note, unscaled
+from fedseal.attack.labels.ways import way_to_labels
 from fedseal.attack.layers.bottleneck import Bottleneck
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
 from fedseal.attack.proof.sensitivity import layer_misfit
-from fedseal.attack.published import coarse, sme
+from fedseal.attack.published import bayes, coarse, sme
 from fedseal.attack.route import Route
-from fedseal.attack.search.bayes import Bayes
 from fedseal.attack.search.init import grey
+from fedseal.attack.search.label_source import given_or
 from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching
 from fedseal.attack.search.objective import CosineWithLayers
 from fedseal.attack.search.polish import COLUMNS, ENTRIES, hopped, polished
 from fedseal.attack.search.prior import total_variation
 from fedseal.attack.search.schedule import cosine_decay
 from fedseal.attack.search.update_model import number_of_steps
-from fedseal.attack.tabular.tableak import TabLeak
+from fedseal.attack.tabular.tableak import tableak
 from fedseal.attack.text.dager import Dager
 from fedseal.attack.text.search import mixture
 from fedseal.attack.text.tokens import Tokens
@@ -248,7 +249,7 @@ class Auto:
         further = [(attack, "a plain search from noise, as the first paper's") for attack in plain]
         observation = evidence.observation
         if len(observation.modality.shape) == 3 and observation.defense is not None:
-            search = Bayes(steps=max(1, self.steps // BAYES), labels=_labels(evidence))
+            search = bayes(steps=max(1, self.steps // BAYES), labels=_labels(evidence))
             further.append((search, "the most probable picture, by the likelihood of the update as it is"))
         return further
 
@@ -326,9 +327,9 @@ def plans(
         return
     if isinstance(evidence.observation.modality, Tabular):
         if training is not None and training.fresh_optimizer:
-            tableak = TabLeak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
+            ensemble = tableak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
             yield PlannedSearch(
-                tableak, "the inputs are rows whose columns are known: soft categories, an ensemble, its median"
+                ensemble, "the inputs are rows whose columns are known: soft categories, an ensemble, its median"
             )
             yield matching(evidence, start, steps)._replace(instead=True)  # for models that take no rows side by side
             return
@@ -357,7 +358,7 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
     """The search for one gradient, from the best that the routes found."""
     search = GradientMatching(
         "matching",
-        labels=_labels(evidence),
+        labels=way_to_labels(_labels(evidence)),
         init=grey,
         objective=CosineWithLayers(_linear_layers(evidence)),
         priors=((1e-2, total_variation),),
@@ -371,7 +372,8 @@ def matching(evidence: Evidence, start: Reconstruction | None, steps: int) -> Pl
             search, f"{whence}; cosine distance of the update and of its linear layers, with total variation"
         )
     gentle = Adam(lr=0.02, signed=True, schedule=cosine_decay)
-    going_on = replace(search, start=start.inputs, known_labels=start.labels, optimizer=gentle)
+    known = given_or(start.labels, search.labels)
+    going_on = replace(search, start=start.inputs, labels=known, optimizer=gentle)
     return PlannedSearch(going_on, f"the result of '{start.outcome.route}' is not certified; matching goes on from it")
 
 
@@ -385,11 +387,11 @@ def _whole(evidence: Evidence, start: Reconstruction) -> bool:
 
 def probable(evidence: Evidence, start: Reconstruction | None, steps: int, generator: torch.Generator) -> PlannedSearch:
     """The search for the most probable input under a known defense, from the best that the routes found."""
-    search = Bayes(steps=max(1, steps // BAYES), labels=_labels(evidence))
+    search = bayes(steps=max(1, steps // BAYES), labels=_labels(evidence))
     # where entries are missing, not moved, a start that fits what was sent hides what the prior knows of the rest
     if _drawn(evidence) and start is not None and start.inputs is not None and _whole(evidence, start):
         known = None if _mixes(evidence) else start.labels
-        search = replace(search, starts=(start.inputs,), known_labels=known)
+        search = replace(search, starts=(start.inputs,), labels=given_or(known, search.labels))
         if start.outcome.route == Layerwise.name:
             plain = _at_its_word(evidence, generator)
             search = replace(
@@ -544,9 +546,9 @@ def _values(evidence: Evidence) -> int:
 
 def plain_searches(evidence: Evidence, steps: int) -> list[Attack]:
     """L-BFGS on the squared distance from noise: labels as they were read, then along with the inputs."""
-    known = _labels(evidence)
-    ways = [known] if known == "joint" else [known, "joint"]
-    searches = [GradientMatching("dlg" if way == "joint" else "idlg", labels=way, steps=steps) for way in ways]
+    known, joint = _labels(evidence), GradientMatching("dlg", steps=steps)
+    read = [] if known == "joint" else [GradientMatching("idlg", labels=way_to_labels(known), steps=steps)]
+    searches = [*read, joint]
     several = (evidence.batch_size or 1) > 1
     careful = GradientMatching("dlg_batch", optimizer=LBFGS(line_search=True), steps=steps, one_at_a_time=several)
     if several:

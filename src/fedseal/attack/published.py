@@ -5,10 +5,13 @@ from __future__ import annotations
 from fedseal.attack.base import best_of
 from fedseal.attack.base import restarts as restarted
 from fedseal.attack.batch.cocktail_party import CocktailParty, Contrast
+from fedseal.attack.labels.sign import Sign
+from fedseal.attack.labels.ways import Inferred, way_to_labels
 from fedseal.attack.search.batchnorm import BatchStatistics, Source
 from fedseal.attack.search.bayes import Bayes
 from fedseal.attack.search.group import GroupConsistency
 from fedseal.attack.search.init import INITS, grey, normal
+from fedseal.attack.search.label_source import UnlessMixed
 from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching
 from fedseal.attack.search.objective import cosine_distance, cosine_with_matrices, layerwise_distance
 from fedseal.attack.search.prior import EpochOrder, OutOfRange, mean_square, total_variation
@@ -33,7 +36,7 @@ def idlg(*, steps: int = 300, restarts: int = 1) -> Attack:
 
     Zhao, Mopuri and Bilen 2020, arXiv:2001.02610.
     """
-    attack = GradientMatching("idlg", labels="sign", steps=steps)
+    attack = GradientMatching("idlg", labels=Inferred(Sign()), steps=steps)
     return attack if restarts == 1 else restarted(restarts, attack)
 
 
@@ -53,7 +56,7 @@ def inverting_gradients(
     """Inverting Gradients: cosine, Adam on signs, total variation (Geiping et al., NeurIPS 2020, arXiv:2003.14053)."""
     attack = GradientMatching(
         "inverting_gradients",
-        labels=labels,
+        labels=way_to_labels(labels),
         init=normal,
         objective=cosine_distance,
         priors=((tv, total_variation),),
@@ -84,7 +87,7 @@ def gradinversion(
     """
     attack = GradientMatching(
         "gradinversion",
-        labels=labels,
+        labels=way_to_labels(labels),
         objective=layerwise_distance,
         priors=((tv, total_variation), (l2, mean_square), (bn, BatchStatistics(statistics))),
         optimizer=Adam(lr=lr, signed=False, schedule=warm_cosine, noise=noise),
@@ -113,7 +116,7 @@ def geng(
     """
     attack = GradientMatching(
         "geng",
-        labels=labels,
+        labels=way_to_labels(labels),
         init=INITS[init],
         objective=cosine_distance,
         priors=((tv, total_variation), (clip, OutOfRange())),
@@ -140,7 +143,7 @@ def dimitrov(
     """
     return GradientMatching(
         "dimitrov",
-        labels=labels,
+        labels=way_to_labels(labels),
         init=grey,
         objective=cosine_with_matrices,
         priors=((tv, total_variation), (clip, OutOfRange()), (order, EpochOrder())),
@@ -164,7 +167,7 @@ def coarse(
     """
     return GradientMatching(
         "coarse",
-        labels=labels,
+        labels=way_to_labels(labels),
         init=grey,
         objective=cosine_with_matrices,
         priors=((tv, total_variation),),
@@ -175,13 +178,14 @@ def coarse(
     )
 
 
-def bayes(*, steps: int = 40, tv: float = 0.3, labels: str = LABELS) -> Attack:
+def bayes(*, steps: int = 40, tv: float = 0.3, labels: str = LABELS) -> Bayes:
     """The most probable input under the known defense: its likelihood, total variation, L-BFGS by stages.
 
     Balunovic et al., "Bayesian framework for gradient leakage", ICLR 2022, arXiv:2111.04706. Where the defense is
-    withheld it is taken for none.
+    withheld it is taken for none. Where it mixes examples, the default searches labels along.
     """
-    return Bayes(steps=steps, tv=tv, labels=labels)
+    source = way_to_labels(labels)
+    return Bayes(UnlessMixed(source) if labels == LABELS else source, steps=steps, tv=tv)
 
 
 def sme(
@@ -193,7 +197,7 @@ def sme(
     """
     return GradientMatching(
         "sme",
-        labels=labels,
+        labels=way_to_labels(labels),
         objective=cosine_distance,
         priors=((tv, total_variation),),
         optimizer=Adam(lr=lr, schedule=step_decay),

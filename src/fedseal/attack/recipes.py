@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # What an option that is a name may be.
 CHOICES: dict[str, Callable[[], Iterable[str]]] = {
-    "labels": lambda: named("fedseal.attack.search.matching:label_ways")(),
+    "labels": lambda: named("fedseal.attack.labels.ways:label_ways")(),
     "init": lambda: named("fedseal.attack.search.init:INITS"),
     "statistics": lambda: get_args(named("fedseal.attack.search.batchnorm:Source")),
 }
@@ -203,7 +203,7 @@ RECIPES = {
             "rows of a table: soft categories, an ensemble of searches, its median; then the numbers are polished",
             _SERVER,
             "Vero et al., ICML 2023, arXiv:2210.01785; temperature and polish are ours",
-            "fedseal.attack.tabular.tableak:TabLeak",
+            "fedseal.attack.tabular.tableak:tableak",
         ),
         Recipe(
             "sme",

@@ -24,6 +24,7 @@ from fedseal.attack.proof.certificate import CERTAIN
 from fedseal.attack.route import Route
 from fedseal.attack.search.init import grey
 from fedseal.attack.search.known_activation import KnownActivation
+from fedseal.attack.search.label_source import Given
 from fedseal.attack.search.matching import Adam, GradientMatching
 from fedseal.attack.search.prior import color_variation, mean_square, total_variation
 from fedseal.attack.search.schedule import cosine_decay
@@ -107,7 +108,7 @@ class Separation(Route):
         weights, descent = KINKED if evidence.structure.nonsmooth else SMOOTH
         stage = GradientMatching(
             f"{self.name}+activations",
-            known_labels=separated.labels,
+            labels=Given(separated.labels),
             init=grey,
             optimizer=descent,
             steps=max(1, self.steps // len(weights)),

@@ -27,6 +27,7 @@ from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.replay import replayable
 from fedseal.attack.proof.certificate import CERTAIN
 from fedseal.attack.route import Route
+from fedseal.attack.search.label_source import given_or
 from fedseal.attack.search.matching import LBFGS, GradientMatching
 from fedseal.attack.search.objective import balanced_distance
 from fedseal.attack.search.prior import total_variation
@@ -175,7 +176,7 @@ class Layerwise(Route):
         for weight in stages:
             attack = GradientMatching(
                 f"{self.name}+matching",
-                known_labels=evidence.target,
+                labels=given_or(evidence.target),
                 objective=balanced_distance,
                 priors=((weight, total_variation),) if weight else (),
                 optimizer=LBFGS(line_search=True),

@@ -21,6 +21,7 @@ from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.release import Release
 from fedseal.attack.search.init import grey
+from fedseal.attack.search.label_source import LabelSource, given_or
 from fedseal.attack.search.likelihood import TRUST, Likelihood
 from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching, Search
 from fedseal.attack.search.prior import Bindable, OutOfRange, Prior, Scene, color_variation
@@ -68,21 +69,19 @@ class Bayes:
     likelihoods other than of noise are ours.
 
     Args:
+        labels: where they come from.
         steps: of L-BFGS, of up to 20 evaluations each, over all stages; of Adam, for networks with kinks, 20 times as
             many come first.
         tv: weight of total variation beside the spectrum; 1 is what natural pictures alone would make most likely.
-        labels: how they are found.
         starts: inputs `(N, *shape)` to start from, each with all steps; grey too, where no start is more probable.
         coordinates: of searches from `starts`, as in `GradientMatching`; None for those of natural pictures.
-        known_labels: `(N,)`, in place of `labels`.
     """
 
+    labels: LabelSource
     steps: int = 40
     tv: float = 0.3
-    labels: str = "best"
     starts: tuple[Tensor, ...] = ()
     coordinates: Coordinates | None = None
-    known_labels: Tensor | None = None
     name: str = "bayes"
 
     def __call__(
@@ -112,12 +111,11 @@ class Bayes:
         observation, kinked = evidence.observation, _kinked(evidence)
         adam = Adam(lr=0.05, signed=True, schedule=cosine_decay)
         attack = self._stage(observation, FIRST, adam, PER_STEP * self.steps)
-        attack = replace(attack, update_model=_client(evidence), known_labels=self.known_labels)
+        attack = replace(attack, update_model=_client(evidence))
         smooth = None if kinked else _smooth_first(observation.modality)
         grey_one = Search(replace(attack, coordinates=smooth), observation, generator)
-        attack = replace(
-            attack, known_labels=grey_one.labels, coordinates=None if kinked else self.coordinates or smooth
-        )
+        known = given_or(grey_one.labels, self.labels)  # inferred once
+        attack = replace(attack, labels=known, coordinates=None if kinked else self.coordinates or smooth)
         others = [Search(replace(attack, start=start), observation, generator) for start in self.starts]
         least = grey_one.value()
         better = sorted((s for s in others if s.value() < least), key=Search.value)
@@ -156,7 +154,7 @@ class Bayes:
     ) -> GradientMatching:
         return GradientMatching(
             self.name,
-            labels=self._labels(observation),
+            labels=self.labels,
             init=grey,
             objective=Likelihood(softness),
             priors=self._priors(observation),
@@ -165,10 +163,6 @@ class Bayes:
             dtype=torch.float32 if observation.like.device.type == "mps" else torch.float64,
             stall=STALL if isinstance(optimizer, LBFGS) else -math.inf,
         )
-
-    def _labels(self, observation: Observation) -> str:
-        mixed = Evidence.of(observation).release.of_effect("mixture")
-        return "joint" if mixed and self.labels == "best" else self.labels
 
     def _priors(self, observation: Observation) -> tuple[tuple[float, Prior | Bindable], ...]:
         """What inputs look like; a picture times random signs looks like nothing, and is out of range."""

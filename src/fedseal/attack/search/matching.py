@@ -20,21 +20,19 @@ from torch import Tensor
 from fedseal.attack.base import conclude
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.relaxation import relaxed, softened
-from fedseal.attack.labels.methods import METHODS
 from fedseal.attack.search.init import Init, normal
+from fedseal.attack.search.label_source import JOINT, LabelSource
 from fedseal.attack.search.objective import Measured, Objective, squared_distance
 from fedseal.attack.search.optimizer import LBFGS, Adam, Descent, Leaf
 from fedseal.attack.search.prior import Bindable, Prior, Scene
 from fedseal.attack.search.update_model import Simulate, UpdateModel, merged
 from fedseal.client import twice_differentiable
-from fedseal.criterion import Criterion
-from fedseal.errors import BadConfig, NotTwiceDifferentiable, UnfitBatch, UnknownName, UnknownToAdversary
+from fedseal.errors import BadConfig, NotTwiceDifferentiable, UnfitBatch, UnknownToAdversary
 from fedseal.layout import canonical
 from fedseal.types import Candidate, Observation, Progress, ProgressCallback, Reconstruction
 
-__all__ = ["LBFGS", "Adam", "GradientMatching", "Labels", "Search"]
+__all__ = ["LBFGS", "Adam", "GradientMatching", "Search"]
 
-Labels = str
 DLG_OPTIMIZER, CLIENT = LBFGS(), Simulate()
 REPORTS = 200  # how often an attack looks at its objective: every look waits for the device
 
@@ -45,10 +43,8 @@ class GradientMatching:
 
     Args:
         name: as tables and records give it.
-        labels: "joint": optimize soft targets along with the inputs; "oracle": take the true ones, where the threat
-            model grants them; or a method of `fedseal.attack.labels.METHODS`, such as "sign", which infers them first.
-            Where a target is no class of several, a method stands for what the head tells of a single example, and for
-            "joint" without that.
+        labels: where they come from: soft targets searched along with the inputs, as by default, the true ones, given
+            ones (`label_source.py`), or what a method infers first (`fedseal.attack.labels.Inferred`).
         init: the start.
         objective: distance of updates, summed over the rounds; one that is `Measured` looks at the observation first.
         priors: weights and priors added to the objective.
@@ -59,7 +55,6 @@ class GradientMatching:
         start: candidate inputs `(N, *shape)` to start from instead of `init`.
         coordinates: a linear map from `(numel, 1)` to input errors; the search then moves in its arguments from the
             start.
-        known_labels: `(N,)`, found by whoever builds this attack; they take the place of `labels`.
         target: stop once the objective is below.
         stall: stop once an L-BFGS step lowers the objective by less than this share.
         update_model: what the client is held to have computed.
@@ -67,7 +62,7 @@ class GradientMatching:
     """
 
     name: str
-    labels: Labels = "joint"
+    labels: LabelSource = JOINT
     init: Init = normal
     objective: Objective | Measured = squared_distance
     priors: tuple[tuple[float, Prior | Bindable], ...] = ()
@@ -77,7 +72,6 @@ class GradientMatching:
     dtype: torch.dtype | None = None
     start: Tensor | None = None
     coordinates: Callable[[Tensor], Tensor] | None = None
-    known_labels: Tensor | None = None
     target: float = -math.inf
     stall: float = -math.inf
     update_model: UpdateModel = CLIENT
@@ -114,8 +108,8 @@ class Search:
                 f"the inputs are whole numbers, such as token ids, so {attack.name} cannot move them by small steps",
                 "use 'dager' or 'tokens', or a search for sentences: 'mixture', 'dlg_text', 'tag' or 'lamp'",
             )
-        self.criterion, self.labels = evidence.criterion, _given_labels(attack, evidence)
-        searched = self.labels is None and (attack.labels == "joint" or _no_class(self.criterion, attack))
+        self.criterion, read_labels = evidence.criterion, attack.labels.bind(evidence, attack.name, count)
+        searched = read_labels is None
         if searched and self.criterion.classes and not self.criterion.known and "rows" not in self.criterion.forms:
             raise BadConfig(
                 f"{attack.name} searches soft labels, which this loss does not take: {self.criterion.obstacle}",
@@ -129,13 +123,13 @@ class Search:
         moving = self.start if attack.coordinates is None else self.start.new_zeros(self.start.numel(), 1)
         self.pieces = _leaves(moving, 1 if attack.one_at_a_time else len(moving))
         self.logits: list[Tensor] = []
-        if searched:
+        self.labels: Tensor | None = None
+        if read_labels is None:
             logits = torch.randn(count, evidence.structure.num_classes, generator=generator).to(to)
             self.logits = _leaves(logits, 1 if attack.one_at_a_time else count)
-        elif self.labels is None:
-            self.labels = _known_labels(attack, observation, count, generator)
-        if self.labels is not None:
-            self.labels = self.labels.to(like.device, dtype if self.labels.is_floating_point() else self.labels.dtype)
+        else:
+            labels = read_labels(generator)
+            self.labels = labels.to(like.device, dtype if labels.is_floating_point() else labels.dtype)
         self.scene = Scene(observation, self.labels, self.copies, to, generator)
         self.priors = self._weighed(attack)
         self.descent = Descent(attack.optimizer, self._turns(), attack.steps, generator)
@@ -286,41 +280,3 @@ def _batch_size(attack: GradientMatching, evidence: Evidence) -> int:
             "grant 'num_examples'",
         )
     return evidence.batch_size
-
-
-def _no_class(criterion: Criterion, attack: GradientMatching) -> bool:
-    """Whether targets are no classes, so that a method of reading labels means nothing."""
-    return criterion.known and not criterion.classes and attack.labels != "oracle"
-
-
-def _given_labels(attack: GradientMatching, evidence: Evidence) -> Tensor | None:
-    """Labels that are known before any search: handed in, or a single example's target."""
-    if attack.known_labels is not None or attack.labels == "joint":
-        return attack.known_labels
-    return evidence.target if _no_class(evidence.criterion, attack) else None
-
-
-def label_ways() -> list[str]:
-    """What `GradientMatching.labels` may be."""
-    return ["joint", "oracle", *METHODS]
-
-
-def _known_labels(attack: GradientMatching, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
-    """Labels `(N,)`, true or inferred.
-
-    Inferred ones come sorted, and the client's order is not: for local steps over parts of the batch it is drawn.
-    """
-    if attack.labels == "oracle":
-        if observation.labels is None:
-            raise UnknownToAdversary(
-                f"{attack.name} takes the true labels, which the threat model '{observation.threat}' withholds",
-                "use ThreatModel.oracle(), or an attack that reads or optimizes labels",
-            )
-        return observation.labels
-    if attack.labels not in METHODS:
-        raise UnknownName("way to labels", attack.labels, label_ways())
-    labels = METHODS[attack.labels].infer(observation, generator=generator).labels
-    training = observation.training
-    if training is not None and training.batch_size is not None and training.batch_size < count:
-        labels = labels[torch.randperm(count, generator=generator).to(labels.device)]
-    return labels

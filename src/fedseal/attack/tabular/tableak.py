@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from fedseal.attack.base import better, conclude, refused
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.labels.ways import BEST, way_to_labels
 from fedseal.attack.route import Route
+from fedseal.attack.search.label_source import Given, LabelSource
 from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching, Search
 from fedseal.attack.search.objective import balanced_distance, cosine_distance
 from fedseal.attack.search.schedule import cosine_decay
@@ -60,7 +62,7 @@ class TabLeak(Route):
     lr: float = 0.06
     warm: float = 3.0
     cold: float = 0.3
-    labels: str = "best"
+    labels: LabelSource = BEST
     polish: int = 40
     name: str = "tableak"
 
@@ -166,7 +168,7 @@ class TabLeak(Route):
             dtype=torch.float64,
             start=rows,
             coordinates=lambda errors: errors * moves,
-            known_labels=labels,
+            labels=Given(labels),
             target=1e-24,
             stall=STALL,
         )
@@ -348,3 +350,17 @@ def _seen(progress: ProgressCallback, search: Search, relaxed: RelaxedRows) -> P
             progress(replace(at, inputs=relaxed(search.candidate().inputs[:count])))
 
     return show
+
+
+def tableak(
+    *,
+    members: int = 30,
+    steps: int = 1500,
+    lr: float = 0.06,
+    warm: float = 3.0,
+    cold: float = 0.3,
+    labels: str = "best",
+    polish: int = 40,
+) -> TabLeak:
+    """TabLeak as it is typed, with a name for its way to labels (Vero et al., ICML 2023, arXiv:2210.01785)."""
+    return TabLeak(members, steps, lr, warm, cold, way_to_labels(labels), polish)

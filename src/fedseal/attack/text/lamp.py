@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import replay
+from fedseal.attack.labels.ways import BEST, way_to_labels
+from fedseal.attack.search.label_source import LabelSource
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.schedule import cosine_decay
 from fedseal.attack.text.embedding import RelaxedSentences
@@ -33,7 +35,7 @@ class Lamp:
         search: the steps; its labels, start, coordinates and the length of embeddings are set here.
         prior: a language model; token ids `(N, L)` -> mean negative log-likelihood of a token `(N,)`. It must know
             nothing of the client's sentences.
-        labels: "joint", "oracle", or a method of `fedseal.attack.labels.METHODS`.
+        labels: as of `TextSearch`.
         starts: random starts, and as many permutations of the best.
         proposals: moves tried for each sentence in every turn.
         every: steps from one turn to the next.
@@ -44,7 +46,7 @@ class Lamp:
 
     search: GradientMatching
     prior: Fluency | None = None
-    labels: str = "best"
+    labels: LabelSource = BEST
     starts: int = 50
     proposals: int = 50
     every: int = 50
@@ -201,4 +203,4 @@ def lamp(
         optimizer=Adam(lr=lr, signed=False, schedule=cosine_decay),
         steps=steps,
     )
-    return Lamp(search, None, labels, starts, proposals, fluency=fluency, length=length)
+    return Lamp(search, None, way_to_labels(labels), starts, proposals, fluency=fluency, length=length)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.base import better, conclude
+from fedseal.attack.labels.ways import BEST, way_to_labels
+from fedseal.attack.search.label_source import LabelSource
 from fedseal.attack.search.matching import LBFGS, Adam, GradientMatching, Search
 from fedseal.attack.search.objective import cosine_distance, squared_distance
 from fedseal.attack.search.schedule import cosine_decay
 from fedseal.attack.text.embedding import RelaxedSentences, relaxed_sentences
-from fedseal.errors import UnknownName
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
 CHECK = 25  # steps from one replay of the likeliest tokens to the next
@@ -32,12 +33,12 @@ class TextSearch:
 
     Args:
         search: the search; its labels, start and coordinates are set here.
-        labels: "joint", "oracle", or a method of `fedseal.attack.labels.METHODS`, asked on the original observation.
+        labels: where they come from; a method is asked on the original observation.
         mixtures: search among mixtures of tokens.
     """
 
     search: GradientMatching
-    labels: str = "best"
+    labels: LabelSource = BEST
     mixtures: bool = False
 
     @property
@@ -84,7 +85,7 @@ def placed(search: GradientMatching, problem: RelaxedSentences, start: Tensor) -
 
 
 def posed(
-    search: GradientMatching, labels: str, observation: Observation, generator: torch.Generator
+    search: GradientMatching, labels: LabelSource, observation: Observation, generator: torch.Generator
 ) -> tuple[RelaxedSentences, GradientMatching]:
     """The continuous problem behind an observation of sentences, and the search that knows its labels and its noise.
 
@@ -95,7 +96,7 @@ def posed(
     """
     problem = relaxed_sentences(observation, search.name)
     observation.require_training(search.name)
-    return problem, labeled(informed(search, problem), labels, observation, generator)
+    return problem, replace(informed(search, problem), labels=labels.beforehand(observation, generator))
 
 
 def informed(search: GradientMatching, problem: RelaxedSentences) -> GradientMatching:
@@ -103,19 +104,6 @@ def informed(search: GradientMatching, problem: RelaxedSentences) -> GradientMat
     if not isinstance(search.objective, TellingCosine):
         return search
     return replace(search, objective=TellingCosine(problem.noise))
-
-
-def labeled(
-    search: GradientMatching, labels: str, observation: Observation, generator: torch.Generator
-) -> GradientMatching:
-    """The search with labels `(N,)` that are found on the original observation, unless they are searched as well."""
-    if labels in ("joint", "oracle"):
-        return replace(search, labels=labels)
-    from fedseal.attack.labels import METHODS  # imported late: its methods may search as well
-
-    if labels not in METHODS:
-        raise UnknownName("way to labels", labels, ["joint", "oracle", *METHODS])
-    return replace(search, known_labels=METHODS[labels].infer(observation, generator=generator).labels)
 
 
 def in_tokens(read: Callable[[Tensor], Tensor], progress: ProgressCallback | None) -> ProgressCallback | None:
@@ -212,7 +200,7 @@ def dlg_text(*, steps: int = 40, labels: str = "best") -> TextSearch:
     Zhu, Liu and Han, NeurIPS 2019, arXiv:1906.08935, section 4.2; labels are read off the head first.
     """
     search = GradientMatching("dlg_text", objective=relative_square, optimizer=LBFGS(line_search=True), steps=steps)
-    return TextSearch(search, labels)
+    return TextSearch(search, way_to_labels(labels))
 
 
 def tag(*, steps: int = 1000, lr: float = 0.05, tau: float = 0.05, labels: str = "best") -> TextSearch:
@@ -221,7 +209,8 @@ def tag(*, steps: int = 1000, lr: float = 0.05, tau: float = 0.05, labels: str =
     `lr` is in standard deviations of an embedding's entries, `tau` the weight of the absolute distance.
     """
     optimizer = Adam(lr=lr, signed=False, schedule=cosine_decay)
-    return TextSearch(GradientMatching("tag", objective=TagDistance(tau), optimizer=optimizer, steps=steps), labels)
+    search = GradientMatching("tag", objective=TagDistance(tau), optimizer=optimizer, steps=steps)
+    return TextSearch(search, way_to_labels(labels))
 
 
 def mixture(*, steps: int = 300, lr: float = 0.1, labels: str = "best") -> TextSearch:
@@ -233,4 +222,4 @@ def mixture(*, steps: int = 300, lr: float = 0.1, labels: str = "best") -> TextS
     """
     optimizer = Adam(lr=lr, signed=False, schedule=cosine_decay)
     search = GradientMatching("mixture", objective=TellingCosine(), optimizer=optimizer, steps=steps)
-    return TextSearch(search, labels, mixtures=True)
+    return TextSearch(search, way_to_labels(labels), mixtures=True)
