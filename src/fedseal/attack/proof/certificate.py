@@ -31,7 +31,7 @@ from fedseal.attack.proof.batch import beside_open, without_silent
 from fedseal.attack.proof.by_layer import by_layer
 from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.derivative import derivative_is_real
-from fedseal.attack.proof.elsewhere import COLUMNS, ENTRIES, freed, scaled_inputs, solved, to_spare, valid
+from fedseal.attack.proof.elsewhere import COLUMNS, ENTRIES, freed, returning, scaled_inputs, solved, to_spare, valid
 from fedseal.attack.proof.mirrors import mirrored
 from fedseal.attack.proof.reasons import assumption_on_number, drawn_in_secret, modes_in_doubt, unknown_number
 from fedseal.attack.proof.sensitivity import (
@@ -45,9 +45,11 @@ from fedseal.attack.proof.sensitivity import (
 from fedseal.errors import Misfit, NotTwiceDifferentiable
 from fedseal.modality.text import Text
 from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Status
+from fedseal.vocabulary import MARGIN
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 EVERYWHERE = (FIRST_LAYER,)  # proofs that hold far away as well
+ROOM = 100.0  # times the margin that an example must move the update by where no equations are to spare
 NOT_ITS_OWN = "the update does not move as the model's own derivative says"
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
@@ -152,6 +154,21 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
 
 
+def _returning(evidence: Evidence, candidate: Candidate, judged: Certificate, tolerance: float) -> Certificate:
+    """The certificate where there are no equations to spare: none is certain, unless others are open and it moves the
+    update by far and stands in everything else that is found to explain it.
+    """
+    firm = tuple(c and v > ROOM * MARGIN * tolerance for c, v in zip(judged.certain, judged.sensitivity, strict=True))
+    some = any(firm) and not all(judged.certain)
+    others = returning(evidence, candidate, firm, tolerance) if some else None
+    if others is None:
+        return less_certain(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
+    judged = less_certain(judged, firm, NONE_TO_SPARE)
+    for other in others:
+        judged = _less_by(judged, candidate, other, SOLVED_ELSEWHERE)
+    return judged
+
+
 def _less_by(judged: Certificate, candidate: Candidate, other: Candidate, why: str) -> Certificate:
     """The certificate without the examples that are none, visibly, of other data that explain the update as well."""
     apart = torch.cdist(candidate.inputs.double().flatten(1), other.inputs.double().flatten(1)).amin(1)
@@ -184,7 +201,7 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, ho
         return judged
     few = small(evidence, count, COLUMNS, ENTRIES) if how == CLOSED_FORM else small(evidence, count)
     if few and to_spare(evidence, candidate, tolerance) < 1:
-        return less_certain(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
+        judged = _returning(evidence, candidate, judged, tolerance)
     inside = valid(observation, candidate.inputs).tolist()
     judged = less_certain(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
     if any(True for _ in scaled_inputs(evidence, candidate, judged.certain, tolerance)):

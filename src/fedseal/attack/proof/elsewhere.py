@@ -32,6 +32,8 @@ SAME = 1e-5  # of the largest output, how near to a multiple
 SCALES = torch.logspace(-2, 2, 81, dtype=torch.float64).tolist()  # factors at which another solution is looked for
 FEW = 8  # examples that are scaled one by one
 STARTS, STEPS = 6, 25  # of least squares to another solution
+AGREEING = 4  # ends of twelve starts, from which on it counts where they lie
+WIDE, QUICK = 320, 4e5  # of a Jacobian up to which that takes some milliseconds
 COLUMNS, ENTRIES = 64, 1e5  # of a Jacobian up to which that takes little time
 DEEP = 4  # valleys of the misfit that are followed down
 
@@ -110,12 +112,8 @@ def solved(evidence: Evidence, candidate: Candidate, tolerance: float) -> Iterat
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    if not evidence.structure.folds or not small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
-        return
-    generator = torch.Generator().manual_seed(OWN)
-    for _ in range(STARTS):
-        start = replace(_drawn(evidence, candidate, generator), labels=candidate.labels)
-        yield from _end(evidence, start, tolerance)
+    if evidence.structure.folds and small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
+        yield from _ends(evidence, candidate, (False,) * len(candidate.inputs), tolerance)
 
 
 def freed(evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], tolerance: float) -> Iterator[Candidate]:
@@ -125,21 +123,40 @@ def freed(evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], t
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    if all(certain) or not small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
-        return
-    generator, held = torch.Generator().manual_seed(OWN), torch.tensor(certain)
+    if not all(certain) and small(evidence, len(candidate.inputs), COLUMNS, ENTRIES):
+        yield from _ends(evidence, candidate, certain, tolerance)
+
+
+def returning(
+    evidence: Evidence, candidate: Candidate, certain: tuple[bool, ...], tolerance: float
+) -> list[Candidate] | None:
+    """What explains the update as well, found from starts in which only the open examples, and from others in which all
+    are drawn at random; None where too few ends explain it, or looking takes long.
+
+    Where the open examples may move and the update stays, however far they go, these ends show whether the others stay
+    as well: there are no equations to spare to say so.
+
+    Raises:
+        NotTwiceDifferentiable: an operator of the model has no second derivative.
+    """
+    if all(certain) or not small(evidence, len(candidate.inputs), WIDE, QUICK):
+        return None
+    found = [end for held in (certain, (False,) * len(certain)) for end in _ends(evidence, candidate, held, tolerance)]
+    return found if len(found) >= AGREEING else None
+
+
+def _ends(evidence: Evidence, candidate: Candidate, held: tuple[bool, ...], tolerance: float) -> Iterator[Candidate]:
+    """Where least squares lead from examples drawn at random in the place of those not held, if that explains the
+    update.
+    """
+    generator, kept = torch.Generator().manual_seed(OWN), torch.tensor(held)
     for _ in range(STARTS):
         inputs = _drawn(evidence, candidate, generator).inputs
-        inputs[held] = candidate.inputs[held]
-        yield from _end(evidence, replace(candidate, inputs=inputs), tolerance)
-
-
-def _end(evidence: Evidence, start: Candidate, tolerance: float) -> Iterator[Candidate]:
-    """Where least squares lead from there, if that explains the update."""
-    *_, (end, _) = steps_from(evidence, start, STEPS)
-    value = residual(evidence.observation, end)
-    if value is not None and value <= tolerance:
-        yield end
+        inputs[kept] = candidate.inputs[kept]
+        *_, (end, _) = steps_from(evidence, replace(candidate, inputs=inputs), STEPS)
+        value = residual(evidence.observation, end)
+        if value is not None and value <= tolerance:
+            yield end
 
 
 def valid(observation: Observation, inputs: Tensor) -> Tensor:
