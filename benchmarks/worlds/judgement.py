@@ -179,7 +179,7 @@ class _Court:
         value = found.outcome.residual
         if value is not None and not np.isfinite(value):
             self._fault("not finite", name, threat, f"residual {value} ({found.outcome.status})")
-        pairs, distances = matched(self.truth, guesses, certain)
+        pairs, distances = matched(self.truth, guesses, certain, self._same_labels_as(found, len(guesses)))
         for guess in certain.nonzero().flatten().tolist():
             if guess not in pairs.values():
                 nearest = float(distances[:, guess].min())
@@ -199,6 +199,13 @@ class _Court:
                 seconds, value, outcome.note,
             )
         )  # fmt: skip
+
+    def _same_labels_as(self, found: fs.Reconstruction, count: int) -> Tensor:
+        """Which truths have the label of which guess, `(N, M)`."""
+        if found.labels is None or found.labels.shape[1:] != self.targets.shape[1:] or len(found.labels) != count:
+            return torch.zeros(len(self.truth), count, dtype=torch.bool)
+        apart = found.labels.double()[None] - self.targets.double()[:, None]
+        return (apart.flatten(2) if apart.ndim > 2 else apart[..., None]).abs().amax(2) <= READ
 
     def _check_labels(self, name: str, threat: str, found: fs.Reconstruction, pairs: dict[int, int]) -> None:
         """Whether certain examples come with their own labels; of equal examples either label will do."""
@@ -261,12 +268,16 @@ def claimed(found: fs.Reconstruction) -> Tensor:
     return found.certain
 
 
-def matched(truth: Tensor, guesses: Tensor, certain: Tensor) -> tuple[dict[int, int], Tensor]:
-    """Truths to guesses within `READ` of each other, as many of the certain ones as possible, then of the others.
+def matched(
+    truth: Tensor, guesses: Tensor, certain: Tensor, alike: Tensor | None = None
+) -> tuple[dict[int, int], Tensor]:
+    """Truths to guesses within `READ` of each other, as many of the certain ones as possible, then of the others; of
+    truths that are equal the one whose label the guess has.
 
     Args:
         truth, guesses: `(N, values)` and `(M, values)`.
         certain: `(M,)`.
+        alike: which truths have the label of which guess, `(N, M)`; None where that is no matter.
 
     Returns:
         Pairs by truth, and all distances `(N, M)`, root mean square; infinite where a guess is not finite.
@@ -275,6 +286,8 @@ def matched(truth: Tensor, guesses: Tensor, certain: Tensor) -> tuple[dict[int, 
     distances = torch.nan_to_num(distances, nan=torch.inf)
     near = distances <= READ
     gain = near.double() * (1 + len(truth) * certain.double()) - 0.1 * torch.where(near, distances, 0.0) / READ
+    if alike is not None:
+        gain = gain + 0.2 * (near & alike).double()
     rows, columns = linear_sum_assignment(-gain.numpy())
     return {int(r): int(c) for r, c in zip(rows, columns, strict=True) if near[r, c]}, distances
 

@@ -171,3 +171,11 @@ def test_one_guess_is_not_taken_for_two_equal_truths() -> None:
     every = completed(pairs, distances)
     assert sorted(every.values()) == [0, 1, 2]
     assert sorted(float(distances[t, g]) <= 1e-2 for t, g in every.items()) == [False, True, True]
+
+
+def test_of_equal_truths_the_one_with_the_guess_s_label_is_taken() -> None:
+    truth = torch.full((3, 2), 0.5).double()
+    guesses = torch.tensor([[0.5, 0.5], [0.9, 0.9]]).double()
+    alike = torch.tensor([[False, True], [False, True], [True, False]])
+    pairs, _ = matched(truth, guesses, torch.tensor([True, False]), alike)
+    assert pairs == {2: 0}

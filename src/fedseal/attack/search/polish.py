@@ -30,7 +30,7 @@ QUICK = 4e5  # entries up to which it takes some milliseconds
 STEPS, MANY = 30, 120  # of Newton, and where they are quick
 ASTRAY, PLACED = 0.1, 0.01  # residuals from which on no truth is near, and it is no matter of places in local steps
 HOPS = (1e-2, 3e-3, 3e-2) * 2  # root mean square of moves that may take a unit across its kink
-TWINS = 1e-2  # root mean square distance up to which two examples are tried as one that stands twice
+TWINS = 0.2  # root mean square distance up to which two examples are tried as one that stands twice
 PLACES, LOOK = 12, 3  # examples up to which every two are tried in each other's places, and steps of each try
 
 Way = Callable[[Evidence, Reconstruction, torch.Generator], Candidate | None]
