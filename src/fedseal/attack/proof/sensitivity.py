@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -45,6 +46,9 @@ LARGEST = 10.0  # relative change of an update that a visible change of an examp
 CHANCE = 3  # units off that may be so by chance
 POWER, ABOVE = 3, 1.5  # power steps, and what the largest singular value may be above what they find
 CLOSE = 0.1  # share of what is visible that a candidate may be away from the closed form that vouches for it
+SIDES, ASIDE = 2, 2e-5  # directions in which kinks are looked for, and how far, beside the inputs' root mean square
+STRAIGHT = 1e-3  # share of what the derivative says that a smooth model's update may be off, so near
+COLUMNS, ENTRIES = 320, 4e5  # of a Jacobian up to which it takes some milliseconds, and all sides are looked at
 ZERO = 1e-4  # of an example's largest delta below which a unit counts as off
 
 
@@ -95,7 +99,37 @@ def _larger(one: Sensitivity, other: Sensitivity) -> Sensitivity:
 
 
 def _dense(evidence: Evidence, candidate: Candidate, tolerance: float) -> tuple[float, ...]:
-    """From the whole Jacobian: for each example the smallest singular value of its columns, others moving along."""
+    """From the whole Jacobian, the least on all sides of the kinks at which units stand."""
+    places = [candidate, *_beside_kinks(evidence, candidate)]
+    return tuple(map(min, zip(*(_dense_at(evidence, place, tolerance) for place in places), strict=True)))
+
+
+def _beside_kinks(evidence: Evidence, candidate: Candidate) -> list[Candidate]:
+    """Candidates so little aside that only units change sides which stand at their kinks; none where none does.
+
+    A unit of a ReLU that is off by a hair may be the edge of a whole family of data along which it is on.
+    """
+    if not evidence.structure.nonsmooth:
+        return []
+    inputs, drawn = candidate.inputs.double(), torch.Generator().manual_seed(SIDES)
+    length = max(float(inputs.square().mean().sqrt()), 1e-3)
+    ways = [torch.randn(inputs.shape, generator=drawn).to(inputs) * (ASIDE * length) for _ in range(SIDES)]
+    places = [replace(candidate, inputs=inputs + sign * way) for way in ways for sign in (1, -1)]
+    if small(evidence, len(inputs), COLUMNS, ENTRIES):
+        return places
+    there = linearized(evidence, candidate)
+    here = there.update.detach().double()
+    rows = there.push(
+        torch.stack([torch.cat([w.flatten(), w.new_zeros(there.columns - w.numel())]) for w in ways]).to(there.inputs)
+    )
+    said = [sign * row.double() for row in rows for sign in (1, -1)]
+    moved = [linearized(evidence, place).update.detach().double() - here for place in places]
+    bent = any(float((m - s).norm()) > STRAIGHT * float(s.norm()) for m, s in zip(moved, said, strict=True))
+    return places if bent else []
+
+
+def _dense_at(evidence: Evidence, candidate: Candidate, tolerance: float) -> tuple[float, ...]:
+    """For each example the smallest singular value of its columns, others moving along."""
     there = linearized(evidence, candidate)
     jacobian, norm = there.matrix(), there.norm
     count, values = len(candidate.inputs), candidate.inputs[0].numel()
