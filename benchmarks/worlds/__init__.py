@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -21,8 +22,12 @@ WORLDS = 5000
 
 
 def run(scale: float = 1.0) -> dict[str, object]:
-    """Judge the worlds and count; then what the certificate costs."""
-    judged = list(every(range(max(1, round(WORLDS * scale)))))
+    """Judge the worlds, saying what must never be as it comes, and count; then what the certificate costs."""
+    judged = []
+    for one_more in every(range(max(1, round(WORLDS * scale)))):
+        judged.append(one_more)
+        if said := grave([one_more]):
+            print(said, file=sys.stderr, flush=True)
     return tally.figures(judged) | cost.figures(scale)
 
 
