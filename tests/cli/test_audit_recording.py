@@ -12,11 +12,14 @@ import torch
 
 from cli.conftest import Command
 from fedseal import audit
+from fedseal.errors import StorageFailure
 from fedseal.federation import View
 from fedseal.federation.recorder import Shelf
 from fedseal.federation.view import Entry
-from fedseal.setup.federation import FederationSpec
-from fedseal.setup.manifest import FILE, keep
+from fedseal.json_file import read_model
+from fedseal.setup.federation import FederationSpec, OwnersData
+from fedseal.setup.manifest import FILE, Manifest, keep, known_federation
+from fedseal.types import Batch
 
 MODEL = "zoo:mlp:widths=[16]"
 QUICK = ("--model", MODEL, "--batch-size", "1", "--rounds", "1", "--validation-split", "0", "-q")
@@ -238,3 +241,20 @@ def test_entries_are_chosen_party_by_party() -> None:
         (0, "10", "sum"),
     ]
     assert len(chosen(view, None)) == 4
+
+
+def test_a_manifest_comes_back_as_it_was_also_from_before(tmp_path: Path) -> None:
+    batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+    keep(tmp_path, PLAN, OwnersData((batch,), None, 2))
+    written = json.loads((tmp_path / FILE).read_text())
+    flat = {**written["plan"], "digest": written["digest"]}  # as files of 0.2.0 are
+    for content in (written, flat):
+        (tmp_path / FILE).write_text(json.dumps(content))
+        assert read_model(tmp_path / FILE, Manifest, "no", "do").plan == replace(PLAN, data=("own.npz",))
+    wrong: tuple[object, ...] = (
+        {**flat, "owners": "many"}, {**flat, "foreign": 1}, {"digest": 1}, [], {**flat, "digest": None},
+    )  # fmt: skip
+    for damaged in wrong:
+        (tmp_path / FILE).write_text(json.dumps(damaged))
+        with pytest.raises(StorageFailure, match=r"is not as fedseal wrote it \(.*\); train and record anew"):
+            known_federation(tmp_path, None)

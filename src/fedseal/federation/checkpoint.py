@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -13,10 +13,30 @@ from torch import Tensor
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.report import RoundReport
 from fedseal.files import whole
+from fedseal.json_file import JsonFile, no_more_than, parsed_model
 from fedseal.types import Tensors
 
 VERSION = 1
 KEY = "fedseal.training"
+Report = Annotated[RoundReport, no_more_than(RoundReport)]
+
+
+class Version(JsonFile):
+    """Of a checkpoint's header; the rest may be of another shape in another one."""
+
+    version: int
+
+
+class CheckpointHeader(Version):
+    """What a checkpoint says of itself.
+
+    Args:
+        mark: of the federation.
+        history: the rounds so far.
+    """
+
+    mark: str
+    history: tuple[Report, ...]
 
 
 def save_checkpoint(path: Path, mark: str, state: Tensors, history: Sequence[RoundReport]) -> None:
@@ -25,8 +45,8 @@ def save_checkpoint(path: Path, mark: str, state: Tensors, history: Sequence[Rou
     Raises:
         StorageFailure: it cannot be written.
     """
-    header = {"version": VERSION, "mark": mark, "history": [report.plain() for report in history]}
-    write_checkpoint(path, state, {KEY: json.dumps(header)})
+    header = CheckpointHeader(version=VERSION, mark=mark, history=tuple(history))
+    write_checkpoint(path, state, {KEY: header.model_dump_json()})
 
 
 def load_checkpoint(path: Path, mark: str) -> tuple[dict[str, Tensor], list[RoundReport]]:
@@ -38,22 +58,23 @@ def load_checkpoint(path: Path, mark: str) -> tuple[dict[str, Tensor], list[Roun
     """
     if not path.is_file():
         raise StorageFailure(f"there is no checkpoint '{path}'", "check the path, or start without --resume")
+    fact, remedy = f"'{path}' is not a whole checkpoint", "start without --resume"
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {})[KEY])
+            text = (file.metadata() or {}).get(KEY, "")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        version, other = header["version"], header["mark"]
-        history = [RoundReport(**report) for report in header["history"]]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise StorageFailure(f"'{path}' is not a whole checkpoint ({error!r})", "start without --resume") from None
+    except (OSError, SafetensorError) as error:
+        raise StorageFailure(f"{fact} ({error!r})", remedy) from None
+    version = parsed_model(text, Version, fact, remedy).version
     if version != VERSION:
         raise BadConfig(f"the checkpoint '{path}' is of version {version}, and this is {VERSION}", "start anew")
-    if other != mark:
+    header = parsed_model(text, CheckpointHeader, fact, remedy)
+    if header.mark != mark:
         raise BadConfig(
             f"the checkpoint '{path}' is of another federation",
             "resume with the same model, owners, protocol, seed and local training",
         )
-    return state, history
+    return state, list(header.history)
 
 
 def write_checkpoint(path: Path, state: Tensors, metadata: dict[str, str]) -> None:

@@ -12,9 +12,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from fedseal.errors import BadConfig, StorageFailure
-from fedseal.federation import json_file
-from fedseal.federation.json_file import Hex, JsonFile, Model, no_more_than
 from fedseal.federation.secure import Keyring, Pact, Secure
+from fedseal.json_file import Hex, JsonFile, Model, no_more_than, read_model
 from fedseal.secagg import SERVER, Identity, Party, Public, Roster, aggregator
 
 VERSION: Final = 1
@@ -165,4 +164,4 @@ def _pair(public: Public) -> Pair:
 def _read(path: Path, model: type[Model], what: str) -> Model:
     if not path.is_file():
         raise StorageFailure(f"there is no {what} '{path}'", "make them with: fedseal train --deploy")
-    return json_file.read_model(path, model, f"'{path}' is no {what}", "make new keys for all parties")
+    return read_model(path, model, f"'{path}' is no {what}", "make new keys for all parties")

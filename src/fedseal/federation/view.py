@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedseal.errors import StorageFailure
-from fedseal.federation.json_file import JsonFile, no_more_than, read_model
 from fedseal.federation.packing import Packing
+from fedseal.json_file import JsonFile, no_more_than, read_model
 from fedseal.secagg import VectorFormat
 from fedseal.types import LocalTraining, Update
 

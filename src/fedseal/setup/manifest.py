@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import model_validator
 from torch import nn
 
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.errors import BadConfig
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, Local
 from fedseal.federation.protocol.client import draw_seed
 from fedseal.files import make_folder, write_whole
+from fedseal.json_file import JsonFile, no_more_than, read_model
 from fedseal.setup.data.images import BUNDLED
 from fedseal.setup.factory import build_object
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch, Modality
 
 FILE = "asked.json"
+
+
+class Manifest(JsonFile):
+    """What a recording was trained by.
+
+    Args:
+        plan: the options of `fedseal train`.
+        digest: of the owners' examples.
+    """
+
+    plan: Annotated[FederationSpec, no_more_than(FederationSpec)]
+    digest: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nested(cls, content: Any) -> Any:
+        """Files of 0.2.0 and before have the options beside the digest."""
+        if not isinstance(content, dict) or "plan" in content:
+            return content
+        return {"plan": {k: v for k, v in content.items() if k != "digest"}, "digest": content.get("digest")}
 
 
 def keep(folder: Path, plan: FederationSpec, found: OwnersData) -> None:
@@ -29,10 +51,9 @@ def keep(folder: Path, plan: FederationSpec, found: OwnersData) -> None:
         StorageFailure: it cannot be written.
     """
     held = None if plan.validation is None else _lasting(plan.validation)
-    lasting = {"data": [_lasting(name) for name in plan.data], "validation": held}
-    content = {**asdict(plan), **lasting, "digest": found.digest}
+    lasting: dict[str, Any] = {"data": tuple(_lasting(name) for name in plan.data), "validation": held}
     make_folder(folder)
-    write_whole(folder / FILE, json.dumps(content, indent=1).encode())
+    write_whole(folder / FILE, Manifest(plan=replace(plan, **lasting), digest=found.digest).text().encode())
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +95,15 @@ def known_federation(folder: Path, federation: str | None) -> Known | None:
         return Known(built.model_owner.model, tuple(built.data_owners), built.seed)
     if not (folder / FILE).is_file():
         return None
-    plan, digest = _read(folder / FILE)
-    found = plan.read()
-    if found.digest != digest:
+    fact = f"'{folder / FILE}' is not as fedseal wrote it"
+    kept = read_model(folder / FILE, Manifest, fact, "train and record anew")
+    plan, found = kept.plan, kept.plan.read()
+    if found.digest != kept.digest:
         raise BadConfig(
             f"'{', '.join(plan.data)}' is not what was trained on", "put the same data back, or train and record anew"
         )
     rebuilt = plan.federation(found)
     return Known(rebuilt.model_owner.model, tuple(rebuilt.data_owners), rebuilt.seed, found.modality)
-
-
-def _read(path: Path) -> tuple[FederationSpec, str]:
-    try:
-        content = json.loads(path.read_text())
-        digest = content.pop("digest")
-        return FederationSpec(**{**content, "data": tuple(content["data"])}), str(digest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageFailure(f"'{path}' is not as fedseal wrote it ({error!r})", "train and record anew") from None
 
 
 def _lasting(name: str) -> str:

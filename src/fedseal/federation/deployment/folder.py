@@ -22,8 +22,8 @@ from pydantic import PlainSerializer
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation import keys as stored
 from fedseal.federation.deployment import certificates
-from fedseal.federation.json_file import JsonFile, Model, read_model
 from fedseal.federation.secure import Keyring, Pact, Secure
+from fedseal.json_file import JsonFile, Model, read_model
 from fedseal.secagg import SERVER, Party, aggregator
 
 VERSION: Final = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import RootModel
 
 from fedseal.errors import StorageFailure
-from fedseal.federation.json_file import read_model
 from fedseal.files import write_whole
+from fedseal.json_file import read_model
 from fedseal.secagg import Ledger, Terms
 
 LEDGER = "ledger.json"

@@ -57,9 +57,20 @@ def read_model(path: Path, model: type[Model], fact: str, remedy: str) -> Model:
         StorageFailure: it does not, or cannot be read.
     """
     try:
-        return model.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        raise StorageFailure(f"{fact} ({error.strerror or type(error).__name__})", remedy) from None
+    return parsed_model(content, model, fact, remedy)
+
+
+def parsed_model(content: bytes | str, model: type[Model], fact: str, remedy: str) -> Model:
+    """The same of a content that was read already.
+
+    Raises:
+        StorageFailure: it is none.
+    """
+    try:
+        return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))
