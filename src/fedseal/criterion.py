@@ -151,7 +151,7 @@ class Criterion:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the mean cross-entropy of hard labels."""
+        """Whether the loss is the mean cross-entropy of hard labels."""
         return self.hard and self.reduction != "sum" and abs(self.factor - 1) < 1e-6
 
     @property

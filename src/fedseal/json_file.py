@@ -19,7 +19,7 @@ class JsonFile(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     def text(self) -> str:
-        """As it stands in the file."""
+        """The content of the file, as JSON."""
         return self.model_dump_json(indent=1)
 
 

@@ -113,7 +113,7 @@ class Mechanism:
         return KINDS[self.kind]
 
     def touches(self, parameter: str) -> bool:
-        """Whether it does anything to this parameter's tensor."""
+        """Whether the mechanism changes this parameter's tensor."""
         return not self.where or parameter in self.where
 
 

@@ -100,8 +100,8 @@ class ThreatModel:
 
         Args:
             model: the model at the round's start.
-            training: what the adversary takes the local training for, in place of the update's own record, which it
-                then does not see; needed for a captured file that has none. It may be wrong.
+            training: the local training that the adversary assumes; it replaces the one recorded in the update, which
+                is then withheld. Needed for a captured file that records none. It may be wrong.
             labels: the true labels, used only where granted.
 
         Raises:

@@ -628,7 +628,7 @@ class NoiseGuarantee(Protocol):
 
     @property
     def delta(self) -> float:
-        """Of (epsilon, delta)-differential privacy."""
+        """The delta of (epsilon, delta)-differential privacy."""
 
     @property
     def unit(self) -> Literal["example", "client"]:

@@ -405,7 +405,7 @@ def probable(evidence: Evidence, start: Reconstruction | None, steps: int, gener
 
 
 def _at_its_word(evidence: Evidence, generator: torch.Generator) -> Tensor | None:
-    """What equations read that take the defended update for the true one: under weak noise the nearer start."""
+    """The closed form as if there were no defense: a better starting point when the noise is weak."""
     unaware = Evidence(replace(evidence.observation, defense=None))
     if Layerwise().obstacle(unaware) is not None:
         return None
@@ -527,7 +527,7 @@ def _valid(evidence: Evidence, found: Reconstruction) -> bool:
 
 
 def _ended(found: Reconstruction) -> str:
-    """How it ended, in words."""
+    """A search's status in words."""
     end = found.outcome
     return end.status if end.residual is None else f"residual {end.residual:.1e}, {end.status}"
 

@@ -47,7 +47,7 @@ def encoded_bytes(update: Update, public: Sequence[Mechanism] = ()) -> int:
 
 
 def tensor_bytes(tensor: Tensor, name: str, public: Sequence[Mechanism]) -> int:
-    """The same of one of its tensors."""
+    """Bytes that one tensor of an update takes on the wire."""
     plain = _Form(8 * tensor.element_size())
     form = plain
     for step in public:

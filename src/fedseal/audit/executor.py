@@ -96,7 +96,7 @@ class InProcess:
 
     @property
     def threads(self) -> int:
-        """As many as torch is set to."""
+        """Number of threads that torch is set to."""
         return torch.get_num_threads()
 
     def compute(self, job: Work, keys: Sequence[CellKey], tell: Tell) -> Cells:
@@ -170,7 +170,7 @@ class Done(NamedTuple):
     traceback: str = ""
 
     def finished(self) -> Finished:
-        """As the audit takes it."""
+        """The result as the audit takes it."""
         return Finished(Cell.model_validate_json(self.cell), self.pictures, self.traceback)
 
 

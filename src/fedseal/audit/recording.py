@@ -214,7 +214,7 @@ class _Round:
         )
 
     def key(self, attack: str, entry: Entry) -> CellKey:
-        """Of an attack on a message."""
+        """The key of the cell of an attack on a message."""
         first, size = self._span(entry)
         threat = adversary(entry).name
         return CellKey(
@@ -250,7 +250,7 @@ class _Round:
 
 @dataclass(frozen=True, eq=False)
 class _Rounds:
-    """As `Worker`, for several rounds."""
+    """Computes cells of several rounds, as `Worker` does of one case."""
 
     workers: Mapping[int, Worker]
 

@@ -234,7 +234,7 @@ def _proof(certificate: CellCertificate, order: Order) -> CellCertificate:
 
 
 def _sorted(values: Sequence[object], order: Order, blank: object) -> tuple[object, ...]:
-    """As `arranged`, of what is no tensor."""
+    """Values that are no tensor in the order that `arranged` gives."""
     if any(place is not None and place >= len(values) for place in order):
         return tuple(values)
     return tuple(blank if place is None else values[place] for place in order)

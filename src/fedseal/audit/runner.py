@@ -121,7 +121,7 @@ def execute(
     resume: bool = True,
     on_progress: Callable[[CellProgress], None] | None = None,
 ) -> Record:
-    """Compute a plan's cells that the folder has not yet; the rest of `run`, with its errors."""
+    """Compute the plan's cells that are not yet in the folder; the second half of `run`, with the same errors."""
     header = _start(folder, planned, dict(given), environment(job.device, engine.threads), resume)
     done = {
         cell.key: cell for cell in store.read_run(folder, header).cells if cell.status != "failed"

@@ -174,7 +174,7 @@ class Guess:
 
     @property
     def said(self) -> str:
-        """How it ended, as far as the attacker itself can know."""
+        """The attack's status, as far as the attacker itself can know it."""
         if self.result is None:
             return f"{self.nothing}: {self.reason}"
         end = self.result.found.outcome
@@ -187,7 +187,7 @@ class Guess:
         return "failed" if self.crashed else "refused"
 
     def plain(self) -> dict[str, object]:
-        """As JSON holds it."""
+        """The guess as plain values, for JSON."""
         entry = {"party": self.entry.party, "round": self.entry.round, "sender": self.entry.sender}
         result = {"status": self.nothing, "note": self.reason} if self.result is None else self.result.plain()
         return {**entry, "kind": self.entry.kind, "attack": self.attack, "folder": self.folder, **result}

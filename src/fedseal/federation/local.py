@@ -189,7 +189,7 @@ def _over(update: Update, count: int, expected: int) -> Update:
 
 
 def _nothing(model: nn.Module, training: LocalTraining) -> Update:
-    """Of no example: noise is still to come."""
+    """An update of zeros, for a round in which no example was drawn; noise is added later."""
     zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     return Update(training.kind, zeros, buffers, num_examples=0, training=training)

@@ -30,7 +30,7 @@ class Packing:
 
     @classmethod
     def of(cls, model: nn.Module) -> Packing:
-        """Of a model's trainable parameters and its buffers."""
+        """The packing of a model's trainable parameters and its buffers."""
         return cls(
             tuple((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad),
             tuple((name, tuple(buffer.shape)) for name, buffer in model.named_buffers()),

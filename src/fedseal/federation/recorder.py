@@ -130,7 +130,7 @@ class Recorder:
                 LOG.warning("not recorded: %s", error)
 
     def _view(self, number: int) -> PartyView | None:
-        """Of the present round; None if the key is not here."""
+        """A party's view of the present round; None if its key is not here."""
         assert self._call is not None
         if number not in self._views:
             identity = self._identity(number)

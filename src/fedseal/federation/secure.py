@@ -145,7 +145,7 @@ class Keyring:
 
     @classmethod
     def fresh(cls, secure: Secure, clients: int) -> Keyring:
-        """From the operating system's randomness."""
+        """New keys for all parties, from the operating system's randomness."""
         return cls(
             {number: Identity.fresh() for number in range(clients)},
             tuple(Identity.fresh() for _ in range(secure.parties_who_add)),
@@ -170,7 +170,7 @@ class Keyring:
         )
 
     def identity(self, number: int) -> Identity:
-        """Of one party."""
+        """The identity of one party."""
         party = Party.of(number)
         if party.opens:
             return self.opener

@@ -26,7 +26,7 @@ class Metered:
         self._link, self._watchers, self.traffic = link, watchers, Traffic()
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        """As the link below."""
+        """Ask through the inner link, and count the bytes."""
         for ask in asks:
             state = (ask.state or {}).values()
             self._count(ask, sum(map(len, ask.messages)) + sum(t.numel() * t.element_size() for t in state), "down")

@@ -57,12 +57,12 @@ class Entry:
 
     @property
     def clients(self) -> int:
-        """Of how many clients it is the sum."""
+        """Number of clients in the sum."""
         return len(self.cohort) or 1
 
 
 def _training(value: Any) -> LocalTraining | None:
-    """From what `LocalTraining.describe` gives."""
+    """The local training that `LocalTraining.describe` described."""
     if value is None or isinstance(value, LocalTraining):
         return value
     if not isinstance(value, dict):
@@ -126,7 +126,7 @@ class View:
 
     @property
     def rounds(self) -> tuple[int, ...]:
-        """Those of which something was recorded."""
+        """Rounds of which something was recorded."""
         return tuple(sorted({entry.round for entry in self.entries}))
 
     def update(self, entry: Entry, colluding: Sequence[str] = ()) -> Update:

@@ -116,17 +116,17 @@ class SampleScores:
 
     @property
     def psnr(self) -> Score:
-        """Of a picture, in dB."""
+        """Peak signal-to-noise ratio of an image in dB."""
         return self._named("psnr")
 
     @property
     def ssim(self) -> Score:
-        """Of a picture."""
+        """Structural similarity of an image."""
         return self._named("ssim")
 
     @property
     def mse(self) -> Score:
-        """Of a picture."""
+        """Mean squared error of an image."""
         return self._named("mse")
 
     def _named(self, name: str) -> Score:

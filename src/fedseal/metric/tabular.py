@@ -108,7 +108,7 @@ class TableScores:
 
     @property
     def columns(self) -> tuple[ColumnScore, ...]:
-        """The same by column; empty where the attack gave no rows."""
+        """Scores by column; empty where the attack gave no rows."""
         if not self.found:
             return ()
         scores, of = [], len(self.rows)

@@ -100,7 +100,7 @@ class Card:
 
     @property
     def finding_text(self) -> str:
-        """The same in words; of a batch how many were recovered, if any."""
+        """The finding in words; for a batch the number of recovered examples, if any."""
         if self.examples > 1 and self.recovered:
             return f"{self.recovered} of {self.examples} recovered"
         return FINDINGS[self.finding]

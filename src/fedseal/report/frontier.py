@@ -97,7 +97,7 @@ class Point:
 
     @property
     def lost_interval(self) -> Interval | None:
-        """Its interval, if there are several seeds."""
+        """Interval of the accuracy lost, if there are several seeds."""
         return None if self.cost is None or self.lost is None else self.cost.points_lost_interval
 
     @property
@@ -126,7 +126,7 @@ class Frontier:
 
     @property
     def unaware_start(self) -> Point | None:
-        """The same against attackers who were not told of the defense."""
+        """The point without a defense, for attackers who do not know the defense."""
         known = [(p, None if p.unaware is None else p.unaware.protects) for p in self.points]
         return _start(known)
 

@@ -206,7 +206,7 @@ def kind_of(record: Record) -> ExampleKind:
 
 
 def kind_of_cell(cell: Cell) -> ExampleKind:
-    """The same by what the cell itself holds."""
+    """The kind of a cell's examples, from the content of the cell itself."""
     if cell.content is None:
         return PICTURE
     return SENTENCE if cell.content.kind == "text" else ROW

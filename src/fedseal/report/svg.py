@@ -59,7 +59,7 @@ def curve(points: Sequence[tuple[float, float]], attributes: Attributes = NONE) 
 
 
 def svg_number(value: float) -> str:
-    """To a tenth of a pixel."""
+    """A coordinate as text, to a tenth of a pixel."""
     return f"{value:.1f}".removesuffix(".0")
 
 
@@ -88,7 +88,7 @@ class Scale:
     bend: Bend = linear
 
     def __call__(self, value: float) -> float:
-        """Where it stands."""
+        """Position in pixels."""
         low, high, here = (self.bend(v) for v in (self.low, self.high, min(max(value, self.low), self.high)))
         return self.start + (here - low) / (high - low) * (self.end - self.start)
 

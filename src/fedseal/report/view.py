@@ -79,7 +79,7 @@ class Plane:
 
     Args:
         name: its place on the page.
-        told: the attackers, who know the defense; `untold` those who do not.
+        told: attackers that know the defense; `untold`: attackers that do not.
         unaware: whether any of these could be compared with the ones who know.
         unpriced: defenses without a known cost, where others have one.
         nothing_to_lose: why the costs that were measured say nothing, as a clause; empty where they do, or none were.

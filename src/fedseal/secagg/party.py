@@ -59,18 +59,18 @@ class Party:
 
     @property
     def number(self) -> int:
-        """As it stands in messages: 8 bytes."""
+        """The party's number in messages, 8 bytes."""
         fixed = {"owner": OWNER, "server": SERVER, "aggregator": FIRST_AGGREGATOR - self.index}
         return fixed.get(self.kind, self.index)
 
     @property
     def is_client(self) -> bool:
-        """Whether it contributes an update."""
+        """Whether the party is a client, who contributes an update."""
         return self.kind == "client"
 
     @property
     def is_aggregator(self) -> bool:
-        """Whether it holds shares."""
+        """Whether the party is an aggregator, who holds shares."""
         return self.kind == "aggregator"
 
     @property

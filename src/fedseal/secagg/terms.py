@@ -48,7 +48,7 @@ class Roster:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of all keys, in order."""
+        """SHA-256 of all keys, in order."""
         everyone = [*self.clients.items(), (OWNER, self.opener)]
         everyone += [(aggregator(place), public) for place, public in enumerate(self.aggregators)]
         data = b"".join(who.to_bytes(8, "little") + key.verifying + key.sealing for who, key in everyone)

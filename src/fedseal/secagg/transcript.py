@@ -111,7 +111,7 @@ class VectorFormat:
 
     @classmethod
     def of(cls, terms: Terms) -> VectorFormat:
-        """Of a round."""
+        """The format of a round's vectors."""
         return cls(terms.bits, terms.codec.scale, terms.chunk)
 
     def entries(

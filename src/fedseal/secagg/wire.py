@@ -131,7 +131,7 @@ class Reader:
         return int.from_bytes(self.take(8), "little")
 
     def count(self, most: int) -> range:
-        """As many as the next number says, and that is at most `most`."""
+        """A range as long as the next number says, which is at most `most`."""
         count = self.number()
         if count > most:
             raise BadMessage(f"a list of {count:,} where at most {most:,} are due", "send what belongs to this round")

@@ -63,7 +63,7 @@ _OF_A_CASE = {"model", "data", "text", "table", "label", "missing", "size", "tra
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What an audit is asked, the case and the folder aside; `audit.run` says what each means."""
+    """Arguments of `audit.run` other than the case and the output folder."""
 
     attacks: tuple[str, ...] = ("auto",)
     defenses: tuple[str, ...] = ("none",)
@@ -109,7 +109,7 @@ class CostSpec(_Strict, frozen=True):
     test_share: float = CostPlan.test_share
 
     def resolved(self) -> CostPlan:
-        """As a value."""
+        """The plan that these options describe."""
         return CostPlan(**{name: getattr(self, name) for name in type(self).model_fields})
 
 

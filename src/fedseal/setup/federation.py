@@ -39,7 +39,7 @@ class OwnersData:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """Shape of one example."""
         return tuple(self.owners[0].inputs.shape[1:])
 
     @property

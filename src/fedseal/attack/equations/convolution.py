@@ -173,7 +173,7 @@ def conv_equations(
     groups = conv.groups
 
     def by_channel(values: Tensor) -> Tensor:
-        """From `(O, C / groups, taps)`."""
+        """Values of a kernel `(O, C / groups, taps)`, ordered by input channel."""
         return values.reshape(groups, outputs // groups, per_group, -1).transpose(1, 2).reshape(channels, -1)
 
     by_row = gradient_error if gradient_error.ndim == 1 else gradient_error.flatten(1).amin(1)

@@ -281,7 +281,7 @@ def _trust(field: _Rows, known: _Candidates, discount: float) -> Tensor:
 
 
 def _sharpen(field: _Rows, at: Tensor) -> Tensor:
-    """The same with the width down to each row's own error."""
+    """Rows sharpened further, with the kernel's width lowered to each row's own error."""
     for step in range(SHARPEN):
         width = COOLING**STEPS * SHARPER**step / at.shape[1] ** 0.5
         at = field.smallest(1 / ((field.unit @ at.T).square() + (field.errors(at) + width) ** 2))

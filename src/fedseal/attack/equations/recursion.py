@@ -76,7 +76,7 @@ def closed_form(
 def _at_the_input(
     evidence: Evidence, signal: Signal, unreached: int, whiten: Callable[[Tensor], Tensor] | None
 ) -> ClosedForm:
-    """From what the first layer takes in to the model's input."""
+    """The model's input, from the input of the first layer."""
     undone, before = evidence.undo(signal.value), evidence.preprocessing
     if before is None:
         return ClosedForm(signal.value, signal.value_error, unreached, whiten)
@@ -316,7 +316,7 @@ def _bisect(function: Callable[[float], float], low: float, high: float) -> floa
 def _back(
     evidence: Evidence, layers: tuple[Layer, ...], index: int, layer: Linear | Activation | Reshape, signal: Signal
 ) -> Signal:
-    """From behind a layer to before it."""
+    """A layer's input, from its output."""
     if isinstance(layer, Reshape):
         return Signal(*(t.reshape(len(t), *layer.in_shape) for t in signal))
     if isinstance(layer, Activation):

@@ -50,7 +50,7 @@ class Evidence:
     observation: Observation
 
     def once(self, what: str, make: Callable[[], Made]) -> Made:
-        """What a route works out, such as at its door, and needs again: made the first time it is asked for."""
+        """Memoize a value that a route needs both in `obstacle` and in `read`."""
         if what not in self._kept:
             self._kept[what] = make()
         return cast("Made", self._kept[what])
@@ -251,7 +251,7 @@ class Evidence:
 
     @property
     def _sign(self) -> float:
-        """Of the update against the gradient: a step goes against it."""
+        """The sign of the update relative to the gradient: -1 for a step, which goes against it."""
         return -1.0 if self.observation.update.kind == "difference" else 1.0
 
     def error(self, name: str) -> Tensor:
@@ -342,7 +342,7 @@ class Evidence:
 
     @cached_property
     def reading(self) -> SignReading | None:
-        """The same, with whether the update leaves no other label."""
+        """The label read off the signs, and whether the update leaves no other label."""
         from fedseal.attack.evidence.signs import read_signs  # imported late: it reads the evidence
 
         return read_signs(self)

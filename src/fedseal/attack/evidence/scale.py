@@ -55,7 +55,7 @@ def unscaled(observation: Observation) -> Observation:
 
 
 def scale_note(observation: Observation) -> str:
-    """In words by what the update was divided; empty if it was not."""
+    """A sentence on the factor by which the update was divided; empty if there is none."""
     if unscaled(observation) is observation:
         return ""
     return f"the gradient is {scale_factor(Evidence.of(observation)):.4g} times what the loss gives, as the head shows"

@@ -117,7 +117,7 @@ class Still(NamedTuple):
         return self.operator(*args, **kwargs)
 
     def __str__(self) -> str:
-        """Its name."""
+        """The operator's name."""
         return str(self.operator)
 
 

@@ -59,7 +59,7 @@ class Best:
         return self.find(evidence, generator=generator).labels
 
     def find(self, evidence: Evidence, *, generator: torch.Generator) -> Found:
-        """The same, with the separated batch beside the labels."""
+        """The labels, and the separated batch where there is one."""
         observation = evidence.observation
         if evidence.batch_size == 1 and evidence.label is not None and observation.state is None:
             return Found(Sign()(observation, generator=generator), None)

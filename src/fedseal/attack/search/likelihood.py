@@ -129,7 +129,7 @@ class _Entries:
         return kept + 0.5 * (over.square() / error).sum()
 
     def _missed(self, guess: Tensor, observed: Tensor) -> Tensor:
-        """By how much entries that were sent are missed, and others are larger than they can have been."""
+        """Residual of transmitted entries, and excess of dropped entries over their bound."""
         if self.sent is None:
             return guess - observed
         if self.bound is None:

@@ -138,16 +138,16 @@ class Place:
 
     @property
     def leads(self) -> bool:
-        """Whether it is the model owner's."""
+        """Whether the folder is the model owner's."""
         return self.number == SERVER
 
     @property
     def who(self) -> str:
-        """In words."""
+        """The party's name in words."""
         return Party.of(self.number).role
 
     def at(self, address: str) -> Place:
-        """The same with the model owner elsewhere."""
+        """The same place with another address of the model owner."""
         return replace(self, address=address, listen=address.rpartition(":")[0])
 
 

@@ -37,11 +37,11 @@ class Child:
 
     @property
     def runs(self) -> bool:
-        """Whether it does."""
+        """Whether the process is still running."""
         return self.process.poll() is None
 
     def said(self, most: int = 4000) -> str:
-        """The end of its log."""
+        """The last bytes of the process's log."""
         try:
             return COLORS.sub("", self.log.read_bytes()[-most:].decode(errors="replace"))
         except OSError:

@@ -62,7 +62,7 @@ class Call:
 
     @property
     def terms(self) -> Terms:
-        """As all parties hold them."""
+        """The round's terms, as all parties hold them."""
         return self.pact.terms(self.round, self.size)
 
     def to(self, number: int, step: str, messages: Iterable[Buffer] = ()) -> Ask:
@@ -82,7 +82,7 @@ class Sum:
 
     @classmethod
     def of(cls, opened: Opened) -> Sum:
-        """As a secure protocol opened it."""
+        """The sum that a secure protocol opened."""
         return cls(opened.total(), opened.weight, opened.metrics, opened.cohort)
 
 

@@ -19,7 +19,7 @@ class MaskingRole:
         self._role: masking.MaskingClient | None = None
 
     def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
-        """Of the phase that is due."""
+        """The messages of the phase that is due."""
         if ask.step == "advertise":
             terms = self._pact.terms(ask.round, ask.size)
             self._role = masking.MaskingClient(terms, self._number, self._identity, self._ledger)

@@ -33,7 +33,7 @@ class Agreement:
 
     @classmethod
     def fresh(cls) -> Agreement:
-        """From the operating system's randomness."""
+        """A new key pair, from the operating system's randomness."""
         return cls(secrets.token_bytes(KEY))
 
     @cached_property
@@ -95,12 +95,12 @@ class Identity:
 
     @classmethod
     def fresh(cls) -> Identity:
-        """From the operating system's randomness."""
+        """A new identity, from the operating system's randomness."""
         return cls(Ed25519PrivateKey.generate().private_bytes_raw(), Agreement.fresh())
 
     @classmethod
     def of(cls, signing: bytes, opening: bytes) -> Identity:
-        """From its two secrets, 32 bytes each, as a file keeps them."""
+        """An identity from its two secrets, 32 bytes each, as a file keeps them."""
         return cls(signing, Agreement(opening))
 
     def copied(self) -> Identity:

@@ -62,7 +62,7 @@ class Ring:
         return np.zeros(size, self.dtype)
 
     def signed(self, elements: Elements) -> NDArray[np.signedinteger[Any]]:
-        """The same memory, read as two's complement."""
+        """The elements as signed integers: the same memory, read as two's complement."""
         return elements.view(np.dtype(f"<i{self.width}"))
 
 

@@ -1,4 +1,4 @@
-"""What both sides of the masking protocol compute alike: keys, digests, the statement that survivors sign."""
+"""Key directory and digests, computed identically by client and server, and the statement that survivors sign."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Keys:
 
     @classmethod
     def read(cls, message: Message) -> Keys:
-        """Of an ADVERTISE message."""
+        """The keys in an ADVERTISE message."""
         from_client(message)
         reader = Reader(message.body)
         keys = cls(reader.take(KEY), reader.take(KEY))
@@ -50,7 +50,7 @@ class Directory:
 
     @classmethod
     def read(cls, terms: Terms, message: Message) -> Directory:
-        """Of a KEYS message, with every signature in it checked."""
+        """The directory in a KEYS message, with every signature checked."""
         reader = Reader(message.body)
         keys: dict[int, Keys] = {}
         for _ in reader.count(len(terms.roster.clients)):
@@ -66,7 +66,7 @@ class Directory:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of the terms and all keys."""
+        """SHA-256 of the terms and all keys."""
         lines = [wire.party(who) + keys.channel + keys.masking for who, keys in sorted(self.keys.items())]
         return hashlib.sha256(b"fedseal keys 1" + self.terms.digest + b"".join(lines)).digest()
 

@@ -32,7 +32,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """Shape of one example."""
         return tuple(self.batch.inputs.shape[1:])
 
     @property
