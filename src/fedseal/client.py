@@ -103,6 +103,20 @@ def forward(model: nn.Module, tensors: Tensors, inputs: Tensor) -> Tensor:
     return outputs
 
 
+def misfits(model: nn.Module, state: Tensors) -> list[str]:
+    """Names of a state that the model does not have, or has in another shape, sorted."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return sorted(name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape)
+
+
+def put_state(model: nn.Module, state: Tensors) -> None:
+    """Write tensors into a model's parameters and buffers of these names; all must fit, see `misfits`."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers by name, also of buffers that a state dict omits."""
     tensors = [*model.named_parameters(), *model.named_buffers()]

@@ -541,6 +541,14 @@ class Reconstruction:
             return torch.tensor(self.certificate.certain)
         return torch.zeros(0 if self.inputs is None else len(self.inputs), dtype=torch.bool)
 
+    def to(self, device: torch.device | str) -> Reconstruction:
+        """The same reconstruction on another device."""
+        inputs, labels, confidence = (
+            None if tensor is None else tensor.detach().to(device)
+            for tensor in (self.inputs, self.labels, self.confidence)
+        )
+        return replace(self, inputs=inputs, labels=labels, confidence=confidence)
+
 
 @dataclass(frozen=True)
 class Progress:

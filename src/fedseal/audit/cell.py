@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -94,7 +94,7 @@ class Worker:
             if isinstance(error, DOOR) and not isinstance(error, Misfit):
                 return self._refused(key, truth, error, started)
             return self._failed(key, truth, error, started)
-        return self._finished(key, truth, answer._replace(found=_on_cpu(answer.found)), watch.frames)
+        return self._finished(key, truth, answer._replace(found=answer.found.to("cpu")), watch.frames)
 
     def _observe(self, key: CellKey) -> Observation:
         if self.seen is not None:
@@ -198,13 +198,6 @@ class Worker:
         others = torch.cat([inputs[:first], inputs[first + len(truth) :]])
         other = input_kind(self.case.inputs_as).unrelated
         return other(self.case.inputs_as, truth, own=self.case.gallery, others=others, count=GALLERY)
-
-
-def _on_cpu(found: Reconstruction) -> Reconstruction:
-    inputs, labels, surely = (
-        None if tensor is None else tensor.detach().cpu() for tensor in (found.inputs, found.labels, found.confidence)
-    )
-    return replace(found, inputs=inputs, labels=labels, confidence=surely)
 
 
 def matches(scores: Scores | None) -> list[int | None] | None:

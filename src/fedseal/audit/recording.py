@@ -26,6 +26,7 @@ from fedseal.audit.executor import Computed, Engine, InProcess
 from fedseal.audit.grid import AuditPlan, Job
 from fedseal.audit.record import CellKey, Config, Record
 from fedseal.audit.runner import CellProgress, execute
+from fedseal.client import misfits, put_state
 from fedseal.errors import BadConfig
 from fedseal.federation.view import Entry, View
 from fedseal.threat import ThreatModel
@@ -105,15 +106,12 @@ def at(model: nn.Module, state: Tensors) -> nn.Module:
         BadConfig: they are of another model.
     """
     model = copy.deepcopy(model)
-    own: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    strange = [name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape]
+    strange = misfits(model, state)
     lacking = [name for name, _ in model.named_parameters() if name not in state]
     if strange or lacking:
         which = f"holds no '{lacking[0]}'" if lacking else f"holds '{strange[0]}' {tuple(state[strange[0]].shape)}"
         raise BadConfig(f"the record {which}, so it is of another model", "name the model that was trained: --model")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
+    put_state(model, state)
     return model
 
 

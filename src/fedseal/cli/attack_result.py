@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fedseal import metric
+from fedseal.audit.cell import GALLERY
 from fedseal.audit.content import decoded
 from fedseal.audit.frames import Frames
 from fedseal.audit.kinds import input_kind
@@ -28,7 +29,6 @@ from fedseal.report.terminal import beside, indented
 from fedseal.setup.attack import AttackSpec, Target
 from fedseal.types import Batch, Reconstruction
 
-GALLERY = 200
 SHOWN = 10  # iterations on the strip
 LONG = 16  # targets of one example that are written out
 HELD = 8  # frames for which the animation rests on its end
@@ -97,7 +97,7 @@ def _by_name(sample: SampleScores) -> dict[str, object]:
 
 def grade(recipe: str, request: AttackSpec, target: Target, answer: Verified) -> Result:
     """The result with scores and their baselines, which are None where nobody knows the truth, or nothing was found."""
-    found, took = _on_cpu(answer.found), answer.check_seconds
+    found, took = answer.found.to("cpu"), answer.check_seconds
     if target.truth is None:
         return Result(recipe, request, target, found, took, None, _guesses(target, found))
     kind = input_kind(target.modality)
@@ -291,13 +291,6 @@ def _psnr(sample: SampleScores) -> str:
         return line
     place = "picked out" if found.hit else f"place {found.rank}"
     return f"{line}, {place} among {found.gallery} pictures"
-
-
-def _on_cpu(found: Reconstruction) -> Reconstruction:
-    inputs, labels, surely = (
-        None if tensor is None else tensor.detach().cpu() for tensor in (found.inputs, found.labels, found.confidence)
-    )
-    return replace(found, inputs=inputs, labels=labels, confidence=surely)
 
 
 def _shown(result: Result) -> list[int]:

@@ -16,10 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
-from fedseal.client import state_of
+from fedseal.client import misfits, put_state, state_of
 from fedseal.errors import BadConfig, EngineFailure, FedsealError, UnknownName
 from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
@@ -278,12 +277,9 @@ def _weight(owner: DataOwner) -> int:
 
 
 def _put(model: nn.Module, state: Tensors) -> None:
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if foreign := sorted(name for name in state if name not in own or own[name].shape != state[name].shape):
+    if foreign := misfits(model, state):
         raise BadConfig(f"the aggregator returns a '{foreign[0]}' that the model does not have", "return its tensors")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
+    put_state(model, state)
 
 
 def _file(checkpoint: str | Path | None) -> Path:

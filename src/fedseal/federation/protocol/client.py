@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from fedseal.client import misfits, put_state
 from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.packing import Packing
@@ -128,9 +129,7 @@ def member_threads(count: int) -> Iterator[None]:
 
 
 def _load(model: nn.Module, state: Tensors | None) -> None:
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if state is None or own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+    own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    if state is None or own != state.keys() or misfits(model, state):
         raise UnfitUpdate("the model that was sent is not the one that was agreed on", "send that model's tensors")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+    put_state(model, state)
