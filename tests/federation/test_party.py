@@ -8,7 +8,7 @@ import torch
 from federation.small import federation, net
 from fedseal.client import state_of
 from fedseal.errors import UnfitUpdate
-from fedseal.federation.packing import Packing
+from fedseal.federation.packing import Packing, state_digest
 from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.protocol.client import draw_seed
 from fedseal.federation.protocol.plain import read_step, write_step
@@ -83,10 +83,13 @@ def test_a_bad_message_of_one_client_does_not_stop_the_others() -> None:
     members = federation("sharing").members()
     number = aggregator(0)
     party = members.party(number)
-    honest = [m for to, m in members.party(0).answer(train()).messages if to == number]
-    assert party.answer(Ask(number, "take", 0, SIZE, (b"rubbish", *honest))) == Reply()
+    asked = train()
+    assert asked.state is not None
+    digest = state_digest(asked.state)
+    honest = [m for to, m in members.party(0).answer(asked).messages if to == number]
+    assert party.answer(Ask(number, "take", 0, SIZE, (b"rubbish", *honest), digest=digest)) == Reply()
     lone = members.party(number)
-    assert lone.answer(Ask(number, "take", 0, SIZE, (b"rubbish",))) == Reply()
+    assert lone.answer(Ask(number, "take", 0, SIZE, (b"rubbish",), digest=digest)) == Reply()
     rolls = [one.answer(Ask(number, "close", 0, SIZE)).messages[0].message for one in (party, lone)]
     assert len(rolls[0]) == len(rolls[1]) + 8 + 16  # one client's number and ticket
 

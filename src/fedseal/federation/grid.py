@@ -162,7 +162,8 @@ def packed_arrays(ask: Ask, model: Any = None) -> Any:
         model: its state as a record, where that was made before; many questions carry the same one.
     """
     app = flwr().app
-    facts = {"step": ask.step, "round": ask.round, "size": ask.size, "messages": [bytes(m) for m in ask.messages]}
+    facts: dict[str, Any] = {"step": ask.step, "round": ask.round, "size": ask.size, "digest": ask.digest}
+    facts["messages"] = [bytes(m) for m in ask.messages]
     records: dict[str, Any] = {PART: app.ConfigRecord(facts)}
     if ask.state is not None:
         records["model"] = packed_state(ask.state) if model is None else model
@@ -181,7 +182,7 @@ def ask_of(content: Any, number: int) -> Ask:
     if "model" in content:
         state = {name: _tensor(array) for name, array in content["model"].items()}
     messages = tuple(facts["messages"])
-    return Ask(number, facts["step"], int(facts["round"]), int(facts["size"]), messages, state)
+    return Ask(number, facts["step"], int(facts["round"]), int(facts["size"]), messages, state, bytes(facts["digest"]))
 
 
 def packed_reply(reply: Reply) -> Any:

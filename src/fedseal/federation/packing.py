@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,21 @@ from fedseal.errors import UnfitUpdate
 from fedseal.types import Tensors, Update
 
 Vector = NDArray[np.float32]
+
+
+def state_digest(state: Tensors) -> bytes:
+    """SHA-256 of a model's tensors: names, formats, shapes and every bit, in the order of the names.
+
+    >>> one, other = torch.zeros(2), torch.tensor([0.0, -0.0])
+    >>> state_digest({"a": one}) == state_digest({"a": one.clone()}) != state_digest({"a": other})
+    True
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        content = tensor.detach().cpu().contiguous()
+        found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        found.update(content.reshape(-1).view(torch.uint8).numpy().data)
+    return found.digest()
 
 
 @dataclass(frozen=True)

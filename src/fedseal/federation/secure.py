@@ -100,8 +100,12 @@ class Pact:
     roster: Roster
     session: bytes
 
-    def terms(self, round: int, size: int) -> Terms:
-        """Of one round.
+    def terms(self, round: int, size: int, state: bytes = b"") -> Terms:
+        """The terms of one round.
+
+        Args:
+            size: entries of a step.
+            state: digest of the model that clients start from, as whoever asks for the terms knows it.
 
         Raises:
             BadConfig: figures that do not fit together.
@@ -126,6 +130,7 @@ class Pact:
             quorum=secure.quorum,
             degree=secure.degree,
             chunk=secure.chunk,
+            state=state,
         )
 
     def epsilon(self, rounds: int, size: int, delta: float = 1e-5) -> float | None:

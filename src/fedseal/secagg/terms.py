@@ -76,6 +76,8 @@ class Terms:
         quorum: share (numerator, denominator) of holders that must act together, `masking` only: at least a half.
         degree: neighbors that a client shares masks and secrets with, `masking` only; 0 for all.
         chunk: ring elements a message.
+        state: SHA-256 of what the clients start from, 32 bytes; empty where they start from nothing. Parties that hold
+            other states do not understand each other, so that nobody is given one of its own and added up with others.
 
     Raises:
         BadConfig: figures that mean nothing, or that do not fit the ring.
@@ -96,6 +98,7 @@ class Terms:
     quorum: tuple[int, int] = (2, 3)
     degree: int = 0
     chunk: int = 1 << 17
+    state: bytes = b""
 
     def __post_init__(self) -> None:
         exact = {
@@ -118,6 +121,7 @@ class Terms:
         return [
             (self.protocol not in PROTOCOLS, f"there is no protocol '{self.protocol}'", f"choose of {PROTOCOLS}"),
             (len(self.session) != 16, "a session's name is not 16 bytes", "draw it with secrets.token_bytes(16)"),
+            (len(self.state) not in (0, 32), "a state's digest is not 32 bytes", "hand in its SHA-256, or nothing"),
             (not 0 <= self.round < 2**32, f"there is no round {self.round}", "count the rounds from 0"),
             (not 1 <= self.size < 2**40, f"an update of {self.size} entries", "send one with entries"),
             (self.minimum < 2, "a sum of one client is its update", "ask for a cohort of 2 or more"),
@@ -189,6 +193,7 @@ class Terms:
         facts |= {
             "roster": self.roster.digest.hex(),
             "session": self.session.hex(),
+            "state": self.state.hex(),
             "metrics": list(self.metrics.items()),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedseal.federation.packing import Vector
+from fedseal.federation.packing import Vector, state_digest
 from fedseal.federation.protocol.messages import Ask, Link
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Terms, Transcript
@@ -63,12 +64,17 @@ class Call:
     @property
     def terms(self) -> Terms:
         """The round's terms, as all parties hold them."""
-        return self.pact.terms(self.round, self.size)
+        return self.pact.terms(self.round, self.size, self.digest)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the model that clients are sent; empty where nobody holds anybody to it."""
+        return b"" if self.pact.secure.protocol == "plain" else state_digest(self.state)
 
     def to(self, number: int, step: str, messages: Iterable[Buffer] = ()) -> Ask:
         """A question."""
         state = self.state if step == "train" else None
-        return Ask(number, step, self.round, self.size, tuple(messages), state)
+        return Ask(number, step, self.round, self.size, tuple(messages), state, self.digest)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,17 @@ class SumProtocol:
     client: Callable[[Pact, int, Identity, Ledger], ClientSide]
     conduct: Callable[[Call, Link], Sum]
     view: Callable[[Call, int, Identity], PartyView]
+
+
+def received_digest(ask: Ask) -> bytes:
+    """Digest of the model that a client was sent, worked out by itself.
+
+    Raises:
+        OutOfPhase: it was sent none.
+    """
+    if ask.state is None:
+        raise OutOfPhase("a client is asked to train, and is sent no model", "send the model along")
+    return state_digest(ask.state)
 
 
 def trains_only(ask: Ask) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep
+from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep, received_digest
 from fedseal.federation.protocol.messages import LOG, Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
@@ -21,13 +21,15 @@ class MaskingRole:
     def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """The messages of the phase that is due."""
         if ask.step == "advertise":
-            terms = self._pact.terms(ask.round, ask.size)
+            terms = self._pact.terms(ask.round, ask.size, ask.digest)
             self._role = masking.MaskingClient(terms, self._number, self._identity, self._ledger)
             yield from self._role.advertise()
             return
         role = self._present(ask)
         answers = [out for message in ask.messages for out in role.receive(message)]
         if ask.step == "train":
+            if received_digest(ask) != role.terms.state:
+                raise OutOfPhase("the model that was sent is not the one announced", "send all clients one model")
             yield from role.contribute(*train())
         else:
             yield from answers

@@ -21,11 +21,11 @@ class Ask:
     Args:
         to: the party's number.
         step: which of its duties.
-        round: of the training, from 0; one that failed is not asked for again, since the same update must not be in
-            two sums.
+        round: of the training, from 0; one that failed is not asked for again under its number.
         size: entries of a step.
         messages: for the party.
         state: the model's tensors, where the step needs them.
+        digest: of these tensors, as the model owner says it; parties that train work it out themselves.
     """
 
     to: int
@@ -34,6 +34,7 @@ class Ask:
     size: int
     messages: tuple[Buffer, ...] = ()
     state: Tensors | None = None
+    digest: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from fedseal.errors import EngineFailure, FedsealError
-from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep, trains_only
+from fedseal.federation.protocol.base import (
+    Call,
+    SecureView,
+    Sum,
+    SumProtocol,
+    TrainedStep,
+    received_digest,
+    trains_only,
+)
 from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import OWNER, Buffer, Identity, Ledger, Outgoing, Party, aggregator, sharing
@@ -25,8 +33,8 @@ class SharingRole:
     def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """Shares of the step."""
         trains_only(ask)
-        step = train()
-        role = sharing.SharingClient(self._pact.terms(ask.round, ask.size), self._number, self._identity, self._ledger)
+        step, terms = train(), self._pact.terms(ask.round, ask.size, received_digest(ask))
+        role = sharing.SharingClient(terms, self._number, self._identity, self._ledger)
         yield from role.contribute(*step)
 
     def dump(self) -> bytes | None:
@@ -51,7 +59,7 @@ class AggregatorMember:
         self._kept = kept
         self._place, self._pact, self._identity, self._ledger = place, pact, identity, ledger or Ledger()
         self._role: sharing.SharingAggregator | None = None
-        self._asked: tuple[int, int] = (-1, 0)  # round and size
+        self._asked: tuple[int, int, bytes] = (-1, 0, b"")  # round, size and digest of the model
         self._heard: Memory = {}
 
     def answer(self, ask: Ask) -> Reply:
@@ -67,19 +75,19 @@ class AggregatorMember:
         assert self._kept, "made for answering in one go"
         return {
             "ledger": [json.dumps(self._ledger.rounds).encode()],
-            "asked": [json.dumps(self._asked).encode()],
+            "asked": [json.dumps([*self._asked[:2], self._asked[2].hex()]).encode()],
             **self._heard,
         }
 
     def load(self, memory: Memory) -> None:
         """Go on where `dump` was called."""
         self._ledger = Ledger(json.loads(memory["ledger"][0]))
-        round, size = json.loads(memory["asked"][0])
-        self._asked, self._role = (round, size), None
+        round, size, digest = json.loads(memory["asked"][0])
+        self._asked, self._role = (round, size, bytes.fromhex(digest)), None
         self._heard = {name: list(memory[name]) for name in ("take", "close", "count", "open") if name in memory}
         if not self._heard or "open" in self._heard:
             return
-        self._role = sharing.SharingAggregator(self._pact.terms(round, size), self._place, self._identity)
+        self._role = sharing.SharingAggregator(self._pact.terms(*self._asked), self._place, self._identity)
         self._take(self._heard.get("take", []))
         if "close" in self._heard:
             self._role.close_intake()
@@ -104,10 +112,10 @@ class AggregatorMember:
     def _present(self, ask: Ask) -> sharing.SharingAggregator:
         begins = ask.step == "take" or (ask.step == "close" and ask.messages)
         if begins and self._asked[0] != ask.round:
-            terms = self._pact.terms(ask.round, ask.size)
+            terms = self._pact.terms(ask.round, ask.size, ask.digest)
             self._ledger.enter(terms)  # the same round a second time could open a second sum
             self._role = sharing.SharingAggregator(terms, self._place, self._identity)
-            self._asked, self._heard = (ask.round, ask.size), {}
+            self._asked, self._heard = (ask.round, ask.size, ask.digest), {}
         if self._role is None or self._asked[0] != ask.round or ask.step in self._heard.keys() - {"take"}:
             raise OutOfPhase(f"'{ask.step}' of round {ask.round} out of turn", "begin another round")
         return self._role

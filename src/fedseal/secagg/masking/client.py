@@ -21,7 +21,7 @@ from fedseal.secagg.vector import Contribution
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
-VERSION = 1  # of what `dump` gives
+VERSION = 2  # of what `dump` gives
 
 
 class MaskingClient(Role):
@@ -75,6 +75,7 @@ class MaskingClient(Role):
             "version": VERSION,
             "round": self.terms.round,
             "size": self.terms.size,
+            "state": self.terms.state.hex(),
             "ended": self.ended,
             "due": [int(step) if isinstance(step, Kind) else step for step in self._due],
             "seen": [digest.hex() for digest in sorted(self._seen)],
@@ -92,15 +93,16 @@ class MaskingClient(Role):
 
     @classmethod
     def load(
-        cls, terms: Callable[[int, int], Terms], number: int, identity: Identity, ledger: Ledger, kept: bytes
+        cls, terms: Callable[[int, int, bytes], Terms], number: int, identity: Identity, ledger: Ledger, kept: bytes
     ) -> MaskingClient:
         """A client as it was when it was dumped.
 
         Args:
-            terms: the agreed terms, by round and size.
+            terms: the agreed terms, by round, size and digest of the state.
         """
         facts = json.loads(kept)
-        client = cls(terms(facts["round"], facts["size"]), number, identity, ledger)
+        agreed = terms(facts["round"], facts["size"], bytes.fromhex(facts["state"]))
+        client = cls(agreed, number, identity, ledger)
         client.ended = facts["ended"]
         client._due = [Kind(step) if isinstance(step, int) else step for step in facts["due"]]
         client._seen = {bytes.fromhex(digest) for digest in facts["seen"]}

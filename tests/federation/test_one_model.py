@@ -1,0 +1,109 @@
+"""A server that sends clients models of their own, so that one update stands alone in a secure sum.
+
+Pasquini, Francati and Ateniese, "Eluding secure aggregation in federated learning via model inconsistency", CCS 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fedseal as fs
+from fedseal.federation.federation import Calls, Federation, Trained
+from fedseal.federation.members import Members
+from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step
+from fedseal.federation.packing import state_digest
+from fedseal.federation.protocol import Ask, Link, Reply
+from fedseal.types import Batch, Tensors
+
+VICTIM = 1
+
+
+def _net() -> nn.Module:
+    return fs.zoo.mlp(inputs=6, widths=(5,), num_classes=3, activation="tanh", seed=0)
+
+
+STATE: Tensors = dict(_net().named_parameters())
+
+
+def _rows() -> Tensor:
+    return torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class Lying:
+    """Sends everybody but the victim a model of zeros, whose first layer has no gradient.
+
+    Args:
+        told: whether it says so, by the digest of what it sends.
+    """
+
+    told: bool
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        honest = Calls({number: members.party(number) for number in (*members.clients, *members.aggregators)})
+        serve(_Link(honest, self.told))
+
+
+@dataclass(frozen=True)
+class _Link:
+    honest: Calls
+    told: bool
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for ask in asks:
+            yield ask, next(iter(self.honest.ask([self._changed(ask)])))[1]
+
+    def _changed(self, ask: Ask) -> Ask:
+        if ask.to == VICTIM or ask.to > 2:
+            return ask
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
+        digest = state_digest(zeros) if self.told else ask.digest
+        return replace(ask, digest=digest, state=None if ask.state is None else zeros)
+
+
+def _train(protocol: str, told: bool) -> tuple[Trained, list[Tensors]]:
+    opened: list[Tensors] = []
+
+    def keep(total: Tensors, weight: int, model: nn.Module) -> Tensors:
+        opened.append(total)
+        return dict(model.named_parameters())
+
+    rows = _rows()
+    owners = [
+        DataOwner.holding(Batch(rows[place : place + 1], torch.tensor([place])), gradient_step()) for place in range(3)
+    ]
+    federation = Federation(ModelOwner(_net(), keep), owners, protocol)
+    return federation.fit(1, engine=Lying(told)), opened
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+def test_clients_with_other_weights_are_not_added_up(protocol: str, told: bool) -> None:
+    trained, opened = _train(protocol, told)
+    assert opened == []
+    assert trained.history[0].clients == 0
+    assert trained.history[0].failure
+
+
+@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+def test_without_the_digest_the_row_comes_out(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedseal.federation.protocol.base.state_digest", lambda state: bytes(32))
+    _, opened = _train(protocol, told=False)
+    weight, bias = (opened[0][name] for name in list(STATE)[:2])
+    place = int(bias.abs().argmax())
+    assert float((weight[place] / bias[place] - _rows()[VICTIM]).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("change", [{"a": torch.zeros(3)}, {"b": torch.zeros(2)}, {"a": torch.zeros(2).double()}])
+def test_a_digest_tells_names_shapes_formats_and_bits(change: Tensors) -> None:
+    base = {"a": torch.zeros(2), "c": torch.arange(3), "d": torch.tensor(1.5, dtype=torch.bfloat16)}
+    other = {name: change.get(name, tensor) for name, tensor in base.items()} | dict(change)
+    assert state_digest(base) == state_digest({name: base[name].clone() for name in reversed(base)})
+    assert state_digest(other) != state_digest(base)
+    assert state_digest({**base, "a": torch.tensor([0.0, -0.0])}) != state_digest(base)
+    assert state_digest({**base, "d": base["d"].half()}) != state_digest(base)
