@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from cli.conftest import Command
+from fedseal.cli.rounds import who_could_read
 from fedseal.federation import View
 from fedseal.federation.report import RoundReport
+from fedseal.federation.secure import Secure
 
 QUICK = ("--owners", "3", "--rounds", "2", "--model", "zoo:mlp:widths=[8]")
 
@@ -28,11 +31,38 @@ def test_a_run_says_what_it_reached_and_what_could_be_read(fedseal: Command, tmp
     assert [line.split(":")[0] for line in answer.err.splitlines()] == ["round 1/2", "round 2/2"]
     assert "3 owners, training loss" in answer.err
     assert "MB from each" in answer.err
-    first, second, third = answer.out.splitlines()
+    first, second, third, fourth = answer.out.splitlines()
     assert first.startswith("2 rounds; loss ")
-    assert "unless all 3 aggregators collude" in second
-    assert third == "the model is in out/model.safetensors"
+    assert "unless aggregator 0, aggregator 1 and aggregator 2 collude" in second
+    assert third.startswith("the smallest round added up 3 owners: 2 of them together could subtract theirs")
+    assert fourth == "the model is in out/model.safetensors"
     assert set(load_file(tmp_path / "out/model.safetensors")) == {"1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize(
+    ("secure", "cohorts", "owners", "said"),
+    [
+        (
+            Secure("sharing", aggregators=2),
+            (3, 2),
+            3,
+            ["aggregator 0 and aggregator 1", "either could subtract"],
+        ),
+        (Secure("sharing", noise=1.0, clip=1.0), (4, 5), 5, ["collude", "3 of them together .* has the noise of --dp"]),
+        (Secure("masking"), (6,), 6, ["colludes with 2 or more of the 6 owners", "5 of them together"]),
+        (Secure("masking", quorum=(1, 2)), (6,), 6, ["if it follows the protocol", "5 of them together"]),
+        (Secure("plain"), (1,), 1, ["the server could read every owner's update"]),
+        (Secure("sharing"), (), 3, ["no sum was opened"]),
+    ],
+)
+def test_who_could_read_what_hangs_on_the_smallest_cohort(
+    secure: Secure, cohorts: tuple[int, ...], owners: int, said: list[str]
+) -> None:
+    history = [RoundReport(number, clients, clients) for number, clients in enumerate(cohorts)]
+    history.append(RoundReport(len(cohorts), 0, 0, failure="nobody answered"))  # opened nothing, so it says nothing
+    lines = who_could_read(secure, history, owners)
+    assert len(lines) == len(said)
+    assert all(re.search(one, line) for one, line in zip(said, lines, strict=True))
 
 
 @pytest.mark.parametrize("way", [[], ["--epochs", "2"], ["--reptile"], ["--local-learning-rate", "0.05"]])

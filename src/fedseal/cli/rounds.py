@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from fedseal.cli import terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedseal.federation.federation import Federation, Trained
     from fedseal.federation.report import RoundReport
+    from fedseal.federation.secure import Secure
 
 
 def fit_rounds(
@@ -48,6 +51,43 @@ def round_line(report: RoundReport, rounds: int) -> str:
     return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s"
 
 
+def who_could_read(secure: Secure, history: Sequence[RoundReport], owners: int) -> list[str]:
+    """Sentences on who could have read an owner's update in these rounds, by their smallest cohort.
+
+    Args:
+        owners: number of owners in all.
+    """
+    cohorts = [report.clients for report in history if not report.failure]
+    if not cohorts:
+        return ["no sum was opened, and nobody could read an owner's update"]
+    if secure.protocol == "plain":
+        return ["the server could read every owner's update; --protocol sharing hides them"]
+    return [_by_colluding(secure, owners), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
+
+
+def _by_colluding(secure: Secure, owners: int) -> str:
+    """Who would have to hand over more than the protocol asks."""
+    if secure.protocol == "sharing":
+        *first, last = [f"aggregator {place}" for place in range(secure.aggregators)]
+        return f"nobody could read an owner's update unless {', '.join(first)} and {last} collude"
+    part, whole = secure.quorum
+    few = -(-owners * (2 * part - whole) // whole)  # of clients, from which on a server can make two quorums
+    if few < 1:
+        return "the server could read sums only, if it follows the protocol"
+    return f"the server could read sums only, unless it colludes with {few} or more of the {owners} owners"
+
+
+def _by_subtracting(cohort: int, *, noisy: bool) -> str:
+    """What owners of the smallest sum can do with what all are told."""
+    left = ", which has the noise of --dp in it" if noisy else ""
+    if cohort == 2:
+        return f"a round added up 2 owners: either could subtract its own update and read the other's{left}"
+    return (
+        f"the smallest round added up {cohort} owners: {cohort - 1} of them together could subtract theirs and read "
+        f"the last one's{left}"
+    )
+
+
 def tell_trained(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
     """The end of a run: what it reached, and who could have read what."""
     secure = federation.secure
@@ -58,12 +98,8 @@ def tell_trained(trained: Trained, federation: Federation, save: Path | None, *,
     last = trained.history[-1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
     terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
-    seen = {
-        "plain": "the server could read every owner's update; --protocol sharing hides them",
-        "sharing": f"nobody could read an owner's update unless all {secure.aggregators} aggregators collude",
-        "masking": "the server could read sums only, unless it colludes with too many owners",
-    }
-    terminal.say(seen[secure.protocol])
+    for line in who_could_read(secure, trained.history, len(federation.data_owners)):
+        terminal.say(line)
     if trained.epsilon is not None:
         terminal.say(f"differential privacy of an owner: epsilon {trained.epsilon:.2f} at delta 1e-05")
     if save is not None:
