@@ -175,6 +175,22 @@ def test_an_update_that_cannot_be_written_says_where(tmp_path: Path) -> None:
         Update("gradient", {"w": torch.ones(2)}).save(tmp_path / "nowhere" / "u.safetensors")
 
 
+def test_an_update_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update, path = Update("gradient", {"w": torch.ones(2)}), tmp_path / "update.safetensors"
+    update.save(path)
+    before = path.read_bytes()
+
+    def cut_off(tensors: object, name: str, metadata: object) -> None:
+        Path(name).write_bytes(before[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fedseal.types.save_file", cut_off)
+    with pytest.raises(StorageFailure, match="No space left"):
+        replace(update, tensors={"w": torch.zeros(2)}).save(path)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["update.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "labels"),
     [

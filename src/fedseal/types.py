@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fedseal import captured
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownName, UnknownToAdversary
+from fedseal.files import whole
 from fedseal.layout import canonical
 from fedseal.mechanism import Mechanism
 from fedseal.vocabulary import FileKind as FileKind
@@ -273,7 +274,9 @@ class Update:
         return replace(self, tensors={n: t.to(device) for n, t in self.tensors.items()}, buffers=moved)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; tensors as `update.NAME` and `buffer.NAME`, the rest as JSON in its header.
+        """Write a safetensors file, whole or not at all.
+
+        Tensors stand in it as `update.NAME` and `buffer.NAME`, the rest as JSON in its header.
 
         Raises:
             StorageFailure: the file cannot be written.
@@ -293,10 +296,11 @@ class Update:
         }
         if self.rounding:
             header["rounding"] = [[step.kind, dict(step.figures), list(step.where)] for step in self.rounding]
-        try:
-            save_file(flat, str(path), metadata={"fedseal.update": json.dumps(header)})
-        except (OSError, SafetensorError) as error:
-            raise StorageFailure(f"cannot write the update to '{path}' ({error})", "choose another place") from None
+        with whole(Path(path)) as part:
+            try:
+                save_file(flat, str(part), metadata={"fedseal.update": json.dumps(header)})
+            except SafetensorError as error:  # of the operating system too, as a sentence
+                raise StorageFailure(f"cannot write the update to '{path}' ({error})", "choose another place") from None
 
     @classmethod
     def load(cls, path: str | Path, kind: FileKind | None = None, before: Tensors | str | Path | None = None) -> Update:

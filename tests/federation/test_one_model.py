@@ -107,3 +107,14 @@ def test_a_digest_tells_names_shapes_formats_and_bits(change: Tensors) -> None:
     assert state_digest(other) != state_digest(base)
     assert state_digest({**base, "a": torch.tensor([0.0, -0.0])}) != state_digest(base)
     assert state_digest({**base, "d": base["d"].half()}) != state_digest(base)
+
+
+@pytest.mark.parametrize("protocol", ["plain", "sharing", "masking"])
+def test_a_model_in_half_precision_is_trained(protocol: str) -> None:
+    rows = _rows().bfloat16()
+    owners = [
+        DataOwner.holding(Batch(rows[place : place + 1], torch.tensor([place])), gradient_step()) for place in range(3)
+    ]
+    trained = Federation(ModelOwner(_net().bfloat16(), learning_rate=0.5), owners, protocol).fit(2)
+    assert [report.failure for report in trained.history] == ["", ""]
+    assert {p.dtype for p in trained.model.parameters()} == {torch.bfloat16}

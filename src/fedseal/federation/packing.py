@@ -91,6 +91,8 @@ class Packing:
                 there = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
                 raise UnfitUpdate(f"'{name}' is {there}, and the model's has {shape}", "train the model that was sent")
             end = start + math.prod(shape)
-            np.multiply(tensor.detach().cpu().numpy().ravel(), sign, out=vector[start:end], casting="same_kind")
+            own = tensor.detach().cpu()
+            own = own.float() if own.dtype == torch.bfloat16 else own  # which numpy does not know
+            np.multiply(own.numpy().ravel(), sign, out=vector[start:end], casting="same_kind")
             start = end
         return start
