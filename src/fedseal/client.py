@@ -463,7 +463,7 @@ def _outputs_of(bare: nn.Module, model: nn.Module, inputs: Tensor) -> tuple[int,
     A pass without values would do, but loads a compiler first, which takes longer than the training of small models.
     """
     own = dict(model.named_parameters()) | {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
         try:
             outputs = forward(bare, own, inputs[:2])
         except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):

@@ -51,30 +51,33 @@ def round_line(report: RoundReport, rounds: int) -> str:
     return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s"
 
 
-def who_could_read(secure: Secure, history: Sequence[RoundReport], owners: int) -> list[str]:
+def who_could_read(secure: Secure, history: Sequence[RoundReport]) -> list[str]:
     """Sentences on who could have read an owner's update in these rounds, by their smallest cohort.
 
-    Args:
-        owners: number of owners in all.
+    Of a model owner who breaks the protocol they say nothing: one that sends the same model in two rounds gets two sums
+    that may differ by one update, see docs/secagg.md.
     """
     cohorts = [report.clients for report in history if not report.failure]
     if not cohorts:
         return ["no sum was opened, and nobody could read an owner's update"]
     if secure.protocol == "plain":
         return ["the server could read every owner's update; --protocol sharing hides them"]
-    return [_by_colluding(secure, owners), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
+    return [_by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
 
 
-def _by_colluding(secure: Secure, owners: int) -> str:
-    """Who would have to hand over more than the protocol asks."""
+def _by_colluding(secure: Secure) -> str:
+    """Who would have to hand over more than the protocol asks; of `masking` for the fewest who may take part."""
     if secure.protocol == "sharing":
         *first, last = [f"aggregator {place}" for place in range(secure.aggregators)]
-        return f"nobody could read an owner's update unless {', '.join(first)} and {last} collude"
-    part, whole = secure.quorum
-    few = -(-owners * (2 * part - whole) // whole)  # of clients, from which on a server can make two quorums
-    if few < 1:
-        return "the server could read sums only, if it follows the protocol"
-    return f"the server could read sums only, unless it colludes with {few} or more of the {owners} owners"
+        return (
+            f"nobody who follows the protocol could read an owner's update unless {', '.join(first)} and {last} collude"
+        )
+    assert secure.minimum is not None
+    holders, (part, whole) = secure.degree + 1 if secure.degree else secure.minimum, secure.quorum
+    few = -(-holders * (2 * part - whole) // whole)  # of who holds a client's shares, from which on two quorums meet
+    who = "of one owner's neighbors" if secure.degree else "owners"
+    alone = f"colludes with {few} or more {who}" if few else "colludes with an owner"
+    return f"a server that follows the protocol could read sums only, unless it {alone}"
 
 
 def _by_subtracting(cohort: int, *, noisy: bool) -> str:
@@ -98,7 +101,7 @@ def tell_trained(trained: Trained, federation: Federation, save: Path | None, *,
     last = trained.history[-1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
     terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
-    for line in who_could_read(secure, trained.history, len(federation.data_owners)):
+    for line in who_could_read(secure, trained.history):
         terminal.say(line)
     if trained.epsilon is not None:
         terminal.say(f"differential privacy of an owner: epsilon {trained.epsilon:.2f} at delta 1e-05")
