@@ -18,6 +18,7 @@ from fedseal.types import Candidate, LocalTraining, Round, Tensors
 COLUMNS = 1024  # input values up to which the whole Jacobian is worked out
 ENTRIES = 3e7  # of that Jacobian
 WHOLE = 1e-3  # from 0 and 1, within which a finding is one
+QUICK = (320, 4e5)  # columns and entries up to which it takes some milliseconds
 CHUNK = 128  # directions at a time
 
 

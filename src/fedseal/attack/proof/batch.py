@@ -31,9 +31,7 @@ def without_silent(
     which the model is sure.
     """
     observation, count = evidence.observation, len(candidate.inputs)
-    # where BatchNorm takes statistics of the batch, every example is heard through those of the others
-    mixing = any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
-    if count == 1 or mixing:
+    if count == 1 or _mixing(observation):
         return judged
     round = observation.rounds[0]
     least = MARGIN * unseen * count * length(round.update.tensors.values())
@@ -65,7 +63,7 @@ def beside_open(
     """
     if all(judged.certain) or not any(judged.certain):
         return judged
-    apart = not any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
+    apart = not _mixing(observation)
     round = observation.rounds[0]
     size = length(round.update.tensors.values())
     weighted = Evidence.of(observation).criterion.reduction == "weights"
@@ -84,6 +82,11 @@ def beside_open(
     least = MARGIN * min(unseen + open_, FIRM * unseen if counted else math.inf)
     certain = tuple(held and value > least for held, value in pairs)
     return less_certain(judged, certain, BESIDE)
+
+
+def _mixing(observation: Observation) -> bool:
+    """Whether BatchNorm takes statistics of the batch: every example is heard through those of the others then."""
+    return any(isinstance(module, _BatchNorm) and module.training for module in observation.model.modules())
 
 
 def _replaced(observation: Observation, candidate: Candidate, training: LocalTraining, one: int) -> float:

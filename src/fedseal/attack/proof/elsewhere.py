@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedseal.attack.equations.factor import lowest
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.jacobian import linearized, small
+from fedseal.attack.evidence.jacobian import QUICK, linearized, small
 from fedseal.attack.evidence.least_squares import steps_from
 from fedseal.attack.evidence.replay import replayable, residual
 from fedseal.attack.proof.sensitivity import VISIBLE
@@ -33,7 +33,6 @@ SCALES = torch.logspace(-2, 2, 81, dtype=torch.float64).tolist()  # factors at w
 FEW = 8  # examples that are scaled one by one
 STARTS, STEPS = 6, 25  # of least squares to another solution
 AGREEING = 4  # ends of twelve starts, from which on it counts where they lie
-WIDE, QUICK = 320, 4e5  # of a Jacobian up to which that takes some milliseconds
 COLUMNS, ENTRIES = 64, 1e5  # of a Jacobian up to which that takes little time
 DEEP = 4  # valleys of the misfit that are followed down
 
@@ -139,7 +138,7 @@ def returning(
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    if all(certain) or not small(evidence, len(candidate.inputs), WIDE, QUICK):
+    if all(certain) or not small(evidence, len(candidate.inputs), *QUICK):
         return None
     found = [end for held in (certain, (False,) * len(certain)) for end in _ends(evidence, candidate, held, tolerance)]
     return found if len(found) >= AGREEING else None

@@ -27,7 +27,7 @@ from fedseal.attack.equations.rank import CLOSED, closed, invertible, rank_analy
 from fedseal.attack.equations.recursion import ClosedForm
 from fedseal.attack.equations.rivals import rivaled
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.jacobian import Linearized, linearized, small
+from fedseal.attack.evidence.jacobian import QUICK, Linearized, linearized, small
 from fedseal.attack.evidence.replay import CAP, replay, replayable
 from fedseal.attack.evidence.structure import Activation, Reshape
 from fedseal.errors import NotTwiceDifferentiable
@@ -48,7 +48,6 @@ POWER, ABOVE = 3, 1.5  # power steps, and what the largest singular value may be
 CLOSE = 0.1  # share of what is visible that a candidate may be away from the closed form that vouches for it
 SIDES, ASIDE = 2, 2e-5  # directions in which kinks are looked for, and how far, beside the inputs' root mean square
 STRAIGHT = 1e-3  # share of what the derivative says that a smooth model's update may be off, so near
-COLUMNS, ENTRIES = 320, 4e5  # of a Jacobian up to which it takes some milliseconds, and all sides are looked at
 ZERO = 1e-4  # of an example's largest delta below which a unit counts as off
 
 
@@ -115,7 +114,7 @@ def _beside_kinks(evidence: Evidence, candidate: Candidate) -> list[Candidate]:
     length = max(float(inputs.square().mean().sqrt()), 1e-3)
     ways = [torch.randn(inputs.shape, generator=drawn).to(inputs) * (ASIDE * length) for _ in range(SIDES)]
     places = [replace(candidate, inputs=inputs + sign * way) for way in ways for sign in (1, -1)]
-    if small(evidence, len(inputs), COLUMNS, ENTRIES):
+    if small(evidence, len(inputs), *QUICK):
         return places
     there = linearized(evidence, candidate)
     here = there.update.detach().double()

@@ -17,7 +17,7 @@ import torch
 
 from fedseal.attack.base import badness, better
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.jacobian import small
+from fedseal.attack.evidence.jacobian import QUICK, small
 from fedseal.attack.evidence.replay import replayable
 from fedseal.attack.search.newton import Newton
 from fedseal.client import step_indices
@@ -26,7 +26,6 @@ from fedseal.types import Candidate, ProgressCallback, Reconstruction
 
 COLUMNS, ENTRIES = 320, 4e6  # of a Jacobian, up to which one of Newton's steps takes less than a second, as measured
 WIDE, CLOSE = 1024, 1e-3  # columns where the end lies so close to the update that a few steps are enough
-QUICK = 4e5  # entries up to which it takes some milliseconds
 STEPS, MANY = 30, 120  # of Newton, and where they are quick
 ASTRAY, PLACED = 0.1, 0.01  # residuals from which on no truth is near, and it is no matter of places in local steps
 HOPS = (1e-2, 3e-3, 3e-2) * 2  # root mean square of moves that may take a unit across its kink
@@ -76,7 +75,7 @@ def _applies(evidence: Evidence, found: Reconstruction) -> bool:
 
 def _quick(evidence: Evidence, found: Reconstruction) -> bool:
     assert found.inputs is not None
-    return small(evidence, len(found.inputs), COLUMNS, QUICK)
+    return small(evidence, len(found.inputs), *QUICK)
 
 
 def _newton(
