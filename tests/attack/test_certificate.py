@@ -202,6 +202,27 @@ class TestPrecision:
         eps = torch.finfo(dtype).eps
         assert min(CAP, eps) <= certificate_of(found).tolerance <= max(1e-12, min(CAP, 1000 * eps), 4 * eps)
 
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_client_that_sums_in_another_order_is_explained(self, seed: int) -> None:
+        """The same model with its inputs and hidden units in another order rounds in other places."""
+        one, two = (torch.randperm(count, generator=seeded(seed + k)) for k, count in enumerate((256, 48)))
+        model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 48), nn.Tanh(), nn.Linear(48, 10)), seed)
+        batch = fs.Batch(pictures(1, 16, seed=seed), torch.tensor([3]))
+        other = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 48), nn.Tanh(), nn.Linear(48, 10)))
+        with torch.no_grad():
+            other[1].weight.copy_(model[1].weight[two][:, one])
+            other[1].bias.copy_(model[1].bias[two])
+            other[3].weight.copy_(model[3].weight[:, two])
+            other[3].bias.copy_(model[3].bias)
+        turned = fs.Batch(batch.inputs.flatten()[one].view_as(batch.inputs), batch.labels)
+        sent = dict(fs.local_update(other, turned, training=FEDSGD).tensors)
+        back, forth = one.argsort(), two.argsort()
+        sent["1.weight"] = sent["1.weight"][forth][:, back]
+        sent["1.bias"], sent["3.weight"] = sent["1.bias"][forth], sent["3.weight"][:, forth]
+        found = certificate_of(certify(seen(model, batch, tensors=sent), claim(batch.inputs, batch.labels)))
+        assert 0 < found.residual <= found.tolerance
+        assert found.certain == (True,)
+
     def test_a_small_step_inherits_the_rounding_of_the_weights(self) -> None:
         """The difference of weights is known no better than the weights are, also in double precision."""
         training = fs.LocalTraining.fedavg(lr=1e-6)

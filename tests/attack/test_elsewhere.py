@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fedseal as fs
 from fedseal import Batch, LocalTraining, Observation, Outcome, Reconstruction, ThreatModel, local_update
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.proof.certificate import NONE_TO_SPARE, OUTSIDE, SCALED, SOLVED_ELSEWHERE, certify
+from fedseal.attack.proof.certificate import NONE_TO_SPARE, OUTSIDE, SCALED, SCALED_ALONE, SOLVED_ELSEWHERE, certify
 from fedseal.attack.proof.elsewhere import to_spare
 from fedseal.errors import Misfit, UnfitModel
 from fedseal.modality.tabular import Continuous, Tabular
@@ -80,6 +80,43 @@ def test_equations_to_spare_are_counted() -> None:
     observation = _seen(net, inputs, labels)
     assert to_spare(Evidence.of(observation), Candidate(inputs, labels), 1e-6) == 10 - 8
     assert _claimed(observation, inputs, labels).certain.tolist() == [True, True]
+
+
+class Offset(nn.Module):
+    """Two classes without a bias that is trained, and of which one is ahead all the same."""
+
+    def __init__(self, ahead: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2, bias=False)
+        self.register_buffer("ahead", torch.tensor([ahead, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.layer(x.flatten(1)) + self.ahead
+        return made
+
+
+@pytest.mark.parametrize("margin", [0.1, 1.0, 1.1])
+@pytest.mark.parametrize("ahead", [0.0, 0.2])
+def test_one_picture_that_leaves_a_factor_open_is_certain_unless_a_valid_multiple_fits(
+    margin: float, ahead: float
+) -> None:
+    """Two classes leave as many equations as unknowns, but d x^T leaves nothing open besides a factor s with
+    s (1 - sigmoid(s m + b)) = 1 - sigmoid(m + b), for the margin m and the offset b.
+    """
+    net = _drawn(lambda: Offset(ahead))
+    inputs = 0.4 * torch.rand(1, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = net.layer(inputs.flatten(1))[0]  # type: ignore[operator, union-attr]
+        net.layer.weight *= margin / (logits[0] - logits[1])  # type: ignore[union-attr, operator]
+
+    def off(factor: float) -> float:
+        return factor / (1 + math.exp(factor * margin + ahead)) - 1 / (1 + math.exp(margin + ahead))
+
+    fits = any(off(factor) < 0 for factor in torch.linspace(1.001, 1 / float(inputs.max()), 10_000).tolist())
+    found = _claimed(_seen(net, inputs, torch.tensor([0])), inputs, torch.tensor([0]))
+    assert fits == (margin > 0.5)
+    assert found.certain.tolist() == [not fits]
+    assert (SCALED_ALONE in _note(found)) == fits
 
 
 class Moved(nn.Module):

@@ -23,7 +23,8 @@ CAP = 1e-3  # residual above which nothing is explained, however coarse the clie
 TWICE = 2.0  # times the error of the arithmetic here, another machine's may be
 SOLVED = 1e-12  # residual that solvers in double precision leave themselves
 GRID = 0.2  # root mean square of what a step's rounding to the grid of the last places leaves, about, in units of them
-ROOM = 6.0  # times what one unit in the last place moves: other machines sum in other orders
+ROOM = 4.0  # times what rounding does here: it did as much at the client, in other places
+MORE_ROOM = 6.0  # times what one unit in the last place moves, where that is all that shows what rounding does
 
 
 def precision(observation: Observation) -> float:
@@ -107,43 +108,64 @@ def largest(values: object) -> float:
 def arithmetic(observation: Observation, candidate: Candidate) -> float:
     """The residual that the client's own arithmetic leaves at this candidate, with room for another order of sums.
 
-    Inputs and weights are moved by one unit in the last place, up and down, and the client's training is run again:
-    what that changes is what another machine, or another order of sums, may change, up to 1e-3. The same in double
-    precision shows what formats within the model leave that are coarser than its own, such as those of autocast.
+    The client's training is run here in its own format and in double precision, as it stands and with inputs and
+    weights moved by one unit in the last place, up and down: how far the two are apart is what rounding did, and
+    another machine rounds as much in other places. Up to 1e-3, but for formats within the model that are coarser than
+    its own, such as those of autocast.
     """
     training = replayable(observation)
     assert training is not None
     eps = torch.finfo(observation.like.dtype).eps
+    if observation.like.dtype == torch.float64:  # nothing here is finer
+        return _by_nudges(observation, candidate, training)
+    apart: list[float] = []
+    for sign in (0.0, 1.0, -1.0):
+        inputs = in_dtype(candidate.inputs, observation)
+        near = Candidate(_nudged(inputs, sign * eps), candidate.labels)
+        for number, round in enumerate(observation.rounds):
+            assert round.state is not None
+            state = {n: _nudged(t, sign * eps) for n, t in round.state.items()}
+            exact = _in_double(observation, number, near, training, state)
+            if exact is None:
+                return _by_nudges(observation, candidate, training)
+            apart.append(distance(_imitated(observation, number, near, training, state), exact))
+    finite = [value for value in apart if math.isfinite(value)]
+    coarse = TWICE * max(finite[: len(observation.rounds)], default=0.0)
+    return max(SOLVED, coarse, min(CAP, ROOM * max([*finite, eps])))
+
+
+def _by_nudges(observation: Observation, candidate: Candidate, training: LocalTraining) -> float:
+    """The same of a model that takes its own format only, or the finest there is: what a unit in the last place moves.
+
+    A weight difference is known in steps of the weights' last places, and those count as well.
+    """
+    eps = torch.finfo(observation.like.dtype).eps
     still = [_imitated(observation, k, candidate, training) for k in range(len(observation.rounds))]
     moved = []
     for sign in (1.0, -1.0):
-        inputs = candidate.inputs
-        near = Candidate(_nudged(inputs, sign * eps) if inputs.is_floating_point() else inputs, candidate.labels)
+        near = Candidate(_nudged(candidate.inputs, sign * eps), candidate.labels)
         for number, before in enumerate(still):
             state = observation.rounds[number].state
             assert state is not None
-            other = {n: _nudged(t, sign * eps) if t.is_floating_point() else t for n, t in state.items()}
+            other = {n: _nudged(t, sign * eps) for n, t in state.items()}
             moved.append(distance(before, _imitated(observation, number, near, training, other)))
     finite = [value for value in moved if math.isfinite(value)]
     grid = GRID * math.sqrt(len(step_indices(replace(training, shuffle=False), len(candidate.inputs))))
-    own = ROOM * max([*finite, eps, *(eps * grid * inherited(round) for round in observation.rounds)])
-    exact = [_in_double(observation, k, candidate, training) for k in range(len(still))]
-    apart = [distance(before, there) for before, there in zip(still, exact, strict=True) if there is not None]
-    return max([SOLVED, min(CAP, own), *(TWICE * value for value in apart if math.isfinite(value))])
+    own = MORE_ROOM * max([*finite, eps, *(eps * grid * inherited(round) for round in observation.rounds)])
+    return max(SOLVED, min(CAP, own))
 
 
 def _in_double(
-    observation: Observation, number: int, candidate: Candidate, training: LocalTraining
+    observation: Observation, number: int, candidate: Candidate, training: LocalTraining, state: Tensors
 ) -> dict[str, Tensor] | None:
-    """The replay of one round in double precision; None where the model takes its own format only."""
-    round = observation.rounds[number]
-    assert round.state is not None
-    state = {n: t.double() if t.is_floating_point() else t for n, t in round.state.items()}
+    """The replay of one round from this state in double precision; None where the model takes its own format only."""
+    update = observation.rounds[number].update
+    state = {n: t.double() if t.is_floating_point() else t for n, t in state.items()}
     inputs = candidate.inputs.detach()
     inputs = observation.modality.forward(inputs.double() if inputs.is_floating_point() else inputs)
     exact = Candidate(inputs, candidate.labels.detach())
     try:
-        made = replay(observation, Round(state, round.update), exact, training)
+        made = replay(observation, Round(state, update), exact, training)
     except (RuntimeError, FedsealError):
         return None
     return Release(observation, number).imitate(made)
@@ -158,8 +180,8 @@ def inherited(round: Round) -> float:
 
 
 def _nudged(tensor: Tensor, eps: float) -> Tensor:
-    """Every other entry a unit in the last place larger, the others smaller."""
-    return tensor * (1 + eps * _alternating(tensor))
+    """Every other entry a unit in the last place larger, the others smaller; whole numbers stay."""
+    return tensor * (1 + eps * _alternating(tensor)) if eps and tensor.is_floating_point() else tensor
 
 
 def _alternating(like: Tensor) -> Tensor:

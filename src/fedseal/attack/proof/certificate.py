@@ -31,7 +31,17 @@ from fedseal.attack.proof.batch import beside_open, without_silent
 from fedseal.attack.proof.by_layer import by_layer
 from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.derivative import derivative_is_real
-from fedseal.attack.proof.elsewhere import COLUMNS, ENTRIES, freed, returning, scaled_inputs, solved, to_spare, valid
+from fedseal.attack.proof.elsewhere import (
+    COLUMNS,
+    ENTRIES,
+    freed,
+    on_its_ray,
+    returning,
+    scaled_inputs,
+    solved,
+    to_spare,
+    valid,
+)
 from fedseal.attack.proof.mirrors import mirrored
 from fedseal.attack.proof.reasons import assumption_on_number, drawn_in_secret, modes_in_doubt, unknown_number
 from fedseal.attack.proof.sensitivity import (
@@ -54,6 +64,7 @@ NOT_ITS_OWN = "the update does not move as the model's own derivative says"
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
 SOLVED_ELSEWHERE = "other data explain the update as well, found by least squares from elsewhere"
+SCALED_ALONE = "the same inputs, scaled, explain the update as well"
 SCALED = "the model has no bias, and the same inputs, scaled, explain the update as well"
 
 
@@ -201,7 +212,11 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, ho
         return judged
     few = small(evidence, count, COLUMNS, ENTRIES) if how == CLOSED_FORM else small(evidence, count)
     if few and to_spare(evidence, candidate, tolerance) < 1:
-        judged = _returning(evidence, candidate, judged, tolerance)
+        multiples = on_its_ray(evidence, candidate, tolerance)
+        if multiples is None:
+            judged = _returning(evidence, candidate, judged, tolerance)
+        elif multiples:
+            judged = less_certain(judged, (False,), SCALED_ALONE)
     inside = valid(observation, candidate.inputs).tolist()
     judged = less_certain(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
     if any(True for _ in scaled_inputs(evidence, candidate, judged.certain, tolerance)):

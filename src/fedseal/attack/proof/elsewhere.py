@@ -19,7 +19,7 @@ from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import QUICK, linearized, small
 from fedseal.attack.evidence.least_squares import steps_from
 from fedseal.attack.evidence.replay import replayable, residual
-from fedseal.attack.proof.sensitivity import VISIBLE
+from fedseal.attack.proof.sensitivity import VISIBLE, delta_on_the_ray
 from fedseal.client import forward
 from fedseal.types import Candidate, Observation, Tensors
 from fedseal.vocabulary import MARGIN
@@ -31,6 +31,7 @@ TWICE = 2.0  # times the inputs, of which a model without a bias makes a multipl
 SAME = 1e-5  # of the largest output, how near to a multiple
 SCALES = torch.logspace(-2, 2, 81, dtype=torch.float64).tolist()  # factors at which another solution is looked for
 FEW = 8  # examples that are scaled one by one
+CLASSES = 16  # up to which each is tried
 STARTS, STEPS = 6, 25  # of least squares to another solution
 AGREEING = 4  # ends of twelve starts, from which on it counts where they lie
 COLUMNS, ENTRIES = 64, 1e5  # of a Jacobian up to which that takes little time
@@ -95,6 +96,32 @@ def scaled_inputs(
     for one in range(min(len(certain), FEW)):
         if certain[one]:
             yield from _on_the_ray(observation, candidate, one, center, tolerance)
+
+
+def on_its_ray(evidence: Evidence, candidate: Candidate, tolerance: float) -> list[Candidate] | None:
+    """Of one example all else that explains the update, where that can only be a multiple of it, under any class; None
+    where it may be anything.
+    """
+    labels, classes = candidate.labels, evidence.structure.num_classes
+    alone = evidence.batch_size == 1 and len(evidence.observation.rounds) == 1
+    if not alone or labels.is_floating_point() or labels.numel() != 1 or not 0 < classes <= CLASSES:
+        return None
+    if delta_on_the_ray(evidence, candidate.inputs) is None:
+        return None
+    nothing = torch.zeros_like(candidate.inputs)
+    return [
+        other
+        for label in range(classes)
+        for sign in (1.0, -1.0)
+        for other in _on_the_ray(
+            evidence.observation,
+            Candidate(candidate.inputs, torch.full_like(labels, label)),
+            0,
+            nothing,
+            tolerance,
+            sign,
+        )
+    ]
 
 
 def _center(evidence: Evidence, inputs: Tensor) -> Tensor:
@@ -190,13 +217,13 @@ def _outputs(observation: Observation, state: Tensors, inputs: Tensor) -> Tensor
 
 
 def _on_the_ray(
-    observation: Observation, candidate: Candidate, one: int, center: Tensor, tolerance: float
+    observation: Observation, candidate: Candidate, one: int, center: Tensor, tolerance: float, sign: float = 1.0
 ) -> Iterator[Candidate]:
-    """The multiples of one example, visibly other than itself, that explain the update."""
+    """The multiples of one example, visibly other than itself, that explain the update: positive ones, or negative."""
 
     def at(factor: float) -> Candidate:
         inputs = candidate.inputs.clone()
-        inputs[one] = center[0] + factor * (inputs[one] - center[0])
+        inputs[one] = center[0] + sign * factor * (inputs[one] - center[0])
         return replace(candidate, inputs=inputs)
 
     def misfit(factor: float) -> float:
@@ -208,5 +235,9 @@ def _on_the_ray(
     valleys = [k for k in range(1, len(SCALES) - 1) if values[k] <= min(values[k - 1], values[k + 1]) < math.inf]
     for k in sorted(valleys, key=values.__getitem__)[:DEEP]:
         value, factor = lowest(misfit, SCALES[k - 1], SCALES[k + 1])
-        if value <= tolerance and abs(factor - 1) * size > VISIBLE and valid(observation, at(factor).inputs)[one]:
+        if (
+            value <= tolerance
+            and abs(sign * factor - 1) * size > VISIBLE
+            and valid(observation, at(factor).inputs)[one]
+        ):
             yield at(factor)

@@ -231,15 +231,10 @@ def _without_bias(evidence: Evidence, candidate: Candidate) -> tuple[float, ...]
     there the whole update moves by |J u|. In a mixture a u + b w the other part may undo some of that, at most
     b |J|, so that the update moves by max(b |d|, a |J u| - b |J|) at least.
     """
-    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
-    if layer is None or layer.weight not in tensors or layer.bias in tensors or len(candidate.inputs) > 1:
+    delta = delta_on_the_ray(evidence, candidate.inputs)
+    if delta is None:
         return None
-    if not _outer_products(evidence) or evidence.altered or evidence.preprocessing is not None:
-        return None
-    gradient, row = tensors[layer.weight].double().cpu(), candidate.inputs.double().cpu().flatten()
-    delta = gradient @ row / row.square().sum().clamp_min(1e-300)
-    if float((gradient - torch.outer(delta, row)).norm()) > CAP * float(gradient.norm()):
-        return None
+    row = candidate.inputs.double().cpu().flatten()
     there = linearized(evidence, candidate, torch.float64 if small(evidence, 1) else torch.float32)
     if there.targets is not None:  # which may make up for the input's size
         return None
@@ -249,6 +244,22 @@ def _without_bias(evidence: Evidence, candidate: Candidate) -> tuple[float, ...]
     across, own = float(delta.norm()), float(there.push(along[None])[0].double().norm())
     most = ABOVE * max(_largest(there), own)
     return (size * across * own / max(math.hypot(across + most, own), 1e-300),)
+
+
+def delta_on_the_ray(evidence: Evidence, inputs: Tensor) -> Tensor | None:
+    """The first layer's delta `(outputs,)` where its weight's gradient alone says of one example all but its size: that
+    is d x^T, and whatever else explains the update is a multiple of x; None where it is not, or not so near.
+    """
+    layer, tensors = evidence.first_linear, evidence.observation.update.tensors
+    if layer is None or layer.weight not in tensors or layer.bias in tensors or len(inputs) > 1:
+        return None
+    if not _outer_products(evidence) or evidence.altered or evidence.preprocessing is not None:
+        return None
+    gradient, row = tensors[layer.weight].double().cpu(), inputs.double().cpu().flatten()
+    delta: Tensor = gradient @ row / row.square().sum().clamp_min(1e-300)
+    if float((gradient - torch.outer(delta, row)).norm()) > CAP * float(gradient.norm()):
+        return None
+    return delta
 
 
 def _largest(there: Linearized) -> float:
