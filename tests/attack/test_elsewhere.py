@@ -106,8 +106,8 @@ def test_one_picture_that_leaves_a_factor_open_is_certain_unless_a_valid_multipl
     net = _drawn(lambda: Offset(ahead))
     inputs = 0.4 * torch.rand(1, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = net.layer(inputs.flatten(1))[0]  # type: ignore[operator, union-attr]
-        net.layer.weight *= margin / (logits[0] - logits[1])  # type: ignore[union-attr, operator]
+        logits = net.layer(inputs.flatten(1))[0]  # type: ignore[operator]
+        net.layer.weight *= margin / (logits[0] - logits[1])  # type: ignore[union-attr]
 
     def off(factor: float) -> float:
         return factor / (1 + math.exp(factor * margin + ahead)) - 1 / (1 + math.exp(margin + ahead))
