@@ -96,17 +96,24 @@ def test_noise_is_accounted(fedseal: Command) -> None:
 RESNET = ["--model", "zoo:resnet:width=4,blocks=[1,1]", "--data", "photos", "--shape", "3,8,8", "--owners", "2"]
 
 
-@pytest.mark.parametrize("way", [[], ["--clip", "1"], ["--dp", "0.5,clip=1"], ["--statistics", "local"]])
-@pytest.mark.parametrize("protocol", ["sharing", "masking"])
-@pytest.mark.parametrize("epochs", [3, pytest.param(334, marks=pytest.mark.slow)])
-def test_a_net_with_batchnorm_trains(fedseal: Command, protocol: str, way: list[str], epochs: int) -> None:
-    """Over 9 and 1,002 local steps of each owner."""
-    options = ["--protocol", protocol, "--epochs", str(epochs), "--batch-size", "5", "--local-learning-rate", "0.01"]
+def _trains(fedseal: Command, epochs: int, *way: str) -> None:
+    options = ["--epochs", str(epochs), "--batch-size", "5", "--local-learning-rate", "0.01"]
     answer = fedseal("train", *RESNET, *options, *way, "--validation-split", "0.6", "--rounds", "1", "--json")
     assert answer.code == 0
     (report,) = json.loads(answer.out)["rounds"]
     assert (report["clients"], report["failure"]) == (2, "")
     assert report["validation"]["loss"] is not None
+
+
+@pytest.mark.parametrize("way", [[], ["--clip", "1"], ["--dp", "0.5,clip=1"], ["--statistics", "local"]])
+@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+def test_a_net_with_batchnorm_trains_for_9_local_steps(fedseal: Command, protocol: str, way: list[str]) -> None:
+    _trains(fedseal, 3, "--protocol", protocol, *way)
+
+
+@pytest.mark.slow
+def test_a_net_with_batchnorm_trains_for_1002_local_steps(fedseal: Command) -> None:
+    _trains(fedseal, 334, "--dp", "0.5,clip=1")
 
 
 def test_a_training_that_diverges_is_an_error(fedseal: Command) -> None:
