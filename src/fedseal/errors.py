@@ -90,6 +90,10 @@ class EngineFailure(FedsealError):
     """Workers that cannot be reached, or that die."""
 
 
+class Diverged(FedsealError):
+    """A training whose model or loss is no number any more."""
+
+
 class UnknownName(FedsealError):
     """A name that no table holds.
 

@@ -93,6 +93,36 @@ def test_noise_is_accounted(fedseal: Command) -> None:
     assert "training loss" not in answer.err
 
 
+RESNET = ["--model", "zoo:resnet:width=4,blocks=[1,1]", "--data", "photos", "--shape", "3,8,8", "--owners", "2"]
+
+
+def _trains(fedseal: Command, epochs: int, *way: str) -> None:
+    options = ["--epochs", str(epochs), "--batch-size", "5", "--local-learning-rate", "0.01"]
+    answer = fedseal("train", *RESNET, *options, *way, "--validation-split", "0.6", "--rounds", "1", "--json")
+    assert answer.code == 0
+    (report,) = json.loads(answer.out)["rounds"]
+    assert (report["clients"], report["failure"]) == (2, "")
+    assert report["validation"]["loss"] is not None
+
+
+@pytest.mark.parametrize("way", [[], ["--clip", "1"], ["--dp", "0.5,clip=1"], ["--statistics", "local"]])
+@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+def test_a_net_with_batchnorm_trains_for_9_local_steps(fedseal: Command, protocol: str, way: list[str]) -> None:
+    _trains(fedseal, 3, "--protocol", protocol, *way)
+
+
+@pytest.mark.slow
+def test_a_net_with_batchnorm_trains_for_1002_local_steps(fedseal: Command) -> None:
+    _trains(fedseal, 334, "--dp", "0.5,clip=1")
+
+
+def test_a_training_that_diverges_is_an_error(fedseal: Command) -> None:
+    options = ["--owners", "2", "--rounds", "3", "--learning-rate", "1e30", "--checkpoint", "run.st"]
+    answer = fedseal("train", *options, "-q")
+    assert "the training diverged in round" in answer.complaint
+    assert "run.st" in answer.complaint or "no round before it was good" in answer.complaint
+
+
 def test_an_interrupted_run_goes_on(fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fedseal("train", *QUICK, "--save", "whole.st", "-q").code == 0
 
@@ -151,6 +181,7 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--dp", "1,size=2"], "there is no option of '--dp' 'size'"),
         (["--dp", "1", "--protocol", "plain"], "belong to a secure sum"),
         (["--bound", "-1"], "not above zero"),
+        (["--statistics-bound", "-1"], "bound of -1 on statistics"),
         (["--learning-rate", "0"], "the learning rate is 0"),
         (["--local-learning-rate", "-1"], "local learning rate is -1"),
         (["--protocol", "none"], "--protocol"),

@@ -104,7 +104,7 @@ def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None
     secure = Secure("sharing", aggregators=2).settled(2, 15, {"loss": 16.0})
     write_keys(tmp_path / "keys", Keyring.fresh(secure, 2), secure)
     pact = json.loads((tmp_path / "keys" / "pact.json").read_text())
-    assert pact["secure"] == SECURE
+    assert pact["secure"] == SECURE | {"statistics": "none", "statistics_bound": 1000.0, "statistics_clip": None}
     assert {name: type(value) for name, value in pact.items()} == {
         "version": int, "session": str, "secure": dict, "roster": dict,
     }  # fmt: skip
@@ -113,7 +113,7 @@ def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None
     assert {name: len(str(value)) for name, value in key.items()} == {"version": 1, "signing": 64, "opening": 64}
     federation("masking").fit(1, record=tmp_path / "seen")
     view = json.loads((tmp_path / "seen" / "view.json").read_text())
-    assert list(view) == ["version", "weights", "buffers", "training", "defense", "ring", "entries"]
+    assert list(view) == ["version", "weights", "buffers", "unit", "training", "defense", "ring", "entries"]
     assert list(view["ring"]) == ["bits", "scale", "chunk"]
     assert [set(entry) for entry in view["entries"]] == [set(ENTRIES[0])] * 5
     assert view["training"]["lr"] == 0.1

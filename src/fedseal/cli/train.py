@@ -100,6 +100,20 @@ def train_federation(
     bound: Annotated[
         float, typer.Option(help="Largest magnitude of one value of an update; an owner refuses to send a larger one.")
     ] = 8.0,
+    statistics: Annotated[
+        Literal["shared", "local"],
+        typer.Option(help="Treatment of BatchNorm's running statistics: averaged in the sum, or kept by each owner."),
+    ] = "shared",
+    statistics_bound: Annotated[
+        float, typer.Option(help="Largest change of one statistic; an owner refuses to send a larger one.")
+    ] = 1000.0,
+    statistics_clip: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest norm of the changes of an owner's statistics; longer ones are scaled down to it.",
+            show_default="1, where updates are clipped",
+        ),
+    ] = None,
     bits: Annotated[Literal["32", "64"], typer.Option(help="Number of bits per transmitted value.")] = "32",
     evaluate_every: Annotated[
         int, typer.Option(min=1, help="Number of rounds between evaluations on the validation data.")
@@ -202,6 +216,9 @@ def train_federation(
         bits=int(bits),
         seed=seed,
         threads=threads,
+        statistics=statistics,
+        statistics_bound=statistics_bound,
+        statistics_clip=statistics_clip,
     )
     if deploy is not None:
         if checkpoint is not None or engine != "local":

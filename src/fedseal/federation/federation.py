@@ -24,9 +24,9 @@ from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, Local, ModelOwner
-from fedseal.federation.packing import Packing
+from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.protocol import PROTOCOLS, Ask, Call, Link, Member, Reply
-from fedseal.federation.report import RoundReport
+from fedseal.federation.report import RoundReport, check_finite
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.federation.traffic import Metered, Watcher
 from fedseal.secagg import SERVER
@@ -122,7 +122,8 @@ class Federation:
         most = 1
         if asked.max_weight is None and asked.noise is None:
             most = max(map(_weight, self.data_owners))
-        return asked.settled(len(self.data_owners), most, self.data_owners[0].bounds)
+        statistics = bool(statistics_of(self.model_owner.model))
+        return asked.settled(len(self.data_owners), most, self.data_owners[0].bounds, statistics=statistics)
 
     def members(self) -> Members:
         """All parties with fresh keys, in a session of their own."""
@@ -135,7 +136,7 @@ class Federation:
 
     def _members(self, keys: Keyring | StoredKeys, pact: Pact) -> Members:
         if PROTOCOLS[self.secure.protocol].secure:
-            pact.terms(0, Packing.of(self.model_owner.model).size)  # complain before anything starts
+            pact.terms(0, Packing.of(self.model_owner.model, pact.secure).size)  # complain before anything starts
         return Members(tuple(self.data_owners), self.model_owner.model, pact, keys, self.seed, self.threads)
 
     def fit(
@@ -166,6 +167,7 @@ class Federation:
             BadConfig: no round, or a checkpoint of another federation.
             StorageFailure: a file that cannot be read or written.
             EngineFailure: three rounds in a row failed; the last one's reason.
+            Diverged: a model or a loss that is no number any more.
         """
         if rounds < 1 or evaluate_every < 1:
             raise BadConfig(f"{rounds} rounds, evaluated every {evaluate_every}", "give at least 1 of both")
@@ -182,6 +184,7 @@ class Federation:
             for number in range(len(history), rounds):
                 due = (number + 1) % evaluate_every == 0 or number + 1 == rounds
                 history.append(self._round(members, model, link, number, watchers, evaluate=due))
+                check_finite(model, history, checkpoint)
                 if checkpoint is not None:
                     kept.save_checkpoint(Path(checkpoint), self._mark(), state_of(model), history)
                 if progress is not None:
@@ -195,8 +198,8 @@ class Federation:
         if len(history) < rounds:
             chosen.run(members, serve)
         done = sum(not report.failure for report in history)
-        epsilon = members.pact.epsilon(done, Packing.of(model).size) if done else None
-        return Trained(model, tuple(history), epsilon)
+        epsilon = members.pact.epsilon(done, Packing.of(model, members.pact.secure).size) if done else None
+        return Trained(self.model_owner.usable(model, self.secure.statistics), tuple(history), epsilon)
 
     def apps(self, keys: str | Path, **options: Any) -> tuple[Any, Any]:
         """A ServerApp and a ClientApp for `flwr run`; see `federation.flower.apps`."""
@@ -214,8 +217,8 @@ class Federation:
         *,
         evaluate: bool,
     ) -> RoundReport:
-        started, metered, packing = time.perf_counter(), Metered(link, watchers), Packing.of(model)
-        state = state_of(model)
+        started, metered, state = time.perf_counter(), Metered(link, watchers), state_of(model)
+        packing = Packing.of(model, members.pact.secure)
         call = Call(members.pact, members.keys.identity(SERVER), members.clients, number, packing.size, state)
         for watcher in watchers:
             watcher.begins(call)
@@ -230,14 +233,15 @@ class Federation:
                 watcher.opened(call, found)
             _put(model, self.model_owner.aggregate(packing.unpack(found.total), found.weight, model))
             weight, cohort, metrics = found.weight, found.cohort, found.metrics
-        owner, traffic = self.model_owner, metered.traffic
-        measured = evaluate and owner.validation is not None
+        owner, traffic, validation = self.model_owner, metered.traffic, dict[str, float]()
+        if evaluate and owner.validation is not None:
+            validation = dict(owner.evaluator_fn(owner.usable(model, self.secure.statistics), owner.validation))
         return RoundReport(
             round=number,
             clients=len(cohort),
             weight=weight,
             metrics=metrics,
-            validation=dict(owner.evaluator_fn(model, owner.validation)) if measured and owner.validation else {},
+            validation=validation,
             uploaded=traffic.uploaded,
             downloaded=traffic.downloaded,
             relayed=traffic.relayed,
@@ -247,7 +251,8 @@ class Federation:
 
     def _mark(self) -> str:
         """Tells checkpoints of different federations apart."""
-        facts = (self.secure.protocol, self.seed, len(self.data_owners), Packing.of(self.model_owner.model))
+        packing = Packing.of(self.model_owner.model, self.secure)
+        facts = (self.secure.protocol, self.seed, len(self.data_owners), packing)
         rules = [repr(owner.model_fn) for owner in self.data_owners]
         return hashlib.sha256(repr((facts, rules)).encode()).hexdigest()
 
@@ -294,4 +299,4 @@ def _recorder(folder: str | Path, members: Members, federation: Federation) -> W
     rule = federation.data_owners[0].model_fn
     training = rule.training if isinstance(rule, Local) else None
     shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
-    return Recorder(Path(folder), members.keys, members.model, training, shield)
+    return Recorder(Path(folder), members.keys, Packing.of(members.model, members.pact.secure), training, shield)

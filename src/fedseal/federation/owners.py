@@ -20,6 +20,7 @@ from fedseal.client import explained, local_update, state_of
 from fedseal.criterion import loss_function
 from fedseal.errors import BadConfig
 from fedseal.federation.local import drawn_examples, sample_rate
+from fedseal.federation.statistics import estimated, settled_buffers
 from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
 
 ModelFunction = Callable[[nn.Module, Batch, torch.Generator], Update]
@@ -204,7 +205,7 @@ class ModelOwner:
         model: where training starts; it is not changed.
         aggregator_fn: `(total, weight, model) -> tensors`: from the opened sum of `weight * step` by name, in float64,
             and the sum of the weights, the model's new tensors. A step is a weight difference or minus a gradient; of
-            a buffer, its change. The name "mean" stands for `move` with the learning rate.
+            a statistic, its change; counters are not in it. The name "mean" stands for `move` with the learning rate.
         evaluator_fn: `(model, data) -> {name: number}`.
         validation: what it is called with; None for no evaluation.
         learning_rate: how far to go along the mean step.
@@ -231,10 +232,21 @@ use "mean", and bound what one client can do by a clip
         _check(self.aggregator_fn)
 
     def aggregate(self, total: Tensors, weight: int, model: nn.Module) -> Tensors:
-        """The model's new tensors."""
+        """The model's new tensors; counters count rounds, and no variance is below zero."""
         if callable(self.aggregator_fn):
-            return self.aggregator_fn(total, weight, model)
-        return move(total, weight, model, lr=self.learning_rate)
+            found = self.aggregator_fn(total, weight, model)
+        else:
+            found = move(total, weight, model, lr=self.learning_rate)
+        return settled_buffers(model, found)
+
+    def usable(self, model: nn.Module, statistics: str) -> nn.Module:
+        """The model as this owner can use it: with statistics of its own data, where each site's stay there.
+
+        They are sent to nobody.
+        """
+        if statistics != "local" or self.validation is None:
+            return model
+        return estimated(model, self.validation.inputs)
 
 
 def _check(aggregator: str | Aggregator) -> None:

@@ -1,10 +1,14 @@
-"""A model's step as one flat vector and back: trainable parameters first, then the changes of buffers."""
+"""A model's step as one flat vector and back: trainable parameters first, then the changes of statistics.
+
+Statistics stand in the vector in a unit of their own, so that their largest change is the weights' largest one, and are
+clipped for themselves: they move by other amounts than weights do, and must not take the weights' norm.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedseal.errors import UnfitUpdate
+from fedseal.federation.secure import Secure
 from fedseal.types import Tensors, Update
 
 Vector = NDArray[np.float32]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+ROUNDING = 1e-6  # of float32, by which what was clipped to a bound may pass it
 
 
 def state_digest(state: Tensors) -> bytes:
@@ -33,32 +40,52 @@ def state_digest(state: Tensors) -> bytes:
     return found.digest()
 
 
+def statistics_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's statistics by name: its buffers of fractions.
+
+    >>> list(statistics_of(nn.BatchNorm1d(2)))
+    ['running_mean', 'running_var']
+    """
+    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+
+
 @dataclass(frozen=True)
 class Packing:
     """Names and shapes, in the order in which they stand in the vector.
 
-    >>> Packing.of(nn.Linear(3, 2)).size
-    8
+    Args:
+        buffers: the statistics that travel; counters never do.
+        unit: how much of a statistic is 1 in the vector.
+
+    >>> Packing.of(nn.Linear(3, 2)).size, Packing.of(nn.BatchNorm1d(3)).size
+    (8, 12)
     """
 
-    weights: tuple[tuple[str, tuple[int, ...]], ...]
-    buffers: tuple[tuple[str, tuple[int, ...]], ...]
+    weights: Shapes
+    buffers: Shapes
+    unit: float = field(default=1.0, repr=False)
 
     @classmethod
-    def of(cls, model: nn.Module) -> Packing:
-        """The packing of a model's trainable parameters and its buffers."""
+    def of(cls, model: nn.Module, secure: Secure | None = None) -> Packing:
+        """The packing of a model's trainable parameters, and of its statistics unless these stay at their owners."""
+        shared = secure is None or secure.statistics == "shared"
         return cls(
             tuple((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad),
-            tuple((name, tuple(buffer.shape)) for name, buffer in model.named_buffers()),
+            tuple((name, tuple(buffer.shape)) for name, buffer in statistics_of(model).items()) if shared else (),
+            1.0 if secure is None else secure.statistics_unit,
         )
 
     @property
     def size(self) -> int:
         """Entries of the vector."""
-        return sum(math.prod(shape) for _, shape in (*self.weights, *self.buffers))
+        return self._weights + sum(math.prod(shape) for _, shape in self.buffers)
+
+    @property
+    def _weights(self) -> int:
+        return sum(math.prod(shape) for _, shape in self.weights)
 
     def pack(self, update: Update, state: Tensors) -> Vector:
-        """`(size,)`: the way the model should go, so minus a gradient; of buffers, how they changed.
+        """`(size,)`: the way the model should go, so minus a gradient; of statistics, how they changed, in their unit.
 
         Raises:
             UnfitUpdate: of another model.
@@ -69,22 +96,50 @@ class Packing:
         if update.buffers is None:
             vector[start:] = 0
             return vector
-        moved = {name: update.buffers[name].double() - state[name].double() for name in update.buffers}
-        self._write(vector, start, self.buffers, moved, 1.0)
+        sent = {name: update.buffers[name] for name, _ in self.buffers if name in update.buffers}
+        moved = {name: after.double() - state[name].double() for name, after in sent.items()}
+        self._write(vector, start, self.buffers, moved, 1 / self.unit)
         return vector
 
+    def limit(self, vector: Vector, secure: Secure) -> None:
+        """Clip weights and statistics in place, each to its own norm.
+
+        Raises:
+            UnfitUpdate: a statistic that moves further than agreed.
+        """
+        statistics = vector[self._weights :]
+        if not statistics.size or secure.protocol == "plain":
+            return  # a secure sum clips weights alone as it encodes them
+        if secure.clip is not None and secure.statistics_clip is not None:
+            _scale_down(vector[: self._weights], secure.clip)
+            _scale_down(statistics, secure.statistics_clip / self.unit)
+        place, most = int(np.abs(statistics).argmax()), secure.statistics_bound / self.unit
+        if abs(statistics[place]) > most * (1 + ROUNDING):
+            moved = float(statistics[place]) * self.unit
+            raise UnfitUpdate(
+                f"the statistic '{self._statistic(place)}' moves by {moved:g}, and the round takes up to "
+                f"{secure.statistics_bound:g}",
+                "bring inputs to a common scale, declare a larger --statistics-bound, or keep statistics at their "
+                "owners: --statistics local",
+            )
+
+    def _statistic(self, place: int) -> str:
+        for name, shape in self.buffers:
+            if place < math.prod(shape):
+                return name
+            place -= math.prod(shape)
+        raise IndexError(place)
+
     def unpack(self, vector: NDArray[Any]) -> dict[str, Tensor]:
-        """Tensors by name, in the vector's dtype and memory."""
+        """Tensors by name, in the vector's dtype; weights in its memory."""
         start, found, whole = 0, {}, torch.from_numpy(vector)
         for name, shape in (*self.weights, *self.buffers):
             end = start + math.prod(shape)
             found[name] = whole[start:end].view(shape)
             start = end
-        return found
+        return found | {name: found[name] * self.unit for name, _ in self.buffers}
 
-    def _write(
-        self, vector: Vector, start: int, parts: tuple[tuple[str, tuple[int, ...]], ...], tensors: Tensors, sign: float
-    ) -> int:
+    def _write(self, vector: Vector, start: int, parts: Shapes, tensors: Tensors, factor: float) -> int:
         for name, shape in parts:
             tensor = tensors.get(name)
             if tensor is None or tuple(tensor.shape) != shape:
@@ -93,6 +148,12 @@ class Packing:
             end = start + math.prod(shape)
             own = tensor.detach().cpu()
             own = own.float() if own.dtype == torch.bfloat16 else own  # which numpy does not know
-            np.multiply(own.numpy().ravel(), sign, out=vector[start:end], casting="same_kind")
+            np.multiply(own.numpy().ravel(), factor, out=vector[start:end], casting="same_kind")
             start = end
         return start
+
+
+def _scale_down(part: Vector, most: float) -> None:
+    norm = float(np.linalg.norm(part.astype(np.float64)))
+    if norm > most:
+        part *= np.float32(most / norm)

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fedseal.errors import StorageFailure
 from fedseal.federation.checkpoint import write_checkpoint
@@ -66,6 +65,7 @@ class Shelf:
             version=VERSION,
             weights=self._packing.weights,
             buffers=self._packing.buffers,
+            unit=self._packing.unit,
             training=self._training,
             defense=self._defense,
             ring=self.ring,
@@ -86,11 +86,11 @@ class Recorder:
         self,
         folder: Path,
         keys: Keyring | StoredKeys,
-        model: nn.Module,
+        packing: Packing,
         training: LocalTraining | None,
         defense: str = "none",
     ) -> None:
-        self._shelf, self._keys = Shelf(folder, Packing.of(model), training, defense), keys
+        self._shelf, self._keys = Shelf(folder, packing, training, defense), keys
         self._call: Call | None = None
         self._views: dict[int, PartyView] = {}
 

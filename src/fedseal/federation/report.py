@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from fedseal.client import state_of
+from fedseal.errors import Diverged
 
 
 @dataclass(frozen=True)
@@ -36,3 +43,28 @@ class RoundReport:
     def plain(self) -> dict[str, object]:
         """All fields as plain values, for files."""
         return asdict(self)
+
+
+def check_finite(model: nn.Module, history: Sequence[RoundReport], checkpoint: str | Path | None) -> None:
+    """Stop a training that has diverged, while its checkpoint is still of a round before.
+
+    Args:
+        history: rounds so far, that of the model last.
+        checkpoint: where the rounds before are kept, if anywhere.
+
+    Raises:
+        Diverged: an entry of the model, or its loss, is no number.
+    """
+    last = history[-1]
+    wrong = [name for name, tensor in state_of(model).items() if not bool(tensor.isfinite().all())]
+    loss = last.validation.get("loss", 0.0)
+    if not wrong and math.isfinite(loss):
+        return
+    what = f"'{wrong[0]}' of the model is no number" if wrong else f"the loss is {loss}"
+    kept = "no checkpoint was kept" if checkpoint is None else "no round before it was good"
+    if checkpoint is not None and Path(checkpoint).is_file():
+        kept = f"'{checkpoint}' holds the model of round {last.round}, the last that was good"
+    raise Diverged(
+        f"the training diverged in round {last.round + 1}: {what}",
+        f"lower the learning rates, or set a lower clip or noise; {kept}",
+    )

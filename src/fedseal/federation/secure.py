@@ -12,6 +12,8 @@ from fedseal.secagg import Identity, Party, Roster, Terms
 from fedseal.secagg.accounting import rho, sum_epsilon
 
 NAMES = ("sharing", "masking", "plain")
+STATISTICS = ("shared", "local", "none")
+STATISTICS_CLIP = 1.0
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,21 @@ class Secure:
         aggregators: how many, for "sharing".
         bound: largest magnitude of an entry of a step; a larger one is refused at the client.
         clip: Euclidean norm to which a client scales down a longer step.
-        noise: standard deviation of the noise on the sum of `minimum` clients, in units of the clip. Weights are then
-            alike and no metrics are sent.
+        noise: standard deviation of the noise on the sum of `minimum` clients, in units of the norm to which all that a
+            client sends is clipped: of weights and, where they are sent, statistics. Weights of clients are then alike
+            and no metrics are sent.
         max_weight: largest number of examples that a client may count for; 1 lets all clients count alike.
         bits: of a sent entry, 32 or 64.
         degree: neighbors of a client, for "masking" with many clients; 0 for all.
         quorum: for "masking", see `secagg.Terms`.
+        statistics: of BatchNorm and the like: "shared", averaged inside the sum; "local", which stay at their owner;
+            "none", for a model without any.
+        statistics_bound: largest change of one in a round; a larger one is refused at the client.
+        statistics_clip: Euclidean norm to which a client scales down their changes where it clips weights; 1 unless
+            given.
 
     Raises:
-        UnknownName: no such protocol.
+        UnknownName: no such protocol, or nothing to do with statistics.
         BadConfig: noise without a clip, or clip and noise where nothing is added securely.
     """
 
@@ -48,10 +56,18 @@ class Secure:
     degree: int = 0
     quorum: tuple[int, int] = (2, 3)
     chunk: int = 1 << 17
+    statistics: str = "shared"
+    statistics_bound: float = 1000.0
+    statistics_clip: float | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in NAMES:
             raise UnknownName("protocol", self.protocol, NAMES)
+        if self.statistics not in STATISTICS:
+            raise UnknownName("way with statistics", self.statistics, STATISTICS)
+        for what, figure in (("bound", self.statistics_bound), ("clip", self.statistics_clip)):
+            if figure is not None and not (math.isfinite(figure) and figure > 0):
+                raise BadConfig(f"a {what} of {figure:g} on statistics", "give a positive number")
         if self.noise is not None and self.clip is None:
             raise BadConfig("noise on steps without a clip protects nobody", "set clip too")
         if self.protocol == "plain" and (self.clip is not None or self.noise is not None):
@@ -68,21 +84,46 @@ class Secure:
         """
         return self.aggregators if self.protocol == "sharing" else 0
 
-    def settled(self, clients: int, most: int, metrics: Mapping[str, float]) -> Secure:
+    @property
+    def statistics_unit(self) -> float:
+        """How much of a statistic counts as 1 of a weight: a power of two, so that nothing is rounded.
+
+        >>> Secure(bound=8.0, statistics_bound=1000.0).statistics_unit
+        128.0
+        """
+        if self.protocol == "plain" or not 0 < self.bound < math.inf:  # which a round's terms refuse
+            return 1.0
+        return 2.0 ** math.ceil(math.log2(self.statistics_bound / self.bound))
+
+    @property
+    def whole_clip(self) -> float | None:
+        """Euclidean norm of all that a client sends at most, in the weights' unit; None without a clip."""
+        if self.clip is None or self.statistics != "shared" or self.statistics_clip is None:
+            return self.clip
+        return math.hypot(self.clip, self.statistics_clip / self.statistics_unit)
+
+    def settled(self, clients: int, most: int, metrics: Mapping[str, float], *, statistics: bool = False) -> Secure:
         """Without anything left None.
 
         Args:
             clients: of the federation.
             most: largest number of examples of a client in a round.
             metrics: names and largest magnitudes of what clients can measure.
+            statistics: whether the model has any.
         """
-        alike = self.noise is not None
+        alike, clip = self.noise is not None, self.statistics_clip
+        if self.clip is not None and clip is None:
+            clip = STATISTICS_CLIP
+        largest = math.inf if self.clip is None or clip is None else clip  # beyond it nothing is sent
         return replace(
             self,
             minimum=self.minimum if self.minimum is not None else min(clients, max(2, 2 * clients // 3 + 1)),
             max_weight=self.max_weight or (1 if alike else most),
             metrics={} if alike else dict(metrics if self.metrics is None else self.metrics),
             bound=self.bound if self.clip is None else min(self.bound, self.clip),
+            statistics=self.statistics if statistics else "none",
+            statistics_bound=min(self.statistics_bound, largest),
+            statistics_clip=clip,
         )
 
 
@@ -113,7 +154,8 @@ class Pact:
         secure = self.secure
         assert secure.minimum is not None
         assert secure.max_weight is not None
-        noise = None if secure.noise is None or secure.clip is None else secure.noise * secure.clip
+        clip = secure.whole_clip
+        noise = None if secure.noise is None or clip is None else secure.noise * clip
         return Terms(
             protocol=secure.protocol,
             roster=self.roster,
@@ -125,7 +167,7 @@ class Pact:
             bits=secure.bits,
             max_weight=secure.max_weight,
             metrics=secure.metrics or {},
-            clip=secure.clip,
+            clip=clip,
             noise=noise,
             quorum=secure.quorum,
             degree=secure.degree,

@@ -19,13 +19,13 @@ from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fedseal.errors import StorageFailure
-from fedseal.federation.packing import Packing
+from fedseal.federation.packing import Packing, Shapes
 from fedseal.json_file import JsonFile, no_more_than, read_model
 from fedseal.secagg import VectorFormat
 from fedseal.types import LocalTraining, Update
@@ -78,15 +78,13 @@ def _described(training: LocalTraining | None) -> dict[str, object] | None:
     return None if training is None else training.describe()
 
 
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-
-
 class ViewFile(JsonFile):
     """`view.json`: names and shapes of a step, how it was trained and hidden, and what was read."""
 
     version: Literal[1]
     weights: Shapes
     buffers: Shapes
+    unit: float = Field(default=1.0, gt=0)  # of buffers
     training: Annotated[LocalTraining | None, PlainValidator(_training), PlainSerializer(_described)]
     defense: str
     ring: Annotated[VectorFormat, no_more_than(VectorFormat)] | None
@@ -113,7 +111,7 @@ class View:
         """
         folder = Path(folder)
         index = read_model(folder / INDEX, ViewFile, f"'{folder}' holds no whole record", "record one: fit(record=...)")
-        packing = Packing(index.weights, index.buffers)
+        packing = Packing(index.weights, index.buffers, index.unit)
         return cls(folder, index.entries, packing, index.training, index.ring, index.defense)
 
     def of(self, round: int, kind: str) -> tuple[Entry, ...]:

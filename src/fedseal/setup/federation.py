@@ -75,6 +75,9 @@ class FederationSpec:
     bits: int
     seed: int
     threads: int
+    statistics: str = "shared"
+    statistics_bound: float = 1000.0
+    statistics_clip: float | None = None
 
     @property
     def sizes(self) -> tuple[int, ...] | None:
@@ -117,6 +120,9 @@ class FederationSpec:
             minimum=self.minimum,
             aggregators=self.aggregators,
             bits=self.bits,
+            statistics=self.statistics,
+            statistics_bound=self.statistics_bound,
+            statistics_clip=self.statistics_clip,
         )
 
     def read(self) -> OwnersData:

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedseal.client import misfits, put_state
 from fedseal.errors import FedsealError, UnfitUpdate
 from fedseal.federation.owners import DataOwner
-from fedseal.federation.packing import Packing
+from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.protocol import PROTOCOLS
 from fedseal.federation.protocol.base import ClientSide, TrainedStep
 from fedseal.federation.protocol.messages import LOG, Ask, Memory, Reply
@@ -54,7 +55,8 @@ class ClientMember:
         ledger: Ledger | None = None,
     ) -> None:
         self._number, self._owner, self._pact, self._identity = number, owner, pact, identity
-        self._model, self._packing = copy.deepcopy(model), Packing.of(model)
+        self._model, self._packing = copy.deepcopy(model), Packing.of(model, pact.secure)
+        self._statistics: dict[str, Tensor] = {}  # this owner's own, where they stay here
         self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
         self._data: Batch | None = None
         self._side = self._fresh_side()
@@ -68,8 +70,10 @@ class ClientMember:
             return Reply(refused=type(error).__name__)
 
     def dump(self) -> Memory:
-        """The ledger, and the present round's secrets."""
+        """The ledger, the present round's secrets, and statistics that stay here."""
         memory = {"ledger": [json.dumps(self._ledger.rounds).encode()]}
+        if self._statistics:
+            memory["statistics"] = [safetensors.torch.save(self._statistics)]
         secrets = self._side.dump()
         return memory | ({} if secrets is None else {"role": [secrets]})
 
@@ -77,6 +81,7 @@ class ClientMember:
         """Go on where `dump` was called."""
         self._ledger = Ledger(json.loads(memory["ledger"][0]))
         self._side = self._fresh_side()
+        self._statistics = safetensors.torch.load(memory["statistics"][0]) if "statistics" in memory else {}
         if "role" in memory:
             self._side.load(memory["role"][0])
 
@@ -96,6 +101,8 @@ class ClientMember:
         if self._data is None:
             self._data = self._owner.build_data()
         _load(self._model, ask.state)
+        put_state(self._model, self._statistics)
+        before = {name: statistic.clone() for name, statistic in statistics_of(self._model).items()}
         secure = self._pact.secure
         with member_threads(self._threads):
             generator = torch.Generator().manual_seed(draw_seed(self._seed, ask.round, self._number))
@@ -103,7 +110,11 @@ class ClientMember:
             metrics = self._owner.metrics(self._model, self._data, secure.metrics or {})
         assert secure.max_weight is not None
         weight = 1 if secure.max_weight == 1 else update.num_examples or len(self._data)
-        return TrainedStep(self._packing.pack(update, dict(self._model.named_buffers())), weight, metrics)
+        if secure.statistics == "local" and update.buffers is not None:
+            self._statistics = {name: update.buffers[name].clone() for name in before if name in update.buffers}
+        step = self._packing.pack(update, before)
+        self._packing.limit(step, secure)
+        return TrainedStep(step, weight, metrics)
 
 
 def draw_seed(seed: int | None, round: int, number: int) -> int:
