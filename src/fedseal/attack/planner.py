@@ -243,14 +243,11 @@ class Auto:
 
     def _further(self, evidence: Evidence) -> list[tuple[Attack, str]]:
         """Other searches with their reasons, where they cost little: from noise, and from what pictures look like."""
-        if not plain_search_pays(evidence):
-            return []
-        plain = plain_searches(evidence, max(FEWEST, self.steps // 8))
+        plain = plain_searches(evidence, max(FEWEST, self.steps // 8)) if plain_search_pays(evidence) else []
         further = [(attack, "a plain search from noise, as the first paper's") for attack in plain]
-        observation = evidence.observation
-        if len(observation.modality.shape) == 3 and observation.defense is not None:
+        if _values(evidence) <= SOME and evidence.observation.defense is not None:
             search = bayes(steps=max(1, self.steps // BAYES), labels=_labels(evidence))
-            further.append((search, "the most probable picture, by the likelihood of the update as it is"))
+            further.append((search, "the most probable input, by the likelihood of the update as it is"))
         return further
 
     def _polished(
