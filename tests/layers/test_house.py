@@ -8,12 +8,21 @@ from pathlib import Path
 import pytest
 
 import fedseal
+from fedseal.attack.evidence.input_traits import INPUT_TRAITS
+from fedseal.audit.kinds import INPUT_KINDS
+from fedseal.metric.grade import JUDGES
+from fedseal.report.kind import KINDS
 from layers.house import floor, imported
 
 SOURCE = Path(fedseal.__file__).parent
 FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
 MOST = {"attack": 62, "cli": 36, "federation": 50}  # arrows between its rooms
 INSIDE_SECAGG = ("fedseal.secagg.hazmat", "fedseal.secagg.wire")
+ASK_FOR_A_CLASS = {
+    *("attack/text/tokens.py", "attack/text/embedding.py", "attack/tabular/tableak.py"),
+    # and these, which could ask the table
+    *("attack/planner.py", "attack/proof/by_layer.py", "attack/proof/certificate.py", "attack/proof/reasons.py"),
+}
 # names that say that something was done, and not what is there
 PARTICIPLES = {"said", "asked", "seen", "told", "recorded", "refused", "found", "known", "kept", "made"}
 
@@ -30,6 +39,23 @@ def test_arrows_stay_few(name: str) -> None:
 
 def test_no_module_is_named_after_a_participle() -> None:
     assert {path.stem for path in SOURCE.rglob("*.py")} & PARTICIPLES == set()
+
+
+def test_attacks_tell_kinds_of_inputs_apart_in_one_table() -> None:
+    """`input_traits` is the table; only who goes on with a class's own methods asks for the class."""
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in (SOURCE / "attack").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+        if {"Image", "Text", "Tabular"} & {one.id for one in ast.walk(node.args[1]) if isinstance(one, ast.Name)}
+    }
+    assert found <= ASK_FOR_A_CLASS
+
+
+def test_every_table_of_kinds_has_all_of_them() -> None:
+    kinds = {"image", "text", "tabular"}
+    assert INPUT_TRAITS.keys() == INPUT_KINDS.keys() == JUDGES.keys() == KINDS.keys() == kinds
 
 
 def test_a_federation_uses_the_protocols_and_not_their_primitives() -> None:
