@@ -36,10 +36,11 @@ DAMAGED = (
     ImportError, UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, SafetensorError,
 )  # fmt: skip
 
+Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors by name, and the texts in the header
 Format = Literal["safetensors", ".npz", ".pt", ".npz or .pt"]
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path) -> Content:
     """All tensors of a file by name, on the CPU and in the one memory order, and the texts in its header.
 
     A `.pt` file may hold a dict of tensors, one such dict within a dict, or a list; what stands in a list, or in an
