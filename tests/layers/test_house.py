@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ ASK_FOR_A_CLASS = {
 # names that say that something was done, and not what is there
 PARTICIPLES = {"said", "asked", "seen", "told", "recorded", "refused", "found", "known", "kept", "made"}
 
+# names that only who wrote them understands
+RIDDLES = {"said", "told", "seen", "surely", "gave", "meant", "heard"}
+
 
 @pytest.mark.parametrize("name", ["", *FOLDERS])
 def test_no_rooms_import_each_other_in_a_circle(name: str) -> None:
@@ -39,6 +43,39 @@ def test_arrows_stay_few(name: str) -> None:
 
 def test_no_module_is_named_after_a_participle() -> None:
     assert {path.stem for path in SOURCE.rglob("*.py")} & PARTICIPLES == set()
+
+
+def test_no_public_name_is_a_riddle() -> None:
+    """Classes, functions, fields and arguments name things as the field does: a reader sees them without their code."""
+    found = [
+        f"{path.relative_to(SOURCE)}: {name}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        for name in _public_names(ast.parse(path.read_text()).body)
+        if name.lower() in RIDDLES
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code", ["class Said: ...", "def told(): ...", "def f(*, surely=True): ...", "class A:\n    gave: int"]
+)
+def test_a_riddle_is_found(code: str) -> None:
+    assert RIDDLES & {name.lower() for name in _public_names(ast.parse(code).body)}
+    assert not RIDDLES & set(_public_names(ast.parse("def _told(said):\n    seen = said").body))
+
+
+def _public_names(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from _public_names(node.body)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (
+            not node.name.startswith("_") or node.name == "__init__"
+        ):
+            yield from (one.arg for one in ast.walk(node.args) if isinstance(one, ast.arg))
 
 
 def test_attacks_tell_kinds_of_inputs_apart_in_one_table() -> None:
