@@ -36,10 +36,11 @@ DAMAGED = (
     ImportError, UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, SafetensorError,
 )  # fmt: skip
 
+Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors by name, and the texts in the header
 Format = Literal["safetensors", ".npz", ".pt", ".npz or .pt"]
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path) -> Content:
     """All tensors of a file by name, on the CPU and in the one memory order, and the texts in its header.
 
     A `.pt` file may hold a dict of tensors, one such dict within a dict, or a list; what stands in a list, or in an
@@ -84,7 +85,7 @@ def difference(
     Raises:
         UnfitUpdate: the weights before lack one, or its shape differs; or these are no weights.
     """
-    called = meant(after, before)
+    called = match_names(after, before)
     moved: dict[str, Tensor] = {}
     coarse: dict[tuple[torch.dtype, torch.dtype, float], list[str]] = {}
     for name, tensor in after.items():
@@ -118,20 +119,22 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def meant(given: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
+def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
     """For each given name the known one that is meant: the same, one that differs by wrappers, or by one first part.
 
     A first part that all given names share, such as the "model." of a training framework, is taken off if every name is
     then known.
 
-    >>> meant(["model.a.weight"], ["a.weight", "a.bias"]), meant(["module.a"], ["a"]), meant(["b"], ["a"])
-    ({'model.a.weight': 'a.weight'}, {'module.a': 'a'}, {'b': None})
+    >>> match_names(["model.a.weight"], ["a.weight", "a.bias"])
+    {'model.a.weight': 'a.weight'}
+    >>> match_names(["module.a"], ["a"]), match_names(["b"], ["a"])
+    ({'module.a': 'a'}, {'b': None})
     """
     exact, plain = dict.fromkeys(known), dict[str, str | None]()
     for name in exact:
         short = plain_name(name)
         plain[short] = None if short in plain else name  # two of one name are told apart by their whole names only
-    names = list(given)
+    names = list(names)
 
     def own(name: str) -> str | None:
         return name if name in exact else plain.get(plain_name(name))

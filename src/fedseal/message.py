@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedseal.captured import UNNAMED, meant
+from fedseal.captured import UNNAMED, match_names
 from fedseal.errors import UnfitModel, UnfitUpdate
 from fedseal.layout import canonical
 from fedseal.mechanism import Mechanism, rounded_to
@@ -62,7 +62,7 @@ class MessageNames:
 
     def of(self, given: Iterable[str]) -> dict[str, str | None]:
         """For each name the one that counts of the tensor that is meant; None if the model has none."""
-        return {name: own and self.first[own] for name, own in meant(given, self.first).items()}
+        return {name: own and self.first[own] for name, own in match_names(given, self.first).items()}
 
     def in_order(self, tensors: Tensors) -> dict[str, str]:
         """The names that count of tensors without names, which stand in the model's order; empty if they do not."""

@@ -327,7 +327,27 @@ class Update:
             raise BadConfig(f"of the weights after training in '{path}' those before are not given", both)
         if kind != "weights" and before is not None:
             raise BadConfig(f"weights before training are given for '{path}', which is not called weights", both)
-        flat, texts = captured.read_tensors(path)
+        return cls.from_content(captured.read_tensors(path), path, kind=kind, before=before)
+
+    @classmethod
+    def from_content(
+        cls,
+        content: captured.Content,
+        path: str | Path,
+        *,
+        kind: FileKind | None = None,
+        before: Tensors | str | Path | None = None,
+    ) -> Update:
+        """What `load` makes of a file that is read already, and of weights with those before.
+
+        Args:
+            content: what `captured.read_tensors` gave.
+            path: of the file, for errors.
+
+        Raises:
+            UnfitUpdate: its header is damaged, or its tensors are not of that kind.
+        """
+        flat, texts = content
         if HEADER in texts:
             found = cls._from_parts(flat, _header(texts[HEADER], path), path)
             if kind not in (None, found.kind):

@@ -13,7 +13,7 @@ from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, attac
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.evidence.belief import belief
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.gaps import filled
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.structure import structure_of
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
@@ -163,7 +163,7 @@ def test_a_row_behind_dropout_has_the_rate_undone_and_usual_values_in_its_gaps()
 def test_gaps_of_a_row_are_the_mean_and_the_category_that_is_left() -> None:
     row = torch.tensor([[0.7, *[0.0] * 7, 0.0, 0.0, 0.0]], dtype=torch.float64)
     known = torch.tensor([[True, *[False] * 7, False, True, True]])
-    assert filled(TABLE, row, known).tolist() == [[0.7, *[0.0] * 7, 1.0, 0.0, 0.0]]
+    assert traits_of(TABLE).fill(TABLE, row, known).tolist() == [[0.7, *[0.0] * 7, 1.0, 0.0, 0.0]]
 
 
 def test_gaps_of_a_picture_are_its_most_probable_values() -> None:
@@ -175,7 +175,8 @@ def test_gaps_of_a_picture_are_its_most_probable_values() -> None:
     covariance = root.T @ root
     across = covariance[~known][:, known] @ torch.linalg.inv(covariance[known][:, known])
     expected = (prior.mean[~known] + across @ (value - prior.mean)[known]).clamp(0, 1)
-    assert torch.allclose(filled(modality, value[None], known[None])[0, ~known], expected, atol=1e-4)
+    found = traits_of(modality).fill(modality, value[None], known[None])
+    assert torch.allclose(found[0, ~known], expected, atol=1e-4)
 
 
 class Blocks(nn.Module):

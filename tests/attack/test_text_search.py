@@ -17,7 +17,7 @@ from fedseal.attack.search.matching import GradientMatching
 from fedseal.attack.search.objective import Measured, squared_distance
 from fedseal.attack.text import embedding
 from fedseal.attack.text.embedding import leaked_tokens, longest_sentence, relaxed_sentences
-from fedseal.attack.text.search import TagDistance, TellingCosine, TextSearch, dlg_text, mixture, tag
+from fedseal.attack.text.search import DenoisedCosine, TagDistance, TextSearch, dlg_text, mixture, tag
 from fedseal.errors import FedsealError, UnfitBatch, UnfitModel, UnknownName, UnknownToAdversary
 from fedseal.types import Candidate
 
@@ -201,7 +201,7 @@ def test_a_search_from_the_truth_stays_there(name: str) -> None:
 
 def test_tensors_that_are_noise_have_no_say() -> None:
     one, noise = torch.ones(64), 1e-3 * torch.randn(64, generator=seeded())
-    blind, told = TellingCosine(), TellingCosine(noise=1e-3)
+    blind, told = DenoisedCosine(), DenoisedCosine(noise=1e-3)
     assert float(blind([one, -noise], [one, noise])) > 0.9
     assert float(told([one, -noise], [one, noise])) < 1e-6
     problem = relaxed_sentences(shaken(ONE, 1e-3), "test")

@@ -248,23 +248,23 @@ def test_what_a_part_is_given_is_what_the_model_computes_in_double_precision(tra
     with torch.no_grad():
         x = double.get_submodule("words")(ids) + double.get_submodule("places")(torch.arange(3))
         behind = tower.early(x + tower.attended(x))
-    torch.testing.assert_close(transformer.given(ids, "tower.0.readers.2"), x)
-    torch.testing.assert_close(transformer.given(ids, "tower.0.wide"), behind)
+    torch.testing.assert_close(transformer.input_of(ids, "tower.0.readers.2"), x)
+    torch.testing.assert_close(transformer.input_of(ids, "tower.0.wide"), behind)
     seen = transformer.run(ids, ["tower.0.out", "tower.0.early"], last="tower.0.wide")
     assert [call.name for call in seen] == ["tower.0.out", "tower.0.early", "tower.0.wide"]
-    torch.testing.assert_close(seen[1].gave, behind)
-    torch.testing.assert_close(seen[1].given, x + seen[0].gave)
-    rows = seen[0].given
+    torch.testing.assert_close(seen[1].output, behind)
+    torch.testing.assert_close(seen[1].input, x + seen[0].output)
+    rows = seen[0].input
     weight = transformer.matrix("tower.0.out")
     assert transformer.weight_name("tower.0.out") == "tower.0.out.weight"
     bias = transformer.tensor("tower.0.out", "bias")
     assert bias is not None
-    torch.testing.assert_close(rows @ weight.T + bias, seen[0].gave)
+    torch.testing.assert_close(rows @ weight.T + bias, seen[0].output)
 
 
 def test_nothing_is_left_on_the_model_when_a_run_ends_early() -> None:
     transformer = _transformer(_made(Reader))
-    transformer.given(torch.tensor([[7, 8, 9]]), "tower.0.wide")
+    transformer.input_of(torch.tensor([[7, 8, 9]]), "tower.0.wide")
     for part in transformer.model.modules():
         assert not part._forward_hooks
         assert not part._forward_pre_hooks

@@ -36,6 +36,9 @@ def old(tmp_path: Path) -> Record:
     )
 
 
+PROOF = {"kind": "replay", "residual": 0, "tolerance": 1, "sensitivity": [2, None], "assumption": "a word"}
+
+
 def answered(record: Record) -> list[int]:
     """The places of cells with scores."""
     return [place for place, cell in enumerate(record.cells) if cell.scores is not None]
@@ -72,11 +75,11 @@ def test_what_is_matched_otherwise_is_put_in_the_new_order(
     def crossed(truths: Tensor, guesses: Tensor) -> tuple[int | None, ...]:
         return tuple(reversed(range(len(truths))))
 
-    proof = {"kind": "replay", "residual": 0, "tolerance": 1, "sensitivity": [2, None], "certain": [True, False]}
+    proof = {**PROOF, "certain": [True, False]}
     for place in answered(old):
         path = Path(old.folder, "cells", f"{old.cells[place].key.id}.json")
         content = json.loads(path.read_text())
-        path.write_text(json.dumps({**content, "certificate": {**proof, "assumption": "a word"}}))
+        path.write_text(json.dumps({**content, "certificate": proof}))
     old = load(old.folder)
     monkeypatch.setattr(picture, "match", crossed)
     new = rescore.rescored_run(old, case(), tmp_path / "new")
@@ -177,6 +180,58 @@ def test_a_folder_with_something_in_it_is_left_alone(old: Record, tmp_path: Path
     with pytest.raises(BadConfig, match="there is something in"):
         rescore.rescored_run(old, case(), old.folder)
     assert load_file(next(Path(old.folder, "cells").glob("*.safetensors"))).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scores": {"samples": []}}, "scores are not of 2 examples"),
+        ({"targets": [[0.1, 0.2], [0.3]]}, "unlike length"),
+        ({"certificate": {**PROOF, "certain": [True]}}, "a proof of 1 examples"),
+    ],
+)
+def test_a_cell_that_contradicts_itself_is_named(
+    old: Record, tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    path = Path(old.folder, "cells", f"{old.cells[answered(old)[0]].key.id}.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **change}))
+    with pytest.raises(StorageFailure, match="is not as fedseal wrote it") as caught:
+        load(old.folder)
+    assert path.name in caught.value.fact
+    assert reason in caught.value.fact
+
+
+@pytest.mark.parametrize("odd", ["shape", "integers", "frames", "truth"])
+def test_pictures_that_fit_no_cell_leave_its_scores_as_they_were(old: Record, tmp_path: Path, odd: str) -> None:
+    first = old.cells[answered(old)[0]]
+    path = Path(old.folder, "cells", f"{first.key.id}.safetensors")
+    held = load_file(path)
+    found = held["reconstruction"]
+    changed = {
+        "shape": {"reconstruction": found[..., :4].contiguous()},
+        "integers": {"reconstruction": found.mul(255).to(torch.uint8)},
+        "frames": {"frames": torch.zeros(3, dtype=torch.uint8)},
+        "truth": {"truth": torch.full_like(held["truth"], torch.nan)},
+    }
+    path.write_bytes(store.packed({**held, **changed[odd]}))
+    new = rescore.rescored_run(old, case(), tmp_path / "new")
+    assert new.header.rescored is not None
+    assert [
+        kept.cells for kept in new.header.rescored.kept if "pictures" in kept.reason or "originals" in kept.reason
+    ] == [1]
+    assert new.cells[old.cells.index(first)] == first
+
+
+def test_a_run_is_not_written_into_itself_and_only_its_own_files_go_along(old: Record, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="lies in the folder of the run itself"):
+        rescore.rescored_run(old, case(), Path(old.folder) / "again")
+    costs = Path(old.folder, "costs")
+    costs.mkdir(exist_ok=True)
+    (costs / "up").symlink_to("..")
+    (costs / "one.json").write_text("{}")
+    rescore.rescored_run(old, case(), tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new" / "costs").iterdir()] == ["one.json"]
 
 
 def test_nothing_half_written_stays(old: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_wide_row_scrolls_in_its_own_box_and_keeps_its_heads(folder: Path, ope
         < 3
     )
     assert box.locator(".t.wrong").inner_text() == "-1"
-    assert box.locator(".surely td").first.inner_text() == "80 %"
+    assert box.locator(".confidence td").first.inner_text() == "80 %"
 
 
 def test_on_a_mixed_page_each_audit_sorts_and_filters_alone(folder: Path, open_tab: Open) -> None:

@@ -220,7 +220,7 @@ def test_a_process_that_does_not_get_up_says_why_and_ends(tmp_path: Path) -> Non
     deaf = child(
         tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     )
-    while "up" not in deaf.said():
+    while "up" not in deaf.log_tail():
         pass
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(processes, "GRACE", 0.1)
@@ -236,7 +236,7 @@ def test_a_daemon_is_flowers_own_and_loads_no_model_code(tmp_path: Path, name: s
     code = f"import sys, {processes.DAEMON}; print('torch' in sys.modules, 'flwr' in sys.modules)"
     loading = child(tmp_path, code)
     loading.process.wait(60)
-    assert loading.said().split() == ["False", "False"]
+    assert loading.log_tail().split() == ["False", "False"]
 
 
 SAID = {

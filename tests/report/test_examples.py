@@ -113,7 +113,7 @@ def test_a_row_is_laid_out_by_column() -> None:
         ("job", "cook", "nurse", False),
         ("pay", "0.3", "0.3", True),
     ]
-    assert found.surely
+    assert found.has_confidence
     assert not laid_out(row(Read(truth, None)), 0).found
 
 

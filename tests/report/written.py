@@ -77,8 +77,8 @@ def sentence(read: Read) -> Texts:
     assert isinstance(read.truth, str)
     guess = None
     if isinstance(read.guess, str):
-        surely = None if read.confidence is None else (read.confidence,) * (len(read.guess.split()) + 2)
-        guess = Sentence(text=read.guess, tokens=("[CLS]", *read.guess.split(), "[SEP]"), confidence=surely)
+        confidence = None if read.confidence is None else (read.confidence,) * (len(read.guess.split()) + 2)
+        guess = Sentence(text=read.guess, tokens=("[CLS]", *read.guess.split(), "[SEP]"), confidence=confidence)
     truth = Sentence(text=read.truth, tokens=("[CLS]", *read.truth.split(), "[SEP]"))
     return Texts(special=SPECIAL, truth=(truth,), found=None if read.guess is None else (guess,))
 
@@ -88,8 +88,8 @@ def row(read: Read) -> Rows:
     if not isinstance(read.guess, dict):
         return Rows(truth=(Row(values=read.truth),), found=None)
     right = {name: read.guess[name] == value for name, value in read.truth.items()}
-    surely = None if read.confidence is None else dict.fromkeys(read.truth, read.confidence)
-    return Rows(truth=(Row(values=read.truth),), found=(Row(values=read.guess, right=right, confidence=surely),))
+    confidence = None if read.confidence is None else dict.fromkeys(read.truth, read.confidence)
+    return Rows(truth=(Row(values=read.truth),), found=(Row(values=read.guess, right=right, confidence=confidence),))
 
 
 def written(reads: Sequence[Read], *, case: str = "minilm on sentences", folder: str = "runs/text") -> Record:

@@ -49,7 +49,7 @@ class Worker:
     Args:
         attacks, defenses, threats: the values behind the names that keys hold.
         lr: of local epochs, where keys name any and the case's own training has none.
-        seen: what was recorded of a key's examples; None to simulate the client.
+        recorded: what was recorded of a key's examples; None to simulate the client.
     """
 
     case: Case
@@ -57,7 +57,7 @@ class Worker:
     defenses: Mapping[str, Defense]
     threats: Mapping[str, ThreatModel]
     lr: float | None = None
-    seen: Callable[[CellKey], Observation] | None = None
+    recorded: Callable[[CellKey], Observation] | None = None
     _graders: dict[tuple[int, int], Grader] = field(default_factory=dict, repr=False)
 
     def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> Computed:
@@ -97,8 +97,8 @@ class Worker:
         return self._finished(key, truth, answer._replace(found=answer.found.to("cpu")), watch.frames)
 
     def _observe(self, key: CellKey) -> Observation:
-        if self.seen is not None:
-            return self.seen(key)
+        if self.recorded is not None:
+            return self.recorded(key)
         observation, _ = self.case.over(key.epochs, self.lr).observe(
             first=key.first,
             batch_size=key.batch_size,

@@ -30,8 +30,8 @@ def texts(text: Text, truth: Tensor, found: Reconstruction | None, order: Order)
     ids = None if found is None else found.inputs
     guesses: tuple[Sentence | None, ...] | None = None
     if found is not None and ids is not None and order is not None:
-        surely = found.confidence
-        guesses = tuple(None if p is None else _sentence(text, ids[p], _at(surely, p)) for p in order)
+        confidence = found.confidence
+        guesses = tuple(None if p is None else _sentence(text, ids[p], _at(confidence, p)) for p in order)
     spoken = {int(i) for read in (truth, ids) if read is not None for i in read.flatten().tolist()}
     silent = sorted(spoken & (text.special | {text.pad}))
     return Texts(

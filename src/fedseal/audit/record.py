@@ -159,6 +159,18 @@ class Cell(_Frozen):
         """Of which true examples the runner is certain; of none in a record before version 5, which checked less."""
         return (False,) * self.key.batch_size if self.certificate is None else self.certificate.certain
 
+    @property
+    def contradiction(self) -> str:
+        """What of the cell does not fit the rest of it, as a clause; empty where all does."""
+        count, targets = self.key.batch_size, {len(row) for row in (*(self.targets or ()), *(self.true_targets or ()))}
+        if self.scores is not None and [sample.index for sample in self.scores.samples] != list(range(count)):
+            return f"scores are not of {count} examples, one after the other"
+        if self.scores is not None and not all(sample.scores for sample in self.scores.samples):
+            return "an example has no score"
+        if self.certificate is not None and len(self.certificate.certain) != count:
+            return f"a proof of {len(self.certificate.certain)} examples, and the batch has {count}"
+        return "rows of targets of unlike length" if len(targets) > 1 else ""
+
     @model_validator(mode="before")
     @classmethod
     def _of_versions_before(cls, content: Any) -> Any:

@@ -227,9 +227,9 @@ class _Round:
     def worker(self) -> Worker:
         """What computes this round's cells."""
         threats = {threat.name: threat for threat in map(adversary, self.entries)}
-        return Worker(self.case.to(self.job.device), self.job.named, {}, threats, seen=self.seen)
+        return Worker(self.case.to(self.job.device), self.job.named, {}, threats, recorded=self.observation)
 
-    def seen(self, key: CellKey) -> Observation:
+    def observation(self, key: CellKey) -> Observation:
         """What the party held."""
         (entry,) = (entry for entry in self.entries if self.key(key.attack, entry) == key)
         case, update = self.case.to(self.job.device), self.job.view.update(entry)

@@ -57,6 +57,8 @@ def rescored_run(record: Record, case: Case, out: str | Path) -> Record:
     header, out = record.header, Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadConfig(f"there is something in '{out}' already", "choose another folder with --out")
+    if Path(record.folder).resolve() in out.resolve().parents:
+        raise BadConfig(f"'{out}' lies in the folder of the run itself", "choose another folder with --out")
     if case.fingerprint(loss_by_name=header.version < BY_FINGERPRINT) != header.config.fingerprint:
         raise BadConfig(
             f"the run in '{record.folder}' attacked another case: another model, weights or data than are built now",
@@ -79,9 +81,9 @@ def rescored_run(record: Record, case: Case, out: str | Path) -> Record:
             basis=judged.restorer.basis + (FINER.format(examples=finer) if finer else ""),
             kept=tuple(Kept(cells=cells, reason=reason) for reason, cells in reasons.items()),
         )
-        for kind in BESIDE:
-            if (Path(record.folder) / kind).is_dir():
-                shutil.copytree(Path(record.folder) / kind, part / kind)
+        for path in (path for kind in BESIDE for path in sorted((Path(record.folder) / kind).glob("*.json"))):
+            (part / path.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(path, part / path.parent.name / path.name)
         store.write_header(part, header.model_copy(update={"rescored": note}))
     return store.load(out)
 

@@ -81,7 +81,7 @@ class Restorer:
         if held.reconstruction is None or len(held.reconstruction) != len(truth):
             raise Lost("their pictures are not there")
         true = decoded(self.modality, truth.inputs)
-        if held.truth.shape != true.shape or float((held.truth - true).abs().max()) > SAME:
+        if held.truth.shape != true.shape or not float((held.truth - true).abs().max()) <= SAME:
             raise Lost("their originals are not the case's examples")
         return self.modality.encode(held.reconstruction[list(places)].double())
 

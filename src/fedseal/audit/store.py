@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 Numbers = TypeVar("Numbers", covariant=True)
 KEPT = "finished cells are kept"
+REPEAT = "delete it and run the same audit again: the other cells are kept"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +98,34 @@ def arrays(record: Record, cell: Cell) -> Pictures[NDArray[np.float32]]:
     path = Path(record.folder) / "cells" / f"{cell.key.id}.safetensors"
     try:
         tensors = safetensors.numpy.load(path.read_bytes())
+        _check_pictures(tensors, cell.key.batch_size)
         frames = tensors.get("frames")
         return Pictures(
             truth=tensors["truth"],
             reconstruction=tensors.get("reconstruction"),
             frames=None if frames is None else frames.astype(np.float32) / np.float32(255),
         )
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StorageFailure(
             f"cannot read the pictures '{path}' ({_reason(error)})",
             f"delete '{path.with_suffix('.json').name}' beside it and run the same audit again",
         ) from None
+
+
+def _check_pictures(tensors: Mapping[str, NDArray[Any]], count: int) -> None:
+    """That a cell's pictures are of its examples, and all of one shape.
+
+    Raises:
+        KeyError, ValueError: they are not.
+    """
+    truth = tensors["truth"]
+    if truth.ndim < 2 or len(truth) != count:
+        raise ValueError(f"'truth' has the shape {truth.shape}, and the batch {count} examples")
+    for name in tensors.keys() & {"truth", "reconstruction", "frames"}:
+        found, several = tensors[name], name == "frames"
+        kind: type[np.generic] = np.uint8 if several else np.floating
+        if not np.issubdtype(found.dtype, kind) or found.shape[several:] != truth.shape:
+            raise ValueError(f"'{name}' is {found.dtype} of the shape {found.shape}")
 
 
 def write_header(folder: Path, header: Header) -> None:
@@ -192,18 +210,18 @@ def _cell(path: Path, key: CellKey) -> Cell:
     cell = _parsed(path, Cell)
     if cell.key != key:
         raise StorageFailure(f"'{path}' is the file of another cell", "delete it and run the same audit again")
+    if wrong := cell.contradiction:
+        raise StorageFailure(f"'{path}' is not as fedseal wrote it ({wrong})", REPEAT)
     return cell
 
 
 def _parsed(path: Path, model: type[Model]) -> Model:
-    remedy = "delete it and run the same audit again: the other cells are kept"
-    if model is Header:
-        remedy = "run the audit anew with another --out"
+    remedy = "run the audit anew with another --out" if model is Header else REPEAT
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise StorageFailure(f"cannot read '{path}' ({_reason(error)})", "check its permissions") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageFailure(f"'{path}' is no whole JSON file ({error})", remedy) from None
     if model is Header and isinstance(content, dict) and content.get("version") not in READABLE:
         raise BadConfig(

@@ -75,14 +75,14 @@ def _checked(observation: Observation, sound: Reconstruction) -> Reconstruction:
 def _sound(name: str, observation: Observation, answer: Reconstruction) -> Reconstruction:
     """The answer without any claim of its own: shapes as they must be, and nothing in it that is not finite."""
     _check_shapes(name, observation, answer)
-    inputs, labels, surely = (
+    inputs, labels, confidence = (
         None if tensor is None or not bool(torch.isfinite(tensor).all()) else tensor.detach()
         for tensor in (answer.inputs, answer.labels, answer.confidence)
     )
     end = answer.outcome
     if answer.inputs is not None and inputs is None:
         end = replace(end, status="diverged", note=_joined(end.note, NOT_FINITE))
-    return replace(answer, inputs=inputs, labels=labels, confidence=surely, outcome=end, certificate=None)
+    return replace(answer, inputs=inputs, labels=labels, confidence=confidence, outcome=end, certificate=None)
 
 
 def _check_shapes(name: str, observation: Observation, answer: Reconstruction) -> None:

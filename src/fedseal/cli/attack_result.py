@@ -186,7 +186,7 @@ def _tell_scores(result: Result) -> None:
 
 def _tell_example(result: Result, index: int) -> None:
     if result.content is not None:
-        for line in beside(laid_out(result.content, index), told=result.target.truth is not None):
+        for line in beside(laid_out(result.content, index), original_known=result.target.truth is not None):
             terminal.line(indented(line))
 
 

@@ -14,8 +14,7 @@ from torch import nn
 
 from fedseal import attack as attacks
 from fedseal import defense as defenses
-from fedseal.audit import CellProgress, Engine, Record
-from fedseal.audit import recording as seen
+from fedseal.audit import CellProgress, Engine, Record, recording
 from fedseal.audit.case import stream
 from fedseal.audit.frames import Frames
 from fedseal.audit.verification import DOOR, verified
@@ -65,14 +64,14 @@ class Recorded:
     @property
     def note(self) -> str | None:
         """What is left out; None if nothing is."""
-        chosen, there = len(seen.chosen(self.view, self._samples)), len(self.view.entries)
+        chosen, there = len(recording.chosen(self.view, self._samples)), len(self.view.entries)
         if chosen == there:
             return None
         return f"attacking {chosen} of {there} recorded messages, the first of each kind; --samples N for more"
 
     @property
     def _samples(self) -> int:
-        return self.wanted.samples or seen.FEW
+        return self.wanted.samples or recording.FEW
 
     @property
     def model(self) -> nn.Module:
@@ -99,7 +98,7 @@ class Recorded:
     def scored(self, out: Path, engine: Engine | None, on_progress: Callable[[CellProgress], None]) -> Record:
         """The audit, where the truth is known."""
         assert self.known is not None
-        return seen.audit_recording(
+        return recording.audit_recording(
             self.view,
             self.model,
             self.known.truth,
@@ -116,20 +115,20 @@ class Recorded:
     def guessed(self, out: Path, tell: Callable[[str], None]) -> list[Guess]:
         """What comes out where nobody knows the truth."""
         modality = self._pictures()
-        entries = seen.chosen(self.view, self._samples)
+        entries = recording.chosen(self.view, self._samples)
         pairs = [(spec, attacks.parse(spec), entry) for spec in self.wanted.attacks for entry in entries]
         found = []
         for place, (spec, attack, entry) in enumerate(pairs, 1):
             found.append(self._guess(spec, attack, entry, modality, out))
-            tell(f"[{place}/{len(pairs)}] {spec}, {found[-1].title}: {found[-1].said}")
+            tell(f"[{place}/{len(pairs)}] {spec}, {found[-1].title}: {found[-1].sentence}")
         return found
 
     def _guess(self, spec: str, attack: Attack, entry: Entry, modality: Modality, out: Path) -> Guess:
-        folder, threat, ran = out / _name(spec, entry), seen.adversary(entry), self._training()
+        folder, threat, ran = out / _name(spec, entry), recording.adversary(entry), self._training()
         if ran is None:
             threat = ThreatModel(threat.name, threat.grants - {"training"})
-        model = seen.at(self.model, self.view.state(entry.round)).to(self.wanted.device)
-        update = seen.fitted_update(self.view.update(entry), model)
+        model = recording.at(self.model, self.view.state(entry.round)).to(self.wanted.device)
+        update = recording.fitted_update(self.view.update(entry), model)
         if ran is not None:
             update = replace(update, kind=ran.kind, training=ran)
         defense = None if self.view.defense == "none" else defenses.parse(self.view.defense)
@@ -173,7 +172,7 @@ class Guess:
         return f"{self.entry.party}, round {self.entry.round}, {self.entry.kind} of {self.entry.sender}"
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         """The attack's status, as far as the attacker itself can know it."""
         if self.result is None:
             return f"{self.nothing}: {self.reason}"
@@ -210,8 +209,8 @@ def recorded_target(wanted: Wanted) -> Recorded:
     """
     view = View.load(wanted.folder)
     found = Recorded(wanted, view, known_federation(wanted.folder, wanted.federation))
-    first, *_ = seen.chosen(view, 1)
-    seen.at(found.model, view.state(first.round))  # complain before anything is written
+    first, *_ = recording.chosen(view, 1)
+    recording.at(found.model, view.state(first.round))  # complain before anything is written
     return found
 
 
@@ -238,7 +237,7 @@ def _tell(guesses: Sequence[Guess]) -> None:
     for guess in guesses:
         entry, result = guess.entry, guess.result
         end = (guess.nothing, "–") if result is None else (result.found.outcome.status, _left(result))
-        row = (entry.party, seen.HELD[entry.kind], entry.sender, str(entry.round), guess.attack, *end)
+        row = (entry.party, recording.HELD[entry.kind], entry.sender, str(entry.round), guess.attack, *end)
         table.add_row(*(Text(text) for text in row))
     terminal.show(table)
     terminal.say(NOBODY)

@@ -103,7 +103,7 @@ def end_whole() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "FEDSEAL_PARENT" in os.environ:
-        from flwr.supercore.app_utils import start_parent_process_monitor
+        from fedseal.federation.deployment.flower_internals import start_parent_process_monitor
 
         start_parent_process_monitor(int(os.environ["FEDSEAL_PARENT"]))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedseal.audit.record import Cell
 from fedseal.metric.scores import Score
 from fedseal.report import words
-from fedseal.report.examples import Said, example_of
+from fedseal.report.examples import ExamplePair, example_of
 from fedseal.report.kind import MEASURES, Finding, kind_of_cell
 from fedseal.report.picture import Budget, ReportPictures, png, thinned
 from fedseal.report.tally import Sample, leakage, samples
@@ -45,7 +45,7 @@ class CardPanel:
 
     Args:
         truth, guess: pictures as base64 PNG, empty where there is none.
-        said: sentences or rows in their place.
+        pair: sentences or rows in their place.
         certain: whether this example is; None where nothing was read.
         doubt: why it is not, as a clause.
     """
@@ -54,7 +54,7 @@ class CardPanel:
     title: str
     truth: str
     guess: str
-    said: Said | None
+    pair: ExamplePair | None
     finding: Finding
     finding_text: str
     measures: tuple[CardMeasure, ...]
@@ -186,7 +186,7 @@ def _panel(
         title=f"{noun} {cell.key.first + sample.index}",
         truth=truth,
         guess=guess,
-        said=example_of(cell, sample.index) if illustrated else None,
+        pair=example_of(cell, sample.index) if illustrated else None,
         finding=sample.finding,
         finding_text=FINDINGS[sample.finding],
         measures=()

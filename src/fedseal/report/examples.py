@@ -56,7 +56,7 @@ class ExampleEntry:
 
 
 @dataclass(frozen=True)
-class Said:
+class ExamplePair:
     """One private sentence or row beside its reconstruction; nothing recovered leaves the guess empty."""
 
     truth: tuple[Token, ...] = ()
@@ -65,18 +65,18 @@ class Said:
     found: bool = False
 
     @property
-    def surely(self) -> bool:
+    def has_confidence(self) -> bool:
         """Whether the attack gave its confidence by cell."""
         return any(entry.confidence for entry in self.entries)
 
 
-def example_of(cell: Cell, index: int) -> Said | None:
+def example_of(cell: Cell, index: int) -> ExamplePair | None:
     """One example of a cell; None for what is shown as pictures."""
     content = cell.content
     return None if content is None or index >= len(content.truth) else laid_out(content, index)
 
 
-def laid_out(content: Content, index: int) -> Said:
+def laid_out(content: Content, index: int) -> ExamplePair:
     """One example of what a cell holds."""
     if isinstance(content, Texts):
         guess = content.found[index] if content.found is not None and index < len(content.found) else None
@@ -137,7 +137,7 @@ def tokens(sentence: Sentence, marked: Collection[Mark]) -> tuple[Token, ...]:
         after_space = spaced and token.startswith(SPACED)
         joined = token.startswith("##") if cut else spaced and mark != "special" and not after_space
         text = text.removeprefix("##") if cut else text.lstrip(token[0]) if after_space else text
-        known = [surely for place, surely in enumerate(sentence.confidence or ()) if place in places]
+        known = [confidence for place, confidence in enumerate(sentence.confidence or ()) if place in places]
         helps = [MARKS.get(mark, ""), f"confidence {words.percent(min(known))}" if known else ""]
         nothing = BLANK if token else GAP
         shown.append(
@@ -166,28 +166,28 @@ def _together(sentence: Sentence, marked: Collection[Mark], spaced: bool) -> lis
 _WORSE: tuple[Mark, ...] = ("special", "plain", "right", "moved", "wrong")
 
 
-def _sentence(texts: Texts, truth: Sentence, guess: Sentence | None) -> Said:
+def _sentence(texts: Texts, truth: Sentence, guess: Sentence | None) -> ExamplePair:
     plain: list[Mark] = ["special" if token in texts.special else "plain" for token in truth.tokens]
     if guess is None:
-        return Said(truth=tokens(truth, plain))
-    return Said(tokens(truth, plain), tokens(guess, marks(truth, guess, texts.special)), found=True)
+        return ExamplePair(truth=tokens(truth, plain))
+    return ExamplePair(tokens(truth, plain), tokens(guess, marks(truth, guess, texts.special)), found=True)
 
 
-def _row(rows: Rows, index: int) -> Said:
+def _row(rows: Rows, index: int) -> ExamplePair:
     truth = rows.truth[index]
     guess = rows.found[index] if rows.found is not None and index < len(rows.found) else None
-    return Said(entries=tuple(_entry(name, truth, guess) for name in truth.values), found=guess is not None)
+    return ExamplePair(entries=tuple(_entry(name, truth, guess) for name in truth.values), found=guess is not None)
 
 
 def _entry(name: str, truth: Row, guess: Row | None) -> ExampleEntry:
     right = None if guess is None or guess.right is None else guess.right.get(name)
-    surely = None if guess is None or guess.confidence is None else guess.confidence.get(name)
+    confidence = None if guess is None or guess.confidence is None else guess.confidence.get(name)
     return ExampleEntry(
         column=words.abbreviated(name),
         truth=words.abbreviated(example_value(truth.values[name])),
         guess="" if guess is None else words.abbreviated(example_value(guess.values.get(name))),
         right=right,
-        confidence="" if surely is None else words.percent(surely),
+        confidence="" if confidence is None else words.percent(confidence),
     )
 
 

@@ -16,7 +16,7 @@ from fedseal.audit.record import Record
 from fedseal.audit.summary import Group as CellGroup
 from fedseal.audit.summary import summarize
 from fedseal.report import advice, words
-from fedseal.report.examples import Mark, Said, example_of
+from fedseal.report.examples import ExamplePair, Mark, example_of
 from fedseal.report.frontier import panels
 from fedseal.report.kind import ExampleKind, kind_of
 from fedseal.report.tally import blind_guess, leading, samples, tally
@@ -145,13 +145,13 @@ def indented(line: Text) -> Text:
     return Text("    ").append_text(line)
 
 
-def beside(shown: Said, *, told: bool = True) -> list[Text]:
+def beside(shown: ExamplePair, *, original_known: bool = True) -> list[Text]:
     """An original and its reconstruction on lines of their own, in colors and marks.
 
     Args:
-        told: False where the original is not known, and what is shown in its place is what the attack read.
+        original_known: False where the original is not known, and what is shown in its place is what the attack read.
     """
-    if not told:
+    if not original_known:
         read = replace(shown, guess=(), found=False)
         return [Text(str(line).replace("original      ", "reconstruction", 1)) for line in beside(read)[:1]]
     if shown.entries:

@@ -79,7 +79,7 @@ class Plane:
 
     Args:
         name: its place on the page.
-        told: attackers that know the defense; `untold`: attackers that do not.
+        informed: attackers that know the defense; `uninformed`: attackers that do not.
         unaware: whether any of these could be compared with the ones who know.
         unpriced: defenses without a known cost, where others have one.
         nothing_to_lose: why the costs that were measured say nothing, as a clause; empty where they do, or none were.
@@ -91,8 +91,8 @@ class Plane:
     picture: Markup
     recommendation: str
     families: tuple[tuple[Frontier, str], ...]
-    told: str
-    untold: str
+    informed: str
+    uninformed: str
     unaware: bool
     unpriced: str
     nothing_to_lose: str
@@ -167,7 +167,7 @@ def view(
     knows, public = {cell.key.threat: cell.knows for cell in cells}, record.header.config.public or {}
     exhibits = [found for sample in (worst.best if worst else ()) for found in _exhibit(sample, cards)]
     shown = [
-        (card, panel) for card, panel in exhibits if (panel.truth and panel.guess) or (panel.said and panel.said.found)
+        (card, panel) for card, panel in exhibits if (panel.truth and panel.guess) or (panel.pair and panel.pair.found)
     ]
     return ReportView(
         kind=kind,
@@ -200,8 +200,8 @@ def _plane(panel: Measured, record: Record, name: str) -> Plane:
         picture=plane(panel, kind_of(record), name),
         recommendation=advice.recommendation(panel, record),
         families=tuple((one, advice.advice_text(one)) for one in panel.frontiers),
-        told=words.listing(words.attacker(threat) for threat in panel.attackers),
-        untold=words.listing(words.attacker(threat) for threat in panel.left_out),
+        informed=words.listing(words.attacker(threat) for threat in panel.attackers),
+        uninformed=words.listing(words.attacker(threat) for threat in panel.left_out),
         unaware=any(point.unaware is not None for point in panel.points),
         unpriced=words.listing(p.defense for one in panel.frontiers for p in one.points if p.lost is None),
         nothing_to_lose=next((advice.untold(p.cost) for p in panel.points if p.cost and not p.cost.learned), ""),

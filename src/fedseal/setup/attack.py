@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fedseal import defense as defenses
 from fedseal.audit import Case
-from fedseal.captured import read_tensors
+from fedseal.captured import Content, read_tensors
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, UnfitModel, UnfitUpdate, UnknownName
 from fedseal.message import fit_state
@@ -94,6 +95,17 @@ def target(spec: AttackSpec) -> Target:
     return _pictures(spec)
 
 
+class _CapturedFile(NamedTuple):
+    """The file of an update, read once."""
+
+    path: Path
+    content: Content
+
+    @classmethod
+    def read(cls, spec: AttackSpec) -> _CapturedFile | None:
+        return None if spec.update is None else cls(spec.update, read_tensors(spec.update))
+
+
 def _check(spec: AttackSpec) -> None:
     """That the options name one source of private examples."""
     sources = {
@@ -118,14 +130,15 @@ def _rows(spec: AttackSpec, path: Path) -> Target:
         raise BadConfig("--table is given without the column of the class", "name it: --label COLUMN")
     data = table(path, label=spec.label, missing=spec.missing)
     model = models.build_model(spec.model, shape=data.shape, classes=data.classes, seed=spec.seed).to(spec.device)
-    return _target(spec, model, data, "rows")
+    return _target(spec, model, data, "rows", _CapturedFile.read(spec))
 
 
 def _sentences(spec: AttackSpec) -> Target:
     model, text = models.language_model(spec.model)
     model = model.to(spec.device)
-    if spec.update is not None:
-        return _captured(spec, spec.update, model, text)
+    file = _CapturedFile.read(spec)
+    if file is not None:
+        return _captured(spec, file, model, text)
     if spec.text and spec.batch is not None:
         raise BadConfig("--batch is of a file or of pictures", "give --text once for every sentence of the batch")
     lines, title = _lines(spec)
@@ -164,15 +177,16 @@ def _pictures(spec: AttackSpec) -> Target:
         raise BadConfig(f"--image is one picture, and --batch is {spec.batch}", "give --index with --batch")
     if isinstance(spec.label, str):
         raise BadConfig(f"--label is '{spec.label}', and the class of a picture is a number", "give a whole number")
-    data = _no_pictures(spec) if spec.update is not None else _picture_data(spec, spec.label)
+    file = _CapturedFile.read(spec)
+    data = _picture_data(spec, spec.label) if file is None else _no_pictures(spec)
     classes = data.classes
-    if spec.update is not None:
-        classes = models.outputs_in(spec.model, read_tensors(spec.update)[0], shape=data.shape, classes=classes)
+    if file is not None:
+        classes = models.outputs_in(spec.model, file.content[0], shape=data.shape, classes=classes)
     model = models.build_model(spec.model, shape=data.shape, classes=classes, seed=spec.seed).to(spec.device)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UnfitModel(f"the model '{spec.model}' has no trainable parameters", "unfreeze some, or name another")
     _try_out(model, data, spec)
-    return _target(spec, model, data, "pictures")
+    return _target(spec, model, data, "pictures", file)
 
 
 def _no_pictures(spec: AttackSpec) -> Dataset:
@@ -219,15 +233,15 @@ def _try_out(model: nn.Module, data: Dataset, spec: AttackSpec) -> None:
         )
 
 
-def _target(spec: AttackSpec, model: nn.Module, data: Dataset, noun: str) -> Target:
+def _target(spec: AttackSpec, model: nn.Module, data: Dataset, noun: str, file: _CapturedFile | None) -> Target:
     """What is aimed at among the examples of a data set, or an update of such a model."""
     if data.modality is None:
         raise BadConfig(
             f"'{data.title}' holds inputs of shape {data.shape}, which are no pictures with values in [0, 1]",
             "audit a function that returns a Case with its modality: fedseal audit package.module:case",
         )
-    if spec.update is not None:
-        return _captured(spec, spec.update, model, data.modality)
+    if file is not None:
+        return _captured(spec, file, model, data.modality)
     first, count = spec.index or 0, spec.batch or 1
     if first + count > len(data.batch):
         raise BadConfig(
@@ -257,12 +271,14 @@ def _simulated(spec: AttackSpec, model: nn.Module, modality: Modality, data: Dat
     return Target(observation, modality, truth.to("cpu"), title, data.notes, unrelated if len(unrelated) else None)
 
 
-def _captured(spec: AttackSpec, path: Path, model: nn.Module, modality: Modality) -> Target:
+def _captured(spec: AttackSpec, file: _CapturedFile, model: nn.Module, modality: Modality) -> Target:
+    path = file.path
     if spec.before is not None:
         from fedseal.audit.recording import at  # late: it brings the whole of secure aggregation
 
         model = at(model, fit_state(model, read_tensors(spec.before)[0]))
-    update = Update.load(path, spec.kind, state_of(model) if spec.kind == "weights" else None)
+    before = state_of(model) if spec.kind == "weights" else None
+    update = Update.from_content(file.content, path, kind=spec.kind, before=before)
     if spec.training is not None:
         ran = training(spec.training, spec.mode)
         if update.training is None and spec.kind is None:  # a plain file of tensors does not say what they are

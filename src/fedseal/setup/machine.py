@@ -18,11 +18,11 @@ SMALL = 250_000  # parameters of a model whose operations are too short to be wo
 
 
 @contextmanager
-def computing_threads(asked: int | None, model: nn.Module) -> Iterator[None]:
+def computing_threads(requested: int | None, model: nn.Module) -> Iterator[None]:
     """Compute with that many threads; None for one with a small model, which is several times as fast so, else all."""
     before = torch.get_num_threads()
     small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
-    torch.set_num_threads(asked or (1 if small else before))
+    torch.set_num_threads(requested or (1 if small else before))
     try:
         yield
     finally:

@@ -19,16 +19,16 @@ class TrainingSpec(BaseModel, extra="forbid", frozen=True):
     kind: Literal["fedsgd", "fedavg"] = "fedsgd"
     lr: float | None = None
     epochs: int = 1
-    batch_size: int | None = None
-    mode: Mode = "train"
-    loss: str = "cross_entropy"
-    optimizer: Optimizer = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    shuffle: bool = False
-    fresh_optimizer: bool = True
+    batch_size: int | None = LocalTraining.batch_size
+    mode: Mode = LocalTraining.mode
+    loss: str = str(LocalTraining.loss)
+    optimizer: Optimizer = LocalTraining.optimizer
+    momentum: float = LocalTraining.momentum
+    weight_decay: float = LocalTraining.weight_decay
+    betas: tuple[float, float] = LocalTraining.betas
+    eps: float = LocalTraining.eps
+    shuffle: bool = LocalTraining.shuffle
+    fresh_optimizer: bool = LocalTraining.fresh_optimizer
 
     def resolved(self) -> LocalTraining:
         """As a value.

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from fedseal.attack.base import conclude, refused
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.replay import CAP, replayable, residual
 from fedseal.attack.labels import best
 from fedseal.attack.layers.linear import LinearFirstLayer, read_row
 from fedseal.attack.route import Route
 from fedseal.errors import FedsealError
-from fedseal.modality.text import Text
 from fedseal.types import Candidate, Outcome, ProgressCallback, Reconstruction
 
 MOST = 8  # examples of a batch up to which it is completed
@@ -71,7 +71,7 @@ def with_repeats(evidence: Evidence, found: Reconstruction, generator: torch.Gen
     observation, count, inputs = evidence.observation, evidence.batch_size, found.inputs
     if inputs is None or count is None or not 0 < len(inputs) < count <= MOST:
         return None
-    if replayable(observation) is None or isinstance(observation.modality, Text):
+    if replayable(observation) is None or traits_of(observation.modality).discrete:
         return None
     started = time.perf_counter()
     nearest, least = None, max(CAP, COARSE * evidence.eps)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedseal.attack.evidence.gaps import filled
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.preprocessing import Affine, Preprocessing, bounds
 from fedseal.types import Modality, Secret
 
@@ -72,7 +72,7 @@ def undo(
         values = _stretched(before, modality, values)
     notes = [_withheld(before)] if before.groups is not None else []
     notes += _said(here, draws, ~known, ~known & ~likely, modality)
-    inputs = filled(modality, values, known | likely).reshape(-1, *modality.shape)
+    inputs = traits_of(modality).fill(modality, values, known | likely).reshape(-1, *modality.shape)
     return Undone(inputs, known, "; ".join(notes))
 
 

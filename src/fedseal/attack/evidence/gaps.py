@@ -6,6 +6,9 @@ and a category that was shown rules out the others of its column.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -17,21 +20,29 @@ ITERATIONS = 300  # of conjugate gradients at most
 ENOUGH = 1e-10  # of the squared residual at the start
 
 
-def filled(modality: Modality, inputs: Tensor, known: Tensor) -> Tensor:
-    """Inputs `(N, numel)` in float64 whose values count only where `known` `(N, numel)`, with the others filled in.
+def filled_by_spectrum(modality: Modality, inputs: Tensor, known: Tensor) -> Tensor:
+    """Inputs `(N, numel)` in float64 whose values count only where `known` `(N, numel)`, the others most probable.
 
     >>> from fedseal import Image
-    >>> flat, seen = torch.full((1, 64), 0.25, dtype=torch.float64), torch.arange(64)[None] % 5 > 0
-    >>> bool((filled(Image(shape=(1, 8, 8)), torch.where(seen, flat, 0.0), seen) - flat).abs().max() < 0.05)
+    >>> flat, where = torch.full((1, 64), 0.25, dtype=torch.float64), torch.arange(64)[None] % 5 > 0
+    >>> found = filled_by_spectrum(Image(shape=(1, 8, 8)), torch.where(where, flat, 0.0), where)
+    >>> bool((found - flat).abs().max() < 0.05)
     True
     """
+    prior = belief(modality)
+    return _filled(modality, inputs, known, lambda one, where: _most_probable(prior, one, where))
+
+
+def filled_by_column(modality: Modality, inputs: Tensor, known: Tensor) -> Tensor:
+    """The same of rows of a `Tabular`, column by column."""
+    table = cast("Tabular", modality)
+    return _filled(modality, inputs, known, lambda one, where: _row(table, one, where))
+
+
+def _filled(modality: Modality, inputs: Tensor, known: Tensor, fill: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     if bool(known.all()):
         return inputs
-    if isinstance(modality, Tabular):
-        found = torch.stack([_row(modality, one, seen) for one, seen in zip(inputs, known, strict=True)])
-    else:
-        prior = belief(modality)
-        found = torch.stack([_most_probable(prior, one, seen) for one, seen in zip(inputs, known, strict=True)])
+    found = torch.stack([fill(one, where) for one, where in zip(inputs, known, strict=True)])
     valid = modality.project(found.reshape(-1, *modality.shape)).flatten(1)
     return torch.where(known, inputs, valid)
 

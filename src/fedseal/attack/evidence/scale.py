@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.modality.text import Text
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.types import Observation, Round
 
 FITS = 1e-4  # relative distance from the loss's own gradient, up to a factor, below which the factor is one
@@ -25,7 +25,7 @@ def scale_factor(evidence: Evidence) -> float:
     It takes three classes or more: with two, or one output, any length of the gradient is that of some example.
     """
     observation = evidence.observation
-    if isinstance(observation.modality, Text):  # whose models give scores of positions as well
+    if traits_of(observation.modality).discrete:
         return 1.0
     criterion, head = evidence.criterion, evidence.structure.head
     update, state = observation.update, observation.state

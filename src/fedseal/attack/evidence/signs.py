@@ -26,7 +26,7 @@ class SignReading(NamedTuple):
     """A single example's label, and whether no other label gives such an update."""
 
     label: int
-    told: bool
+    unique: bool
 
 
 class Signs(NamedTuple):

@@ -52,6 +52,8 @@ class Sign:
             )
         counts = torch.zeros(evidence.structure.num_classes, dtype=torch.long, device=observation.like.device)
         counts[reading.label] = 1
-        sure = reading.told and observation.update.num_examples == 1 and undefended(observation)
-        note = "" if reading.told else "another label may have left such signs: local steps do more than add gradients"
-        return from_counts(counts, certified=sure, confidence=1.0 if reading.told else None, note=note)
+        sure = reading.unique and observation.update.num_examples == 1 and undefended(observation)
+        note = (
+            "" if reading.unique else "another label may have left such signs: local steps do more than add gradients"
+        )
+        return from_counts(counts, certified=sure, confidence=1.0 if reading.unique else None, note=note)

@@ -101,11 +101,11 @@ def board(
     """
     ids = tokens[:, None].expand(-1, length)
     seen = {call.name: call for call in transformer.run(ids, [*wired.readers, *_entries(wired)], last=wired.mixer)}
-    inputs = seen[wired.readers[0]].given
+    inputs = seen[wired.readers[0]].input
     start = inputs
     if wired.skip == "block":
-        start = transformer.given(ids, wired.block)
-    query, key, value = attention.split([seen[name].gave for name in wired.readers])
+        start = transformer.input_of(ids, wired.block)
+    query, key, value = attention.split([seen[name].output for name in wired.readers])
     mixer, bias = transformer.matrix(wired.mixer), transformer.tensor(wired.mixer, "bias")
     behind = _Normalization.of(transformer, wired)
     known = sentence_span.basis if behind.shift is None else _with(sentence_span.basis, behind.shift)

@@ -136,7 +136,7 @@ def read_sentences(observation: Observation, plan: SpanPlan) -> tuple[Tensor, st
         rows = [list(sentence) for sentence in found]
         return _padded(rows, text, observation), ""
     table = board(transformer, wired, wired.attention, second, tokens, length)
-    inputs = transformer.given(tokens[:, None].expand(-1, length), wired.readers[0]).flatten(0, 1)
+    inputs = transformer.input_of(tokens[:, None].expand(-1, length), wired.readers[0]).flatten(0, 1)
     possible = torch.ones(len(table), dtype=torch.bool, device=inputs.device)
     if first.tilt <= CLEAN and not first.full:
         possible = first.distance(inputs) <= first.tolerance
@@ -169,7 +169,7 @@ def _tokens(observation: Observation, plan: SpanPlan) -> Tensor:
     ids = torch.tensor([i for i in range(text.size) if i != text.pad], device=device)
     inside: list[Tensor] = []
     for part in torch.split(ids, max(1, CHUNK // length)):
-        rows = plan.transformer.given(part[:, None].expand(-1, length), plan.wired.readers[0])
+        rows = plan.transformer.input_of(part[:, None].expand(-1, length), plan.wired.readers[0])
         inside.append(part[(plan.first.distance(rows) <= plan.first.tolerance).any(1)])
     return torch.cat(inside)
 
@@ -233,7 +233,7 @@ def _signals(observation: Observation, plan: SpanPlan, tokens: Tensor, length: i
     transformer, wired = plan.transformer, plan.wired
     if wired.entry is None:
         return None
-    start = transformer.run(tokens[:, None].expand(-1, length), [wired.entry], last=wired.readers[0])[0].given
+    start = transformer.run(tokens[:, None].expand(-1, length), [wired.entry], last=wired.readers[0])[0].input
     weight, shift = transformer.tensor(wired.entry), transformer.tensor(wired.entry, "bias")
     assert weight is not None
     parts = torch.cat([start[:, 0], start[0] - start[0, :1]])  # a token at the first place; places against the first
@@ -254,7 +254,7 @@ def _grow_by_forward(plan: SpanPlan, tokens: Tensor, text: Text) -> list[tuple[i
         longer: list[tuple[int, ...]] = []
         for prefix in prefixes:
             start = torch.tensor(prefix, dtype=torch.long, device=tokens.device).expand(len(tokens), -1)
-            rows = plan.transformer.given(torch.cat([start, tokens[:, None]], 1), plan.wired.feeder)[:, -1]
+            rows = plan.transformer.input_of(torch.cat([start, tokens[:, None]], 1), plan.wired.feeder)[:, -1]
             fits = plan.second.distance(rows) <= plan.second.tolerance
             longer += [(*prefix, token) for token in tokens[fits].tolist()]
             if prefix and not bool(fits.any()):

@@ -18,7 +18,7 @@ from fedseal.attack.search.label_source import LabelSource
 from fedseal.attack.search.matching import Adam, GradientMatching, Search
 from fedseal.attack.search.schedule import cosine_decay
 from fedseal.attack.text.embedding import RelaxedSentences
-from fedseal.attack.text.search import TellingCosine, finished, in_tokens, placed, posed
+from fedseal.attack.text.search import DenoisedCosine, finished, in_tokens, placed, posed
 from fedseal.types import Candidate, Observation, ProgressCallback, Reconstruction
 
 Fluency = Callable[[Tensor], Tensor]  # token ids (N, L) -> mean negative log-likelihood of a token, (N,)
@@ -199,7 +199,7 @@ def lamp(
     """
     search = GradientMatching(
         "lamp",
-        objective=TellingCosine(),
+        objective=DenoisedCosine(),
         optimizer=Adam(lr=lr, signed=False, schedule=cosine_decay),
         steps=steps,
     )

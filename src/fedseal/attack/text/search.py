@@ -101,9 +101,9 @@ def posed(
 
 def informed(search: GradientMatching, problem: RelaxedSentences) -> GradientMatching:
     """The search with the noise that the update shows told to an objective that can use it."""
-    if not isinstance(search.objective, TellingCosine):
+    if not isinstance(search.objective, DenoisedCosine):
         return search
-    return replace(search, objective=TellingCosine(problem.noise))
+    return replace(search, objective=DenoisedCosine(problem.noise))
 
 
 def in_tokens(read: Callable[[Tensor], Tensor], progress: ProgressCallback | None) -> ProgressCallback | None:
@@ -141,7 +141,7 @@ def relative_square(guess: Sequence[Tensor], observed: Sequence[Tensor]) -> Tens
 
 
 @dataclass(frozen=True)
-class TellingCosine:
+class DenoisedCosine:
     """Mean cosine distance of tensors (Balunovic et al., NeurIPS 2022, arXiv:2202.08827), each weighted by the share of
     its square that is no noise; the weighting is ours.
 
@@ -152,7 +152,7 @@ class TellingCosine:
         noise: standard deviation of noise on every entry.
 
     >>> one = torch.tensor([1.0, 0.0])
-    >>> TellingCosine()([one, one], [one, -1e-9 * one]).item()
+    >>> DenoisedCosine()([one, one], [one, -1e-9 * one]).item()
     0.0
     """
 
@@ -221,5 +221,5 @@ def mixture(*, steps: int = 300, lr: float = 0.1, labels: str = "best") -> TextS
     sentence starts from its incidence, which without noise is the sentence: see `embedding.incidence`.
     """
     optimizer = Adam(lr=lr, signed=False, schedule=cosine_decay)
-    search = GradientMatching("mixture", objective=TellingCosine(), optimizer=optimizer, steps=steps)
+    search = GradientMatching("mixture", objective=DenoisedCosine(), optimizer=optimizer, steps=steps)
     return TextSearch(search, way_to_labels(labels), mixtures=True)

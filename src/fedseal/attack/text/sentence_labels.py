@@ -38,7 +38,7 @@ def head_of(observation: Observation, transformer: Transformer, ids: Tensor) -> 
         return None
     gradient = observation.update.tensors[weight].double()
     sign = -1.0 if observation.update.kind == "difference" else 1.0
-    return SentenceHead(last.given, sign * gradient, transformer.weight_name(last.name, "bias"))
+    return SentenceHead(last.input, sign * gradient, transformer.weight_name(last.name, "bias"))
 
 
 def labels_of(observation: Observation, transformer: Transformer, ids: Tensor, *, pad: int) -> Tensor | None:

@@ -27,12 +27,12 @@ class _EnoughError(Exception):
     """Ends a forward pass once everything wanted was seen."""
 
 
-class Seen(NamedTuple):
-    """What a module was given and what it gave, and when."""
+class ModuleCall(NamedTuple):
+    """A module's first input and output in a forward pass."""
 
     name: str
-    given: Tensor
-    gave: Tensor
+    input: Tensor
+    output: Tensor
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,24 @@ class Transformer:
         assert weight is not None
         return weight if isinstance(self.modules[module], nn.Linear) else weight.T
 
-    def run(self, ids: Tensor, wanted: Sequence[str], *, last: str | None = None) -> list[Seen]:
+    def run(self, ids: Tensor, wanted: Sequence[str], *, last: str | None = None) -> list[ModuleCall]:
         """Calls of the wanted modules on token ids `(N, L)`, in order; stops once `last` is given its input."""
-        seen: list[Seen] = []
+        seen: list[ModuleCall] = []
 
         def note(name: str) -> object:
-            def hook(module: nn.Module, given: tuple[Tensor, ...], kwargs: Mapping[str, Tensor], gave: object) -> None:
-                first = given[0] if given else next(iter(kwargs.values()))
-                result = gave[0] if isinstance(gave, tuple) else gave
+            def hook(
+                module: nn.Module, inputs: tuple[Tensor, ...], kwargs: Mapping[str, Tensor], output: object
+            ) -> None:
+                first = inputs[0] if inputs else next(iter(kwargs.values()))
+                result = output[0] if isinstance(output, tuple) else output
                 assert isinstance(result, Tensor)
-                seen.append(Seen(name, first, result))
+                seen.append(ModuleCall(name, first, result))
 
             return self.modules[name].register_forward_hook(hook, with_kwargs=True)
 
-        def stop(module: nn.Module, given: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> None:
-            first = given[0] if given else next(iter(kwargs.values()))
-            seen.append(Seen(last or "", first, first))
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> None:
+            first = inputs[0] if inputs else next(iter(kwargs.values()))
+            seen.append(ModuleCall(last or "", first, first))
             raise _EnoughError
 
         handles = [note(name) for name in wanted if name != last]
@@ -134,9 +136,9 @@ class Transformer:
                 handle.remove()  # type: ignore[attr-defined]
         return seen
 
-    def given(self, ids: Tensor, module: str) -> Tensor:
-        """What a module is given for token ids `(N, L)`."""
-        return self.run(ids, (), last=module)[-1].given
+    def input_of(self, ids: Tensor, module: str) -> Tensor:
+        """The input of a module for token ids `(N, L)`."""
+        return self.run(ids, (), last=module)[-1].input
 
 
 def is_product(module: nn.Module) -> bool:
@@ -162,22 +164,22 @@ def wiring(transformer: Transformer, tokens: Sequence[int]) -> Wiring:
     norms = [name for name in [*inner, *outer] if _is_norm(modules[name])]
     seen = transformer.run(probe, [*dict.fromkeys([*norms, *products]), block])
     calls = [call for call in seen if call.name in products]
-    readers = [call for call in calls if call.given is calls[0].given or _same(call.given, calls[0].given)]
+    readers = [call for call in calls if call.input is calls[0].input or _same(call.input, calls[0].input)]
     rest = [call for call in calls if call not in readers]
     if len(rest) < 2:
         raise UnfitModel(f"the block '{block}' has no products behind its attention", "use another attack")
     mixer, feeder = rest[0], next((call for call in rest[1:]), rest[1])
-    entry = next((c for c in seen if c.name in norms and _same(c.gave, calls[0].given)), None)
-    norm = next((c for c in seen if c.name in norms and _same(c.gave, feeder.given)), None)
+    entry = next((c for c in seen if c.name in norms and _same(c.output, calls[0].input)), None)
+    norm = next((c for c in seen if c.name in norms and _same(c.output, feeder.input)), None)
     whole = next(call for call in seen if call.name == block)
     other = probe.clone()
     other[:, -1] = next(t for t in tokens if t not in other[:, -1].tolist())
-    changed = transformer.given(other, feeder.name)
+    changed = transformer.input_of(other, feeder.name)
     skip = None
     if norm is not None:
-        starts = {"block": whole.given, "readers": calls[0].given}
-        skip = next((n for n, start in starts.items() if _same(norm.given, start + mixer.gave)), None)
-    causal = _same(changed[:, :-1], feeder.given[:, :-1])
+        starts = {"block": whole.input, "readers": calls[0].input}
+        skip = next((n for n, start in starts.items() if _same(norm.input, start + mixer.output)), None)
+    causal = _same(changed[:, :-1], feeder.input[:, :-1])
     return Wiring(
         block=block,
         readers=tuple(call.name for call in readers),
@@ -187,7 +189,7 @@ def wiring(transformer: Transformer, tokens: Sequence[int]) -> Wiring:
         norm=None if norm is None else norm.name,
         causal=causal,
         skip=skip,
-        attention=_attention([call.gave for call in readers], mixer.given, causal),
+        attention=_attention([call.output for call in readers], mixer.input, causal),
     )
 
 

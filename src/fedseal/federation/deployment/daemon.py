@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import NoReturn
+
+from fedseal.federation.deployment import flower_internals
 
 PARENT = "FEDSEAL_PARENT"  # whose end is this process's end
 NAP = 0.5  # seconds between two looks of SuperNode for a message
 
 
 def _superlink() -> Callable[[], None]:
-    from flwr.superlink.cli import flower_superlink
-
-    return flower_superlink
+    return flower_internals.flower_superlink  # type: ignore[no-any-return]
 
 
 def _supernode() -> Callable[[], None]:
-    from flwr.supernode import start_client_internal
-    from flwr.supernode.cli import flower_supernode
-
-    # SuperNode sleeps three seconds whenever there is no message, and cannot be told otherwise; a round has several
-    naps = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, NAP)))
-    start_client_internal.time = naps  # type: ignore[attr-defined, assignment]
-    return flower_supernode
+    flower_internals.shorten_naps(NAP)
+    return flower_internals.flower_supernode  # type: ignore[no-any-return]
 
 
 DAEMONS: dict[str, Callable[[], Callable[[], None]]] = {
@@ -43,9 +36,7 @@ DAEMONS: dict[str, Callable[[], Callable[[], None]]] = {
 
 def run_daemon(name: str, arguments: Sequence[str]) -> NoReturn:
     """Be the daemon of that name until it ends or its parent does."""
-    from flwr.supercore.app_utils import start_parent_process_monitor
-
-    start_parent_process_monitor(int(os.environ[PARENT]))
+    flower_internals.start_parent_process_monitor(int(os.environ[PARENT]))
     run = DAEMONS[name]()
     sys.argv = [name, *arguments]
     try:

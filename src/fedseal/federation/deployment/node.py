@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from fedseal.errors import BadConfig
 from fedseal.federation import grid
-from fedseal.federation.deployment import certificates
+from fedseal.federation.deployment import certificates, flower_internals
 from fedseal.federation.deployment.folder import Place
 from fedseal.federation.deployment.ledger import LEDGER, StoredLedger
 from fedseal.federation.deployment.processes import Child, daemon, free_port, until_open
@@ -67,7 +67,7 @@ def take_part(place: Place, members: Members, *, say: Callable[[str], None] = la
             with supernode(place) as (child, port):
                 say(f"{place.who} looks for the model owner at {place.address}")
                 joined = serve(place, child, port, party, say)
-            unknown = unknown + 1 if UNKNOWN in child.said() else 0
+            unknown = unknown + 1 if UNKNOWN in child.log_tail() else 0
             if unknown in (0, TRIES):
                 _refused(place, child)
             if joined:
@@ -99,23 +99,22 @@ def supernode(place: Place) -> Iterator[tuple[Child, int]]:
 def serve(place: Place, child: Child, port: int, party: Member, say: Callable[[str], None]) -> bool:
     """Answer until the SuperNode ends; whether it had found the model owner."""
     import httpx
-    from flwr.proto.runtime_pb2 import AcquireTaskRequest
-    from flwr.supercore.constant import TaskType
 
     address, secret = f"127.0.0.1:{port}", (place.work / SECRET).read_bytes()
     client = runtime(address, secret)
+    wanted = flower_internals.AcquireTaskRequest(supported_task_types=[flower_internals.TaskType.CLIENT_APP])
     look, joined = 0.0, False
     try:
         while True:
             if time.monotonic() > look:
-                if not joined and JOINED in child.said():
+                if not joined and JOINED in child.log_tail():
                     joined = True
                     say(f"{place.who} has joined the model owner")
                 if not child.runs:
                     return joined
                 look = time.monotonic() + LOOK
             try:
-                found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+                found = client.AcquireTask(wanted)
             except httpx.HTTPError:
                 time.sleep(POLL)
                 continue
@@ -132,21 +131,17 @@ def serve(place: Place, child: Child, port: int, party: Member, say: Callable[[s
 
 def _answer(address: str, secret: bytes, token: str, party: Member, number: int) -> None:
     """One message."""
-    from flwr.common.constant import SubStatus
-    from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-    from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
-
     client = runtime(address, secret, token=token)
-    pulse = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    pulse = flower_internals.HeartbeatSender(flower_internals.make_task_heartbeat_fn_http(client))
     pulse.start()
-    status = SubStatus.FAILED
+    status = flower_internals.SubStatus.FAILED
     try:
-        message, context, _, _ = pull_task_input(client)
+        message, context, _, _ = flower_internals.pull_task_input(client)
         reply = grid.hello(message, number) if grid.asks_who(message) else grid.answered(party, message, number)
-        push_message(client, reply, context)
-        status = SubStatus.COMPLETED
+        flower_internals.push_message(client, reply, context)
+        status = flower_internals.SubStatus.COMPLETED
     finally:
-        push_task_output(client, None, status, "")
+        flower_internals.push_task_output(client, None, status, "")
         pulse.stop()
         client.close()
 
@@ -157,7 +152,7 @@ def _refused(place: Place, child: Child) -> None:
     Raises:
         BadConfig: it did.
     """
-    said = child.said()
+    said = child.log_tail()
     facts = {"who": place.who, "address": place.address, "ca": place.folder / certificates.AUTHORITY}
     for sign, (fact, remedy) in REFUSALS.items():
         if sign in said:

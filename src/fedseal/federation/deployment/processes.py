@@ -40,7 +40,7 @@ class Child:
         """Whether the process is still running."""
         return self.process.poll() is None
 
-    def said(self, most: int = 4000) -> str:
+    def log_tail(self, most: int = 4000) -> str:
         """The last bytes of the process's log."""
         try:
             return COLORS.sub("", self.log.read_bytes()[-most:].decode(errors="replace"))
@@ -121,6 +121,6 @@ def until_open(child: Child, port: int, seconds: float = 60.0) -> None:
 
 def last_words(child: Child) -> str:
     """The line of a log that says most about its end."""
-    lines = [line.strip() for line in child.said().splitlines() if line.strip()]
+    lines = [line.strip() for line in child.log_tail().splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"[Ee]rror|[Cc]ode|refused|in use", line)]
     return (telling or lines or ["it said nothing"])[-1]

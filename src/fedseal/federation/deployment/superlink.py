@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedseal.errors import EngineFailure
-from fedseal.federation.deployment import certificates
+from fedseal.federation.deployment import certificates, flower_internals
 from fedseal.federation.deployment.folder import Place
 from fedseal.federation.deployment.processes import LOOK, Child, daemon, until_open
 
@@ -35,11 +35,10 @@ def broken_off(place: Place) -> Iterator[None]:
         EngineFailure: it did.
     """
     import httpx
-    from flwr.supercore.run import RunNotRunningException
 
     try:
         yield
-    except (BrokenOff, httpx.HTTPError, RunNotRunningException) as error:
+    except (BrokenOff, httpx.HTTPError, flower_internals.RunNotRunningException) as error:
         raise EngineFailure(
             f"the run was broken off: {error or type(error).__name__}",
             f"see the logs in '{place.work}', and start again: it goes on with the next round",
@@ -85,32 +84,24 @@ class Control:
     """
 
     def __init__(self, address: str, authority: Path) -> None:
-        from flwr.proto import control_pb2
-        from flwr.supercore.control import ControlHttpClient
-        from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-
-        self._requests = control_pb2
-        self._client = ControlHttpClient.from_server_address(
+        self._client = flower_internals.ControlHttpClient.from_server_address(
             server_address=address,
             insecure=False,
             root_certificates=authority.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=[flower_internals.RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
         )
 
     def admit(self, nodes: Mapping[int, bytes]) -> None:
         """Let nodes join that prove to have these keys."""
         for key in nodes.values():
-            self._client.RegisterNode(self._requests.RegisterNodeRequest(public_key=key))
+            self._client.RegisterNode(flower_internals.RegisterNodeRequest(public_key=key))
 
     def begin(self, app: Path) -> int:
         """A new run, by its number."""
-        from flwr.cli.build import build_fab_from_disk
-        from flwr.common.serde import fab_to_proto
-        from flwr.supercore.fab import Fab
-
-        content = build_fab_from_disk(app)
-        bundle = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        return int(self._client.StartRun(self._requests.StartRunRequest(fab=fab_to_proto(bundle))).run_id)
+        content = flower_internals.build_fab_from_disk(app)
+        bundle = flower_internals.Fab(hashlib.sha256(content).hexdigest(), content, {})
+        request = flower_internals.StartRunRequest(fab=flower_internals.fab_to_proto(bundle))
+        return int(self._client.StartRun(request).run_id)
 
 
 @contextmanager
@@ -120,46 +111,37 @@ def grid(place: Place, address: str, number: int) -> Iterator[Any]:
     Raises:
         EngineFailure: SuperLink does not hand out the run.
     """
-    from flwr.common.constant import SubStatus
-    from flwr.common.serde import run_from_proto
-    from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
-    from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-    from flwr.supercore.task_identity import TaskIdentity
-    from flwr.superlink.grid import HttpGrid
-
     authority = (place.folder / certificates.AUTHORITY).read_bytes()
     token = _acquired(place, address, number, authority)
-    found = HttpGrid(runtime_api_address=address, root_certificates=authority, token=token)
-    found._retry_invoker.max_time = PATIENCE
-    client = found._runtime_client
-    pulse = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    found = flower_internals.HttpGrid(runtime_api_address=address, root_certificates=authority, token=token)
+    flower_internals.limit_patience(found, seconds=PATIENCE)
+    client = flower_internals.client_of(found)
+    pulse = flower_internals.HeartbeatSender(flower_internals.make_task_heartbeat_fn_http(client))
     pulse.start()
-    status = SubStatus.FAILED
+    status = flower_internals.SubStatus.FAILED
     try:
-        task = client.PullTaskInput(PullTaskInputRequest())
-        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, task.run.run_id
-        TaskIdentity.node_id = task.context.node_id
-        found.set_run(run_from_proto(task.run))
+        task = client.PullTaskInput(flower_internals.PullTaskInputRequest())
+        identity = flower_internals.TaskIdentity
+        identity.task_id, identity.run_id, identity.node_id = task.task_id, task.run.run_id, task.context.node_id
+        found.set_run(flower_internals.run_from_proto(task.run))
         yield found
-        status = SubStatus.COMPLETED
+        status = flower_internals.SubStatus.COMPLETED
     finally:
-        found._retry_invoker.max_tries = 1
+        flower_internals.limit_patience(found, tries=1)
         with suppress(Exception):  # SuperLink may be gone, and ends with this process anyway
-            client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=""))
+            client.PushTaskOutput(flower_internals.PushTaskOutputRequest(sub_status=status, details=""))
         pulse.stop()
         found.close()
 
 
 def _acquired(place: Place, address: str, number: int, authority: bytes) -> str:
     """The token of the run's task; tasks of runs that others began are left to expire."""
-    from flwr.proto.runtime_pb2 import AcquireTaskRequest
-    from flwr.supercore.constant import TaskType
-
     client = runtime(address, (place.work / SECRET).read_bytes(), authority)
     end = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < end:
-            found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+            wanted = flower_internals.AcquireTaskRequest(supported_task_types=[flower_internals.TaskType.SERVER_APP])
+            found = client.AcquireTask(wanted)
             if found.token and found.task.run_id == number:
                 return str(found.token)
             time.sleep(LOOK)
@@ -170,16 +152,13 @@ def _acquired(place: Place, address: str, number: int, authority: bytes) -> str:
 
 def runtime(address: str, secret: bytes, authority: bytes | None = None, token: str | None = None) -> Any:
     """A client for Flower's runtime interface, over TLS if an authority is given."""
-    from flwr.supercore import interceptors
-    from flwr.supercore.runtime import RuntimeHttpClient
-
-    chain: list[Any] = [interceptors.RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+    chain: list[Any] = [flower_internals.RuntimeVersionHttpInterceptor(component_name="SuperExec")]
     if token is None:
         method = "/flwr.proto.Runtime/AcquireTask"
-        chain.append(interceptors.SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={method}))
+        chain.append(flower_internals.SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={method}))
     else:
-        chain.append(interceptors.RuntimeTokenHttpInterceptor(token))
-    return RuntimeHttpClient.from_server_address(
+        chain.append(flower_internals.RuntimeTokenHttpInterceptor(token))
+    return flower_internals.RuntimeHttpClient.from_server_address(
         server_address=address,
         insecure=authority is None,
         root_certificates=authority,
