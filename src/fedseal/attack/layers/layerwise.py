@@ -24,7 +24,6 @@ from fedseal.attack.equations.rank import closed, invertible, rank_analysis, sen
 from fedseal.attack.equations.recursion import ClosedForm
 from fedseal.attack.evidence.belief import belief
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.least_squares import refined
 from fedseal.attack.evidence.replay import replayable
 from fedseal.attack.proof.certificate import CERTAIN
 from fedseal.attack.route import Route
@@ -32,7 +31,6 @@ from fedseal.attack.search.label_source import given_or
 from fedseal.attack.search.matching import LBFGS, GradientMatching
 from fedseal.attack.search.objective import balanced_distance
 from fedseal.attack.search.prior import total_variation
-from fedseal.errors import NotTwiceDifferentiable
 from fedseal.types import Candidate, ProgressCallback, Reconstruction, Status
 
 
@@ -113,7 +111,7 @@ class Layerwise(Route):
         form = closed(evidence, generator, progress)
         short = undetermined(evidence, form)
         note = f"not determined by layer: {short}; total variation chose among the inputs that agree" if short else ""
-        found = self._refined(evidence, self._conclude(evidence, form.inputs, started), started)
+        found = self._conclude(evidence, form.inputs, started)
         drops = [secret.module for secret in observation.secrets if secret.active]
         if drops:  # a model that drops nothing is nearest to the update at what dropout left
             note = f"dropout '{drops[0]}' dropped values before the first layer, which are filled in from the others"
@@ -132,19 +130,6 @@ class Layerwise(Route):
         )
         status: Status = "exact" if steps == 0 else "budget"
         return conclude(observation, candidate, route=self.name, steps=steps, started=started, status=status)
-
-    def _refined(self, evidence: Evidence, found: Reconstruction, started: float) -> Reconstruction:
-        """The closed form by all equations at once where it comes near and not near enough to be certain."""
-        near = _explains(found, precision(evidence.observation)) and found.outcome.status not in CERTAIN
-        if not near or evidence.observation.secrets or replayable(evidence.observation) is None:
-            return found
-        assert found.inputs is not None
-        assert found.labels is not None
-        try:
-            inputs = refined(evidence, Candidate(found.inputs, found.labels)).inputs
-        except NotTwiceDifferentiable:
-            return found
-        return better(found, self._conclude(evidence, inputs, started))
 
     def _read_altered(
         self, evidence: Evidence, generator: torch.Generator, progress: ProgressCallback | None, started: float
