@@ -53,13 +53,16 @@ class Best:
         Raises:
             FedsealError: what the first counting method raises where all refuse: no head, no weights, no batch size.
         """
-        evidence = Evidence(observation)
+        evidence = Evidence.of(observation)
         if evidence.batch_size == 1 and evidence.label is not None:  # read off at once; a proof would cost more
             return Sign()(observation, generator=generator)
         return self.find(evidence, generator=generator).labels
 
     def find(self, evidence: Evidence, *, generator: torch.Generator) -> Found:
-        """The labels, and the separated batch where there is one."""
+        """The labels, and the separated batch where there is one; found once for all who hold this evidence."""
+        return evidence.once("labels", lambda: self._find(evidence, generator))
+
+    def _find(self, evidence: Evidence, generator: torch.Generator) -> Found:
         observation = evidence.observation
         if evidence.batch_size == 1 and evidence.label is not None and observation.state is None:
             return Found(Sign()(observation, generator=generator), None)
