@@ -203,7 +203,7 @@ def test_questions_and_answers_survive_the_records() -> None:
     assert back.state is not None
     assert gap(dict(back.state), state) == 0
     assert {tensor.dtype for tensor in back.state.values()} == {torch.float32, torch.int64}
-    for reply in (Reply(), Reply((Outgoing(aggregator(1), b"x"), Outgoing(SERVER, b""))), Reply(refused="why")):
+    for reply in (Reply(), Reply((Outgoing(aggregator(1), b"x"), Outgoing(SERVER, b""))), Reply(refused="UnfitUpdate")):
         assert carrier.reply_of(carrier.packed_reply(reply)) == reply
 
 

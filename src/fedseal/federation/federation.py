@@ -29,7 +29,7 @@ from fedseal.federation.protocol import PROTOCOLS, Ask, Call, Link, Member, Repl
 from fedseal.federation.report import RoundReport, check_finite
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.federation.traffic import Metered, Watcher
-from fedseal.secagg import SERVER
+from fedseal.secagg import SERVER, Party
 from fedseal.types import Tensors
 
 PATIENCE = 3  # failed rounds in a row after which a run ends
@@ -247,6 +247,7 @@ class Federation:
             relayed=traffic.relayed,
             seconds=time.perf_counter() - started,
             failure=failure,
+            refused={Party.of(who).role: kind for who, kind in sorted((metered.refused | call.faults).items())},
         )
 
     def _mark(self) -> str:

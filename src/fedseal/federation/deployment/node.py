@@ -124,7 +124,10 @@ def serve(place: Place, child: Child, port: int, party: Member, say: Callable[[s
             try:
                 _answer(address, secret, found.token, party, place.number)
             except httpx.HTTPError as error:  # the run has ended, or the line is gone: the next look tells
-                LOG.warning("an answer of %s is not taken: %s", place.who, error)
+                LOG.warning("an answer of %s is not taken: %s", place.who, type(error).__name__)
+            except Exception:  # noqa: BLE001 - whatever comes over the line, this party answers the next question
+                LOG.exception("a message to %s cannot be answered", place.who)
+                time.sleep(POLL)
     finally:
         client.close()
 

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from fedseal.errors import EngineFailure, FedsealError
+from fedseal.errors import EngineFailure
 from fedseal.federation.protocol.base import (
     Call,
     SecureView,
@@ -16,7 +16,7 @@ from fedseal.federation.protocol.base import (
     received_digest,
     trains_only,
 )
-from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply
+from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply, answer_of, known_kind
 from fedseal.federation.secure import Pact
 from fedseal.secagg import OWNER, Buffer, Identity, Ledger, Outgoing, Party, aggregator, sharing
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase
@@ -64,11 +64,7 @@ class AggregatorMember:
 
     def answer(self, ask: Ask) -> Reply:
         """Do what is asked, or refuse it."""
-        try:
-            return Reply(tuple(self._answered(ask)))
-        except FedsealError as error:
-            LOG.warning("aggregator %d refuses '%s' of round %d: %s", self._place, ask.step, ask.round, error)
-            return Reply(refused=f"{type(error).__name__}: {error.fact}")
+        return answer_of(f"aggregator {self._place}", ask, lambda: self._answered(ask))
 
     def dump(self) -> Memory:
         """The ledger, and all messages of the present round, from which it is put together again."""
@@ -199,7 +195,8 @@ class _Relay:
         silent = dict.fromkeys(messages)
         for ask, reply in self._link.ask([self._call.to(number, step, parts) for number, parts in messages.items()]):
             if reply.refused:
-                raise EngineFailure(f"{Party.of(ask.to)} refuses ({reply.refused})", "start anew")
+                kind = known_kind(reply.refused)
+                raise EngineFailure(f"{Party.of(ask.to)} refuses ({kind}: see its log)", "start anew")
             del silent[ask.to]
             yield from reply.messages
         if silent:
