@@ -21,7 +21,7 @@ from fedseal.federation.federation import Calls, Federation
 from fedseal.federation.members import Members
 from fedseal.federation.owners import ModelOwner
 from fedseal.federation.packing import Packing
-from fedseal.federation.protocol import Ask, Link, Reply, kind_of, known_kind
+from fedseal.federation.protocol import Ask, Link, Reply, known_kind, refusal_kind
 from fedseal.federation.protocol.messages import KINDS
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, Outgoing
@@ -157,7 +157,7 @@ def test_what_others_say_of_their_reason_is_a_kind_or_nothing(said: Any) -> None
     assert known_kind(said) == "BadMessage"
     found = federation(Secure("plain", minimum=3)).fit(1, engine=Changed(BAD, lambda reply: Reply(refused=said or "?")))
     assert found.history[0].refused == {"data owner 1": "BadMessage"}
-    assert {kind_of(error) for error in RAISED.values()} <= KINDS
+    assert {refusal_kind(error) for error in RAISED.values()} <= KINDS
 
 
 def test_an_aggregators_reason_does_not_travel() -> None:

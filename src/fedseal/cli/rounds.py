@@ -64,10 +64,10 @@ def who_could_read(secure: Secure, history: Sequence[RoundReport]) -> list[str]:
         return ["no sum was opened, and nobody could read an owner's update"]
     if secure.protocol == "plain":
         return ["the server could read every owner's update; --protocol sharing hides them"]
-    return [_by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
+    return [by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
 
 
-def _by_colluding(secure: Secure) -> str:
+def by_colluding(secure: Secure) -> str:
     """Who would have to hand over more than the protocol asks; of `masking` for the fewest who may take part."""
     if secure.protocol == "sharing":
         *first, last = [f"aggregator {place}" for place in range(secure.aggregators)]

@@ -89,7 +89,7 @@ class Federation:
         model_owner: whose model is trained.
         data_owners: whose examples train it; all are asked every round.
         protocol: "sharing", "masking", "plain", or a `Secure` with its figures.
-        seed: of all that is random in training.
+        seed: of all that is random in training, where this process plays all parties; see `Members`.
         threads: of each client's training; sums of many threads differ in their last bits.
 
     Raises:

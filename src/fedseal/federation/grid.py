@@ -14,7 +14,7 @@ from torch import Tensor
 from fedseal.errors import EngineFailure, FedsealError
 from fedseal.federation.flower_environment import flwr
 from fedseal.federation.members import Members
-from fedseal.federation.protocol import LOG, Ask, Member, Reply, kind_of, known_kind
+from fedseal.federation.protocol import LOG, Ask, Member, Reply, known_kind, refusal_kind
 from fedseal.secagg import Outgoing, Party
 from fedseal.secagg.errors import BadMessage
 from fedseal.types import Tensors
@@ -158,7 +158,7 @@ def answered(party: Member, message: Any, number: int) -> Any:
         reply = party.answer(ask_of(message.content, number))
     except BadMessage as error:
         LOG.warning("%s refuses a question: %s", Party.of(number), error)
-        reply = Reply(refused=kind_of(error))
+        reply = Reply(refused=refusal_kind(error))
     return refusal_or(reply, message)
 
 
@@ -230,7 +230,7 @@ def reply_of(content: Any) -> Reply:
             refused = _a(facts["refused"], str)
     except BadMessage as error:
         LOG.warning("%s", error)
-        return Reply(refused=kind_of(error))
+        return Reply(refused=refusal_kind(error))
     return Reply(refused=known_kind(refused)) if refused else Reply(messages)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from fedseal.errors import BadConfig
 from fedseal.federation import grid
 from fedseal.federation.deployment import certificates, flower_internals
+from fedseal.federation.deployment.floors import Floors, Guarded
 from fedseal.federation.deployment.folder import Place
 from fedseal.federation.deployment.ledger import LEDGER, StoredLedger
 from fedseal.federation.deployment.processes import Child, daemon, free_port, until_open
@@ -47,11 +48,14 @@ REFUSALS = {
 }
 
 
-def take_part(place: Place, members: Members, *, say: Callable[[str], None] = lambda line: None) -> None:
+def take_part(
+    place: Place, members: Members, *, floors: Floors | None = None, say: Callable[[str], None] = lambda line: None
+) -> None:
     """Be a data owner or an aggregator until interrupted.
 
     Args:
         members: the federation with this party's key.
+        floors: what its owner asks of every question.
         say: told what happens.
 
     Raises:
@@ -59,7 +63,9 @@ def take_part(place: Place, members: Members, *, say: Callable[[str], None] = la
         EngineFailure: the SuperNode does not start.
     """
     certificates.check(place.folder)
-    party = members.party(place.number, ledger=StoredLedger(place.folder / LEDGER))
+    party: Member = members.party(place.number, ledger=StoredLedger(place.folder / LEDGER))
+    if floors is not None:
+        party = Guarded(party, floors)
     quiet()
     unknown = 0
     with only_errors("flwr"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedseal.errors import FedsealError
 from fedseal.federation.packing import Vector, state_digest
-from fedseal.federation.protocol.messages import LOG, Ask, Link, kind_of
+from fedseal.federation.protocol.messages import LOG, Ask, Link, refusal_kind
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Party, Terms, Transcript
 from fedseal.secagg.errors import OutOfPhase
@@ -77,7 +77,7 @@ class Call:
     def blame(self, number: int, error: FedsealError) -> None:
         """One party's bad message must not end the round for the others."""
         LOG.warning("what %s sends is refused: %s", Party.of(number), error)
-        self.faults[number] = kind_of(error)
+        self.faults[number] = refusal_kind(error)
 
     def to(self, number: int, step: str, messages: Iterable[Buffer] = ()) -> Ask:
         """A question."""

@@ -135,6 +135,10 @@ class Identity:
         """What the roster says of this party."""
         return Public(self._key.public_key().public_bytes_raw(), self.opening.public)
 
+    def derived(self, context: bytes) -> bytes:
+        """32 bytes that only this party can compute, for one purpose that the context names."""
+        return hkdf(self.signing, b"fedseal own 1" + context)
+
     def sign(self, data: Buffer) -> bytes:
         """64 bytes."""
         return self._key.sign(bytes(data))
