@@ -77,6 +77,8 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
     own, floors = PartySpec.of(dict(place.training)), Floors.of(place.folder)
     federation = own.federation(place)
     floors.check(place.pact.secure, federation.model_owner.model, own.rounds)
+    members = federation.members_of(place.keys)
+    members.keys.identity(place.number)  # what is missing is said before the terms
     for line in terms_in_words(place, own, federation, floors):
         if look:
             terminal.say(line)
@@ -84,7 +86,6 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
             terminal.note(line)
     if look:
         return
-    members = federation.members_of(place.keys)
     try:
         take_part(place, members, floors=floors, say=_nothing if quiet else terminal.note)
     except KeyboardInterrupt:
