@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from federation.small import federation, gap, net, weights
 from federation.test_flower import FakeGrid
 from fedseal.federation import flower
 from fedseal.federation import grid as carrier
+from fedseal.federation.deployment import Place, node
+from fedseal.federation.deployment.superlink import SECRET as SECRET_FILE
 from fedseal.federation.grid import PART, GridLink
 from fedseal.federation.members import Members
 from fedseal.federation.protocol import Ask, Link
@@ -179,3 +183,43 @@ def test_what_a_node_raises_never_reaches_flower_which_would_send_its_text() -> 
 def test_a_good_grid_is_as_ever() -> None:
     found = federation("sharing").fit(1, engine=_OnBadGrid(lambda: _records(party="1"), greets=True))
     assert gap(weights(found), weights(federation("sharing").fit(1))) == 0
+
+
+class _Tasks:
+    """Hands out tasks as a SuperNode's runtime, and ends after the last."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def AcquireTask(self, request: object) -> Any:  # noqa: N802 - Flower's name
+        self.left -= 1
+        return SimpleNamespace(token=f"task {self.left}")
+
+    def close(self) -> None: ...
+
+
+def test_a_process_answers_the_next_message_whatever_the_last_one_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks, answered = _Tasks(3), list[str]()
+
+    def answer(address: str, secret: bytes, token: str, party: object, number: int) -> None:
+        answered.append(token)
+        if len(answered) < 3:
+            raise [KeyError(f"\x1b[2J{SECRET}"), RuntimeError("no")][len(answered) - 1]
+
+    def runs(self: object) -> bool:
+        return len(answered) < 3
+
+    monkeypatch.setattr(node, "runtime", lambda address, secret: tasks)
+    monkeypatch.setattr(node, "_answer", answer)
+    monkeypatch.setattr(node, "POLL", 0.0)
+    monkeypatch.setattr(node, "LOOK", 0.0)
+    child = type("Ended", (), {"runs": property(runs), "log_tail": lambda self: ""})()
+    (tmp_path / SECRET_FILE).write_bytes(b"x")
+    place = cast(Place, SimpleNamespace(work=tmp_path, who="data owner 0", number=0))
+    party = federation("plain").members().party(0)
+    assert node.serve(place, child, 1, party, lambda line: None) is False
+    assert len(answered) == 3
+    assert caplog.text.count("cannot be answered") == 2
+    assert "\x1b" not in caplog.text
