@@ -142,8 +142,8 @@ def test_messages_of_nonsense_cost_their_sender_alone(protocol: str, nonsense: b
     found = federation(secure).fit(1, engine=Changed(BAD, change))
     assert (found.history[0].clients, found.history[0].failure) == (3, "")
     assert gap(weights(found), _without(BAD, protocol)) == 0
-    if protocol == "masking":
-        assert found.history[0].refused["data owner 1"] in ("BadMessage", "OutOfPhase")
+    assert set(found.history[0].refused) == {"data owner 1"}
+    assert found.history[0].refused["data owner 1"] in ("BadMessage", "OutOfPhase")
 
 
 def test_a_record_goes_on_past_a_message_that_nobody_reads(tmp_path: Any) -> None:

@@ -138,8 +138,8 @@ def conduct_sharing(call: Call, link: Link) -> Sum:
         EngineFailure: an aggregator does not answer.
     """
     relay = _Relay(call, link)
-    for _, reply in link.ask([call.to(number, "train") for number in call.clients]):
-        relay.add(reply.messages)
+    for ask, reply in link.ask([call.to(number, "train") for number in call.clients]):
+        relay.add(ask.to, reply.messages)
     if not relay.heard:
         least = call.pact.secure.minimum
         raise CohortTooSmall(f"no client answered with an update, and the minimum is {least}", "see the clients' logs")
@@ -148,7 +148,10 @@ def conduct_sharing(call: Call, link: Link) -> Sum:
     for to, message in relay.each("open", {number: agreements.get(number, []) for number in relay.places}):
         if to == OWNER:
             owner.receive(message)
-    return Sum.of(owner.result())
+    opened = owner.result()
+    for number in relay.heard - set(opened.cohort):
+        call.blame(number, BadMessage("an aggregator did not take its share", "see the aggregators' logs"))
+    return Sum.of(opened)
 
 
 class _Relay:
@@ -159,13 +162,13 @@ class _Relay:
         self.places = [aggregator(place) for place in range(len(call.pact.roster.aggregators))]
         self._pending: dict[int, list[Buffer]] = {number: [] for number in self.places}
         self._bytes = dict.fromkeys(self.places, 0)
-        self.heard = False
+        self.heard: set[int] = set()
 
-    def add(self, messages: Iterable[Outgoing]) -> None:
+    def add(self, number: int, messages: Iterable[Outgoing]) -> None:
         """What a client sends."""
         for to, message in messages:
             if to in self._pending:
-                self.heard = True
+                self.heard.add(number)
                 self._pending[to].append(message)
                 self._bytes[to] += len(message)
         self.flush()
@@ -195,7 +198,11 @@ class _Relay:
         silent = dict.fromkeys(messages)
         for ask, reply in self._link.ask([self._call.to(number, step, parts) for number, parts in messages.items()]):
             if reply.refused:
-                kind = known_kind(reply.refused)
+                kind, least = known_kind(reply.refused), self._call.pact.secure.minimum
+                if kind == CohortTooSmall.__name__:
+                    raise CohortTooSmall(
+                        f"all aggregators hold the shares of too few: the minimum is {least}", "ask again"
+                    )
                 raise EngineFailure(f"{Party.of(ask.to)} refuses ({kind}: see its log)", "start anew")
             del silent[ask.to]
             yield from reply.messages
