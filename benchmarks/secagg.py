@@ -116,7 +116,7 @@ def _growth(scale: float) -> dict[str, object]:
         worst = np.abs(found - parties.total()).max() / clients
         figures[f"masking, {clients} clients, {size:,} entries: processor ms of a client, of the server"] = (
             f"{clock.median('masking client'):.1f}, {clock.median('masking server'):.0f} "
-            f"({degree or clients - 1} neighbors, error of the mean {worst:.0e})"
+            f"(each draws {degree or clients - 1} holders, error of the mean {worst:.0e})"
         )
     return figures
 

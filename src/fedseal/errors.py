@@ -7,9 +7,13 @@ does not succeed is no error but an `Outcome`.
 from __future__ import annotations
 
 import difflib
+import logging
+import re
 from collections.abc import Iterable
 
 LONG = 60  # characters of a name or a value that a message shows
+# controls but tab and line feed, what ends lines elsewhere, what turns the direction of writing, halves of characters
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FedsealError(Exception):
@@ -117,3 +121,24 @@ def brief(text: str, most: int = LONG) -> str:
     ('aaaaaaaa… (5,000 characters)', 'cook')
     """
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def shown(text: str) -> str:
+    """A text that a terminal shows and does not obey: control and bidirectional characters as what they are.
+
+    >>> shown("a\\x1b[2Jb"), shown("\\u202egpj.exe"), shown("Zürich\\n")
+    ('a\\\\x1b[2Jb', '\\\\u202egpj.exe', 'Zürich\\n')
+    """
+    return UNSHOWN.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def shown_record(record: logging.LogRecord) -> bool:
+    """A filter of loggers whose lines end on a terminal: it lets all pass, as `shown`, tracebacks included."""
+    record.msg, record.args = shown(record.getMessage()), ()
+    if record.exc_info and not record.exc_text:
+        record.exc_text = shown(logging.Formatter().formatException(record.exc_info))
+    return True

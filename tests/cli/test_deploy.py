@@ -23,7 +23,8 @@ from fedseal.federation.members import Members
 from fedseal.federation.protocol import Link
 from fedseal.setup.deployment import PartySpec
 
-QUICK = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--epochs", "1", "--batch-size", "40", "--aggregators", "2")
+# all examples at once, since what owners draw they draw by their own keys
+QUICK = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--batch-size", "500", "--aggregators", "2")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def own_data(tmp_path: Path) -> list[str]:
 
 def test_owners_with_data_of_their_own(fedseal: Command, tmp_path: Path) -> None:
     data = own_data(tmp_path)
-    options = ["--validation", "0.npz", "--rounds", "2", "--epochs", "1", "--aggregators", "2"]
+    options = ["--validation", "0.npz", "--rounds", "2", "--batch-size", "500", "--aggregators", "2"]
     assert fedseal("train", "--deploy", "all", *data, *options).code == 0
     for own in places(tmp_path / "all"):
         named = own.training["own"]
@@ -191,3 +192,32 @@ def test_apps_for_flowers_own_executors(fedseal: Command, tmp_path: Path, monkey
     server[0](FakeGrid(app, len(clients)), Context(1, 0, {}, RecordDict(), {}))
     assert fedseal("train", *QUICK, "--rounds", "1", "--save", "here.st", "-q").code == 0
     assert same(load_file(tmp_path / "all/model-owner/model.safetensors"), load_file(tmp_path / "here.st"))
+
+
+def test_an_owner_reads_the_terms_and_takes_no_part_below_its_floors(
+    fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*QUICK, "--rounds", "7", "--dp", "1.5,clip=0.5", "--minimum", "3"]
+    assert fedseal("train", "--deploy", "all", *options).code == 0
+    answer = fedseal("join", "all/owner-1", "--terms")
+    assert (answer.code, answer.err) == (0, "")
+    for said in (
+        "data owner 1", "zoo:mlp:widths=[8]", "up to 7 rounds among 3 data owners", "and aggregator 1 collude",
+        "a sum of 3 owners or more", "2 of them together", "norm 0.5", "noise of 1.5 times", "epsilon",
+        "no owner.yaml asks",
+    ):  # fmt: skip
+        assert said in answer.out, said
+    digest = answer.out.split("architecture ")[1][:16]
+    floors = tmp_path / "all/owner-1/owner.yaml"
+    floors.write_text(f"minimum: 3\nnoise: 1.5\nrounds: 7\nmodels: ['{digest}']\n")
+    answer = fedseal("join", "all/owner-1", "--terms")
+    assert f"owner.yaml asks for minimum 3, noise 1.5, rounds 7, models ['{digest}']: kept" in answer.out
+    reached: list[object] = []
+    monkeypatch.setattr("fedseal.federation.deployment.take_part", lambda *args, **more: reached.append(more["floors"]))
+    assert fedseal("join", "all/owner-1").code == 0
+    assert "a sum of 3 owners or more" in fedseal("join", "all/owner-1").err
+    floors.write_text("minimum: 4\nnoise: 2.0\n")
+    complaint = fedseal("join", "all/owner-1").complaint
+    assert "owner.yaml asks for minimum 4 where 3 was agreed on, and noise 2.0 where 1.5 was agreed on" in complaint
+    assert len(reached) == 2
+    assert "terms itself" in fedseal("join", "all/model-owner", "--terms").complaint

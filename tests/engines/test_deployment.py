@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from safetensors.torch import load_file
@@ -20,8 +22,13 @@ from federation.small import Losing, federation, gap, weights
 from fedseal.errors import BadConfig
 from fedseal.federation.deployment import certificates, node, place, superlink, take_part, write_folders
 from fedseal.federation.deployment.processes import free_port
+from fedseal.federation.federation import Federation
 from fedseal.federation.flower_environment import quiet
-from fedseal.secagg import SERVER, aggregator
+from fedseal.federation.keys import StoredKeys, read_identity, read_pact
+from fedseal.federation.members import Members
+from fedseal.federation.secure import Pact
+from fedseal.secagg import SERVER, Identity, aggregator
+from fedseal.secagg import Party as Role
 from fedseal.setup.deployment import deployment_of
 from fedseal.setup.federation import FederationSpec
 
@@ -36,6 +43,26 @@ PLAN = FederationSpec(
 )  # fmt: skip
 TYPED = ("--owners", "3", "--model", "zoo:mlp:widths=[8]", "--epochs", "1", "--batch-size", "40")
 PATIENCE = 240.0
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The keys of a deployment whose folders are all here: owners draw by them."""
+
+    root: Path
+
+    @property
+    def pact(self) -> Pact:
+        return read_pact(self.root / "model-owner")
+
+    def identity(self, number: int) -> Identity:
+        party = Role.of(number)
+        return read_identity(self.root / party.folder / party.key_file)
+
+
+def drawing_alike(setup: Federation, root: Path) -> Members:
+    """The parties of a deployment in this process."""
+    return setup.members_of(cast(StoredKeys, Folders(root)))
 
 
 class Party:
@@ -116,7 +143,9 @@ def test_an_interrupted_deployment_leaves_no_process_and_goes_on(tmp_path: Path)
     lost = {number for number, line in told.items() if "nothing was opened" in line}
     assert lost <= {1, 2}
     plan = FederationSpec(**{**vars(PLAN), "protocol": "masking", "minimum": None})
-    whole = plan.federation(plan.read()).fit(3, engine=Losing(lambda ask: ask.round in lost))
+    setup = plan.federation(plan.read())
+    members = drawing_alike(setup, tmp_path / "all")
+    whole = setup.fit(3, engine=Losing(lambda ask: ask.round in lost), members=members)
     assert gap(weights(whole), load_file(tmp_path / "model.st")) == 0
 
 
@@ -199,7 +228,9 @@ def test_a_deployment_outlives_killed_owners_aggregators_and_servers(tmp_path: P
     assert lost == {2, 3}
     without = {number for number, line in told.items() if line.startswith("2 owners")}
     here = paper.federation.fit(
-        6, engine=Losing(lambda ask: ask.round in lost or (ask.to == 2 and ask.round in without))
+        6,
+        engine=Losing(lambda ask: ask.round in lost or (ask.to == 2 and ask.round in without)),
+        members=drawing_alike(paper.federation, root),
     )
     assert gap(weights(here), load_file(root / "model.st")) == 0
     assert "refuses 'train' of round 3: this client contributed to round 3 already" in all_of_it.parties["owner-0"].said

@@ -22,6 +22,7 @@ from fedseal.federation.flower_environment import quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.keys import StoredKeys, read_identity
 from fedseal.federation.members import Members
+from fedseal.federation.owners import gradient_step
 from fedseal.federation.protocol import Ask, Link, Reply
 from fedseal.secagg import SERVER, Outgoing, Party, aggregator
 from fedseal.types import LocalTraining
@@ -203,7 +204,7 @@ def test_questions_and_answers_survive_the_records() -> None:
     assert back.state is not None
     assert gap(dict(back.state), state) == 0
     assert {tensor.dtype for tensor in back.state.values()} == {torch.float32, torch.int64}
-    for reply in (Reply(), Reply((Outgoing(aggregator(1), b"x"), Outgoing(SERVER, b""))), Reply(refused="why")):
+    for reply in (Reply(), Reply((Outgoing(aggregator(1), b"x"), Outgoing(SERVER, b""))), Reply(refused="UnfitUpdate")):
         assert carrier.reply_of(carrier.packed_reply(reply)) == reply
 
 
@@ -232,7 +233,8 @@ def test_keys_in_files(tmp_path: Path) -> None:
             *keys.pact.roster.clients.values(), *keys.pact.roster.aggregators, keys.pact.roster.opener
         }  # fmt: skip
     found = setup.fit(1, members=setup.members_of(keys), engine=OnFakeGrid())
-    assert gap(weights(found), weights(federation("sharing").fit(1))) == 0
+    assert gap(weights(found), weights(setup.fit(1, members=setup.members_of(keys)))) == 0
+    assert gap(weights(found), weights(setup.fit(1))) > 0, "draws are by the owners' own keys"
     (folder / "client-0.key").unlink()
     with pytest.raises(StorageFailure, match="no key"):
         keys.identity(0)
@@ -254,7 +256,12 @@ def test_apps_for_a_run_of_ones_own(tmp_path: Path) -> None:
     from flwr.app import Context, RecordDict
 
     server(FakeGrid(client, 7), Context(1, 0, {}, RecordDict(), {"rounds": 1}))
-    assert gap(load_file(saved), weights(federation("sharing").fit(1))) == 0
+    setup = federation("sharing")
+    members = setup.members_of(StoredKeys.at(tmp_path / "keys", setup.secure, 4))
+    assert gap(load_file(saved), weights(setup.fit(1, members=members))) == 0
+    drawing = federation("sharing", rule=gradient_step(2))
+    with pytest.raises(BadConfig, match="nobody could audit a record"):
+        drawing.apps(tmp_path / "keys", record=tmp_path / "seen")
 
 
 def _own_app(gain: float) -> Any:

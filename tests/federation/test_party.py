@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from federation.small import federation, net
 from fedseal.client import state_of
 from fedseal.errors import UnfitUpdate
+from fedseal.federation.keys import StoredKeys
+from fedseal.federation.members import _own_seed
 from fedseal.federation.packing import Packing, state_digest
 from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.protocol.client import draw_seed
@@ -107,3 +111,17 @@ def test_plain_steps_there_and_back() -> None:
     for wrong in (b"", b"x" * 40, write_step(step, 3, {})[:-3]):
         with pytest.raises(UnfitUpdate, match="cannot be read"):
             read_step(wrong)
+
+
+def test_with_keys_in_files_an_owners_draws_follow_from_its_own_key_alone(tmp_path: Path) -> None:
+    """`party.json` tells everybody one seed; a model owner who knew an owner's draws could undo its shuffling."""
+    setup = federation("plain")
+    own = setup.members_of(StoredKeys.at(tmp_path / "one", setup.secure, 4))
+    other = setup.members_of(StoredKeys.at(tmp_path / "other", setup.secure, 4))
+    again = setup.members_of(StoredKeys.at(tmp_path / "one", setup.secure, 4))
+    steps = [read_step(members.party(0).answer(train()).messages[0].message).vector for members in (own, other, again)]
+    assert (steps[0] == steps[2]).all()
+    assert not (steps[0] == steps[1]).all()
+    seeds = [_own_seed(own.keys.identity(number)) for number in own.clients]
+    assert len(set(seeds)) == 4
+    assert min(seeds).bit_length() > 200

@@ -60,6 +60,13 @@ def test_parties_that_are_put_aside_between_questions_give_the_same(protocol: st
     assert gap(weights(one), weights(other)) == 0
 
 
+def test_parties_on_a_graph_of_drawn_holders_may_be_put_aside_as_well() -> None:
+    secure = Secure("masking", degree=4, minimum=6)
+    found = federation(secure, 8).fit(2, engine=Losing(forgetful=True))
+    assert [report.clients for report in found.history] == [8, 8]
+    assert gap(weights(found), weights(federation("sharing", 8).fit(2))) == 0
+
+
 @pytest.mark.parametrize("step", ["advertise", "back up", "train", "confirm", "unmask"])
 @pytest.mark.parametrize("forgetful", [False, True])
 def test_a_client_may_vanish_in_any_phase(step: str, forgetful: bool) -> None:

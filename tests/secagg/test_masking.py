@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedseal.errors import BadConfig, FedsealError
+from fedseal.errors import FedsealError
 from fedseal.secagg import SERVER, Ledger, Outgoing, masking, wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat.keys import KEY, Opener
 from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.masking.client import unmask_context
-from fedseal.secagg.masking.graph import Graph, degree_for
+from fedseal.secagg.masking.graph import Graph
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.wire import Kind, Reader
 from secagg.rounds import Masking, flipped, identity, refused, terms, total, update
@@ -265,7 +265,7 @@ def test_a_client_that_does_not_mask_as_it_said_ends_the_round() -> None:
         round_.to_server(client.advertise())
     round_.to_server(round_.to_clients(round_.advance()))
     round_.to_clients(round_.advance())
-    round_.clients[1]._neighbors = [0]
+    round_.clients[1]._graph = Graph((0, 1))  # and so leaves out a mask
     for n, client in round_.clients.items():
         round_.to_server(client.contribute(update(n)))
     round_.to_server(round_.to_clients(round_.advance()))
@@ -356,31 +356,3 @@ def test_every_flipped_bit_of_every_message_is_refused_and_leaves_no_trace() -> 
     carried(carried(round_.server.advance()))
     assert np.array_equal(round_.server.result().total(), total(range(3)))
     assert "sum is opened" in refused(round_.server.result, OutOfPhase)
-
-
-# the graph
-
-
-@pytest.mark.parametrize(("clients", "degree"), [(10, 4), (11, 6), (40, 20), (5, 4), (6, 0)])
-def test_neighbors_are_mutual_and_of_the_degree(clients: int, degree: int) -> None:
-    graph = Graph(range(clients), degree, b"digest")
-    for who in range(clients):
-        neighbors = graph.neighbors(who)
-        assert len(neighbors) == (degree or clients - 1)
-        assert who not in neighbors
-        assert all(who in graph.neighbors(other) for other in neighbors)
-        assert graph.holders(who) == tuple(sorted({*neighbors, who}))
-
-
-def test_another_digest_shuffles_anew() -> None:
-    graphs = [Graph(range(40), 6, bytes([n])) for n in range(2)]
-    assert any(graphs[0].neighbors(who) != graphs[1].neighbors(who) for who in range(40))
-
-
-def test_the_degree_grows_slowly_with_the_clients_and_fast_with_the_corrupt() -> None:
-    degrees = [degree_for(n, corrupt=0.1, dropping=0.1, quorum=(1, 2)) for n in (300, 1000)]
-    assert 0 < degrees[0] <= degrees[1] < 1.5 * degrees[0]
-    assert degree_for(1000, corrupt=0.2, dropping=0.1, quorum=(1, 2)) > degrees[1]
-    assert degree_for(20, corrupt=0.1, dropping=0.1) == 0
-    with pytest.raises(BadConfig):
-        degree_for(100, corrupt=0.6, dropping=0.5)

@@ -36,6 +36,14 @@ def test_whole_photos_are_averaged_by_area() -> None:
         torch.testing.assert_close(picture, expected, atol=1.01 / 255, rtol=0)
 
 
+@pytest.mark.parametrize("size", [82, 100])
+def test_sizes_at_which_a_box_is_rounded_are_cut_as_others(size: int) -> None:
+    """The center of a square box is the box, less a rounding error that Pillow refused."""
+    assert photos(size=size).inputs.shape == (350, 3, size, size)
+    with pytest.raises(BadConfig, match="at most 896 pixels a side"):
+        photos(size=9_999_999)
+
+
 def test_smallest_crops_are_the_photos_own_pixels_at_size_32() -> None:
     batch = photos(size=32)
     for index in (105, 200, 349):

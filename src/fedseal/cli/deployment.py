@@ -60,15 +60,34 @@ def lead(
     rounds_of.tell_trained(trained, federation, save, as_json=as_json)
 
 
-def follow(place: Place, *, quiet: bool = False) -> None:
-    """Be a data owner or an aggregator."""
+def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
+    """Be a data owner or an aggregator, on terms that are told first.
+
+    Args:
+        look: tell the terms and answer nothing.
+
+    Raises:
+        BadConfig: the terms are below what `owner.yaml` asks.
+    """
+    from fedseal.cli.terms import terms_in_words
     from fedseal.federation.deployment import take_part
+    from fedseal.federation.deployment.floors import Floors
     from fedseal.setup.deployment import PartySpec
 
-    federation = PartySpec.of(dict(place.training)).federation(place)
+    own, floors = PartySpec.of(dict(place.training)), Floors.of(place.folder)
+    federation = own.federation(place)
+    floors.check(place.pact.secure, federation.model_owner.model, own.rounds)
     members = federation.members_of(place.keys)
+    members.keys.identity(place.number)  # what is missing is said before the terms
+    for line in terms_in_words(place, own, federation, floors):
+        if look:
+            terminal.say(line)
+        elif not quiet:
+            terminal.note(line)
+    if look:
+        return
     try:
-        take_part(place, members, say=_nothing if quiet else terminal.note)
+        take_part(place, members, floors=floors, say=_nothing if quiet else terminal.note)
     except KeyboardInterrupt:
         raise terminal.Interrupted(f"{place.who} has left") from None
 

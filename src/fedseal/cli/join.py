@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedseal.cli import deployment, terminal
+from fedseal.errors import BadConfig
 
 
 def join(
@@ -33,12 +34,16 @@ def join(
     at: Annotated[
         str | None, typer.Option(help="Address of the model owner, HOST:PORT.", show_default="as deployed")
     ] = None,
+    terms: Annotated[
+        bool, typer.Option("--terms", help="Print the terms of the training, and take no part (not the model owner).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all rounds as JSON and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
 ) -> None:
     """Take part in a federated training on several hosts, as the party that the folder belongs to.
 
-    The model owner continues where it last stopped; data owners and aggregators wait for it until Ctrl-C.
+    The model owner continues where it last stopped; data owners and aggregators wait for it until Ctrl-C. They are told
+    the terms first, and take no part where these fall short of what owner.yaml in their folder asks.
 
     Example:  fedseal join model-owner
 
@@ -56,6 +61,8 @@ def join(
     if at is not None:
         place = place.at(at)
     if place.leads:
+        if terms:
+            raise BadConfig("the model owner set the terms itself", "ask for those of another party's folder")
         deployment.lead(place, [], rounds=rounds, save=save, record=record, as_json=as_json, quiet=quiet)
     else:
-        deployment.follow(place, quiet=quiet)
+        deployment.follow(place, quiet=quiet, look=terms)

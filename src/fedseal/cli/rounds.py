@@ -42,13 +42,15 @@ def fit_rounds(
 def round_line(report: RoundReport, rounds: int) -> str:
     """One round for people."""
     start = f"round {report.round + 1}/{rounds}:"
+    refused = [f"{who} ({kind})" for who, kind in report.refused.items()]
+    beside = f"; refused: {', '.join(refused)}" if refused else ""
     if report.failure:
-        return f"{start} nothing was opened, since {report.failure}"
+        return f"{start} nothing was opened, since {report.failure}{beside}"
     figures = [f"{report.clients} owners"]
     figures += [f"training {name} {value:.4f}" for name, value in report.metrics.items()]
     figures += [f"{name} {value:.4f}" for name, value in report.validation.items()]
     sent = report.uploaded / report.clients / 1e6
-    return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s"
+    return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s{beside}"
 
 
 def who_could_read(secure: Secure, history: Sequence[RoundReport]) -> list[str]:
@@ -62,10 +64,10 @@ def who_could_read(secure: Secure, history: Sequence[RoundReport]) -> list[str]:
         return ["no sum was opened, and nobody could read an owner's update"]
     if secure.protocol == "plain":
         return ["the server could read every owner's update; --protocol sharing hides them"]
-    return [_by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
+    return [by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
 
 
-def _by_colluding(secure: Secure) -> str:
+def by_colluding(secure: Secure) -> str:
     """Who would have to hand over more than the protocol asks; of `masking` for the fewest who may take part."""
     if secure.protocol == "sharing":
         *first, last = [f"aggregator {place}" for place in range(secure.aggregators)]

@@ -1,4 +1,7 @@
-"""What goes to the terminal: results to standard output, everything about the work to standard error."""
+"""What goes to the terminal: results to standard output, everything about the work to standard error.
+
+Everything passes one door, which shows what a name from a file or another party would have a terminal do.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.segment import Segment
 from rich.text import Text
+
+from fedseal.errors import shown
 
 WIDE = 120  # columns of a table where nobody watches
 
@@ -34,25 +42,52 @@ def loading() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class _Shown:
+    """What another object prints, with every character shown; colors and the movements of progress bars stay."""
+
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._inner)
+
+
+class _Door(RenderHook):
+    """Wraps whatever is printed."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Shown(renderable) for renderable in renderables]
+
+
+def _console(stream: Any, **options: Any) -> Console:
+    console = Console(file=stream, highlight=False, **options)
+    console.push_render_hook(_Door())
+    return console
+
+
 def notices() -> Console:
     """Standard error, for progress, notes and errors; made anew each time, since tests replace the stream."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _console(sys.stderr, soft_wrap=True)
 
 
 def show(result: RenderableType) -> None:
     """A table or another rich object on standard output."""
     width = None if sys.stdout.isatty() else WIDE
-    Console(file=sys.stdout, highlight=False, width=width).print(result)
+    _console(sys.stdout, width=width).print(result)
 
 
 def say(line: str) -> None:
     """A line of the result, never wrapped and never read as markup."""
-    Console(file=sys.stdout, highlight=False).print(line, markup=False, soft_wrap=True)
+    _console(sys.stdout).print(line, markup=False, soft_wrap=True)
 
 
 def line(text: Text) -> None:
     """A line of the result in colors where standard output is a terminal, never wrapped."""
-    Console(file=sys.stdout, highlight=False).print(text, soft_wrap=True)
+    _console(sys.stdout).print(text, soft_wrap=True)
 
 
 def note(line: str) -> None:

@@ -29,7 +29,7 @@ from fedseal.federation.protocol import PROTOCOLS, Ask, Call, Link, Member, Repl
 from fedseal.federation.report import RoundReport, check_finite
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.federation.traffic import Metered, Watcher
-from fedseal.secagg import SERVER
+from fedseal.secagg import SERVER, Party
 from fedseal.types import Tensors
 
 PATIENCE = 3  # failed rounds in a row after which a run ends
@@ -89,7 +89,7 @@ class Federation:
         model_owner: whose model is trained.
         data_owners: whose examples train it; all are asked every round.
         protocol: "sharing", "masking", "plain", or a `Secure` with its figures.
-        seed: of all that is random in training.
+        seed: of all that is random in training, where this process plays all parties; see `Members`.
         threads: of each client's training; sums of many threads differ in their last bits.
 
     Raises:
@@ -247,6 +247,7 @@ class Federation:
             relayed=traffic.relayed,
             seconds=time.perf_counter() - started,
             failure=failure,
+            refused={Party.of(who).role: kind for who, kind in sorted((metered.refused | call.faults).items())},
         )
 
     def _mark(self) -> str:

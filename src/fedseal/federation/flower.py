@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from fedseal.errors import BadConfig, MissingExtra
 from fedseal.federation.flower_environment import SILENT, flwr, only_errors
-from fedseal.federation.grid import PART, GridLink, answered, asks_who, hello
+from fedseal.federation.grid import PART, GridLink, answered, asks_who, hello, refusal_or
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import Members
-from fedseal.federation.owners import DataOwner
-from fedseal.federation.protocol import Link
+from fedseal.federation.owners import DataOwner, Local
+from fedseal.federation.protocol import LOG, Link, Reply, refusal_kind
 from fedseal.federation.secure import Secure
 from fedseal.secagg import Public, Roster
 
@@ -95,17 +95,26 @@ def client_app(members: Members) -> Any:
 
     @app.train()  # type: ignore[untyped-decorator]
     def answer(message: Any, context: Any) -> Any:
-        number = _number(members, context.node_config)
-        if asks_who(message):
-            return hello(message, number)
-        party = members.party(number, kept=True)
-        if PART in context.state:
-            party.load({name: list(values) for name, values in context.state[PART].items()})
-        answer = answered(party, message, number)
-        context.state[PART] = flower.app.ConfigRecord(party.dump())
-        return answer
+        try:
+            return _answer_kept(members, message, context)
+        except Exception as error:  # noqa: BLE001 - Flower would send its text to the server
+            LOG.exception("a node fails")
+            return refusal_or(Reply(refused=refusal_kind(error)), message)
 
     return app
+
+
+def _answer_kept(members: Members, message: Any, context: Any) -> Any:
+    """A party's answer, with what it keeps between two messages in its node's context."""
+    number = _number(members, context.node_config)
+    if asks_who(message):
+        return hello(message, number)
+    party = members.party(number, kept=True)
+    if PART in context.state:
+        party.load({name: list(values) for name, values in context.state[PART].items()})
+    answer = answered(party, message, number)
+    context.state[PART] = flwr().app.ConfigRecord(party.dump())
+    return answer
 
 
 def _number(members: Members, node: Any) -> int:
@@ -160,10 +169,17 @@ def flower_apps(federation: Fits, keys: str | Path, **options: Any) -> tuple[Any
         options: of `Federation.fit`; rounds may come from the run's configuration instead.
 
     Raises:
+        BadConfig: a record of owners who draw examples by their own keys, of whom no audit could say which.
         MissingExtra: Flower is not installed.
         StorageFailure: the folder cannot be written or read.
     """
     flower = flwr()
+    rules = [owner.model_fn for owner in federation.data_owners]
+    if options.get("record") is not None and any(isinstance(rule, Local) and rule.draw for rule in rules):
+        raise BadConfig(
+            "owners draw their examples from their own keys, and nobody could audit a record of them",
+            "record with Federation.fit, or let owners train on all examples",
+        )
     members = federation.members_of(StoredKeys.at(Path(keys), federation.secure, len(federation.data_owners)))
     server = flower.serverapp.ServerApp()
     rounds, save = options.pop("rounds", 1), options.pop("save", None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fedseal.errors import MissingExtra
+from fedseal.errors import MissingExtra, shown_record
 
 SILENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -41,13 +41,15 @@ def flwr() -> Any:
 
 @contextmanager
 def only_errors(*names: str) -> Iterator[None]:
-    """Let these loggers say what is wrong, and nothing else."""
+    """Let these loggers say what is wrong, and nothing else; what they say of others' texts is shown, not obeyed."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+        logger.addFilter(shown_record)
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+            logger.removeFilter(shown_record)

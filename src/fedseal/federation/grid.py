@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedseal.errors import EngineFailure
+from fedseal.errors import EngineFailure, FedsealError
 from fedseal.federation.flower_environment import flwr
 from fedseal.federation.members import Members
-from fedseal.federation.protocol import LOG, Ask, Member, Reply
-from fedseal.secagg import Outgoing
+from fedseal.federation.protocol import LOG, Ask, Member, Reply, known_kind, refusal_kind
+from fedseal.secagg import Outgoing, Party
+from fedseal.secagg.errors import BadMessage
 from fedseal.types import Tensors
 
+T = TypeVar("T")
 PART = "fedseal"  # of a message's records
 HELLO = "hello"
 WAIT = 0.2  # seconds between two looks for nodes
@@ -97,8 +100,12 @@ class GridLink:
     def _greet(self) -> None:
         new = set(self._grid.get_node_ids()) - self._greeted
         for node, content in self._sent({node: greeting() for node in new}).items():
-            self._nodes[int(content[PART]["party"])] = node
             self._greeted.add(node)
+            number = _party_of(content)
+            if number not in self._everybody or number in self._nodes:
+                LOG.warning("a node says that it is nobody, or somebody who is there already")
+                continue
+            self._nodes[number] = node
 
     def _sent(self, contents: dict[int, Any]) -> dict[int, Any]:
         """Contents of the answers, by node. Who goes offline, or starts anew, is not waited for."""
@@ -116,7 +123,7 @@ class GridLink:
             for message in self._grid.pull_messages(list(waiting)):
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
                 if message.has_error():
-                    LOG.warning("a node fails: %s", message.error.reason)
+                    LOG.warning("a node fails: Flower's code %s", message.error.code)  # the reason is its own text
                 elif node is not None:
                     answers[node] = message.content
             if not waiting or time.monotonic() > end:
@@ -135,7 +142,8 @@ class GridLink:
 
 def asks_who(message: Any) -> bool:
     """Whether a message asks who a node is."""
-    return bool(message.content[PART]["step"] == HELLO)
+    content = message.content if message.has_content() else {}
+    return bool(PART in content and dict(content[PART]).get("step") == HELLO)
 
 
 def hello(message: Any, number: int) -> Any:
@@ -145,8 +153,18 @@ def hello(message: Any, number: int) -> Any:
 
 
 def answered(party: Member, message: Any, number: int) -> Any:
-    """A party's answer to any other message."""
-    return flwr().app.Message(packed_reply(party.answer(ask_of(message.content, number))), reply_to=message)
+    """A party's answer to any other message; a refusal where it cannot be read."""
+    try:
+        reply = party.answer(ask_of(message.content, number))
+    except BadMessage as error:
+        LOG.warning("%s refuses a question: %s", Party.of(number), error)
+        reply = Reply(refused=refusal_kind(error))
+    return refusal_or(reply, message)
+
+
+def refusal_or(reply: Reply, message: Any) -> Any:
+    """A reply as a message."""
+    return flwr().app.Message(packed_reply(reply), reply_to=message)
 
 
 def packed_state(state: Tensors) -> Any:
@@ -177,12 +195,18 @@ def greeting() -> Any:
 
 
 def ask_of(content: Any, number: int) -> Ask:
-    """What `packed_arrays` wrote."""
-    facts, state = content[PART], None
-    if "model" in content:
-        state = {name: _tensor(array) for name, array in content["model"].items()}
-    messages = tuple(facts["messages"])
-    return Ask(number, facts["step"], int(facts["round"]), int(facts["size"]), messages, state, bytes(facts["digest"]))
+    """What `packed_arrays` wrote.
+
+    Raises:
+        BadMessage: it did not write this.
+    """
+    with _untrusted("a question"):
+        facts, state = dict(content[PART]), None
+        if "model" in content:
+            state = {str(name): _tensor(array) for name, array in content["model"].items()}
+        step, round, size = _a(facts["step"], str), _a(facts["round"], int), _a(facts["size"], int)
+        messages = tuple(_a(message, bytes) for message in facts["messages"])
+        return Ask(number, step, round, size, messages, state, _a(facts["digest"], bytes))
 
 
 def packed_reply(reply: Reply) -> Any:
@@ -197,10 +221,44 @@ def packed_reply(reply: Reply) -> Any:
 
 
 def reply_of(content: Any) -> Reply:
-    """What `packed_reply` wrote."""
-    facts = content[PART]
-    pairs = zip(facts["to"], facts["messages"], strict=True)
-    return Reply(tuple(Outgoing(int(to), message) for to, message in pairs), facts["refused"])
+    """What `packed_reply` wrote; the refusal of a bad message, where it did not write this."""
+    try:
+        with _untrusted("an answer"):
+            facts = dict(content[PART])
+            pairs = zip(facts["to"], facts["messages"], strict=True)
+            messages = tuple(Outgoing(int(_a(to, str)), _a(message, bytes)) for to, message in pairs)
+            refused = _a(facts["refused"], str)
+    except BadMessage as error:
+        LOG.warning("%s", error)
+        return Reply(refused=refusal_kind(error))
+    return Reply(refused=known_kind(refused)) if refused else Reply(messages)
+
+
+def _party_of(content: Any) -> int:
+    """Who a node says that it is; a number that nobody has, where it says nothing of the kind."""
+    try:
+        with _untrusted("a greeting"):
+            return int(_a(dict(content[PART])["party"], str))
+    except BadMessage:
+        return -1
+
+
+@contextmanager
+def _untrusted(what: str) -> Iterator[None]:
+    """Records that another party made, read by Flower and NumPy, which raise whatever they raise."""
+    try:
+        yield
+    except FedsealError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of foreign code on foreign bytes
+        raise BadMessage(f"{what} that cannot be read ({type(error).__name__})", "run one version everywhere") from None
+
+
+def _a(value: Any, kind: type[T]) -> T:
+    """A value of a record, of that type and no other."""
+    if type(value) is not kind:
+        raise BadMessage(f"a record with a {type(value).__name__} where a {kind.__name__} is due", "send what was made")
+    return value
 
 
 def _tensor(array: Any) -> Tensor:

@@ -11,12 +11,17 @@ from fedseal.federation.owners import DataOwner
 from fedseal.federation.protocol import AggregatorMember, Member
 from fedseal.federation.protocol.client import ClientMember
 from fedseal.federation.secure import Keyring, Pact
-from fedseal.secagg import Ledger, Party, aggregator
+from fedseal.secagg import Identity, Ledger, Party, aggregator
 
 
 @dataclass(frozen=True)
 class Members:
-    """All parties of a federation, simulated or deployed."""
+    """All parties of a federation, simulated or deployed.
+
+    Args:
+        seed: of all owners' draws where one process plays them all. Where keys are in files, each owner's draws start
+            from its own key, so that nobody else can tell them.
+    """
 
     owners: tuple[DataOwner, ...]
     model: nn.Module = field(repr=False)
@@ -46,7 +51,11 @@ class Members:
             self.model,
             self.pact,
             identity,
-            seed=self.seed,
+            seed=self.seed if isinstance(self.keys, Keyring) else _own_seed(identity),
             threads=self.threads,
             ledger=ledger,
         )
+
+
+def _own_seed(identity: Identity) -> int:
+    return int.from_bytes(identity.derived(b"draws"), "little")

@@ -40,6 +40,19 @@ def state_digest(state: Tensors) -> bytes:
     return found.digest()
 
 
+def architecture_digest(model: nn.Module) -> str:
+    """16 digits that stand for a model's layers, names, shapes and formats; not for its weights, nor for code.
+
+    >>> one, again, other = (architecture_digest(nn.Linear(2, outputs)) for outputs in (3, 3, 4))
+    >>> one == again != other
+    True
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    facts = [(name, str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors]
+    layers = [(name, type(module).__qualname__, module.extra_repr()) for name, module in model.named_modules()]
+    return hashlib.sha256(repr((layers, facts)).encode()).hexdigest()[:16]
+
+
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
     """A model's statistics by name: its buffers of fractions.
 

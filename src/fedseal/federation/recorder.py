@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fedseal.errors import StorageFailure
+from fedseal.errors import FedsealError, StorageFailure
 from fedseal.federation.checkpoint import write_checkpoint
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
@@ -20,7 +20,6 @@ from fedseal.federation.secure import Keyring
 from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, ViewFile, sender_place
 from fedseal.files import write_whole
 from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
-from fedseal.secagg.errors import BadMessage
 from fedseal.types import LocalTraining, Tensors
 
 TENSORS = {"step": "step", "masked": "elements", "seed": "seed"}  # names in an entry's file, by its kind
@@ -126,7 +125,7 @@ class Recorder:
         for message in messages:
             try:
                 self._keep(number, view.read(message, carrier))
-            except BadMessage as error:  # recording must not end a round that goes on without this message
+            except FedsealError as error:  # recording must not end a round that goes on without this message
                 LOG.warning("not recorded: %s", error)
 
     def _view(self, number: int) -> PartyView | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedseal.federation.protocol import Ask, Call, Link, Reply, Sum
+from fedseal.federation.protocol import Ask, Call, Link, Reply, Sum, known_kind
 from fedseal.secagg import Party
 
 
@@ -24,6 +24,7 @@ class Metered:
 
     def __init__(self, link: Link, watchers: Sequence[Watcher] = ()) -> None:
         self._link, self._watchers, self.traffic = link, watchers, Traffic()
+        self.refused: dict[int, str] = {}  # by party, the kind of its reason
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         """Ask through the inner link, and count the bytes."""
@@ -34,6 +35,8 @@ class Metered:
                 watcher.asked(ask)
         for ask, reply in self._link.ask(asks):
             self._count(ask, sum(len(message) for _, message in reply.messages), "up")
+            if reply.refused:
+                self.refused[ask.to] = known_kind(reply.refused)
             for watcher in self._watchers:
                 watcher.answered(ask, reply)
             yield ask, reply

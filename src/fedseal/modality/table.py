@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedseal.errors import BadConfig, MissingExtra, StorageFailure, UnfitBatch, brief
+from fedseal.errors import BadConfig, FedsealError, MissingExtra, StorageFailure, UnfitBatch, brief
 from fedseal.modality.columns import Column, by_size, category_name, some
 from fedseal.modality.schema import column_of
 from fedseal.modality.tabular import Tabular
@@ -125,8 +125,9 @@ def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> p
         raise BadConfig(f"a table of type {type(source).__name__}", "give a path, or a pandas frame")
     try:
         frame, total = _thinned(pieces, limit)
-    # pandas' and pyarrow's own errors are ValueErrors, KeyErrors or OSErrors, of decoding too
-    except (OSError, ValueError, KeyError, MemoryError) as error:
+    except FedsealError:
+        raise
+    except Exception as error:  # noqa: BLE001 - pandas and pyarrow raise whatever they raise on foreign bytes
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageFailure(f"{name} cannot be read as a table ({first})", "give a CSV or parquet file") from None
     if len(frame) == 0:

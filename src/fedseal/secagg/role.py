@@ -72,7 +72,7 @@ class Role:
 
     def _limit(self) -> int:
         """Bytes of the largest message of this round: a chunk, or a list of everybody's signed message."""
-        most = len(self.terms.roster.clients) * ENTRY
+        most = len(self.terms.roster.clients) * (ENTRY + 4 * self.terms.degree)
         return SLACK + max(self.terms.chunk * self.terms.codec.ring.width, most)
 
     def _going(self) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from operator import index
 
 from fedseal.errors import BadConfig
-from fedseal.secagg.hazmat.keys import Public
+from fedseal.secagg.hazmat.keys import Public, low_order
 from fedseal.secagg.hazmat.ring import FixedPoint, Ring
 from fedseal.secagg.party import MOST_AGGREGATORS, OWNER, Party, aggregator
 
@@ -44,6 +44,10 @@ class Roster:
         for what in ("verifying", "sealing"):
             if len({getattr(key, what) for key in keys}) < len(keys):
                 raise BadConfig("two parties of the roster have one key", "give every party an identity of its own")
+        if any(low_order(key.sealing) for key in keys):
+            raise BadConfig(
+                "a key of the roster is of low order: everyone could open what is sealed for it", "ask for another"
+            )
         object.__setattr__(self, "clients", dict(sorted(self.clients.items())))
 
     @cached_property
@@ -74,7 +78,8 @@ class Terms:
         noise: standard deviation of the discrete Gaussian noise on every entry of the sum of `minimum` clients, in the
             update's unit; each client adds its share, so that a larger cohort has more.
         quorum: share (numerator, denominator) of holders that must act together, `masking` only: at least a half.
-        degree: neighbors that a client shares masks and secrets with, `masking` only; 0 for all.
+        degree: others that a client draws to hold shares of its secrets, `masking` only; 0 for all. It shares masks
+            with them and with those who drew it.
         chunk: ring elements a message.
         state: SHA-256 of what the clients start from, 32 bytes; empty where they start from nothing. Parties that hold
             other states do not understand each other, so that nobody is given one of its own and added up with others.
@@ -150,9 +155,9 @@ class Terms:
             (not sharing and bool(self.roster.aggregators), "masking has no aggregators", "name none"),
             (not part < whole <= 2 * part, f"a quorum of {part}/{whole}", "ask for at least a half and less than all"),
             (
-                bool(self.degree) and not (4 <= self.degree < clients and self.degree % 2 == 0),
+                bool(self.degree) and not 4 <= self.degree < clients,
                 f"{self.degree} neighbors of {clients} clients",
-                "take an even number of 4 or more, or 0 for all",
+                "take 4 or more, or 0 for all",
             ),
             (
                 not 8 <= self.chunk <= LARGEST_CHUNK or self.chunk % 8 != 0,

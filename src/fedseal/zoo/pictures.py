@@ -22,6 +22,7 @@ from fedseal.types import Batch
 
 PHOTOS = ("chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
 SIDE = 224  # of every bundled photo, in pixels
+LARGEST = 4 * SIDE  # all of them are rendered at once
 LEVELS = (1, 2, 4, 7)  # each photo is cut into that many crops a side; all divide SIDE
 FLAT = 0.03  # standard deviation of pixels in [0, 1] below which a crop shows next to nothing
 
@@ -183,7 +184,7 @@ def _resized(picture: Image.Image, shape: tuple[int, int, int], box: tuple[int, 
     channels, height, width = shape
     left, top, right, bottom = box or (0, 0, *picture.size)
     scale = min((right - left) / width, (bottom - top) / height)
-    over_x, over_y = (right - left - scale * width) / 2, (bottom - top - scale * height) / 2
+    over_x, over_y = max(right - left - scale * width, 0.0) / 2, max(bottom - top - scale * height, 0.0) / 2  # rounding
     inner = (left + over_x, top + over_y, right - over_x, bottom - over_y)
     filter = Image.Resampling.BOX if scale >= 1 else Image.Resampling.BICUBIC
     resized = picture.convert("L" if channels == 1 else "RGB").resize((width, height), filter, box=inner)
@@ -205,4 +206,6 @@ def _same(pool: Tensor, exclude: Tensor) -> Tensor:
 def _checked(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if shape[0] not in (1, 3) or min(shape) < 1:
         raise BadConfig(f"the pictures' shape is {shape}", "give (channels, height, width) with 1 or 3 channels")
+    if max(shape) > LARGEST:
+        raise BadConfig(f"the pictures' shape is {shape}", f"give at most {LARGEST} pixels a side: they have {SIDE}")
     return shape

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from fedseal.errors import BadConfig
 from fedseal.federation import grid
 from fedseal.federation.deployment import certificates, flower_internals
+from fedseal.federation.deployment.floors import Floors, Guarded
 from fedseal.federation.deployment.folder import Place
 from fedseal.federation.deployment.ledger import LEDGER, StoredLedger
 from fedseal.federation.deployment.processes import Child, daemon, free_port, until_open
@@ -47,11 +48,14 @@ REFUSALS = {
 }
 
 
-def take_part(place: Place, members: Members, *, say: Callable[[str], None] = lambda line: None) -> None:
+def take_part(
+    place: Place, members: Members, *, floors: Floors | None = None, say: Callable[[str], None] = lambda line: None
+) -> None:
     """Be a data owner or an aggregator until interrupted.
 
     Args:
         members: the federation with this party's key.
+        floors: what its owner asks of every question.
         say: told what happens.
 
     Raises:
@@ -59,7 +63,9 @@ def take_part(place: Place, members: Members, *, say: Callable[[str], None] = la
         EngineFailure: the SuperNode does not start.
     """
     certificates.check(place.folder)
-    party = members.party(place.number, ledger=StoredLedger(place.folder / LEDGER))
+    party: Member = members.party(place.number, ledger=StoredLedger(place.folder / LEDGER))
+    if floors is not None:
+        party = Guarded(party, floors)
     quiet()
     unknown = 0
     with only_errors("flwr"):
@@ -124,7 +130,10 @@ def serve(place: Place, child: Child, port: int, party: Member, say: Callable[[s
             try:
                 _answer(address, secret, found.token, party, place.number)
             except httpx.HTTPError as error:  # the run has ended, or the line is gone: the next look tells
-                LOG.warning("an answer of %s is not taken: %s", place.who, error)
+                LOG.warning("an answer of %s is not taken: %s", place.who, type(error).__name__)
+            except Exception:  # noqa: BLE001 - whatever comes over the line, this party answers the next question
+                LOG.exception("a message to %s cannot be answered", place.who)
+                time.sleep(POLL)
     finally:
         client.close()
 

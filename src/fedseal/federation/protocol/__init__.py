@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fedseal.federation.protocol.base import Call, PartyReading, Sum, SumProtocol
 from fedseal.federation.protocol.masking import MASKING
-from fedseal.federation.protocol.messages import LOG, Ask, Link, Member, Reply
+from fedseal.federation.protocol.messages import LOG, Ask, Link, Member, Reply, answer_of, known_kind, refusal_kind
 from fedseal.federation.protocol.plain import PLAIN
 from fedseal.federation.protocol.sharing import SHARING, AggregatorMember
 
@@ -23,4 +23,7 @@ __all__ = [
     "Reply",
     "Sum",
     "SumProtocol",
+    "answer_of",
+    "known_kind",
+    "refusal_kind",
 ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedseal.errors import FedsealError
 from fedseal.federation.packing import Vector, state_digest
-from fedseal.federation.protocol.messages import Ask, Link
+from fedseal.federation.protocol.messages import LOG, Ask, Link, refusal_kind
 from fedseal.federation.secure import Pact
-from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Terms, Transcript
+from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Party, Terms, Transcript
 from fedseal.secagg.errors import OutOfPhase
 from fedseal.types import Tensors
 
@@ -52,6 +53,7 @@ class Call:
     Args:
         clients: who is asked.
         identity: the model owner's.
+        faults: filled as the round goes: whose messages were refused, and for which kind of reason.
     """
 
     pact: Pact
@@ -60,6 +62,7 @@ class Call:
     round: int
     size: int
     state: Tensors
+    faults: dict[int, str] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
@@ -70,6 +73,11 @@ class Call:
     def digest(self) -> bytes:
         """SHA-256 of the model that clients are sent; empty where nobody holds anybody to it."""
         return b"" if self.pact.secure.protocol == "plain" else state_digest(self.state)
+
+    def blame(self, number: int, error: FedsealError) -> None:
+        """One party's bad message must not end the round for the others."""
+        LOG.warning("what %s sends is refused: %s", Party.of(number), error)
+        self.faults[number] = refusal_kind(error)
 
     def to(self, number: int, step: str, messages: Iterable[Buffer] = ()) -> Ask:
         """A question."""

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from fedseal.client import misfits, put_state
-from fedseal.errors import FedsealError, UnfitUpdate
+from fedseal.errors import UnfitUpdate
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.protocol import PROTOCOLS
 from fedseal.federation.protocol.base import ClientSide, TrainedStep
-from fedseal.federation.protocol.messages import LOG, Ask, Memory, Reply
+from fedseal.federation.protocol.messages import Ask, Memory, Reply, answer_of
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Identity, Ledger, Outgoing
 from fedseal.types import Batch, Tensors
@@ -63,11 +63,7 @@ class ClientMember:
 
     def answer(self, ask: Ask) -> Reply:
         """Do what is asked, or refuse it."""
-        try:
-            return Reply(tuple(self._answered(ask)))
-        except FedsealError as error:
-            LOG.warning("client %d refuses '%s' of round %d: %s", self._number, ask.step, ask.round, error)
-            return Reply(refused=type(error).__name__)
+        return answer_of(f"client {self._number}", ask, lambda: self._answered(ask))
 
     def dump(self) -> Memory:
         """The ledger, the present round's secrets, and statistics that stay here."""

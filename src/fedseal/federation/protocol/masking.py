@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep, received_digest
-from fedseal.federation.protocol.messages import LOG, Ask, Link, Reply
+from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
 from fedseal.secagg.errors import BadMessage, OutOfPhase
@@ -57,28 +57,28 @@ def conduct_masking(call: Call, link: Link) -> Sum:
     server = masking.Server(call.terms, call.identity)
 
     def heard(answers: Iterable[tuple[Ask, Reply]]) -> list[Outgoing]:
-        for _, reply in answers:
+        for ask, reply in answers:
             for _, message in reply.messages:
-                _receive(server, message)
+                _receive(call, server, ask.to, message)
         return server.advance()
 
     out = heard(link.ask([call.to(number, "advertise") for number in call.clients]))
     for step in ("back up", "train", "confirm"):
         out = heard(link.ask([call.to(number, step, [message]) for number, message in out]))
-    for _, reply in link.ask([call.to(number, "unmask", [message]) for number, message in out]):
+    for ask, reply in link.ask([call.to(number, "unmask", [message]) for number, message in out]):
         for _, message in reply.messages:
-            _receive(server, message)
+            _receive(call, server, ask.to, message)
     return Sum.of(server.result())
 
 
-def _receive(server: masking.Server, message: Buffer) -> None:
-    """One client's bad message must not end the round for the others."""
+def _receive(call: Call, server: masking.Server, number: int, message: Buffer) -> None:
+    """Take what a client sends."""
     try:
         server.receive(message)
     except (BadMessage, OutOfPhase) as error:
         if server.ended:
             raise
-        LOG.warning("the server refuses a client's message: %s", error)
+        call.blame(number, error)
 
 
 MASKING = SumProtocol(secure=True, client=MaskingRole, conduct=conduct_masking, view=SecureView)

@@ -38,17 +38,20 @@ class PlainClient:
 
 
 def conduct_plain(call: Call, link: Link) -> Sum:
-    """Add up what clients send.
+    """Add up what clients send; a step that cannot be added costs its own client.
 
     Raises:
         CohortTooSmall: too few answer.
-        UnfitUpdate: a step that cannot be read.
     """
     total, weights, cohort = np.zeros(call.size), 0, []
     sums: dict[str, float] = defaultdict(float)
     for ask, reply in link.ask([call.to(number, "train") for number in call.clients]):
-        for _, message in reply.messages:
-            step, weight, metrics = read_step(message)
+        for _, message in reply.messages[:1]:
+            try:
+                step, weight, metrics = fitting_step(message, call)
+            except UnfitUpdate as error:
+                call.blame(ask.to, error)
+                continue
             total += weight * step.astype(np.float64)
             weights += weight
             cohort.append(ask.to)
@@ -99,8 +102,31 @@ def read_step(message: Buffer) -> TrainedStep:
         found = safetensors.numpy.load(bytes(message))
         metrics = {name[7:]: float(value[0]) for name, value in found.items() if name.startswith("metric.")}
         return TrainedStep(found["step"], int(found["weight"][0]), metrics)
-    except (SafetensorError, KeyError, IndexError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UnfitUpdate(f"a client's step that cannot be read ({error})", "run one version at all parties") from None
+
+
+def fitting_step(message: Buffer, call: Call) -> TrainedStep:
+    """A step that can be added to the others.
+
+    Raises:
+        UnfitUpdate: it cannot be read, or another length, format, weight or metric than agreed, or no number.
+    """
+    step, weight, metrics = read_step(message)
+    secure = call.pact.secure
+    bounds = secure.metrics or {}
+    for fits, what in (
+        (step.dtype == np.float32 and step.shape == (call.size,), f"a step of {step.dtype} {step.shape}"),
+        (bool(np.isfinite(step).all()), "a step that is no number"),
+        (1 <= weight <= (secure.max_weight or weight), f"a weight of {weight}"),
+        (
+            metrics.keys() == bounds.keys() and all(abs(metrics[name]) <= most for name, most in bounds.items()),
+            "metrics that are not those agreed on",
+        ),
+    ):
+        if not fits:
+            raise UnfitUpdate(f"a client sends {what}", "send what the round asks for")
+    return TrainedStep(step, weight, metrics)
 
 
 PLAIN = SumProtocol(secure=False, client=PlainClient, conduct=conduct_plain, view=PlainView)

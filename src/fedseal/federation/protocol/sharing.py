@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from fedseal.errors import EngineFailure, FedsealError
+from fedseal.errors import EngineFailure
 from fedseal.federation.protocol.base import (
     Call,
     SecureView,
@@ -16,7 +16,7 @@ from fedseal.federation.protocol.base import (
     received_digest,
     trains_only,
 )
-from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply
+from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply, answer_of, known_kind
 from fedseal.federation.secure import Pact
 from fedseal.secagg import OWNER, Buffer, Identity, Ledger, Outgoing, Party, aggregator, sharing
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase
@@ -64,11 +64,7 @@ class AggregatorMember:
 
     def answer(self, ask: Ask) -> Reply:
         """Do what is asked, or refuse it."""
-        try:
-            return Reply(tuple(self._answered(ask)))
-        except FedsealError as error:
-            LOG.warning("aggregator %d refuses '%s' of round %d: %s", self._place, ask.step, ask.round, error)
-            return Reply(refused=f"{type(error).__name__}: {error.fact}")
+        return answer_of(f"aggregator {self._place}", ask, lambda: self._answered(ask))
 
     def dump(self) -> Memory:
         """The ledger, and all messages of the present round, from which it is put together again."""
@@ -142,8 +138,8 @@ def conduct_sharing(call: Call, link: Link) -> Sum:
         EngineFailure: an aggregator does not answer.
     """
     relay = _Relay(call, link)
-    for _, reply in link.ask([call.to(number, "train") for number in call.clients]):
-        relay.add(reply.messages)
+    for ask, reply in link.ask([call.to(number, "train") for number in call.clients]):
+        relay.add(ask.to, reply.messages)
     if not relay.heard:
         least = call.pact.secure.minimum
         raise CohortTooSmall(f"no client answered with an update, and the minimum is {least}", "see the clients' logs")
@@ -152,7 +148,10 @@ def conduct_sharing(call: Call, link: Link) -> Sum:
     for to, message in relay.each("open", {number: agreements.get(number, []) for number in relay.places}):
         if to == OWNER:
             owner.receive(message)
-    return Sum.of(owner.result())
+    opened = owner.result()
+    for number in relay.heard - set(opened.cohort):
+        call.blame(number, BadMessage("an aggregator did not take its share", "see the aggregators' logs"))
+    return Sum.of(opened)
 
 
 class _Relay:
@@ -163,13 +162,13 @@ class _Relay:
         self.places = [aggregator(place) for place in range(len(call.pact.roster.aggregators))]
         self._pending: dict[int, list[Buffer]] = {number: [] for number in self.places}
         self._bytes = dict.fromkeys(self.places, 0)
-        self.heard = False
+        self.heard: set[int] = set()
 
-    def add(self, messages: Iterable[Outgoing]) -> None:
+    def add(self, number: int, messages: Iterable[Outgoing]) -> None:
         """What a client sends."""
         for to, message in messages:
             if to in self._pending:
-                self.heard = True
+                self.heard.add(number)
                 self._pending[to].append(message)
                 self._bytes[to] += len(message)
         self.flush()
@@ -199,7 +198,12 @@ class _Relay:
         silent = dict.fromkeys(messages)
         for ask, reply in self._link.ask([self._call.to(number, step, parts) for number, parts in messages.items()]):
             if reply.refused:
-                raise EngineFailure(f"{Party.of(ask.to)} refuses ({reply.refused})", "start anew")
+                kind, least = known_kind(reply.refused), self._call.pact.secure.minimum
+                if kind == CohortTooSmall.__name__:
+                    raise CohortTooSmall(
+                        f"all aggregators hold the shares of too few: the minimum is {least}", "ask again"
+                    )
+                raise EngineFailure(f"{Party.of(ask.to)} refuses ({kind}: see its log)", "start anew")
             del silent[ask.to]
             yield from reply.messages
         if silent:

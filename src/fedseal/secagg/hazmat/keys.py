@@ -23,6 +23,16 @@ from fedseal.secagg.errors import BadMessage
 
 KEY, SIGNATURE, TAG, NONCE = 32, 64, 16, 12
 Buffer: TypeAlias = bytes | bytearray | memoryview
+PRIME = 2**255 - 19
+LOW_ORDER = frozenset(  # coordinates of the points of order 1, 2, 4 and 8 on the curve and its twist
+    (
+        0,
+        1,
+        PRIME - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,15 @@ class Agreement:
         except ValueError:
             raise BadMessage("a public key is of low order", "ask its owner for another") from None
         return hkdf(shared, context)
+
+
+def low_order(public: bytes) -> bool:
+    """Whether an X25519 key is one with which every agreement is known to everyone (RFC 7748, section 6.1).
+
+    >>> low_order(bytes(32)), low_order(Agreement.fresh().public)
+    (True, False)
+    """
+    return int.from_bytes(public, "little") % (1 << 255) % PRIME in LOW_ORDER  # the highest bit is not read
 
 
 def hkdf(secret: bytes, context: bytes) -> bytes:
@@ -115,6 +134,10 @@ class Identity:
     def public(self) -> Public:
         """What the roster says of this party."""
         return Public(self._key.public_key().public_bytes_raw(), self.opening.public)
+
+    def derived(self, context: bytes) -> bytes:
+        """32 bytes that only this party can compute, for one purpose that the context names."""
+        return hkdf(self.signing, b"fedseal own 1" + context)
 
     def sign(self, data: Buffer) -> bytes:
         """64 bytes."""

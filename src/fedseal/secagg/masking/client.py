@@ -14,6 +14,7 @@ from fedseal.secagg.hazmat.prg import Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.ledger import Ledger
 from fedseal.secagg.masking.directory import Directory, Keys
+from fedseal.secagg.masking.graph import Graph, drawn_holders
 from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending
 from fedseal.secagg.terms import Terms
@@ -21,7 +22,7 @@ from fedseal.secagg.vector import Contribution
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
-VERSION = 2  # of what `dump` gives
+VERSION = 3  # of what `dump` gives
 
 
 class MaskingClient(Role):
@@ -85,8 +86,9 @@ class MaskingClient(Role):
         if Kind.KEYS not in self._due:
             keys = self._told.keys.items()
             facts["keys"] = {str(who): [known.channel.hex(), known.masking.hex()] for who, known in keys}
+            facts["holders"] = list(self._drawn)
         if Kind.RELAY not in self._due:
-            facts |= {"sharing": list(self._sharing), "neighbors": list(self._neighbors)}
+            facts |= {"sharing": list(self._sharing), "drawn": self._graph.drawn}
         if Kind.SURVIVORS not in self._due:
             facts["survivors"] = list(self._survivors)
         return json.dumps(facts).encode()
@@ -111,9 +113,11 @@ class MaskingClient(Role):
         client._shares = {int(who): bytes.fromhex(share) for who, share in facts["shares"].items()}
         if "keys" in facts:
             keys = {int(who): Keys(*map(bytes.fromhex, pair)) for who, pair in facts["keys"].items()}
-            client._told = Directory(client.terms, keys)
+            client._told, client._drawn = Directory(client.terms, keys), tuple(facts["holders"])
         if "sharing" in facts:
-            client._sharing, client._neighbors = tuple(facts["sharing"]), list(facts["neighbors"])
+            client._sharing = tuple(facts["sharing"])
+            drawn = {int(who): tuple(row) for who, row in (facts["drawn"] or {}).items()}
+            client._graph = client._told.graph(drawn)
         if "survivors" in facts:
             client._survivors = tuple(facts["survivors"])
         return client
@@ -141,7 +145,8 @@ class MaskingClient(Role):
             raise Misbehavior("the server lists other keys for this client than it advertised", "change the server")
         if len(told.keys) < self.terms.minimum:
             raise CohortTooSmall(f"{len(told.keys)} clients, and the minimum is {self.terms.minimum}", "invite more")
-        holders = told.graph.holders(self.number)
+        drawn = drawn_holders(tuple(told.keys), self.number, self.terms.degree)
+        holders = tuple(sorted((*drawn, self.number)))
         threshold = self.terms.threshold(len(holders))
         pairs = zip(
             shamir.split_secret(self._seed, threshold, len(holders)),
@@ -149,7 +154,7 @@ class MaskingClient(Role):
             strict=True,
         )
         shares = dict(zip(holders, (a + b for a, b in pairs), strict=True))
-        self._told, self._shares[self.number] = told, shares.pop(self.number)
+        self._told, self._drawn, self._shares[self.number] = told, drawn, shares.pop(self.number)
         body = told.digest + told.commitment(self.number, self._seed) + wire.wire_number(len(shares))
         for holder, share in shares.items():
             key = told.share_key(self._channel, self.number, holder, holder)
@@ -159,28 +164,32 @@ class MaskingClient(Role):
     def _relayed(self, message: Message) -> list[Outgoing]:
         reader, told = Reader(message.body), self._told
         sharing = ascending(reader.party() for _ in reader.count(len(told.keys)))
+        if not set(sharing) <= set(told.keys) or self.number not in sharing:
+            raise Misbehavior("the server says that others shared than could have", "change the server")
+        graph = Graph.read(tuple(told.keys), sharing, self.terms.degree, reader)
+        if graph.drawn is not None and graph.drawn[self.number] != self._drawn:
+            raise Misbehavior("the server says that this client drew other holders than it did", "change the server")
         sealed = {reader.party(): reader.take(SHARE + TAG) for _ in reader.count(len(told.keys))}
         reader.end()
-        mine = [who for who in told.graph.neighbors(self.number) if who in sharing]
-        if not set(sharing) <= set(told.keys) or self.number not in sharing or sorted(sealed) != mine:
+        shared = set(sharing)
+        if list(sealed) != [who for who in graph.kept(self.number) if who in shared]:
             raise Misbehavior("the shares that the server relays are not those of this client's neighbors", "change it")
         self._enough(len(sharing), "share")
-        if len(mine) + 1 < self.terms.threshold(len(told.graph.holders(self.number))):
-            raise CohortTooSmall(
-                f"{len(mine)} neighbors hold this client's shares, too few to recover it", "invite more"
-            )
+        self._held(sharing, "hold")
         for who, share in sealed.items():
             try:
                 self._shares[who] = open_once(told.share_key(self._channel, who, self.number, who), share)
             except BadMessage:
                 continue  # others may hold theirs: nobody can shut this client out by one bad share
-        self._sharing, self._neighbors = sharing, mine
+        self._sharing, self._graph = sharing, graph
         return []
 
     def _masked(self, contribution: Contribution) -> Iterator[Outgoing]:
         writer = ChunkWriter(self.terms.digest, self.number, SERVER, self.terms.roster.opener.sealing)
         yield self._signed(Kind.MASKED, SERVER, writer.key)
-        seeds = {who: self._told.mask_seed(self._masking, self.number, who) for who in self._neighbors}
+        sharing = set(self._sharing)
+        pairs = [who for who in self._graph.neighbors(self.number) if who in sharing]
+        seeds = {who: self._told.mask_seed(self._masking, self.number, who) for who in pairs}
         added = [seed for who, seed in seeds.items() if self.number < who]
         masks = Masks([self._seed, *added], [seed for who, seed in seeds.items() if who < self.number])
         offset = 0
@@ -198,13 +207,14 @@ class MaskingClient(Role):
         if self.number not in survivors:
             raise Misbehavior("the server says that this client dropped", "it may try again in the next round")
         self._enough(len(survivors), "survived")
+        self._held(survivors, "survived of those who hold")
         self._survivors = survivors
-        statement = self._told.statement(self._sharing, survivors)
+        statement = self._told.statement(self._sharing, self._graph, survivors)
         return [self._signed(Kind.CONFIRM, SERVER, self._identity.sign(statement))]
 
     def _unmask(self, message: Message) -> list[Outgoing]:
         reader = Reader(message.body)
-        statement = self._told.statement(self._sharing, self._survivors)
+        statement = self._told.statement(self._sharing, self._graph, self._survivors)
         entries = [(reader.party(), reader.take(SIGNATURE)) for _ in reader.count(len(self._survivors))]
         reader.end()
         signers = ascending(who for who, _ in entries)
@@ -240,6 +250,15 @@ class MaskingClient(Role):
     def _enough(self, count: int, what: str) -> None:
         if count < self.terms.minimum:
             raise CohortTooSmall(f"{count} clients {what}, and the minimum is {self.terms.minimum}", "invite more")
+
+    def _held(self, among: tuple[int, ...], what: str) -> None:
+        """Nobody may be left alone with the colluding ones: its own seed would then say all of its update."""
+        there, holders = set(among) & set(self._drawn), len(self._drawn) + 1
+        if len(there) + 1 < self.terms.threshold(holders):
+            raise CohortTooSmall(
+                f"{len(there)} others {what} this client's shares, and it takes {self.terms.threshold(holders) - 1}",
+                "invite more, or raise the degree",
+            )
 
     def _forget(self) -> None:
         self._shares.clear()

@@ -9,9 +9,9 @@ from functools import cached_property
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import KEY, Agreement
-from fedseal.secagg.masking.graph import Graph
-from fedseal.secagg.party import SERVER
+from fedseal.secagg.hazmat.keys import KEY, Agreement, low_order
+from fedseal.secagg.masking.graph import Graph, drawing
+from fedseal.secagg.party import SERVER, Party
 from fedseal.secagg.role import from_client, public_of
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.wire import Kind, Message, Reader
@@ -33,11 +33,17 @@ class Keys:
 
     @classmethod
     def read(cls, message: Message) -> Keys:
-        """The keys in an ADVERTISE message."""
+        """The keys in an ADVERTISE message.
+
+        Raises:
+            BadMessage: no two keys, or one of low order, with which none of its neighbors could agree on anything.
+        """
         from_client(message)
         reader = Reader(message.body)
         keys = cls(reader.take(KEY), reader.take(KEY))
         reader.end()
+        if low_order(keys.channel) or low_order(keys.masking):
+            raise BadMessage(f"{Party.of(message.sender)} advertises a key of low order", "ask it for another")
         return keys
 
 
@@ -70,10 +76,9 @@ class Directory:
         lines = [wire.party(who) + keys.channel + keys.masking for who, keys in sorted(self.keys.items())]
         return hashlib.sha256(b"fedseal keys 1" + self.terms.digest + b"".join(lines)).digest()
 
-    @cached_property
-    def graph(self) -> Graph:
-        """Who shares masks with whom."""
-        return Graph(tuple(self.keys), self.terms.degree, self.digest)
+    def graph(self, drawn: Mapping[int, tuple[int, ...]]) -> Graph:
+        """Who shares masks with whom, where clients drew these holders."""
+        return Graph(tuple(self.keys), drawn if drawing(len(self.keys), self.terms.degree) else None)
 
     def mask_seed(self, own: Agreement, me: int, other: int) -> bytes:
         """What the pair's mask grows from; the same for both."""
@@ -89,6 +94,6 @@ class Directory:
         """Binds a client to its own seed and says nothing of it."""
         return hashlib.sha256(b"fedseal seed 1" + self.digest + wire.party(client) + seed).digest()
 
-    def statement(self, sharing: tuple[int, ...], survivors: tuple[int, ...]) -> bytes:
-        """What survivors sign: the keys, who shared, who survived."""
-        return b"fedseal survivors 1" + self.digest + wire.parties(sharing) + wire.parties(survivors)
+    def statement(self, sharing: tuple[int, ...], graph: Graph, survivors: tuple[int, ...]) -> bytes:
+        """What survivors sign: the keys, who shared and with whom, who survived."""
+        return b"fedseal survivors 2" + self.digest + wire.parties(sharing) + graph.digest + wire.parties(survivors)

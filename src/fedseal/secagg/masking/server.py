@@ -14,8 +14,9 @@ from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.masking.client import SHARE, unmask_context
 from fedseal.secagg.masking.directory import Directory, Keys
+from fedseal.secagg.masking.graph import drawing
 from fedseal.secagg.party import SERVER
-from fedseal.secagg.role import Role, from_client
+from fedseal.secagg.role import Role, ascending, from_client
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout, Opened
 from fedseal.secagg.wire import Kind, Message, Outgoing, Reader
@@ -113,6 +114,8 @@ class Server(Role):
     def _list_keys(self) -> list[Outgoing]:
         self._enough(len(self._adverts), "advertised")
         self._told = Directory(self.terms, {who: keys for who, (_, keys) in sorted(self._adverts.items())})
+        clients = len(self._told.keys)
+        self._holders = self.terms.degree if drawing(clients, self.terms.degree) else clients - 1
         body = wire.wire_number(len(self._adverts)) + b"".join(
             bytes(raw) for _, (raw, _) in sorted(self._adverts.items())
         )
@@ -125,16 +128,20 @@ class Server(Role):
         digest, commitment = reader.take(KEY), reader.take(KEY)
         shares = {reader.party(): reader.take(SHARE + TAG) for _ in reader.count(len(self._told.keys))}
         reader.end()
-        if digest != self._told.digest or tuple(shares) != self._told.graph.neighbors(message.sender):
+        holders = ascending(shares)
+        known = set(holders) <= self._told.keys.keys() - {message.sender}
+        if digest != self._told.digest or len(holders) != self._holders or not known:
             raise BadMessage("shares for other keys or other holders than the round's", "back up what KEYS listed")
         self._backups[message.sender] = Backup(commitment, shares)
 
     def _relay(self) -> list[Outgoing]:
         self._enough(len(self._backups), "shared")
         sharing, out = tuple(sorted(self._backups)), []
+        self._graph = self._told.graph({who: tuple(backup.shares) for who, backup in self._backups.items()})
+        common = wire.parties(sharing) + self._graph.written()
         for who in sharing:
-            mine = [other for other in self._told.graph.neighbors(who) if other in self._backups]
-            body = wire.parties(sharing) + wire.wire_number(len(mine))
+            mine = [other for other in self._graph.kept(who) if other in self._backups]
+            body = common + wire.wire_number(len(mine))
             body += b"".join(wire.party(other) + self._backups[other].shares[who] for other in mine)
             out.append(self._signed(Kind.RELAY, who, body))
         return out
@@ -162,7 +169,7 @@ class Server(Role):
     def _confirmed(self, message: Message) -> None:
         self._member(message, self.survivors)
         self._first(message, self._confirmations)
-        statement = self._told.statement(tuple(sorted(self._backups)), self.survivors)
+        statement = self._told.statement(tuple(sorted(self._backups)), self._graph, self.survivors)
         if len(message.body) != SIGNATURE:
             raise BadMessage("a confirmation of another length", "send the original")
         self.terms.roster.clients[message.sender].verify(message.body, statement)
@@ -188,7 +195,7 @@ class Server(Role):
         for _ in range(2):
             tables.append({reader.party(): reader.take(KEY) for _ in reader.count(len(self._told.keys))})
         reader.end()
-        known = set(self._told.graph.holders(message.sender)) & set(self._backups)
+        known = {message.sender, *self._graph.kept(message.sender)} & set(self._backups)
         survivors = set(self.survivors)
         if not (set(tables[0]) <= known & survivors and set(tables[1]) <= known - survivors):
             raise BadMessage("shares of other clients' secrets than those asked for", "answer what SURVIVORS said")
@@ -201,7 +208,7 @@ class Server(Role):
         subtracted = [self._seed_of(who) for who in self.survivors]
         for gone in sorted(set(self._backups) - set(self.survivors)):
             key = self._key_of(gone)
-            for who in told.graph.neighbors(gone):
+            for who in self._graph.neighbors(gone):
                 if who in self.survivors:
                     (subtracted if who < gone else added).append(told.mask_seed(key, gone, who))
         return Masks(added, subtracted)
@@ -224,7 +231,7 @@ class Server(Role):
 
     def _recovered(self, who: int, shares: Mapping[int, bytes], right: Callable[[bytes], bool]) -> bytes:
         """A secret from its holders' shares, of which some may be wrong."""
-        places = {holder: place for place, holder in enumerate(self._told.graph.holders(who), 1)}
+        places = {holder: place for place, holder in enumerate(self._graph.holders(who), 1)}
         threshold = self.terms.threshold(len(places))
         if len(shares) < threshold:
             raise CohortTooSmall(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def read_npz(path: str | Path) -> Batch:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - zipfile, zlib and numpy raise whatever they raise on foreign bytes
         raise StorageFailure(f"'{path}' is no whole .npz file ({error})", "write it with numpy.savez") from None
     inputs, labels = (_first(found, names, path) for names in (INPUTS, LABELS))
     if labels.ndim == 1 and not np.issubdtype(labels.dtype, np.integer):
