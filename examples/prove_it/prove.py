@@ -13,7 +13,7 @@ import torch
 import fedseal as fs
 from fedseal.audit import Record, pictures, recording, summarize
 from fedseal.federation import DataOwner, Federation, ModelOwner, View, gradient_step
-from fedseal.federation.recorder import Shelf
+from fedseal.federation.view import Shelf
 from fedseal.modality import picture
 from fedseal.report import html
 

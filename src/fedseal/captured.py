@@ -105,7 +105,7 @@ def difference(
         if tensor.numel() and start.is_floating_point():
             scale = 2.0 ** math.floor(math.log2(max(float(tensor.double().abs().max()), 1e-300)))
             coarse.setdefault((tensor.dtype, start.dtype, scale), []).append(name)
-    _check_weights(after, moved, path)
+    _check_weights(after, {name: before[own] for name, own in called.items() if own is not None}, path)
     steps = [rounded_to(sent, start, tuple(which), largest=scale) for (sent, start, scale), which in coarse.items()]
     return {name: canonical(tensor) for name, tensor in moved.items()}, tuple(step for step in steps if step)
 
@@ -146,16 +146,27 @@ def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str | N
     return found
 
 
-def _check_weights(after: Mapping[str, Tensor], moved: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse a gradient or a difference that is called weights: it lies near 0, not near the weights before."""
+def lies_near(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Literal["weights", "difference"] | None:
+    """Whether tensors lie nearer to the weights before training than to 0, or the other way round; None for neither.
+
+    >>> lies_near({"w": torch.tensor([1.0, 1.9])}, {"w": torch.tensor([1.0, 2.0])})
+    'weights'
+    """
     squares = [0.0, 0.0, 0.0]
-    for name, tensor in after.items():
+    for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            here, step = tensor.double(), moved[name].double()
-            for place, part in enumerate((here, step, here - step)):
+            here, start = tensor.double(), before[name].detach().cpu().double()
+            for place, part in enumerate((here, here - start, start)):
                 squares[place] += float(part.square().sum())
-    own, apart, start = squares
-    if own < apart and own < start:
+    own, apart, start_square = squares
+    if own < min(apart, start_square):
+        return "difference"
+    return "weights" if apart < min(own, start_square) else None
+
+
+def _check_weights(after: Mapping[str, Tensor], before: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse a gradient or a difference that is called weights: it lies near 0, not near the weights before."""
+    if lies_near(after, before) == "difference":
         raise UnfitUpdate(
             f"'{path}' is called weights, and lies nearer to 0 than to the weights before training",
             "it is a gradient or a difference: leave out --kind weights, or give the weights it was trained from",

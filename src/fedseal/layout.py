@@ -7,6 +7,7 @@ memory. So every tensor that comes in from outside is put into the one order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate
 
 from torch import Tensor, contiguous_format
@@ -35,3 +36,18 @@ def canonical(tensor: Tensor) -> Tensor:
     if tensor.stride() == canonical_strides(tuple(tensor.shape)):
         return tensor
     return tensor.clone(memory_format=contiguous_format)
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In order, on the CPU, and each in memory of its own, as a file holds them.
+
+    Tied weights stand in a state dict under several names, and slices of one vector share its memory.
+
+    >>> import torch
+    >>> one = torch.zeros(4)
+    >>> len({t.untyped_storage().data_ptr() for t in unshared({"a": one, "b": one, "c": one[:2]}).values()})
+    3
+    """
+    flat = {name: canonical(tensor.detach().cpu()) for name, tensor in tensors.items()}
+    owner = {tensor.untyped_storage().data_ptr(): name for name, tensor in flat.items()}
+    return {n: t if owner[t.untyped_storage().data_ptr()] == n else t.clone() for n, t in flat.items()}

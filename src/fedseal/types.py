@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedseal import captured
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, UnfitUpdate, UnknownName, UnknownToAdversary
 from fedseal.files import whole
-from fedseal.layout import canonical
+from fedseal.layout import canonical, unshared
 from fedseal.mechanism import Mechanism
 from fedseal.vocabulary import FileKind as FileKind
 from fedseal.vocabulary import Mode as Mode
@@ -281,12 +281,8 @@ class Update:
         Raises:
             StorageFailure: the file cannot be written.
         """
-        named = [(f"update.{n}", t) for n, t in self.tensors.items()]
-        named += [(f"buffer.{n}", b) for n, b in (self.buffers or {}).items()]
-        flat = {n: canonical(t.detach().cpu()) for n, t in named}
-        owner = {t.untyped_storage().data_ptr(): n for n, t in flat.items()}
-        # tied weights stand in a state dict twice, and slices of one vector share its memory: a file holds copies
-        flat = {n: t if owner[t.untyped_storage().data_ptr()] == n else t.clone() for n, t in flat.items()}
+        named = {f"update.{n}": t for n, t in self.tensors.items()}
+        flat = unshared(named | {f"buffer.{n}": b for n, b in (self.buffers or {}).items()})
         header: dict[str, object] = {
             "kind": self.kind,
             "num_examples": self.num_examples,

@@ -14,8 +14,7 @@ from cli.conftest import Command
 from fedseal import audit
 from fedseal.errors import StorageFailure
 from fedseal.federation import View
-from fedseal.federation.recorder import Shelf
-from fedseal.federation.view import Entry
+from fedseal.federation.view import Entry, Shelf
 from fedseal.json_file import read_model
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.setup.manifest import FILE, Manifest, keep, known_federation

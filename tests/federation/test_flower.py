@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,18 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from federation.small import federation, gap, net, weights
+from federation.small import STEPS, federation, gap, net, weights
 from fedseal.errors import BadConfig, EngineFailure, StorageFailure
-from fedseal.federation import View, flower, recorded
+from fedseal.federation import DataOwner, Federation, ModelOwner, View, flower, recorded
 from fedseal.federation import grid as carrier
 from fedseal.federation.flower_environment import quiet
 from fedseal.federation.grid import GridLink
 from fedseal.federation.keys import StoredKeys, read_identity
 from fedseal.federation.members import Members
 from fedseal.federation.owners import gradient_step
+from fedseal.federation.packing import state_digest
 from fedseal.federation.protocol import Ask, Link, Reply
 from fedseal.secagg import SERVER, Outgoing, Party, aggregator
-from fedseal.types import LocalTraining
+from fedseal.types import Batch, LocalTraining
 
 
 class FakeGrid:
@@ -311,3 +313,117 @@ def test_one_line_records_a_server_of_ones_own(tmp_path: Path, way: str) -> None
         assert (update.kind, update.num_examples) == ("difference", 5 + place)
         assert update.training == LocalTraining.fedavg(lr=0.1)
     assert gap(view.state(2), dict(model.state_dict())) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_arrays_hold_every_format(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = torch.arange(6).to(dtype)[: math.prod(shape)].reshape(shape)
+    array = carrier.array_of(tensor)
+    found = carrier.tensor_of(array)
+    assert (found.dtype, found.shape) == (dtype, tensor.shape)
+    assert state_digest({"": found}) == state_digest({"": tensor})
+
+
+def test_numbers_of_no_format_are_refused() -> None:
+    with pytest.raises(TypeError, match="format 'words'"):
+        carrier.tensor_from(np.zeros(3, "V3"), "words")
+
+
+def test_a_model_in_bfloat16_trains_behind_a_grid_as_in_one_process() -> None:
+    def trained(**engine: Any) -> dict[str, Any]:
+        found = federation("sharing")
+        found.model_owner.model.bfloat16()
+        parts = [owner.build_data() for owner in found.data_owners]
+        rows = [Batch(part.inputs.bfloat16(), part.labels) for part in parts]
+        owners = [DataOwner.holding(batch, STEPS) for batch in rows]
+        return weights(Federation(ModelOwner(found.model_owner.model), owners, "sharing").fit(2, **engine))
+
+    here, there = trained(), trained(engine=OnFakeGrid())
+    assert {tensor.dtype for tensor in here.values()} == {torch.bfloat16}
+    assert gap(here, there) == 0
+
+
+def _exchanged(folder: Path, sent: dict[str, Any], answer: Callable[[Any], dict[str, Any]], **facts: Any) -> list[Any]:
+    """Two rounds in which a server sends array records and a client answers with some."""
+    from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Any, context: Any) -> Any:
+        return Message(RecordDict(answer(message.content)), reply_to=message)
+
+    grid = recorded(FakeGrid(app, 1), folder, **facts)
+    for round in (1, 2):
+        records = {name: ArrayRecord(arrays) for name, arrays in sent.items()}
+        content: dict[str, Any] = {**records, "config": ConfigRecord({"server-round": round})}
+        grid.send_and_receive([Message(RecordDict(content), dst_node_id=100, message_type="train")])
+    return list(View.load(folder).entries) if (folder / "view.json").exists() else []
+
+
+def _tensors(value: float) -> dict[str, Any]:
+    return {"weight": torch.full((2, 3), value), "bias": torch.full((2,), value)}
+
+
+def test_a_second_record_of_the_same_names_is_not_the_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As SCAFFOLD sends them: the model, and beside it what a client corrects its steps by."""
+    from flwr.app import ArrayRecord
+
+    def answer(content: Any) -> dict[str, Any]:
+        return {"arrays": ArrayRecord(_tensors(2.5)), "control": ArrayRecord(_tensors(9.0))}
+
+    entries = _exchanged(tmp_path, {"arrays": _tensors(2.0), "control": _tensors(7.0)}, answer)
+    assert len(entries) == 2
+    view = View.load(tmp_path)
+    assert all(float(t.sub(0.5).abs().max()) == 0 for e in entries for t in view.update(e).tensors.values())
+    assert float(view.state(1)["bias"][0]) == 2.0
+    assert caplog.text.count("an answer has array records 'control' beside the model") == 1
+
+
+def test_which_of_several_records_is_the_model_is_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from flwr.app import ArrayRecord
+
+    def answer(content: Any) -> dict[str, Any]:
+        return {"head": ArrayRecord(_tensors(9.0)), "body": ArrayRecord(_tensors(2.5))}
+
+    sent = {"body": _tensors(2.0), "head": _tensors(7.0)}
+    assert not _exchanged(tmp_path / "one", sent, answer)
+    assert "array records 'body', 'head'; name the model's: recorded(..., arrays=...)" in caplog.text
+    (entry, _) = _exchanged(tmp_path / "other", sent, answer, arrays="head")
+    assert float(View.load(tmp_path / "other").update(entry).tensors["bias"][0]) == 2.0
+
+
+def test_what_a_client_keeps_to_itself_is_left_out_of_its_update(tmp_path: Path) -> None:
+    from flwr.app import ArrayRecord
+
+    def answer(content: Any) -> dict[str, Any]:
+        return {"arrays": ArrayRecord({"weight": _tensors(2.5)["weight"]})}
+
+    (entry, _) = _exchanged(tmp_path, {"arrays": _tensors(2.0)}, answer)
+    assert View.load(tmp_path).update(entry).tensors.keys() == {"weight"}
+    assert View.load(tmp_path).state(1).keys() == {"weight", "bias"}
+
+
+def test_arrays_that_are_no_numbers_are_said_and_end_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from flwr.app import Array, ArrayRecord
+
+    def answer(content: Any) -> dict[str, Any]:
+        return {"arrays": ArrayRecord({"weight": Array(dtype="float32", shape=(2, 3), stype="own", data=b"\x00")})}
+
+    assert not _exchanged(tmp_path, {"arrays": _tensors(2.0)}, answer)
+    assert caplog.text.count("'weight' holds no numbers that can be read") == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "count"), [(5, 5), (5.0, 5), (5.5, None), (float("nan"), None), ([5], None), (0, None)]
+)
+def test_a_number_of_examples_is_one_or_is_not_known(tmp_path: Path, written: Any, count: int | None) -> None:
+    from flwr.app import ArrayRecord, MetricRecord
+
+    def answer(content: Any) -> dict[str, Any]:
+        return {"arrays": ArrayRecord(_tensors(2.5)), "metrics": MetricRecord({"num-examples": written})}
+
+    (entry, _) = _exchanged(tmp_path, {"arrays": _tensors(2.0)}, answer)
+    assert entry.weight == count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_plain_server_reads_every_owners_update(tmp_path: Path) -> None:
         assert (update.kind, update.num_examples) == ("gradient", entry.weight)
         assert update.training == RULE.training
     assert gap(view.state(0), weights(net())) == 0
+
+
+def test_what_a_step_is_may_be_said_after_it_was_recorded(tmp_path: Path) -> None:
+    view = recorded("plain", tmp_path)
+    (entry, *_) = view.of(0, "step")
+    told = replace(view, training=None).update(entry, training=RULE.training)
+    assert told.kind == "gradient"
+    assert distance(told, 0) == 0
 
 
 def test_a_masking_server_reads_noise(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,21 @@ from fedseal.audit.executor import Computed, Engine, InProcess
 from fedseal.audit.grid import AuditPlan, Job
 from fedseal.audit.record import CellKey, Config, Record
 from fedseal.audit.runner import CellProgress, execute
-from fedseal.client import misfits, put_state
-from fedseal.errors import BadConfig
+from fedseal.client import put_state, state_of
+from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.federation.view import Entry, View
+from fedseal.message import MessageNames, fit_state
 from fedseal.threat import ThreatModel
 from fedseal.types import Attack, Batch, Modality, Observation, Progress, Tensors, Update
 
-Truth = Callable[[int, int], Batch]
-HELD = {"step": "updates", "masked": "masked vectors", "seed": "shares from seeds", "sum": "opened sums"}
+Truth = Callable[[int, Any], Batch]  # an owner is a number in our federations, and may be a name in others
+HELD = {
+    "step": "updates",
+    "update": "updates",
+    "masked": "masked vectors",
+    "seed": "shares from seeds",
+    "sum": "opened sums",
+}
 FEW = 2
 
 
@@ -58,7 +66,8 @@ def audit_recording(
     Args:
         view: the record of the federation.
         model: its architecture; the weights are the record's.
-        truth: `(round, owner) -> Batch`: the examples behind an owner's update of a round, all of them.
+        truth: `(round, owner) -> Batch`: the examples behind an owner's update of a round, all of them. An owner is
+            what the record's sender says: a number where that is one.
         out: the run folder. One that holds the same audit is continued.
         attacks: specifications.
         samples: how many messages of each kind are attacked at each party, from the first round on; None for all.
@@ -92,36 +101,57 @@ def chosen(view: View, samples: int | None) -> tuple[Entry, ...]:
     return found
 
 
-def adversary(entry: Entry) -> ThreatModel:
-    """Who has a message: a server, since every party knows the weights and the settings, of one update or of a sum."""
+def adversary(entry: Entry, *, whole: bool = True) -> ThreatModel:
+    """Who has a message: a server, since every party knows the weights and the settings, of one update or of a sum.
+
+    Args:
+        whole: whether it knows all of the weights; False where a client keeps some that the server never had.
+    """
     single = entry.clients == 1
     preset = ThreatModel.honest_but_curious() if single else ThreatModel.aggregate_only()
-    return ThreatModel(f"{entry.party}: {HELD[entry.kind]}", preset.grants)
+    return ThreatModel(f"{entry.party}: {HELD[entry.kind]}", preset.grants - ({"state"} if not whole else set()))
 
 
 def at(model: nn.Module, state: Tensors) -> nn.Module:
-    """A copy of the model with these weights.
+    """A copy of the model with these weights; what is not among them stays as it is, see `sent_whole`.
 
     Raises:
         BadConfig: they are of another model.
     """
     model = copy.deepcopy(model)
-    strange = misfits(model, state)
-    lacking = [name for name, _ in model.named_parameters() if name not in state]
-    if strange or lacking:
-        which = f"holds no '{lacking[0]}'" if lacking else f"holds '{strange[0]}' {tuple(state[strange[0]].shape)}"
+    names = MessageNames(model)
+    called = names.of(state)
+    foreign = [name for name, own in called.items() if own is None]
+    if foreign or not set(called.values()) & names.parameters.keys():
+        which = f"holds '{foreign[0]}' {tuple(state[foreign[0]].shape)}" if foreign else "holds no weights"
         raise BadConfig(f"the record {which}, so it is of another model", "name the model that was trained: --model")
-    put_state(model, state)
+    sent = {name if name in names.first else str(own): state[name] for name, own in called.items()}
+    kept = {name: tensor for name, tensor in state_of(model).items() if name not in called.values()}
+    try:
+        put_state(model, fit_state(model, {**kept, **sent}))
+    except UnfitUpdate as error:
+        raise BadConfig(
+            f"the record is of another model: {error.fact}", "name the model that was trained: --model"
+        ) from None
     return model
 
 
-def fitted_update(update: Update, model: nn.Module) -> Update:
-    """An update as the model has its parts: what a foreign framework sends beside the weights goes to the buffers."""
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    buffers = {name for name, _ in model.named_buffers()}
-    frozen = {name for name, _ in model.named_parameters()} - trainable
-    tensors = {name: tensor for name, tensor in update.tensors.items() if name not in buffers | frozen}
-    return replace(update, tensors=tensors)
+def sent_whole(model: nn.Module, state: Tensors) -> bool:
+    """Whether a server that sent these weights knows all of the model's."""
+    names = MessageNames(model)
+    return names.parameters.keys() <= set(names.of(state).values())
+
+
+def as_answered(model: nn.Module, update: Update) -> nn.Module:
+    """The model as far as an update tells of it: what a client did not send is frozen in a copy."""
+    names = MessageNames(model)
+    silent = names.trainable.keys() - set(names.of(update.tensors).values())
+    if not silent:
+        return model
+    model = copy.deepcopy(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in silent)
+    return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +187,21 @@ class _Job:
             for number in sorted({entry.round for entry in entries})
         }
 
+    def adversary(self, entry: Entry) -> ThreatModel:
+        """Who has a message."""
+        return adversary(entry, whole=entry.round in self._whole)
+
+    @cached_property
+    def _whole(self) -> frozenset[int]:
+        """Rounds in which the server sent all of the model's weights."""
+        return frozenset(n for n in self.view.rounds if sent_whole(self.model, self.view.state(n)))
+
     def plan(self) -> AuditPlan:
         """The resolved arguments, and the cells: attack by attack."""
         rounds = self.rounds.values()
         pairs = [(number, entry) for number, one in self.rounds.items() for entry in one.entries]
         keys = tuple(self.rounds[number].key(attack, entry) for attack in self.named for number, entry in pairs)
-        first, threats = next(iter(rounds)).case, [adversary(entry) for _, entry in pairs]
+        first, threats = next(iter(rounds)).case, [self.adversary(entry) for _, entry in pairs]
         config = Config(
             case=first.title,
             model=f"{type(self.model).__name__} ({sum(p.numel() for p in self.model.parameters()):,} parameters)",
@@ -191,10 +230,11 @@ class _Round:
     entries: tuple[Entry, ...]
 
     @cached_property
-    def owners(self) -> dict[int, Batch]:
+    def owners(self) -> dict[int | str, Batch]:
         sums = [owner for entry in self.entries for owner in entry.cohort]
-        singles = [int(entry.sender) for entry in self.entries if not entry.cohort]
-        return {owner: self.job.truth(self.number, owner) for owner in dict.fromkeys([*sums, *sorted(singles)])}
+        singles = sorted((entry.sender for entry in self.entries if not entry.cohort), key=_place)
+        owners: list[int | str] = [*sums, *map(_owner, singles)]
+        return {owner: self.job.truth(self.number, owner) for owner in dict.fromkeys(owners)}
 
     @cached_property
     def case(self) -> Case:
@@ -214,7 +254,7 @@ class _Round:
     def key(self, attack: str, entry: Entry) -> CellKey:
         """The key of the cell of an attack on a message."""
         first, size = self._span(entry)
-        threat = adversary(entry).name
+        threat = self.job.adversary(entry).name
         return CellKey(
             attack=attack,
             defense=self.job.view.defense,
@@ -226,24 +266,24 @@ class _Round:
 
     def worker(self) -> Worker:
         """What computes this round's cells."""
-        threats = {threat.name: threat for threat in map(adversary, self.entries)}
+        threats = {threat.name: threat for threat in map(self.job.adversary, self.entries)}
         return Worker(self.case.to(self.job.device), self.job.named, {}, threats, recorded=self.observation)
 
     def observation(self, key: CellKey) -> Observation:
         """What the party held."""
         (entry,) = (entry for entry in self.entries if self.key(key.attack, entry) == key)
         case, update = self.case.to(self.job.device), self.job.view.update(entry)
-        update = fitted_update(replace(update, num_examples=key.batch_size), case.model)
+        update = replace(update, num_examples=key.batch_size).to(self.job.device)
         defense = None if key.defense == "none" else defenses.parse(key.defense)
-        return adversary(entry).observe(
-            case.model, update.to(self.job.device), modality=case.inputs_as, defense=defense
+        return self.job.adversary(entry).observe(
+            as_answered(case.model, update), update, modality=case.inputs_as, defense=defense
         )
 
     def _span(self, entry: Entry) -> tuple[int, int]:
         if entry.cohort:
             return 0, sum(len(self.owners[owner]) for owner in entry.cohort)
-        before = list(self.owners).index(int(entry.sender))
-        return sum(len(part) for part in list(self.owners.values())[:before]), len(self.owners[int(entry.sender)])
+        before = list(self.owners).index(_owner(entry.sender))
+        return sum(len(part) for part in list(self.owners.values())[:before]), len(self.owners[_owner(entry.sender)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +295,10 @@ class _Rounds:
     def compute(self, key: CellKey, on_step: Callable[[Progress], None]) -> Computed:
         """The finished cell, also where it crashed."""
         return self.workers[key.seed].compute(key, on_step)
+
+
+def _owner(sender: str) -> int | str:
+    return int(sender) if sender.isdecimal() else sender
 
 
 def _place(sender: str) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -124,13 +124,12 @@ class Recorded:
         return found
 
     def _guess(self, spec: str, attack: Attack, entry: Entry, modality: Modality, out: Path) -> Guess:
-        folder, threat, ran = out / _name(spec, entry), recording.adversary(entry), self._training()
+        folder, state, ran = out / _name(spec, entry), self.view.state(entry.round), self._training()
+        threat = recording.adversary(entry, whole=recording.sent_whole(self.model, state))
         if ran is None:
             threat = ThreatModel(threat.name, threat.grants - {"training"})
-        model = recording.at(self.model, self.view.state(entry.round)).to(self.wanted.device)
-        update = recording.fitted_update(self.view.update(entry), model)
-        if ran is not None:
-            update = replace(update, kind=ran.kind, training=ran)
+        update = self.view.update(entry, training=ran)
+        model = recording.as_answered(recording.at(self.model, state), update).to(self.wanted.device)
         defense = None if self.view.defense == "none" else defenses.parse(self.view.defense)
         try:
             observation = threat.observe(model, update.to(self.wanted.device), modality=modality, defense=defense)

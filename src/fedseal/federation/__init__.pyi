@@ -1,5 +1,6 @@
 from .federation import Federation as Federation
 from .federation import Trained as Trained
+from .foreign.flower_grid import recorded as recorded
 from .local import mean as mean
 from .local import split as split
 from .local import train as train
@@ -8,7 +9,6 @@ from .owners import ModelOwner as ModelOwner
 from .owners import gradient_step as gradient_step
 from .owners import local_steps as local_steps
 from .owners import reptile as reptile
-from .record_flower import recorded as recorded
 from .report import RoundReport as RoundReport
 from .secure import Secure as Secure
 from .view import View as View

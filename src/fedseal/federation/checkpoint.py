@@ -14,6 +14,7 @@ from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.report import RoundReport
 from fedseal.files import whole
 from fedseal.json_file import JsonFile, no_more_than, parsed_model
+from fedseal.layout import unshared
 from fedseal.types import Tensors
 
 VERSION = 1
@@ -83,7 +84,7 @@ def write_checkpoint(path: Path, state: Tensors, metadata: dict[str, str]) -> No
     Raises:
         StorageFailure: it cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    plain = unshared(state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part:

@@ -295,9 +295,9 @@ def _file(checkpoint: str | Path | None) -> Path:
 
 
 def _recorder(folder: str | Path, members: Members, federation: Federation) -> Watcher:
-    from fedseal.federation.recorder import Recorder
+    from fedseal.federation.recorder import PartyRecorder
 
     rule = federation.data_owners[0].model_fn
     training = rule.training if isinstance(rule, Local) else None
     shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
-    return Recorder(Path(folder), members.keys, Packing.of(members.model, members.pact.secure), training, shield)
+    return PartyRecorder(Path(folder), members.keys, Packing.of(members.model, members.pact.secure), training, shield)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedseal.errors import EngineFailure, FedsealError
@@ -24,6 +25,7 @@ PART = "fedseal"  # of a message's records
 HELLO = "hello"
 WAIT = 0.2  # seconds between two looks for nodes
 POLL = 0.1  # seconds between two looks for answers
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 PRESENCE = 2.0  # seconds between two looks whether the nodes that have not answered are still there
 
 
@@ -170,7 +172,7 @@ def refusal_or(reply: Reply, message: Any) -> Any:
 def packed_state(state: Tensors) -> Any:
     """A model as a record."""
     app = flwr().app
-    return app.ArrayRecord({name: app.Array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
+    return app.ArrayRecord({name: array_of(tensor) for name, tensor in state.items()})
 
 
 def packed_arrays(ask: Ask, model: Any = None) -> Any:
@@ -203,7 +205,7 @@ def ask_of(content: Any, number: int) -> Ask:
     with _untrusted("a question"):
         facts, state = dict(content[PART]), None
         if "model" in content:
-            state = {str(name): _tensor(array) for name, array in content["model"].items()}
+            state = {str(name): tensor_of(array) for name, array in content["model"].items()}
         step, round, size = _a(facts["step"], str), _a(facts["round"], int), _a(facts["size"], int)
         messages = tuple(_a(message, bytes) for message in facts["messages"])
         return Ask(number, step, round, size, messages, state, _a(facts["digest"], bytes))
@@ -261,5 +263,40 @@ def _a(value: Any, kind: type[T]) -> T:
     return value
 
 
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array.numpy()))  # a copy, which may be written to
+def array_of(tensor: Tensor) -> Any:
+    """A Flower array; of a format that numpy does not know, such as bfloat16, the bits, under the format's name."""
+    app, content = flwr().app, tensor.detach().cpu().contiguous()
+    try:
+        return app.Array(content.numpy())
+    except TypeError:
+        bits = app.Array(content.view(BITS[content.itemsize]).numpy())
+        name = str(content.dtype).removeprefix("torch.")
+        return app.Array(dtype=name, shape=bits.shape, stype=bits.stype, data=bits.data)
+
+
+def tensor_of(array: Any) -> Tensor:
+    """The tensor of an array that `array_of` or Flower made, in memory of its own.
+
+    Raises:
+        TypeError, ValueError: it holds no numbers.
+    """
+    return tensor_from(np.asarray(array.numpy()), str(array.dtype))
+
+
+def tensor_from(content: NDArray[Any], name: str) -> Tensor:
+    """Numbers, or bits of a format of that name that numpy does not know.
+
+    >>> tensor_from(np.array([16256, 16384], np.int16), "bfloat16")
+    tensor([1., 2.], dtype=torch.bfloat16)
+
+    Raises:
+        TypeError: it holds neither.
+    """
+    found = getattr(torch, name, None)
+    wanted = found if isinstance(found, torch.dtype) and found.itemsize == content.dtype.itemsize else None
+    if content.dtype.kind == "V" or (wanted and wanted.is_floating_point and content.dtype.kind in "iu"):
+        if wanted is None:
+            raise TypeError(f"numbers of the format '{name[:40]}'")
+        bits = np.dtype(f"i{content.dtype.itemsize}" if content.dtype.itemsize > 1 else "u1")
+        return torch.from_numpy(np.array(content).view(bits)).view(wanted)
+    return torch.from_numpy(np.array(content, content.dtype.newbyteorder("="), order="C"))

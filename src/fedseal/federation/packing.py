@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.secure import Secure
+from fedseal.layout import canonical
 from fedseal.types import Tensors, Update
 
 Vector = NDArray[np.float32]
@@ -34,7 +35,7 @@ def state_digest(state: Tensors) -> bytes:
     """
     found = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        content = tensor.detach().cpu().contiguous()
+        content = canonical(tensor.detach().cpu())
         found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         found.update(content.reshape(-1).view(torch.uint8).numpy().data)
     return found.digest()

@@ -1,4 +1,4 @@
-"""Keeping what parties could read: a `Recorder` watches a federation, a `Shelf` is the folder that `View` reads.
+"""Keeping what parties could read: a `PartyRecorder` watches a federation and fills a `Shelf`.
 
 A party's view holds what its own keys open, and nothing that it would have to guess; see `view`.
 """
@@ -11,69 +11,19 @@ from pathlib import Path
 import torch
 
 from fedseal.errors import FedsealError, StorageFailure
-from fedseal.federation.checkpoint import write_checkpoint
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import LOG, PROTOCOLS, Ask, Call, Reply, Sum
 from fedseal.federation.protocol.base import PartyReading, PartyView
 from fedseal.federation.secure import Keyring
-from fedseal.federation.view import EVERYBODY, INDEX, VERSION, Entry, ViewFile, sender_place
-from fedseal.files import write_whole
+from fedseal.federation.view import EVERYBODY, Shelf
 from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
-from fedseal.types import LocalTraining, Tensors
+from fedseal.types import LocalTraining
 
 TENSORS = {"step": "step", "masked": "elements", "seed": "seed"}  # names in an entry's file, by its kind
 
 
-class Shelf:
-    """A folder that fills with entries; its index is written by `close`, as often as one likes."""
-
-    def __init__(self, folder: Path, packing: Packing, training: LocalTraining | None, defense: str = "none") -> None:
-        self.folder = folder
-        self.ring: VectorFormat | None = None
-        self._packing, self._training, self._defense = packing, training, defense
-        self._entries: list[Entry] = []
-
-    def model(self, round: int, state: Tensors) -> None:
-        """The weights that were sent."""
-        write_checkpoint(self.folder / sender_place(round) / "model.safetensors", state, {})
-
-    def keep(
-        self,
-        round: int,
-        party: str,
-        sender: str,
-        kind: str,
-        tensors: Tensors,
-        *,
-        weight: int | None = None,
-        cohort: tuple[int, ...] = (),
-    ) -> None:
-        """Something that the party could read."""
-        file = f"{sender_place(round)}/{party.removeprefix('the ').replace(' ', '-')}-{sender}.safetensors"
-        write_checkpoint(self.folder / file, tensors, {})
-        self._entries.append(Entry(round, party, sender, kind, file, weight, cohort))
-
-    def close(self) -> None:
-        """Say what there is.
-
-        Raises:
-            StorageFailure: it cannot be written.
-        """
-        index = ViewFile(
-            version=VERSION,
-            weights=self._packing.weights,
-            buffers=self._packing.buffers,
-            unit=self._packing.unit,
-            training=self._training,
-            defense=self._defense,
-            ring=self.ring,
-            entries=tuple(self._entries),
-        )
-        write_whole(self.folder / INDEX, index.text().encode())
-
-
-class Recorder:
+class PartyRecorder:
     """Watches a federation, and writes what parties could read whose keys it holds.
 
     Args:

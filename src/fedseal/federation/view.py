@@ -7,15 +7,16 @@ in the model owner's view always.
 
     view.json                          what there is, and how to read it
     round-000/model.safetensors        the weights that were sent
-    round-000/PARTY-SENDER.safetensors a step, a vector of ring elements, or a seed
+    round-000/PARTY-SENDER.safetensors a step, a vector of ring elements, a seed, or a whole update
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedseal.errors import StorageFailure
+from fedseal.errors import BadConfig, StorageFailure
+from fedseal.federation.checkpoint import write_checkpoint
 from fedseal.federation.packing import Packing, Shapes
+from fedseal.files import write_whole
 from fedseal.json_file import JsonFile, no_more_than, read_model
 from fedseal.secagg import VectorFormat
-from fedseal.types import LocalTraining, Update
+from fedseal.types import FileKind, LocalTraining, Tensors, Update
 
-VERSION: Final = 1
+VERSION: Final = 2
 INDEX = "view.json"
 EVERYBODY = "cohort"
 
@@ -42,9 +45,11 @@ class Entry:
     Args:
         party: who: "the owner", "the server", "aggregator 0".
         sender: of whom, a client's number, or "cohort".
-        kind: "step" in the clear, "masked" ring elements, a "seed", or the opened "sum".
+        kind: "step" in the clear, "masked" ring elements, a "seed", the opened "sum", or, of another framework's
+            client, a whole "update".
         weight: of how many examples it is, where that can be read.
         cohort: whose sum it is; empty for a single sender's.
+        form: as what an "update" was sent: "weights", "difference" or "gradient".
     """
 
     round: int
@@ -54,6 +59,7 @@ class Entry:
     file: str
     weight: int | None = None
     cohort: tuple[int, ...] = ()
+    form: Literal["", "weights", "difference", "gradient"] = ""
 
     @property
     def clients(self) -> int:
@@ -81,7 +87,7 @@ def _described(training: LocalTraining | None) -> dict[str, object] | None:
 class ViewFile(JsonFile):
     """`view.json`: names and shapes of a step, how it was trained and hidden, and what was read."""
 
-    version: Literal[1]
+    version: Literal[1, 2]
     weights: Shapes
     buffers: Shapes
     unit: float = Field(default=1.0, gt=0)  # of buffers
@@ -91,9 +97,63 @@ class ViewFile(JsonFile):
     entries: tuple[Annotated[Entry, no_more_than(Entry)], ...]
 
 
+class Shelf:
+    """The folder as it fills; its index is written by `close`, as often as one likes."""
+
+    def __init__(self, folder: Path, packing: Packing, training: LocalTraining | None, defense: str = "none") -> None:
+        self.folder = folder
+        self.ring: VectorFormat | None = None
+        self._packing, self._training, self._defense = packing, training, defense
+        self._entries: list[Entry] = []
+
+    def model(self, round: int, state: Tensors) -> None:
+        """The weights that were sent."""
+        write_checkpoint(self.folder / sender_place(round) / "model.safetensors", state, {})
+
+    def keep(
+        self,
+        round: int,
+        party: str,
+        sender: str,
+        kind: str,
+        tensors: Tensors,
+        *,
+        weight: int | None = None,
+        cohort: tuple[int, ...] = (),
+    ) -> None:
+        """Something that the party could read."""
+        file = _place(round, party, sender)
+        write_checkpoint(self.folder / file, tensors, {})
+        self._entries.append(Entry(round, party, sender, kind, file, weight, cohort))
+
+    def put(self, round: int, party: str, sender: str, update: Update, form: FileKind) -> None:
+        """An update that the party was sent in another framework, and as what."""
+        file = _place(round, party, sender)
+        update.save(self.folder / file)
+        self._entries.append(Entry(round, party, sender, "update", file, update.num_examples, form=form))
+
+    def close(self) -> None:
+        """Say what there is.
+
+        Raises:
+            StorageFailure: it cannot be written.
+        """
+        index = ViewFile(
+            version=VERSION,
+            weights=self._packing.weights,
+            buffers=self._packing.buffers,
+            unit=self._packing.unit,
+            training=self._training,
+            defense=self._defense,
+            ring=self.ring,
+            entries=tuple(self._entries),
+        )
+        write_whole(self.folder / INDEX, index.text().encode())
+
+
 @dataclass(frozen=True)
 class View:
-    """A folder that a `Recorder` wrote."""
+    """A folder that a `PartyRecorder` or an `Exchange` wrote."""
 
     folder: Path
     entries: tuple[Entry, ...]
@@ -127,23 +187,42 @@ class View:
         """Rounds of which something was recorded."""
         return tuple(sorted({entry.round for entry in self.entries}))
 
-    def update(self, entry: Entry, colluding: Sequence[str] = ()) -> Update:
+    def update(self, entry: Entry, colluding: Sequence[str] = (), training: LocalTraining | None = None) -> Update:
         """An entry as an attacker takes it: a step as it is, masked elements and what seeds stretch to as numbers.
 
         Args:
             colluding: aggregators who hand their seeds to the one who has the masked vectors.
+            training: what clients do, where the record does not say it.
+
+        Raises:
+            BadConfig: the training does not make what was sent.
         """
+        training = training or self.training
+        if entry.kind == "update":
+            return self._sent(entry, training)
         tensors = self._tensors(entry.file)
         if "step" in tensors:
-            return self._update(tensors["step"].numpy(), entry)
+            return self._update(tensors["step"].numpy(), entry, training)
         if "seed" in tensors:
-            return self._update(self._entries(None, [_seed(tensors)]), entry)
+            return self._update(self._entries(None, [_seed(tensors)]), entry, training)
         held = [seed for seed in self.of(entry.round, "seed") if seed.sender == entry.sender]
         seeds = [_seed(self._tensors(seed.file)) for seed in held if seed.party in colluding]
-        return self._update(self._entries(tensors["elements"].numpy(), seeds), entry)
+        return self._update(self._entries(tensors["elements"].numpy(), seeds), entry, training)
 
-    def _update(self, step: NDArray[Any], entry: Entry) -> Update:
-        gradient = self.training is not None and self.training.kind == "gradient"
+    def _sent(self, entry: Entry, training: LocalTraining | None) -> Update:
+        """An update as a client of another framework sent it."""
+        found = Update.load(self.folder / entry.file)
+        if training is None:
+            return found
+        if entry.form == "weights" and training.kind == "gradient":
+            raise BadConfig(
+                f"in round {entry.round} client {entry.sender} sent weights, and FedSGD makes a gradient",
+                "name the steps that the client took: --training fedavg:lr=...,epochs=...",
+            )
+        return replace(found, kind=training.kind, training=training)
+
+    def _update(self, step: NDArray[Any], entry: Entry, training: LocalTraining | None) -> Update:
+        gradient = training is not None and training.kind == "gradient"
         parts = self.packing.unpack(step.astype(np.float32))
         buffers = [name for name, _ in self.packing.buffers]
         before = self.state(entry.round) if buffers else {}
@@ -153,7 +232,7 @@ class View:
             buffers={n: (before[n].double() + parts[n]).to(before[n].dtype) for n in buffers} if buffers else None,
             num_examples=entry.weight,
             num_clients=entry.clients,
-            training=self.training,
+            training=training,
         )
 
     def _entries(self, vector: NDArray[Any] | None, seeds: Sequence[bytes]) -> NDArray[Any]:
@@ -175,3 +254,8 @@ def sender_place(round: int) -> str:
 
 def _seed(tensors: dict[str, Tensor]) -> bytes:
     return tensors["seed"].numpy().tobytes()
+
+
+def _place(round: int, party: str, sender: str) -> str:
+    """The file of an entry, within the record; a name from outside stays one file's."""
+    return f"{sender_place(round)}/{party.removeprefix('the ').replace(' ', '-')}-{quote(sender, safe='')}.safetensors"
