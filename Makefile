@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # two test workers of one thread each: two of two would wait for each other most of the time
 test everything avx2: export OMP_NUM_THREADS := 1
 
-.PHONY: setup audit test everything avx2 lint types coverage mutants bench clean
+.PHONY: setup audit test everything avx2 test-nvflare lint types coverage mutants bench clean
 
 setup: .venv/installed
 
@@ -41,6 +41,13 @@ avx2: export ATEN_CPU_CAPABILITY := avx2
 avx2: export MKL_ENABLE_INSTRUCTIONS := AVX2
 avx2: setup
 	$(PYTEST) -m "not slow" tests/cli/test_bad_batches.py tests/laws/test_doors.py tests/attack/test_separating.py tests/attack/test_certificate.py
+
+# the recorder in NVFlare's own simulator, in an environment of its own in a temporary folder
+test-nvflare:
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv $$folder && \
+	$$folder/bin/pip install --quiet $(TORCH) -r requirements/nvflare.txt && \
+	OMP_NUM_THREADS=1 PYTHONPATH=src $$folder/bin/python -m pytest --quiet tests/test_nvflare.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ ARROWS: dict[str, set[str]] = {
     "audit": MODALITY | DUEL,
     "report": AUDIT,
     "setup": SETUP,
+    "nvflare": {"errors", "types", "federation", "setup"},
     "cli": REPORT | {"setup"},
     "__init__": REPORT | {"setup", "cli"},
 }

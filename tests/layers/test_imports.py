@@ -12,6 +12,7 @@ import fedseal
 from layers.imports import ARROWS, violations
 
 SOURCE = Path(fedseal.__file__).parent
+APART = {"nvflare.py"}  # what it imports has an environment of its own
 
 
 def test_the_source_tree_has_no_arrow_that_the_design_does_not_draw() -> None:
@@ -85,14 +86,14 @@ def test_every_module_can_be_imported_first() -> None:
     names = sorted(
         ".".join(("fedseal", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
         for path in SOURCE.rglob("*.py")
-        if path.name != "__main__.py"
+        if path.name != "__main__.py" and path.name not in APART
     )
     script = (
         "import importlib, sys, torch\n"
         f"for name in {names}:\n"
         "    for old in [n for n in sys.modules if n.split('.')[0] == 'fedseal']: del sys.modules[old]\n"
         "    importlib.import_module(name)\n"
-        "banned = {'torchvision', 'torchmetrics'} & set(sys.modules)\n"
+        "banned = {'torchvision', 'torchmetrics', 'nvflare'} & set(sys.modules)\n"
         "assert not banned, banned\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
