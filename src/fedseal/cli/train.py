@@ -43,6 +43,13 @@ def train_federation(
         typer.Option(help="Shape of one example: channels, height, width of pictures.", show_default="3,32,32"),
     ] = None,
     label: Annotated[str, typer.Option(help="Column of a table that holds the class.")] = "label",
+    range: Annotated[
+        str | None,
+        typer.Option(
+            help="Stored values that become 0 and 1, in arrays and pictures of more than 8 bits, such as -1024,3071.",
+            show_default="by type",
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Total number of rounds, including those before --resume.")] = 20,
     protocol: Annotated[
         Literal["sharing", "masking", "plain"],
@@ -157,8 +164,12 @@ def train_federation(
         int, typer.Option(min=1, max=65535, help="With --deploy: port on which the model owner listens.")
     ] = 9443,
     classes: Annotated[
-        int | None,
-        typer.Option(min=2, help="With --deploy and data on other hosts: number of classes.", show_default=False),
+        str | None,
+        typer.Option(
+            help="With --deploy and data on other hosts: number of classes, or the names that folders have for them, "
+            "such as benign,malign.",
+            show_default=False,
+        ),
     ] = None,
     examples: Annotated[
         int | None,
@@ -219,6 +230,7 @@ def train_federation(
         statistics=statistics,
         statistics_bound=statistics_bound,
         statistics_clip=statistics_clip,
+        range=range,
     )
     if deploy is not None:
         if checkpoint is not None or engine != "local":

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -47,13 +48,21 @@ _pillow_settings = threading.Lock()
 
 @dataclass(frozen=True)
 class Loaded:
-    """A picture as pixels `(C, H, W)` in [0, 1], float32, and a note for everything that was changed to make it fit."""
+    """A picture as pixels `(C, H, W)` in [0, 1], float32, and a note for everything that was changed to make it fit.
+
+    Args:
+        scale: which of the file's values are 0 and 1: those of "8 bits" or "16 bits", the "range" that was asked for,
+            the "same" numbers, or "its own" least and largest.
+    """
 
     pixels: Tensor
     notes: tuple[str, ...]
+    scale: str = "8 bits"
 
 
-def load_picture(path: str | Path, shape: tuple[int, int, int] | None = None) -> Loaded:
+def load_picture(
+    path: str | Path, shape: tuple[int, int, int] | None = None, span: tuple[float, float] | None = None
+) -> Loaded:
     """Read a picture of any kind that Pillow knows.
 
     It is turned upright, cropped to the shape's aspect ratio around the center, resized (Lanczos), laid over white
@@ -62,9 +71,10 @@ def load_picture(path: str | Path, shape: tuple[int, int, int] | None = None) ->
     Args:
         path: the file.
         shape: `(C, H, W)` with 1 or 3 channels; None keeps the picture's size, with 1 channel if it is grey, else 3.
+        span: the values that become 0 and 1 where the file has more than 8 bits; None for its type's, or its own.
 
     Raises:
-        UnfitPicture: missing, a folder, no picture, truncated, or of more than 200 megapixels.
+        UnfitPicture: missing, a folder, no picture, truncated, of more than 200 megapixels, or a value beyond the span.
         BadConfig: a shape with another number of channels, or without pixels.
     """
     if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
@@ -75,7 +85,9 @@ def load_picture(path: str | Path, shape: tuple[int, int, int] | None = None) ->
     notes: list[str] = []
     try:
         with _pillow_limits(), Image.open(path) as image:
-            array = _pixels(image, shape, notes)
+            if span is not None and image.mode in DEEP_MODES:
+                _check_within(image, span, path)
+            array, scale = _pixels(image, shape, notes, span)
     except PermissionError:
         raise UnfitPicture(f"the picture '{path}' may not be read", "change its permissions") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -86,7 +98,7 @@ def load_picture(path: str | Path, shape: tuple[int, int, int] | None = None) ->
         raise UnfitPicture(
             f"'{path}' is not a whole picture ({error})", "give a picture that a picture viewer opens"
         ) from None
-    return Loaded(canonical(torch.from_numpy(array)), tuple(notes))
+    return Loaded(canonical(torch.from_numpy(array)), tuple(notes), scale)
 
 
 def to_png(pixels: Tensor, *, scale: int | None = 1) -> bytes:
@@ -159,8 +171,21 @@ def _pillow_limits() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _pixels(image: Image.Image, shape: tuple[int, int, int] | None, notes: list[str]) -> npt.NDArray[np.float32]:
-    """The opened file as `(C, H, W)` float32 in [0, 1]. Shrinks before everything else, so that memory stays small."""
+def _check_within(image: Image.Image, span: tuple[float, float], path: str | Path) -> None:
+    """Before anything is resized, which overshoots."""
+    least, most = (float(cast("float", value)) for value in _working(image).getextrema())
+    if not span[0] <= least <= most <= span[1]:
+        value = least if least < span[0] else most
+        raise UnfitPicture(
+            f"'{path}' holds the value {value:g}, and the range is {span[0]:g} to {span[1]:g}",
+            "name the range that all of the data has",
+        )
+
+
+def _pixels(
+    image: Image.Image, shape: tuple[int, int, int] | None, notes: list[str], span: tuple[float, float] | None
+) -> tuple[npt.NDArray[np.float32], str]:
+    """The opened file as `(C, H, W)` float32 in [0, 1], and its scale. Shrinks first, so that memory stays small."""
     storage = _storage(image)  # first, because getexif decodes a PNG and so forgets it
     orientation = image.getexif().get(0x0112, 1)
     if getattr(image, "n_frames", 1) > 1:
@@ -183,8 +208,12 @@ def _pixels(image: Image.Image, shape: tuple[int, int, int] | None, notes: list[
     if orientation in TURNS:
         image = image.transpose(TURNS[orientation])
     array = np.asarray(image, dtype=np.float32)
-    array = _shallow(array, mode, notes) if deep else np.divide(array, 255, dtype=np.float32)
-    return _with_channels(array, shape[0] if shape is not None else None, notes)
+    scale = "8 bits"
+    if deep:
+        array, scale = _shallow(array, mode, notes, span)
+    else:
+        array = np.divide(array, 255, dtype=np.float32)
+    return _with_channels(array, shape[0] if shape is not None else None, notes), scale
 
 
 def _storage(image: Image.Image) -> str:
@@ -235,18 +264,23 @@ def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _shallow(values: npt.NDArray[np.float32], mode: str, notes: list[str]) -> npt.NDArray[np.float32]:
-    """A channel of more than 8 bits, scaled to [0, 1] by its type's range, or by its own where the type has none."""
+def _shallow(
+    values: npt.NDArray[np.float32], mode: str, notes: list[str], span: tuple[float, float] | None
+) -> tuple[npt.NDArray[np.float32], str]:
+    """A channel of more than 8 bits, scaled to [0, 1] by the span, or its type's range, or its own; and by which."""
     low, high = float(values.min()), float(values.max())
     if not math.isfinite(low + high):
         raise ValueError("it holds NaN or infinity")
+    if span is not None:
+        notes.append(f"scaled from {span[0]:g} .. {span[1]:g} to [0, 1]")
+        return ((values - span[0]) / (span[1] - span[0])).clip(0, 1).astype(np.float32), "range"
     if mode == "F" and low >= 0 and high <= 1:
-        return values
+        return values, "same"
     if mode.startswith("I;16") or (mode == "I" and low >= 0 and high <= 65535):
         notes.append("scaled from 16 bits to [0, 1]")
-        return (values / 65535).clip(0, 1)
+        return (values / 65535).clip(0, 1), "16 bits"
     notes.append(f"scaled from {low:g} .. {high:g} to [0, 1]")
-    return ((values - low) / max(high - low, 1e-30)).astype(np.float32)
+    return ((values - low) / max(high - low, 1e-30)).astype(np.float32), "its own"
 
 
 def _with_channels(array: npt.NDArray[np.float32], channels: int | None, notes: list[str]) -> npt.NDArray[np.float32]:

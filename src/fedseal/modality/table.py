@@ -13,6 +13,7 @@ import torch
 
 from fedseal.errors import BadConfig, FedsealError, MissingExtra, StorageFailure, UnfitBatch, brief
 from fedseal.modality.columns import Column, by_size, category_name, some
+from fedseal.modality.csv_dialect import dialect
 from fedseal.modality.schema import column_of
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch
@@ -106,6 +107,47 @@ def read_table(
     return Table(Batch(encoded, labels), modality, classes, label, tuple(notes))
 
 
+def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
+    """The rows of several tables as those of one, such as several owners' for a schema that fits all.
+
+    Raises:
+        UnfitBatch: columns that not all have, or that hold numbers in one table and text in another.
+        StorageFailure, BadConfig, MissingExtra: as `read_table`.
+    """
+    import pandas as pd
+    from pandas.api.types import is_numeric_dtype
+
+    notes: list[str] = []
+    frames = [_frame(source, LIMIT, notes) for source in sources]
+    for source, frame in zip(sources[1:], frames[1:], strict=True):
+        different = sorted(set(frame.columns) ^ set(frames[0].columns))
+        if different:
+            has, lacks = (source, sources[0]) if different[0] in frame.columns else (sources[0], source)
+            raise UnfitBatch(
+                f"'{has}' has the column '{brief(different[0])}', and '{lacks}' has not",
+                "give tables of the same columns",
+            )
+        for name in frame.columns:
+            one, other = frames[0][name], frame[name]
+            if is_numeric_dtype(one) != is_numeric_dtype(other) and name != label:
+                words, numbers = (other, sources[0]) if is_numeric_dtype(one) else (one, source)
+                text = next((value for value in words.tolist() if not _is_number(value)), words.iloc[0])
+                raise UnfitBatch(
+                    f"the column '{brief(str(name))}' holds numbers in '{numbers}', and {brief(repr(text))} in "
+                    f"'{source if words is other else sources[0]}'",
+                    "write it alike in all tables",
+                )
+    return read_table(pd.concat(frames, ignore_index=True), label=label)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
 def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> pd.DataFrame:
     try:
         import pandas as pd
@@ -120,7 +162,9 @@ def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> p
         name = f"'{source}'"
         if not Path(source).is_file():
             raise StorageFailure(f"there is no table {name}", "check the path")
-        pieces = _parquet(Path(source)) if Path(source).suffix.lower() in (".parquet", ".pq") else _csv(Path(source))
+        pieces = (
+            _parquet(Path(source)) if Path(source).suffix.lower() in (".parquet", ".pq") else _csv(Path(source), notes)
+        )
     else:
         raise BadConfig(f"a table of type {type(source).__name__}", "give a path, or a pandas frame")
     try:
@@ -138,12 +182,20 @@ def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> p
     return frame
 
 
-def _csv(path: Path) -> Iterator[pd.DataFrame]:
+def _csv(path: Path, notes: list[str]) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    # "?" marks a missing value in the tables of the UCI repository
-    yield from pd.read_csv(path, chunksize=CHUNK, sep=separator, na_values=["?"], skipinitialspace=True)
+    found = dialect(path)
+    notes += found.notes
+    yield from pd.read_csv(
+        path,
+        chunksize=CHUNK,
+        sep=found.separator,
+        decimal=found.decimal,
+        encoding="utf-8-sig",
+        na_values=["?"],  # marks a missing value in the tables of the UCI repository
+        skipinitialspace=True,
+    )
 
 
 def _parquet(path: Path) -> Iterator[pd.DataFrame]:

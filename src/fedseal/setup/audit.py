@@ -58,7 +58,7 @@ from fedseal.setup.training import TrainingSpec
 
 LENET, PERCEPTRON, LANGUAGE = f"{models.ZOO}lenet", f"{models.ZOO}mlp", "minilm"
 FEW = 4  # batches of a case that names no number: enough for a first answer within minutes
-_OF_A_CASE = {"model", "data", "text", "table", "label", "missing", "size", "training", "normalization"}
+_OF_A_CASE = {"model", "data", "text", "table", "label", "missing", "size", "range", "training", "normalization"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,7 @@ class AuditFile(_Strict, Arguments, frozen=True):
     table: str | None = None
     label: str | int | None = None
     missing: Missing = "refuse"
+    range: tuple[float, float] | None = None
     size: int | tuple[int, int, int] | None = None
     training: TrainingSpec = TrainingSpec()
     normalization: Normalization | None = None
@@ -289,7 +290,7 @@ def _case(file: AuditFile) -> tuple[Case, tuple[str, ...]]:
     given = file.model_fields_set
     if file.text is not None or file.table is not None:
         what = "text" if file.text is not None else "table"
-        strange = {"data", "size", "normalization", *(("table", "missing") if what == "text" else ())}
+        strange = {"data", "size", "range", "normalization", *(("table", "missing") if what == "text" else ())}
         if clash := sorted(strange & given):
             raise BadConfig(f"'{what}' and '{clash[0]}' are both given", "remove one of them")
         return _written(file) if what == "text" else _read(file)
@@ -326,7 +327,18 @@ def _data(file: AuditFile) -> Dataset:
             raise BadConfig("'table' is given without the column of the class", "add label: COLUMN")
         return table(Path(file.table), label=label, missing=file.missing)
     mean, std = _normalization(file, file.data)
-    return load_data(file.data, size=file.size, mean=mean, std=std, label=label, missing=file.missing, what="size")
+    if file.range is not None and not -float("inf") < file.range[0] < file.range[1] < float("inf"):
+        raise BadConfig(f"'range' is {list(file.range)}", "give two numbers, the lower first: range: [0, 4095]")
+    return load_data(
+        file.data,
+        size=file.size,
+        mean=mean,
+        std=std,
+        label=label,
+        missing=file.missing,
+        span=file.range,
+        what="size",
+    )
 
 
 def _model(file: AuditFile, usual: str) -> Model:

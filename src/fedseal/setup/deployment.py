@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
-from fedseal.setup.data.images import BUNDLED
+from fedseal.setup.data.images import BUNDLED, class_names
 from fedseal.setup.data.load import TABLES
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch
@@ -32,6 +32,8 @@ class PartySpec:
         bundled: the data set that is dealt out; None where every owner has its own.
         timeout: seconds after which a party that does not answer counts as gone.
         own: this party's examples, a path on its host: a data owner's, or the model owner's for validation.
+        names: of the classes, as folders of pictures name them, in the order of their numbers.
+        scale: as of a `Dataset`; None where it is not known.
     """
 
     plan: FederationSpec
@@ -43,6 +45,8 @@ class PartySpec:
     timeout: float
     bundled: str | None
     own: str | None = None
+    names: tuple[str, ...] = ()
+    scale: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """For a file."""
@@ -57,7 +61,7 @@ class PartySpec:
         """
         try:
             plan = FederationSpec(**{**facts["plan"], "data": tuple(facts["plan"]["data"])})
-            return cls(**{**facts, "plan": plan, "shape": tuple(facts["shape"])})
+            return cls(**{**facts, "plan": plan, "shape": tuple(facts["shape"]), "names": tuple(facts["names"])})
         except (KeyError, TypeError) as error:
             raise StorageFailure(
                 f"a deployment of another version of fedseal ({error})", "run the version that wrote it"
@@ -83,12 +87,28 @@ class PartySpec:
         return self.plan.of(self.plan.model_owner(found), owners, place.pact.secure)
 
     def _data(self, place: Place) -> Batch:
-        return self._dealt().owners[place.number] if self.own is None else self.plan.read_one(self._path(place)).batch
+        return self._dealt().owners[place.number] if self.own is None else self._own(place)
 
     def _validation(self, place: Place) -> Batch | None:
         if self.own is not None:
-            return self.plan.read_one(self._path(place)).batch
+            return self._own(place)
         return None if self.bundled is None else self._dealt().validation
+
+    def _own(self, place: Place) -> Batch:
+        """The party's own examples, numbered and scaled as agreed."""
+        path = self._path(place)
+        if not self.names and path not in BUNDLED and Path(path).is_dir() and class_names(Path(path)):
+            raise BadConfig(
+                f"'{path}' names its classes ({', '.join(class_names(Path(path)))}), and no names were agreed on",
+                "deploy anew with all names in their order: --classes benign,malign",
+            )
+        found = self.plan.read_one(path, names=self.names)
+        if self.scale is not None and found.scale != self.scale:
+            raise UnfitBatch(
+                f"'{path}' is scaled from {found.scale or 'nothing'}, and {self.scale or 'nothing'} was agreed on",
+                "store it alike, or deploy anew with the values that become 0 and 1: --range LOW,HIGH",
+            )
+        return found.batch
 
     def _path(self, place: Place) -> str:
         assert self.own is not None
@@ -137,12 +157,12 @@ class Drawn:
 
 
 def deployment_of(
-    plan: FederationSpec, *, rounds: int, evaluate_every: int, timeout: float, classes: int | None, examples: int | None
+    plan: FederationSpec, *, rounds: int, evaluate_every: int, timeout: float, classes: str | None, examples: int | None
 ) -> Drawn:
     """The deployment of a plan.
 
     Args:
-        classes: of the labels, where data is on other hosts.
+        classes: of the labels, where data is on other hosts: how many, or their names, with commas between them.
         examples: most of a data owner, there.
 
     Raises:
@@ -151,24 +171,27 @@ def deployment_of(
     from fedseal.federation.deployment import party_numbers
 
     bundled = plan.data[0] if len(plan.data) == 1 else None
+    outputs, names = _class_terms(classes)
     _check_named(plan, bundled)
     if bundled is not None or all(map(_here, plan.data)):
         found = plan.read()
         federation = plan.federation(found)
     else:
-        found, federation = _elsewhere(plan, classes, examples)
+        found, federation = _elsewhere(plan, outputs, examples)
     count = len(federation.data_owners)
     common = PartySpec(
         plan=replace(
             plan, data=(), validation=None, validation_split=plan.validation_split if plan.validation is None else 0.0
         ),
         shape=found.shape,
-        classes=max(found.classes, classes or 0),
+        classes=max(found.classes, outputs or 0),
         owners=count,
         rounds=rounds,
         evaluate_every=evaluate_every,
         timeout=timeout,
         bundled=bundled,
+        names=found.names or names,
+        scale=found.scale if bundled is None and all(map(_here, plan.data)) else None,
     )
     aggregators = federation.secure.parties_who_add
     model_owner, *nodes = party_numbers(count, aggregators)
@@ -178,6 +201,18 @@ def deployment_of(
     if plan.validation is not None:
         parts[model_owner] = replace(common, own=_place(plan.validation))
     return Drawn(federation, parts)
+
+
+def _class_terms(text: str | None) -> tuple[int | None, tuple[str, ...]]:
+    """How many classes there are, and their names, sorted as folders are; None and none where nothing is said."""
+    if text is None:
+        return None, ()
+    if text.isdecimal() and int(text) > 1:
+        return int(text), ()
+    names = tuple(sorted({part.strip() for part in text.split(",")}))
+    if len(names) < 2 or not all(names):
+        raise BadConfig(f"--classes is '{text}'", "give a number of at least 2, or two or more names: benign,malign")
+    return len(names), names
 
 
 def _check_named(plan: FederationSpec, bundled: str | None) -> None:

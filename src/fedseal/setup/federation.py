@@ -14,7 +14,8 @@ from fedseal.federation import data as shares
 from fedseal.federation.owners import DataOwner, Local, ModelOwner, gradient_step, local_steps, reptile
 from fedseal.federation.secure import Secure
 from fedseal.setup import models
-from fedseal.setup.data.dataset import Dataset, digest
+from fedseal.setup.data.common import check_one, class_union, common_schema
+from fedseal.setup.data.dataset import Dataset, check_targets, digest
 from fedseal.setup.data.load import load_data
 from fedseal.types import Batch, Modality
 
@@ -30,12 +31,16 @@ class OwnersData:
 
     Args:
         modality: what an example is; None where the data does not say it.
+        names: of the classes, where they have any.
+        scale: as of a `Dataset`.
     """
 
     owners: tuple[Batch, ...]
     validation: Batch | None
     classes: int
     modality: Modality | None = None
+    names: tuple[str, ...] = ()
+    scale: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,6 +83,24 @@ class FederationSpec:
     statistics: str = "shared"
     statistics_bound: float = 1000.0
     statistics_clip: float | None = None
+    range: str | None = None
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The stored values that become 0 and 1, where they were given.
+
+        Raises:
+            BadConfig: no two numbers, the lower first.
+        """
+        if self.range is None:
+            return None
+        try:
+            low, high = (float(part) for part in self.range.split(","))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not -float("inf") < low < high < float("inf"):
+            raise BadConfig(f"--range is '{self.range}'", "give two numbers, the lower first: --range -1024,3071")
+        return low, high
 
     @property
     def sizes(self) -> tuple[int, ...] | None:
@@ -126,39 +149,43 @@ class FederationSpec:
         )
 
     def read(self) -> OwnersData:
-        """All owners' examples, and those for validation.
+        """All owners' examples, and those for validation, as one data set: classes, columns and scale are one.
 
         Raises:
             FedsealError: whatever of it does not exist or does not fit.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        first = self.read_one(self.data[0])
-        others = [self.read_one(name, like=first) for name in self.data[1:]]
-        validation = None if self.validation is None else self.read_one(self.validation, like=first)
-        held = None if validation is None else validation.batch
-        whole = first.batch
+        named = (*self.data, *([] if self.validation is None else [self.validation]))
+        if self.owners not in (None, len(self.data)) and len(self.data) > 1:
+            raise BadConfig(
+                f"--owners is {self.owners}, and {len(self.data)} data sets are named", "leave --owners out"
+            )
+        names, like = class_union(named), common_schema(self.data, self.label)
+        found = {named[0]: self.read_one(named[0], like=like, names=names)}
+        like = like or found[named[0]]
+        found |= {name: self.read_one(name, like=like, names=names) for name in named[1:]}
+        check_one(found)
+        first, *others = (found[name] for name in self.data)
+        held = None if self.validation is None else found[self.validation].batch
+        parts = [first.batch, *(other.batch for other in others)]
         if not others:
+            whole = first.batch
             if held is None:
                 whole, held = shares.held_out(whole, self.validation_split, generator)
             parts = shares.split_among(whole, self.owners or 10, self.split, generator)
-        else:
-            if self.owners not in (None, len(self.data)):
-                raise BadConfig(
-                    f"--owners is {self.owners}, and {len(self.data)} data sets are named", "leave --owners out"
-                )
-            parts = [whole, *(other.batch for other in others)]
-        shapes = sorted({tuple(part.inputs.shape[1:]) for part in (*parts, *([held] if held else []))})
-        if len(shapes) > 1:
-            raise BadConfig(f"the owners' examples have the shapes {shapes}", "give all of one shape")
-        return OwnersData(tuple(parts), held, max(one.classes for one in (first, *others)), first.modality)
+        classes = max(one.classes for one in (first, *others))
+        return OwnersData(tuple(parts), held, classes, first.modality, first.names, first.scale)
 
-    def read_one(self, name: str, *, like: Dataset | None = None) -> Dataset:
+    def read_one(self, name: str, *, like: Dataset | None = None, names: tuple[str, ...] = ()) -> Dataset:
         """One owner's examples, whole and in their order.
 
         Args:
-            like: the first owner's, as which tables are encoded.
+            like: as which tables are encoded.
+            names: of the classes of folders.
         """
-        return load_data(name, size=self.sizes, label=self.label, like=like)
+        found = load_data(name, size=self.sizes, label=self.label, like=like, names=names, span=self.span)
+        check_targets(found.batch, name)
+        return found
 
     def model_owner(self, found: OwnersData) -> ModelOwner:
         """The model owner of such data.

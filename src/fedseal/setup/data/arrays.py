@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,21 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedseal.errors import StorageFailure, UnfitBatch
+from fedseal.setup.data.dataset import SAY_RANGE
 from fedseal.types import Batch
 
 INPUTS = ("inputs", "images", "x", "x_train")
 LABELS = ("labels", "y", "y_train")
 
 
-def read_npz(path: str | Path) -> Batch:
+def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch:
     """Examples from a file of numpy arrays: "inputs" or "images" or "x", and "labels" or "y".
 
-    Whole numbers are pixels from 0 to 255 and are scaled to [0, 1]. Pictures come out as `(N, C, H, W)`: a missing
-    channel is added, and a last dimension of 1 or 3 is taken for channels where the second is neither.
+    Pictures of whole numbers are of 0 to 255 and are scaled to [0, 1], as bytes always are. Pictures come out as
+    `(N, C, H, W)`: a missing channel is added, and a last dimension of 1 or 3 is taken for channels where the second is
+    neither.
+
+    Args:
+        span: the values that become 0 and 1; None to go by the type.
 
     Raises:
         StorageFailure: missing, or no such file. Nothing in it is unpickled.
-        UnfitBatch: inputs and labels do not belong together.
+        UnfitBatch: inputs and labels do not belong together, or a value beyond the range.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -36,7 +42,8 @@ def read_npz(path: str | Path) -> Batch:
     if labels.ndim == 1 and not np.issubdtype(labels.dtype, np.integer):
         raise UnfitBatch(f"the labels in '{path}' are of type {labels.dtype}", "store class indices as integers")
     return Batch(
-        _pictures(_scaled(inputs)), torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))
+        _pictures(scaled(inputs, path, span)),
+        torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32)),
     )
 
 
@@ -47,9 +54,25 @@ def _first(found: dict[str, NDArray[np.generic]], names: Sequence[str], path: st
     raise StorageFailure(f"'{path}' holds {sorted(found)}", f"name an array '{names[0]}'")
 
 
-def _scaled(inputs: NDArray[np.generic]) -> Tensor:
-    if inputs.dtype == np.uint8:
-        return torch.from_numpy(inputs.astype(np.float32)) / 255
+def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | None) -> Tensor:
+    """Inputs `(N, ...)` as float32, all by one rule: by the span if there is one, else by their type.
+
+    Raises:
+        UnfitBatch: a value beyond the range, or pictures of whole numbers whose range nobody says.
+    """
+    whole = np.issubdtype(inputs.dtype, np.integer) and inputs.dtype != np.uint8 and inputs.ndim >= 3
+    low, high = span or (0.0, 255.0)
+    if (span is not None or whole) and inputs.size:
+        outside = (inputs < low) | (inputs > high) | ~np.isfinite(inputs.astype(np.float64))
+        if outside.any():
+            place = np.argwhere(outside)[0]
+            raise UnfitBatch(
+                f"example {place[0]} of '{path}' holds the value {float(inputs[tuple(place)]):g}, and the range is "
+                f"{low:g} to {high:g}",
+                f"correct it, or {SAY_RANGE}",
+            )
+    if span is not None or whole or inputs.dtype == np.uint8:
+        return torch.from_numpy((inputs.astype(np.float32) - np.float32(low)) / np.float32(high - low))
     return torch.from_numpy(inputs.astype(np.float32))
 
 

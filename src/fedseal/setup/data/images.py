@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from fedseal import zoo
-from fedseal.errors import BadConfig, StorageFailure, UnknownName
+from fedseal.errors import BadConfig, StorageFailure, UnfitPicture, UnknownName
 from fedseal.modality import Image
 from fedseal.modality.picture import load_picture
-from fedseal.setup.data.dataset import Dataset, output_count
+from fedseal.setup.data.dataset import SAY_RANGE, UNIT, Dataset, output_count
 from fedseal.types import Batch
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+FIXED = ("8 bits", "same", "range")  # scales that are the same rule, whatever an owner's values are
 BUNDLED = {"photos": ((3, 32, 32), 100), "fashion_mnist": ((1, 28, 28), 10)}  # shape and classes of each
 
 
@@ -60,10 +62,14 @@ def bundled(name: str, image: Image) -> Dataset:
     return _encoded(pixels, image, name, BUNDLED[name][1])
 
 
-def folder(path: Path, image: Image) -> Dataset:
+def folder(
+    path: Path, image: Image, *, names: tuple[str, ...] = (), span: tuple[float, float] | None = None
+) -> Dataset:
     """All pictures of a folder; see `picture_batch`."""
-    pixels = picture_batch(path, image.shape)
-    return _encoded(pixels, image, str(path), output_count(pixels))
+    pixels, scale = _read(path, image.shape, names, span)
+    known = names or class_names(path)
+    data = _encoded(pixels, image, str(path), max(len(known), output_count(pixels)))
+    return replace(data, names=known, scale=scale)
 
 
 def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset:
@@ -81,20 +87,42 @@ def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset
 
 
 def _encoded(pixels: Batch, image: Image, title: str, classes: int) -> Dataset:
-    return Dataset(Batch(image.encode(pixels.inputs), pixels.labels), image, title, classes)
+    return Dataset(Batch(image.encode(pixels.inputs), pixels.labels), image, title, classes, scale=UNIT)
 
 
-def picture_batch(folder: Path, shape: tuple[int, int, int]) -> Batch:
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The classes that a folder names: its subfolders that hold pictures, sorted."""
+    return tuple(entry.name for entry in sorted(folder.iterdir()) if entry.is_dir() and _pictures(entry))
+
+
+def picture_batch(
+    folder: Path,
+    shape: tuple[int, int, int],
+    *,
+    names: tuple[str, ...] = (),
+    span: tuple[float, float] | None = None,
+) -> Batch:
     """All pictures of a folder, `(N, *shape)` in [0, 1], in the order of their names.
 
     With subfolders, each is a class and its index among the sorted names is the label; without, pictures are labeled
-    0, 1 and so on. Hidden files and files that have no picture's suffix are passed over.
+    0, 1 and so on. Hidden files and files that have no picture's suffix are passed over. All are scaled by one rule.
+
+    Args:
+        names: of the classes, in the order of their numbers, where that is agreed with others.
+        span: the values that become 0 and 1 in files of more than 8 bits.
 
     Raises:
         StorageFailure: there is no such folder.
-        BadConfig: no pictures in it, or pictures both in it and in its subfolders.
-        UnfitPicture: a file that is no picture.
+        BadConfig: no pictures in it, pictures both in it and in its subfolders, or a class that was not agreed on.
+        UnfitPicture: a file that is no picture, or that is scaled by another rule than the first.
     """
+    return _read(folder, shape, names, span)[0]
+
+
+def _read(
+    folder: Path, shape: tuple[int, int, int], names: tuple[str, ...], span: tuple[float, float] | None
+) -> tuple[Batch, str]:
+    """The pictures, and by which rule they are scaled."""
     if not folder.is_dir():
         what = "a file" if folder.exists() else "missing"
         raise StorageFailure(
@@ -108,14 +136,42 @@ def picture_batch(folder: Path, shape: tuple[int, int, int]) -> Batch:
             f"'{folder}' holds both pictures ('{loose[0].name}') and folders of pictures ('{classes[0].name}')",
             "put every picture in the folder of its class, or all in one folder",
         )
-    labeled = [(path, label) for label, entry in enumerate(classes) for path in _pictures(entry)]
+    numbers = {name: label for label, name in enumerate(names or [entry.name for entry in classes])}
+    if foreign := next((entry for entry in classes if entry.name not in numbers), None):
+        raise BadConfig(f"'{foreign}' is a class that was not agreed on", f"those are {', '.join(names)}")
+    if names and loose:
+        raise BadConfig(
+            f"'{folder}' holds pictures without a class ('{loose[0].name}'), and {', '.join(names)} were agreed on",
+            "put every picture in the folder of its class",
+        )
+    labeled = [(path, numbers[entry.name]) for entry in classes for path in _pictures(entry)]
     labeled += [(path, label) for label, path in enumerate(loose)]
     if not labeled:
         raise BadConfig(
             f"there are no pictures in '{folder}'", f"put some there; known kinds: {', '.join(sorted(SUFFIXES))}"
         )
-    pixels = torch.stack([load_picture(path, shape).pixels for path, _ in labeled])
-    return Batch(pixels, torch.tensor([label for _, label in labeled]))
+    loaded = [load_picture(path, shape, span) for path, _ in labeled]
+    scale = _one_scale([(path, found.scale) for (path, _), found in zip(labeled, loaded, strict=True)])
+    pixels = torch.stack([found.pixels for found in loaded])
+    return Batch(pixels, torch.tensor([label for _, label in labeled])), scale
+
+
+def _one_scale(scales: list[tuple[Path, str]]) -> str:
+    """The rule by which all are scaled.
+
+    Raises:
+        UnfitPicture: there is none: two files have different ones, or each its own.
+    """
+    remedy = f"store all alike, or, for files of more than 8 bits, {SAY_RANGE}"
+    rules: dict[str, Path] = {}
+    for path, scale in scales:
+        if scale == "its own":
+            raise UnfitPicture(f"'{path}' holds numbers of no known range, which no other picture shares", remedy)
+        rules.setdefault(UNIT if scale in FIXED else scale, path)
+    if len(rules) > 1:
+        (one, first), (two, second) = list(rules.items())[:2]
+        raise UnfitPicture(f"'{second}' is scaled from {two}, and '{first}' from {one}", remedy)
+    return next(iter(rules))
 
 
 def _pictures(folder: Path) -> list[Path]:

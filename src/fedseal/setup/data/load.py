@@ -9,7 +9,7 @@ from fedseal.errors import BadConfig, StorageFailure
 from fedseal.modality import Image
 from fedseal.modality.table import Missing
 from fedseal.setup.data import arrays, images, tables, tfrecord
-from fedseal.setup.data.dataset import Dataset, output_count
+from fedseal.setup.data.dataset import UNIT, Dataset, output_count
 from fedseal.types import Batch
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -24,6 +24,8 @@ def load_data(
     label: str | None = None,
     missing: Missing = "refuse",
     like: Dataset | None = None,
+    names: tuple[str, ...] = (),
+    span: tuple[float, float] | None = None,
     what: str = "--shape",
 ) -> Dataset:
     """The examples that a name or path stands for.
@@ -37,6 +39,8 @@ def load_data(
         label: the column of a table that holds the class.
         missing: what to do about missing values of a table.
         like: of a table, rows read before, whose schema holds for these too.
+        names: of a folder's classes, where they are agreed with others.
+        span: the values that become 0 and 1, of arrays and of pictures of more than 8 bits; None to go by the type.
         what: the shape is given by, for errors.
 
     Raises:
@@ -51,7 +55,11 @@ def load_data(
     suffix = path.suffix.lower()
     if name in images.BUNDLED or path.is_dir():
         image = Image(images.shape_of(name, size, what), _tuple(mean), _tuple(std))
-        return images.bundled(name, image) if name in images.BUNDLED else images.folder(path, image)
+        return (
+            images.bundled(name, image)
+            if name in images.BUNDLED
+            else images.folder(path, image, names=names, span=span)
+        )
     if suffix in TABLES:
         if label is None:
             raise BadConfig(f"the table '{name}' is given without the column of the class", "name its label: COLUMN")
@@ -61,17 +69,20 @@ def load_data(
             f"there is no data '{name}' (looked in '{Path.cwd()}')",
             "give an .npz, .parquet, .csv or .tfrecord file, a folder of pictures, or " + ", ".join(images.BUNDLED),
         )
-    batch = tfrecord.read_tfrecord(path, shape) if suffix in tfrecord.SUFFIXES else arrays.read_npz(path)
+    batch = tfrecord.read_tfrecord(path, shape, span) if suffix in tfrecord.SUFFIXES else arrays.read_npz(path, span)
     return _plain(batch, path, _tuple(mean), _tuple(std))
 
 
 def _plain(batch: Batch, path: Path, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Dataset:
     """Arrays, which are pictures if they have the shape and the range of some."""
     shape = tuple(batch.inputs.shape[1:])
-    if len(shape) != 3 or shape[0] not in (1, 3) or not 0 <= batch.inputs.min() <= batch.inputs.max() <= 1:
-        return Dataset(batch, None, path.stem, output_count(batch))
+    within = bool(0 <= batch.inputs.min() <= batch.inputs.max() <= 1)
+    scale = "" if len(shape) != 3 else UNIT if within else "numbers as they are"
+    if not within or len(shape) != 3 or shape[0] not in (1, 3):
+        return Dataset(batch, None, path.stem, output_count(batch), scale=scale)
     image = Image((shape[0], shape[1], shape[2]), mean, std)
-    return Dataset(Batch(image.encode(batch.inputs), batch.labels), image, path.stem, output_count(batch))
+    encoded = Batch(image.encode(batch.inputs), batch.labels)
+    return Dataset(encoded, image, path.stem, output_count(batch), scale=scale)
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from fedseal.errors import MissingExtra, StorageFailure, UnfitBatch
 from fedseal.modality.picture import DAMAGED
+from fedseal.setup.data.arrays import scaled
 from fedseal.setup.data.example import Feature, features, tensor
 from fedseal.types import Batch
 
@@ -32,7 +33,9 @@ MASK = 0xA282EAD8
 GZIP = b"\x1f\x8b"
 
 
-def read_tfrecord(path: str | Path, shape: Sequence[int] | None = None) -> Batch:
+def read_tfrecord(
+    path: str | Path, shape: Sequence[int] | None = None, span: tuple[float, float] | None = None
+) -> Batch:
     """All examples of a file, gzipped or not; pictures come out as `(N, C, H, W)`.
 
     An example has its input in one of `INPUTS` and its class in one of `LABELS`, as whole number or as what
@@ -42,6 +45,7 @@ def read_tfrecord(path: str | Path, shape: Sequence[int] | None = None) -> Batch
     Args:
         shape: of one input, `(C, H, W)` for pictures; None to go by the file, where raw pixels without height and width
             are taken for a square.
+        span: the values that become 0 and 1; None to go by the type.
 
     Raises:
         StorageFailure: missing, cut off or damaged.
@@ -63,9 +67,13 @@ def read_tfrecord(path: str | Path, shape: Sequence[int] | None = None) -> Batch
             raise UnfitBatch(
                 f"{where} has the shape {inputs[-1].shape}, and the first {inputs[0].shape}", "write all of one shape"
             )
+        if inputs[-1].dtype != inputs[0].dtype:
+            raise UnfitBatch(
+                f"{where} has the type {inputs[-1].dtype}, and the first {inputs[0].dtype}", "write all of one type"
+            )
     if not inputs:
         raise UnfitBatch(f"'{path}' holds no example", "give a file with at least one")
-    return Batch(torch.from_numpy(np.stack(inputs)), torch.tensor(labels))
+    return Batch(scaled(np.stack(inputs), path, span), torch.tensor(labels))
 
 
 def records(path: str | Path) -> Iterator[bytes]:
@@ -123,11 +131,11 @@ class _Sides(NamedTuple):
     depth: int | None
 
 
-def _input(found: dict[str, Feature], shape: Sequence[int] | None, where: str) -> NDArray[np.float32]:
+def _input(found: dict[str, Feature], shape: Sequence[int] | None, where: str) -> NDArray[Any]:
     feature = _first(found, INPUTS, where)
     if not isinstance(feature, list):
         values = np.asarray(feature)
-        return _arranged(values, shape, _sides(found), where) if shape or _sides(found).height else _numbers(values)
+        return _arranged(values, shape, _sides(found), where) if shape or _sides(found).height else values
     if len(feature) != 1:
         raise UnfitBatch(f"{where} has {len(feature)} byte strings for its input", "write one an example")
     content = feature[0]
@@ -142,12 +150,12 @@ def _input(found: dict[str, Feature], shape: Sequence[int] | None, where: str) -
     return _arranged(np.frombuffer(content, np.uint8), shape, _sides(found), where)
 
 
-def _arranged(values: NDArray[Any], shape: Sequence[int] | None, sides: _Sides, where: str) -> NDArray[np.float32]:
+def _arranged(values: NDArray[Any], shape: Sequence[int] | None, sides: _Sides, where: str) -> NDArray[Any]:
     """A picture (H, W, C), or its values in that order, as (C, H, W); other tensors as they are."""
     if shape is not None and len(shape) != 3:
         if values.size != math.prod(shape):
             raise UnfitBatch(f"{where} has {values.size} values, and {tuple(shape)} was asked for", "check --shape")
-        return _numbers(values.reshape(shape))
+        return values.reshape(shape)
     if values.ndim == 1:
         values = values.reshape(_guessed(values.size, shape, sides, where))
     if values.ndim == 2:
@@ -155,7 +163,7 @@ def _arranged(values: NDArray[Any], shape: Sequence[int] | None, sides: _Sides, 
     picture = np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.ndim == 3 else values
     if shape is not None and picture.shape != tuple(shape):
         raise UnfitBatch(f"{where} is a picture {picture.shape}, and {tuple(shape)} was asked for", "check --shape")
-    return _numbers(picture)
+    return picture
 
 
 def _guessed(count: int, shape: Sequence[int] | None, sides: _Sides, where: str) -> tuple[int, int, int]:
@@ -173,10 +181,6 @@ def _guessed(count: int, shape: Sequence[int] | None, sides: _Sides, where: str)
             "name the shape, such as --shape 3,64,48",
         )
     return told
-
-
-def _numbers(values: NDArray[Any]) -> NDArray[np.float32]:
-    return values.astype(np.float32) / np.float32(255) if values.dtype == np.uint8 else values.astype(np.float32)
 
 
 def _sides(found: dict[str, Feature]) -> _Sides:

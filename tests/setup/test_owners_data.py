@@ -1,0 +1,290 @@
+"""Data of several owners is one data set, or a refusal that names the file: three hospitals, whatever they store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cli.test_audit_recording import PLAN
+from fedseal.errors import BadConfig, FedsealError, UnfitBatch, UnfitPicture
+from fedseal.modality import Tabular
+from fedseal.setup import load_config
+from fedseal.setup.data.dataset import check_targets
+from fedseal.setup.deployment import PartySpec, deployment_of
+from fedseal.setup.federation import FederationSpec, OwnersData
+from fedseal.types import Batch
+
+HOSPITALS: dict[str, tuple[str, ...]] = {"a": ("benign",), "b": ("benign", "malign"), "c": ("malign",)}
+SIDE, EACH = 6, 12
+
+
+def plan(*data: Path | str, **facts: Any) -> FederationSpec:
+    found: dict[str, Any] = {"model": "zoo:mlp:widths=[8]", "shape": "1,6,6", "owners": None, "batch_size": 100}
+    return replace(PLAN, data=tuple(map(str, data)), epochs=5, seed=1, **{**found, **facts})
+
+
+def accuracy(spec: FederationSpec) -> float:
+    return float(spec.federation(spec.read()).fit(12).history[-1].validation["accuracy"])
+
+
+def pictures(kind: str, count: int, seed: int) -> np.ndarray:
+    """`(count, 6, 6)` in [0, 1]: a bright spot on the left if benign, on the right if malign, and noise."""
+    values = np.random.default_rng(seed).random((count, SIDE, SIDE)) * 0.4
+    left = slice(0, 2) if kind == "benign" else slice(4, 6)
+    values[:, 2:4, left] += 0.5
+    return values
+
+
+def store(path: Path, picture: np.ndarray, bits: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = (picture * (2**bits - 1)).round()
+    Image.fromarray(whole.astype(np.uint8 if bits == 8 else np.uint16)).save(path)
+
+
+def folders(folder: Path, bits: dict[str, int] | None = None) -> list[Path]:
+    """Three hospitals' folders, one of all their pictures, and one for validation."""
+    for place, (name, kinds) in enumerate(HOSPITALS.items()):
+        for kind in kinds:
+            for number, picture in enumerate(pictures(kind, EACH, place)):
+                store(folder / name / kind / f"{number}.png", picture, (bits or {}).get(name, 8))
+                store(folder / "pooled" / kind / f"{name}{number}.png", picture, 8)
+    for kind in ("benign", "malign"):
+        for number, picture in enumerate(pictures(kind, 25, 9)):
+            store(folder / "held" / kind / f"{number}.png", picture, 8)
+    return [folder / name for name in HOSPITALS]
+
+
+def pooled(folder: Path, **facts: Any) -> float:
+    return accuracy(plan(folder / "pooled", owners=3, validation=str(folder / "held"), **facts))
+
+
+def test_three_hospitals_of_which_two_have_one_class_train_as_their_pooled_pictures(tmp_path: Path) -> None:
+    three = accuracy(plan(*folders(tmp_path), validation=str(tmp_path / "held")))
+    whole = pooled(tmp_path)
+    assert whole > 0.95
+    assert abs(three - whole) <= 0.01
+
+
+def test_deeper_pictures_of_one_hospital_are_refused_and_trained_on_by_their_range(tmp_path: Path) -> None:
+    three = plan(*folders(tmp_path, {"c": 12}), validation=str(tmp_path / "held"))
+    with pytest.raises(UnfitBatch, match=r"c' holds .* to 0.0\d+, scaled from 16 bits, and '.*a' values"):
+        three.read()
+    assert abs(accuracy(replace(three, range="0,4095")) - pooled(tmp_path)) <= 0.01
+    with pytest.raises(UnfitPicture, match=r"c/malign/\d+.png' holds the value \d+, and the range is 0 to 1023"):
+        replace(three, range="0,1023").read()
+
+
+def test_pictures_of_two_depths_in_one_folder_name_a_file(tmp_path: Path) -> None:
+    hospital, *_ = folders(tmp_path)
+    store(hospital / "benign" / "deep.png", pictures("benign", 1, 7)[0], 12)
+    with pytest.raises(UnfitPicture, match=r"deep.png' is scaled from 16 bits, and '.*benign/0.png' from 8 bits"):
+        plan(hospital).read()
+
+
+def test_pictures_without_a_range_are_never_scaled_each_by_its_own(tmp_path: Path) -> None:
+    for number, most in enumerate((100.0, 1000.0)):
+        values = np.linspace(-10, most, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
+        path = tmp_path / "a" / f"kind{number}" / "0.tif"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(values).save(path)
+    with pytest.raises(UnfitPicture, match=r"kind0/0.tif' holds numbers of no known range"):
+        plan(tmp_path / "a", validation_split=0.0).read()
+    found = plan(tmp_path / "a", validation_split=0.0, range="-10,1000", owners=1).read().owners[0]
+    assert float(found.inputs[found.labels == 0].max()) == pytest.approx(110 / 1010)
+
+
+TABLE = "age,weight,kind\n"
+
+
+def rows(kind: str, count: int, seed: int) -> list[tuple[str, str, str]]:
+    draw, shift = np.random.default_rng(seed), 6.0 if kind == "malign" else 0.0
+    return [(f"{draw.normal(50 + 4 * shift, 5):.1f}", f"{draw.normal(70 - shift, 1):.2f}", kind) for _ in range(count)]
+
+
+def tables(folder: Path) -> list[Path]:
+    """One with commas, one with tabs and a byte-order mark, one with semicolons and decimal commas; and all in one."""
+    made: dict[str, list[tuple[str, str, str]]] = {
+        name: [row for kind in kinds for row in rows(kind, 40, place)]
+        for place, (name, kinds) in enumerate(HOSPITALS.items())
+    }
+    made |= {"pooled": [row for part in made.values() for row in part]}
+    made |= {"held": [row for kind in ("benign", "malign") for row in rows(kind, 60, 9)]}
+    signs = {"b": ("\t", ".", "utf-8-sig"), "c": (";", ",", "utf-8-sig")}
+    for name, part in made.items():
+        separator, decimal, encoding = signs.get(name, (",", ".", "utf-8"))
+        lines = [TABLE.strip().replace(",", separator)]
+        lines += [separator.join(field.replace(".", decimal) for field in row) for row in part]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding)
+    return [folder / f"{name}.csv" for name in HOSPITALS]
+
+
+def test_three_hospitals_tables_in_three_dialects_train_as_one(tmp_path: Path) -> None:
+    facts = {"validation": str(tmp_path / "held.csv"), "label": "kind", "shape": None}
+    spec = plan(*tables(tmp_path), **facts)
+    whole = plan(tmp_path / "pooled.csv", owners=3, **facts)
+    assert spec.read().shape == whole.read().shape == (2,)
+    modality = spec.read().modality
+    assert isinstance(modality, Tabular)
+    assert modality.describe() == whole.read().modality.describe()  # type: ignore[union-attr]
+    assert accuracy(whole) > 0.95
+    assert abs(accuracy(spec) - accuracy(whole)) <= 0.01
+
+
+def other_column(at: Path) -> None:
+    (at / "c.csv").write_text("age,size,kind\n1,2,benign\n3,4,malign\n")
+
+
+def words(at: Path) -> None:
+    (at / "c.csv").write_text("age,weight,kind\n1,2,benign\n3,about 4,malign\n")
+
+
+def both_signs(at: Path) -> None:
+    (at / "c.csv").write_text('age,weight,kind\n"1,5",2.5,benign\n"3,1",4.5,malign\n')
+
+
+def thousands(at: Path) -> None:
+    (at / "c.csv").write_text("age;weight;kind\n1;1.234,5;benign\n3;4;malign\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (other_column, r"c.csv' has the column 'size', and '.*a.csv' has not"),
+        (words, r"the column 'weight' holds numbers in '.*a.csv', and 'about 4' in '.*c.csv'"),
+        (both_signs, r"c.csv' has numbers with decimal commas \('1,5'\) and with points \('2.5'\)"),
+        (thousands, r"c.csv' writes a number as '1.234,5'"),
+    ],
+)
+def test_tables_that_are_not_one_are_refused_by_name(tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
+    files = tables(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(UnfitBatch, match=told):
+        plan(*files, label="kind", shape=None).read()
+
+
+def arrays(path: Path, inputs: np.ndarray, labels: np.ndarray | None = None) -> Path:
+    np.savez(path, images=inputs, labels=np.arange(len(inputs)) % 2 if labels is None else labels)
+    return path
+
+
+def test_whole_numbers_of_any_type_are_scaled_as_bytes_are(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (4, 6, 6))
+    made = [arrays(tmp_path / f"{kind}.npz", values.astype(kind)) for kind in ("uint8", "int16", "int64")]
+    first, *others = plan(*made).read().owners
+    assert float(first.inputs.max()) <= 1
+    assert all(torch.equal(first.inputs, other.inputs) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        ("int16", (-1024, 3071), r"example 0 of '.*b.npz' holds the value -?\d+, and the range is 0 to 255"),
+        ("float32", (0.0, 200.0), r"b.npz' holds values from 0 to 200, scaled from numbers as they are, and '.*a.npz'"),
+    ],
+)
+def test_values_of_another_range_are_refused_by_file_and_value(
+    tmp_path: Path, kind: str, values: tuple[float, float], told: str
+) -> None:
+    a = arrays(tmp_path / "a.npz", np.random.default_rng(0).integers(0, 256, (4, 6, 6), np.uint8))
+    b = arrays(tmp_path / "b.npz", np.linspace(*values, 144).reshape(4, 6, 6).astype(kind))
+    with pytest.raises(UnfitBatch, match=told):
+        plan(a, b).read()
+    one = plan(b, b, range=f"{values[0]:g},{values[1]:g}").read().owners[0]
+    assert float(one.inputs.min()) == 0
+    assert float(one.inputs.max()) == 1
+
+
+@pytest.mark.parametrize("text", ["5", "5,1", "0,x", "0,inf", "1,2,3"])
+def test_a_range_is_two_numbers(text: str) -> None:
+    with pytest.raises(BadConfig, match="two numbers, the lower first"):
+        _ = plan("x", range=text).span
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.array([[0.5, 0.5], [0.9, 0.9]]), r"example 1 in 'x.npz' \(0.9, 0.9\) are no probabilities"),
+        (np.array([[1.5, -0.5], [0.5, 0.5]]), r"example 0 in 'x.npz' \(1.5, -0.5\) are no probabilities"),
+        (np.array([[0.5], [1.0]]), r"one number each"),
+        (np.array([0.5, 1.0]), r"one number each"),
+    ],
+)
+def test_targets_that_cross_entropy_does_not_take_are_refused(labels: np.ndarray, told: str) -> None:
+    with pytest.raises(UnfitBatch, match=told):
+        check_targets(Batch(torch.zeros(2, 3), torch.from_numpy(labels).float()), "x.npz")
+
+
+def test_targets_are_looked_at_where_data_is_read(tmp_path: Path) -> None:
+    path = arrays(tmp_path / "a.npz", np.zeros((2, 6, 6), np.uint8), np.array([[1.0, 1.0], [0.0, 1.0]]))
+    with pytest.raises(UnfitBatch, match=r"a.npz' \(1, 1\) are no probabilities"):
+        plan(path).read()
+    path = arrays(tmp_path / "b.npz", np.zeros((2, 6, 6), np.uint8), np.array([0, -1]))
+    with pytest.raises(UnfitBatch, match=r"b.npz' has the class -1"):
+        plan(path).read()
+
+
+def test_classes_by_name_and_by_number_do_not_mix(tmp_path: Path) -> None:
+    hospital, *_ = folders(tmp_path)
+    numbers = arrays(tmp_path / "n.npz", np.zeros((2, 6, 6), np.uint8))
+    with pytest.raises(BadConfig, match=r"n.npz' has classes by number, and '.*a' by name \(benign\)"):
+        plan(hospital, numbers).read()
+    for name in ("x", "y"):
+        store(tmp_path / name / "0.png", pictures("benign", 1, 0)[0], 8)
+    with pytest.raises(BadConfig, match="x' holds pictures without classes"):
+        plan(tmp_path / "x", tmp_path / "y").read()
+
+
+def deployed(spec: FederationSpec, classes: str | None, number: int) -> PartySpec:
+    drawn = deployment_of(spec, rounds=1, evaluate_every=1, timeout=5, classes=classes, examples=EACH)
+    return PartySpec.of(drawn.trainings[number].plain())
+
+
+def own(party: PartySpec, number: int, folder: Path) -> OwnersData | Batch:
+    place: Any = type("At", (), {"number": number, "folder": folder, "who": f"data owner {number}", "leads": False})
+    return party._own(place)
+
+
+def test_on_several_hosts_classes_have_the_numbers_that_were_agreed_on(tmp_path: Path) -> None:
+    hospitals = folders(tmp_path)
+    here = deployed(plan(*hospitals), None, 2)
+    away = deployed(plan("elsewhere/a", "elsewhere/b", "elsewhere/c"), "malign,benign", 2)
+    assert here.names == away.names == ("benign", "malign")
+    for party in (here, replace(away, own=str(hospitals[2]))):
+        found = own(party, 2, tmp_path)
+        assert isinstance(found, Batch)
+        assert found.labels.tolist() == [1] * EACH
+    unnamed = replace(deployed(plan("elsewhere/a", "elsewhere/b"), "2", 1), own=str(hospitals[2]))
+    with pytest.raises(BadConfig, match=r"c' names its classes \(malign\), and no names were agreed on"):
+        own(unnamed, 1, tmp_path)
+    foreign = replace(away, own=str(hospitals[2]), names=("benign", "other"))
+    with pytest.raises(BadConfig, match=r"c/malign' is a class that was not agreed on"):
+        own(foreign, 2, tmp_path)
+    folders(tmp_path, {"c": 12})
+    with pytest.raises(UnfitBatch, match=r"c' is scaled from 16 bits, and 8 bits or 0 to 1 was agreed on"):
+        own(here, 2, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1", "0", "-3", "benign", "benign,", ""])
+def test_classes_are_a_number_or_names(text: str) -> None:
+    with pytest.raises(FedsealError, match="two or more names"):
+        deployed(plan("elsewhere/a", "elsewhere/b"), text, 0)
+
+
+def test_an_audit_says_the_range_of_its_pictures(tmp_path: Path) -> None:
+    _, _, deep = folders(tmp_path, {"c": 12})
+
+    def most(more: str) -> float:
+        (tmp_path / "audit.yaml").write_text(f"data: {deep}\nsize: [1, 6, 6]\n{more}\n")
+        return float(load_config(tmp_path / "audit.yaml").case.batch.inputs.max())
+
+    assert most("") < 0.06
+    assert 0.8 < most("range: [0, 4095]") <= 1
+    with pytest.raises(BadConfig, match=r"'range' is \[5.0, 1.0\]"):
+        most("range: [5, 1]")
