@@ -28,6 +28,7 @@ from benchmarks import (
     femnist,
     grid,
     labels,
+    one_model,
     overhead,
     property,
     published,
@@ -71,6 +72,7 @@ SECTIONS = {
     "grid": grid,
     "secagg": secagg,
     "federation": federation,
+    "one_model": one_model,
     "published": published,  # reads what the sections before it wrote
 }
 HERE = Path(__file__).parent

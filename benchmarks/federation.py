@@ -58,8 +58,8 @@ def run(scale: float = 1.0) -> dict[str, object]:
         rounds, seeds = max(2, round(setting.rounds * scale)), max(2, round(setting.seeds * scale))
         figures |= _measured(setting._replace(rounds=rounds, seeds=seeds))
     short = SETTINGS[0]._replace(rounds=2)
-    there = [_train(protocol, short, 0, engine="flower") for protocol in PROTOCOLS]
-    here = [_train(protocol, short, 0) for protocol in PROTOCOLS]
+    there = [trained_with(protocol, short, 0, engine="flower") for protocol in PROTOCOLS]
+    here = [trained_with(protocol, short, 0) for protocol in PROTOCOLS]
     figures["weights that differ between this process and Flower's simulation"] = _differing(here, there)
     return figures | deployment()
 
@@ -69,7 +69,7 @@ def _measured(setting: Setting) -> dict[str, object]:
     found: dict[str, list[Trained]] = {protocol: [] for protocol in PROTOCOLS}
     for seed in range(setting.seeds):
         for protocol in PROTOCOLS:
-            found[protocol].append(_train(protocol, setting, seed))
+            found[protocol].append(trained_with(protocol, setting, seed))
     plain, name = found["plain"], setting.name
     figures: dict[str, object] = {
         f"{name}, plain: accuracy on 100 held-out pictures in % after {setting.rounds} rounds, median of seeds": spread(
@@ -118,7 +118,8 @@ def _command(folder: Path, *options: str) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-def _train(protocol: str, setting: Setting, seed: int, engine: str = "local") -> Trained:
+def trained_with(protocol: str, setting: Setting, seed: int, engine: str = "local") -> Trained:
+    """One training of a setting."""
     data = fs.zoo.fashion_mnist()
     rule = local_steps(lr=0.1, epochs=setting.epochs, batch_size=10)
     owners = [DataOwner.holding(data[slice(first, 400, OWNERS)], rule) for first in range(OWNERS)]

@@ -13,6 +13,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from federation.lying import Lying, Repeating
 from federation.small import STEPS, federation, gap, net, owners, weights
 from fedseal.errors import BadConfig, EngineFailure
 from fedseal.federation.federation import Federation
@@ -60,6 +61,12 @@ def main() -> None:
     ray.init(num_cpus=2, log_to_driver=False, logging_level=40, include_dashboard=False)
     for protocol in ("sharing", "masking", "plain"):
         say(protocol, same(protocol))
+    for protocol in ("sharing", "masking"):
+        for told in (False, True):
+            report = federation(protocol).fit(1, engine=Lying(told, over=ENGINE)).history[0]
+            say(f"lies-{protocol}-{told}", report.clients, bool(report.failure))
+    repeated = federation("sharing").fit(2, engine=Repeating(ENGINE)).history
+    say("repeats", *(report.clients for report in repeated))
     say("failing", failing(3, 1).fit(1, engine=ENGINE).history[0].clients)
     try:
         failing(4, 4).fit(4, engine=ENGINE)

@@ -21,6 +21,9 @@ def test_the_simulation_gives_the_same_models_bit_for_bit_and_outlives_clients_t
     assert {name: said[name] for name in ("sharing", "masking", "plain")} == dict.fromkeys(
         ("sharing", "masking", "plain"), "True"
     )
+    assert {line for name, line in said.items() if name.startswith("lies")} == {"0 True"}
+    assert sum(name.startswith("lies") for name in said) == 4
+    assert said["repeats"] == "4 0"
     assert said["failing"] == "3"
     assert "the minimum is 4" in said["strict"]
     assert "cannot be handed to another process" in said["locked"]

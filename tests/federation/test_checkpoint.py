@@ -31,7 +31,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(protocol: str, tmp_path: Pa
     assert [report.round for report in resumed.history] == [0, 1, 2, 3]
     done = federation(protocol).fit(4, checkpoint=place, resume=True)
     assert gap(weights(whole), weights(done)) == 0
-    assert [path.name for path in place.parent.iterdir()] == ["run.safetensors"]
+    assert {path.name for path in place.parent.iterdir()} == {"run.safetensors", "run.safetensors.ledger.json"}
 
 
 def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:

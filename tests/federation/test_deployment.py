@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import ssl
 import subprocess
 import sys
@@ -16,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from federation.small import federation
+from fedseal.client import state_of
 from fedseal.errors import BadConfig, EngineFailure, StorageFailure
-from fedseal.federation.deployment import Place, certificates, node, place, processes, write_folders
+from fedseal.federation.deployment import Place, certificates, node, place, processes, take_part, write_folders
 from fedseal.federation.deployment.folder import places
-from fedseal.federation.deployment.ledger import StoredLedger
 from fedseal.federation.keys import StoredKeys
+from fedseal.federation.ledger import LEDGER, new_ledger, stored_ledger
 from fedseal.federation.protocol import Ask
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, Party, aggregator
@@ -177,27 +177,36 @@ def test_folders_that_are_no_partys(tmp_path: Path) -> None:
 def test_a_ledger_on_disk_outlives_its_party(tmp_path: Path) -> None:
     setup = federation("sharing")
     members = setup.members_of(StoredKeys.at(tmp_path / "keys", setup.secure, 4))
-    state = {name: tensor.detach() for name, tensor in members.model.state_dict().items()}
+    path, state = tmp_path / LEDGER, state_of(members.model)
     size = sum(tensor.numel() for tensor in state.values())
+    new_ledger(path)
 
-    def asked(round: int) -> str:
-        party = members.party(0, ledger=StoredLedger(tmp_path / "ledger.json"))  # as after a restart
-        return party.answer(Ask(0, "train", round, size, (), state)).refused
+    def asked(round: int, shift: float) -> str:
+        party = members.party(0, ledger=stored_ledger(path))  # as after a restart
+        sent = {name: tensor + shift for name, tensor in state.items()}
+        return party.answer(Ask(0, "train", round, size, (), sent)).refused
 
-    assert [asked(round) for round in (0, 0, 2, 1, 2, 3)] == ["", "OutOfPhase", "", "OutOfPhase", "OutOfPhase", ""]
-    assert json.loads((tmp_path / "ledger.json").read_text()) == {members.pact.session.hex(): 3}
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["ledger.json"]
-    (tmp_path / "ledger.json").write_text("{")
+    questions = [(0, 0.0), (0, 0.0), (2, 0.1), (1, 0.2), (2, 0.2), (3, 0.0), (3, 0.2)]
+    refused = ["", "OutOfPhase", "", "OutOfPhase", "OutOfPhase", "KnownState", ""]
+    assert [asked(*question) for question in questions] == refused
+    assert stored_ledger(path).rounds == {members.pact.session.hex(): 3}
+    assert [found.name for found in tmp_path.iterdir() if found.is_file()] == [LEDGER]
+
+
+def test_every_party_has_a_ledger_from_the_first_day_and_none_answers_without(tmp_path: Path) -> None:
+    root = deployed(tmp_path / "all")
+    for number in PARTIES:
+        assert stored_ledger(root / Party.of(number).folder / LEDGER).entries == ()
+    (root / "owner-0" / LEDGER).unlink()
+    found = place(root / "owner-0")
     with pytest.raises(StorageFailure, match="no record of rounds"):
-        StoredLedger(tmp_path / "ledger.json")
+        take_part(found, federation(SECURE).members_of(found.keys))
 
 
 def test_a_round_that_cannot_be_noted_is_not_answered(tmp_path: Path) -> None:
-    setup = federation("sharing")
-    members = setup.members()
-    (tmp_path / ".ledger.json.part").mkdir()
-    ledger = StoredLedger(tmp_path / "ledger.json")
-    state = {name: tensor.detach() for name, tensor in members.model.state_dict().items()}
+    members = federation("sharing").members()
+    ledger, state = new_ledger(tmp_path / LEDGER), state_of(members.model)
+    (tmp_path / f".{LEDGER}.part").mkdir()
     size = sum(tensor.numel() for tensor in state.values())
     reply = members.party(0, ledger=ledger).answer(Ask(0, "train", 0, size, (), state))
     assert (reply.messages, reply.refused) == ((), "StorageFailure")

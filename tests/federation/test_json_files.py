@@ -13,7 +13,6 @@ from federation.small import federation
 from fedseal.errors import StorageFailure
 from fedseal.federation import View
 from fedseal.federation.deployment import place
-from fedseal.federation.deployment.ledger import StoredLedger
 from fedseal.federation.keys import read_identity, read_pact, write_keys
 from fedseal.federation.secure import Keyring, Secure
 from fedseal.federation.view import Entry
@@ -54,7 +53,6 @@ FILES: dict[str, dict[str, Any]] = {
         "training": {"model": "zoo:mlp", "deep": {"a": [1, None, 2.5]}},
     },
     "nodes.json": {"version": 1, "nodes": {"0": "ecdsa-sha2-nistp384 AA", str(aggregator(0)): "ecdsa-sha2 BB"}},
-    "ledger.json": {"00" * 16: 3, "ff" * 16: 0},
 }  # fmt: skip
 READERS: dict[str, Callable[[Path], object]] = {
     "client-0.key": lambda folder: read_identity(folder / "client-0.key"),
@@ -62,7 +60,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "view.json": View.load,
     "party.json": place,
     "nodes.json": lambda folder: place(folder).nodes,
-    "ledger.json": lambda folder: StoredLedger(folder / "ledger.json"),
 }
 
 
@@ -97,14 +94,14 @@ def test_files_of_earlier_versions_say_what_they_said(folder: Path) -> None:
     assert (own.number, own.address, own.listen) == (aggregator(1), "fl.example.org:9443", "0.0.0.0")
     assert own.training == {"model": "zoo:mlp", "deep": {"a": [1, None, 2.5]}}
     assert own.nodes == {0: "ecdsa-sha2-nistp384 AA", aggregator(0): "ecdsa-sha2 BB"}
-    assert StoredLedger(folder / "ledger.json").rounds == FILES["ledger.json"]
 
 
 def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None:
     secure = Secure("sharing", aggregators=2).settled(2, 15, {"loss": 16.0})
     write_keys(tmp_path / "keys", Keyring.fresh(secure, 2), secure)
     pact = json.loads((tmp_path / "keys" / "pact.json").read_text())
-    assert pact["secure"] == SECURE | {"statistics": "none", "statistics_bound": 1000.0, "statistics_clip": None}
+    later = {"statistics": "none", "statistics_bound": 1000.0, "statistics_clip": None, "floor": 1e-4, "rounds": None}
+    assert pact["secure"] == SECURE | later
     assert {name: type(value) for name, value in pact.items()} == {
         "version": int, "session": str, "secure": dict, "roster": dict,
     }  # fmt: skip
@@ -124,7 +121,7 @@ def test_a_file_that_lacks_something_is_refused_in_one_sentence(name: str, folde
     versioned = [{**FILES[name], "version": 2}, {k: v for k, v in FILES[name].items() if k != "version"}]
     lacking = [{k: v for k, v in FILES[name].items() if k != left_out} for left_out in FILES[name]]
     wrong = [{**FILES[name], changed: {"x": "y"}} for changed in FILES[name]]
-    contents = [*wrong, *([] if name == "ledger.json" else [*versioned, *lacking])]
+    contents = [*wrong, *versioned, *lacking]
     for content in ["{", "[]", '"x"', *map(json.dumps, contents)]:
         if content == json.dumps({**FILES[name], "training": {"x": "y"}}) and name == "party.json":
             continue  # whatever the command line needs

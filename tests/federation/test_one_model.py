@@ -5,22 +5,20 @@ Pasquini, Francati and Ateniese, "Eluding secure aggregation in federated learni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fedseal as fs
+from federation.lying import LIES, VICTIM, Lying, LyingLink
+from fedseal.errors import EngineFailure
 from fedseal.federation.federation import Calls, Federation, Trained
-from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step
-from fedseal.federation.packing import state_digest
-from fedseal.federation.protocol import Ask, Link, Reply
+from fedseal.federation.packing import ModelState, Packing, state_digest
+from fedseal.federation.protocol import PROTOCOLS, Call
+from fedseal.secagg import SERVER
+from fedseal.secagg.errors import CohortTooSmall
 from fedseal.types import Batch, Tensors
-
-VICTIM = 1
 
 
 def _net() -> nn.Module:
@@ -32,38 +30,6 @@ STATE: Tensors = dict(_net().named_parameters())
 
 def _rows() -> Tensor:
     return torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-
-
-@dataclass(frozen=True)
-class Lying:
-    """Sends everybody but the victim a model of zeros, whose first layer has no gradient.
-
-    Args:
-        told: whether it says so, by the digest of what it sends.
-    """
-
-    told: bool
-
-    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
-        honest = Calls({number: members.party(number) for number in (*members.clients, *members.aggregators)})
-        serve(_Link(honest, self.told))
-
-
-@dataclass(frozen=True)
-class _Link:
-    honest: Calls
-    told: bool
-
-    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        for ask in asks:
-            yield ask, next(iter(self.honest.ask([self._changed(ask)])))[1]
-
-    def _changed(self, ask: Ask) -> Ask:
-        if ask.to == VICTIM or ask.to > 2:
-            return ask
-        zeros = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
-        digest = state_digest(zeros) if self.told else ask.digest
-        return replace(ask, digest=digest, state=None if ask.state is None else zeros)
 
 
 def _train(protocol: str, told: bool) -> tuple[Trained, list[Tensors]]:
@@ -78,7 +44,7 @@ def _train(protocol: str, told: bool) -> tuple[Trained, list[Tensors]]:
         DataOwner.holding(Batch(rows[place : place + 1], torch.tensor([place])), gradient_step()) for place in range(3)
     ]
     federation = Federation(ModelOwner(_net(), keep), owners, protocol)
-    return federation.fit(1, engine=Lying(told)), opened
+    return federation.fit(1, engine=Lying(told=told)), opened
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -90,9 +56,30 @@ def test_clients_with_other_weights_are_not_added_up(protocol: str, told: bool) 
     assert trained.history[0].failure
 
 
+@pytest.mark.parametrize(("lying", "least"), [(True, 0), (False, 100)])
+@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+def test_of_100_rounds_with_lies_none_is_opened(protocol: str, least: int, *, lying: bool) -> None:
+    """Every round from another model, with another lie, told or not."""
+    rows = _rows()
+    owners = [DataOwner.holding(Batch(rows[n : n + 1], torch.tensor([n])), gradient_step()) for n in range(3)]
+    members = Federation(ModelOwner(_net()), owners, protocol).members()
+    honest = Calls({number: members.party(number) for number in (*members.clients, *members.aggregators)})
+    generator, size, opened = torch.Generator().manual_seed(0), Packing.of(_net()).size, 0
+    for number in range(100):
+        state = ModelState({n: t.detach() + torch.randn(t.shape, generator=generator) for n, t in STATE.items()})
+        call = Call(members.pact, members.keys.identity(SERVER), members.clients, number, size, state)
+        link = LyingLink(honest, number % 2 == 0, LIES[number % len(LIES)], state) if lying else honest
+        try:
+            PROTOCOLS[protocol].conduct(call, link)
+        except (CohortTooSmall, EngineFailure):
+            continue
+        opened += 1
+    assert opened == least
+
+
 @pytest.mark.parametrize("protocol", ["sharing", "masking"])
 def test_without_the_digest_the_row_comes_out(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedseal.federation.protocol.base.state_digest", lambda state: bytes(32))
+    monkeypatch.setattr("fedseal.federation.packing.state_digest", lambda state: bytes(32))
     _, opened = _train(protocol, told=False)
     weight, bias = (opened[0][name] for name in list(STATE)[:2])
     place = int(bias.abs().argmax())

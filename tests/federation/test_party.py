@@ -26,16 +26,35 @@ def train(to: int = 0, round: int = 0, **changed: object) -> Ask:
     return Ask(**{"to": to, "step": "train", "round": round, "size": SIZE, "state": STATE, **changed})  # type: ignore[arg-type]
 
 
+def moved(share: float) -> dict[str, torch.Tensor]:
+    """The model, moved by about that share of its norm."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: t + share * t.std() * torch.randn(t.shape, generator=generator) for name, t in STATE.items()}
+
+
 def test_a_client_contributes_to_a_round_once_also_after_it_was_put_aside() -> None:
     members = federation("sharing").members()
     client = members.party(0, kept=True)
     assert client.answer(train(round=3)).messages
     later = members.party(0, kept=True)
     later.load(client.dump())
+    assert later.answer(train(round=3)) == Reply(refused="OutOfPhase")
     for party in (client, later):
-        assert party.answer(train(round=3)) == Reply(refused="OutOfPhase")
+        assert party.answer(train(round=3, state=moved(0.1))) == Reply(refused="OutOfPhase")
         assert party.answer(train(round=2)) == Reply(refused="OutOfPhase")
-    assert later.answer(train(round=4)).messages
+        assert party.answer(train(round=4)) == Reply(refused="KnownState")
+    assert later.answer(train(round=4, state=moved(0.1))).messages
+
+
+@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+def test_a_question_that_comes_again_gets_the_same_bytes(protocol: str) -> None:
+    party = federation(protocol).members().party(0)
+    ask = train(step="train" if protocol == "sharing" else "advertise")
+    first = party.answer(ask)
+    assert first.messages
+    assert party.answer(ask) == first
+    assert party.answer(train(step=ask.step, round=1, state=moved(0.1))) != first
+    assert party.answer(ask) == Reply(refused="OutOfPhase") or protocol == "masking"
 
 
 @pytest.mark.parametrize("protocol", ["plain", "sharing"])
@@ -76,8 +95,9 @@ def test_an_aggregator_opens_no_round_twice_also_after_it_was_put_aside() -> Non
     assert len(party.answer(ask("close")).messages) == 2
     again = members.party(number, kept=True)
     again.load(party.dump())
+    assert party.answer(ask("close")) == party.answer(ask("close")) != Reply()
+    assert "OutOfPhase" in again.answer(ask("close")).refused
     for one in (party, again):
-        assert "OutOfPhase" in one.answer(ask("close")).refused
         assert one.answer(ask("take", 1)) == Reply()
         assert "OutOfPhase" in one.answer(ask("take", 0)).refused
         assert "OutOfPhase" in one.answer(ask("count", 0)).refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -185,12 +186,10 @@ def test_noise_comes_with_equal_weights_no_metrics_and_an_epsilon() -> None:
     found = setup.fit(2)
     assert found.history[0].weight == 4
     assert found.history[0].metrics == {}
-    assert found.epsilon is not None
-    once = federation(secure, rule=gradient_step()).fit(1).epsilon
-    assert once is not None
-    assert 0 < once < found.epsilon
+    once = federation(secure, rule=gradient_step()).fit(1).privacy
+    assert 0 < once.epsilon < found.privacy.epsilon < found.privacy.among_owners < inf
     assert gap(weights(found), weights(setup.fit(2))) > 1e-3  # secret noise: no seed repeats it
-    assert federation("sharing").fit(1).epsilon is None
+    assert federation("sharing").fit(1).privacy.epsilon == inf
 
 
 def test_figures_that_do_not_fit_together() -> None:

@@ -21,6 +21,7 @@ from fedseal.federation import View
 from fedseal.federation.federation import Federation
 from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step, local_steps
 from fedseal.federation.packing import Packing, statistics_of
+from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol.messages import Ask
 from fedseal.federation.secure import Secure
 from fedseal.federation.statistics import estimated, settled_buffers
@@ -128,7 +129,7 @@ def test_noise_counts_for_all_that_is_sent_so_that_epsilon_does_not_hang_on_stat
         terms = members.pact.terms(0, Packing.of(net(), setup.secure).size)
         assert terms.clip is not None
         assert terms.noise == pytest.approx(terms.clip)
-        found[way] = (terms.clip, members.pact.epsilon(1, terms.size))
+        found[way] = (terms.clip, Spent((members.pact.release(terms.size),)).epsilon)
     assert found["local"][0] == 0.5
     assert found["shared"][0] > 0.5
     assert found["shared"][1] == pytest.approx(found["local"][1], rel=1e-3)
@@ -183,7 +184,8 @@ def test_an_aggregator_of_ones_own_sees_no_counter_and_breaks_no_variance() -> N
         seen.append(set(total))
         return {"1.running_var": torch.full((4,), -1.0)}
 
-    found = weights(federation("sharing", aggregator_fn=push).fit(2))
+    still = Secure("sharing", floor=0.0)  # else a model whose weights stay where they are is not answered again
+    found = weights(federation(still, aggregator_fn=push).fit(2))
     assert seen[0] == set(state_of(net())) - {"1.num_batches_tracked"}
     assert found["1.running_var"].tolist() == [1.0] * 4
     assert int(found["1.num_batches_tracked"]) == 2

@@ -28,9 +28,10 @@ from fedseal.federation import View
 from fedseal.federation.checkpoint import load_checkpoint
 from fedseal.federation.deployment import place
 from fedseal.federation.deployment.floors import Floors
-from fedseal.federation.deployment.ledger import StoredLedger
 from fedseal.federation.keys import read_identity, read_pact
+from fedseal.federation.ledger import ledger_text, stored_ledger
 from fedseal.federation.protocol.plain import read_step, write_step
+from fedseal.secagg import Ledger, LedgerEntry, SumRelease
 from fedseal.setup.audit import load_config
 from fedseal.setup.data.load import load_data
 from fedseal.setup.deployment import PartySpec
@@ -60,6 +61,12 @@ class Row(NamedTuple):
 
 def _json(name: str) -> Callable[[], bytes]:
     return lambda: json.dumps(FILES[name]).encode()
+
+
+def _ledger() -> bytes:
+    """Of one round."""
+    entry = LedgerEntry("00" * 16, 3, "ab" * 32, "00" * 8, SumRelease(1.0, 2.0, 3, 4))
+    return ledger_text(Ledger([entry], secret=bytes(32))).encode()
 
 
 def _npz() -> bytes:
@@ -106,7 +113,7 @@ ROWS = (
         lambda: json.dumps(FILES["party.json"] | {"training": TRAINING}).encode(),
         lambda path: PartySpec.of(dict(place(path.parent).training)),
     ),
-    Row("ledger.json", _json("ledger.json"), StoredLedger),
+    Row("ledger.json", _ledger, stored_ledger),
     Row("record.json", RUN.read_bytes, lambda path: store.read_header(path.parent)),
     Row("owner.yaml", lambda: b"minimum: 5\nnoise: 1.5\nprotocols: [masking]\n", lambda path: Floors.of(path.parent)),
     Row(

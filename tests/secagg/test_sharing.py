@@ -81,7 +81,7 @@ def test_a_client_contributes_once_a_round_and_never_to_an_earlier_one() -> None
     for number in (4, 7):
         list(sharing.SharingClient(terms("sharing", round=number), 0, identity(0), ledger).contribute(update(0)))
     for number in (7, 5, 0):
-        client = sharing.SharingClient(terms("sharing", round=number), 0, identity(0), Ledger(ledger.rounds))
+        client = sharing.SharingClient(terms("sharing", round=number), 0, identity(0), Ledger(ledger.entries))
         with pytest.raises(OutOfPhase, match="round 7 already"):
             client.contribute(update(0))
     other = terms("sharing", session=bytes(16))

@@ -35,6 +35,7 @@ def lead(
         nodes: who else is to be on this machine.
     """
     from fedseal.federation.deployment import Deployment
+    from fedseal.federation.ledger import LEDGER, stored_ledger
     from fedseal.setup.deployment import PartySpec
 
     own = PartySpec.of(dict(place.training))
@@ -55,6 +56,7 @@ def lead(
         resume=checkpoint.is_file(),
         record=record,
         members=federation.members_of(place.keys),
+        ledger=stored_ledger(place.folder / LEDGER),
     )
     trained.save(save)
     rounds_of.tell_trained(trained, federation, save, as_json=as_json)
@@ -72,6 +74,8 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
     from fedseal.cli.terms import terms_in_words
     from fedseal.federation.deployment import take_part
     from fedseal.federation.deployment.floors import Floors
+    from fedseal.federation.ledger import LEDGER, stored_ledger
+    from fedseal.federation.privacy import Spent
     from fedseal.setup.deployment import PartySpec
 
     own, floors = PartySpec.of(dict(place.training)), Floors.of(place.folder)
@@ -89,6 +93,9 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
     try:
         take_part(place, members, floors=floors, say=_nothing if quiet else terminal.note)
     except KeyboardInterrupt:
+        if place.number in members.clients and not quiet:
+            answered = stored_ledger(place.folder / LEDGER).entries
+            terminal.note(rounds_of.privacy_line(Spent(tuple(entry.release for entry in answered))))
         raise terminal.Interrupted(f"{place.who} has left") from None
 
 

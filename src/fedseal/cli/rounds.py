@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fedseal.federation.federation import Federation, Trained
+    from fedseal.federation.privacy import Spent
     from fedseal.federation.report import RoundReport
     from fedseal.federation.secure import Secure
 
@@ -93,19 +95,37 @@ def _by_subtracting(cohort: int, *, noisy: bool) -> str:
     )
 
 
+def privacy_line(privacy: Spent) -> str:
+    """What was spent of an owner's privacy: by which change of data, against whom, and on whose word."""
+    if not privacy.rounds:
+        return "no owner answered, and nothing was spent of an owner's privacy"
+    if privacy.bare:
+        return f"no differential privacy: {privacy.bare} of {privacy.rounds} rounds that owners answered had no noise"
+    among = f"{privacy.among_owners:.2f} against one of them" if isfinite(privacy.among_owners) else "none against them"
+    return (
+        f"differential privacy of one owner's updates, statistics included, against zeros in their place: epsilon "
+        f"{privacy.epsilon:.2f} at delta {privacy.delta:g} after {privacy.rounds} rounds against who sees all sums, "
+        f"if {privacy.trusted} owners of each add their noise; {among}"
+    )
+
+
 def tell_trained(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
     """The end of a run: what it reached, and who could have read what."""
     secure = federation.secure
     if as_json:
         rounds = [report.plain() for report in trained.history]
-        terminal.machine({"secure": asdict(secure), "rounds": rounds, "epsilon": trained.epsilon})
+        privacy = trained.privacy.plain()
+        said = {"secure": asdict(secure), "rounds": rounds, "epsilon": privacy["epsilon"], "privacy": privacy}
+        terminal.machine(said | {"ended": trained.ended})
         return
+    if trained.ended:
+        terminal.say(f"the training ended after round {len(trained.history)}: {trained.ended}")
     last = trained.history[-1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
     terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
     for line in who_could_read(secure, trained.history):
         terminal.say(line)
-    if trained.epsilon is not None:
-        terminal.say(f"differential privacy of an owner: epsilon {trained.epsilon:.2f} at delta 1e-05")
+    if secure.noise is not None or trained.privacy.bare < trained.privacy.rounds:
+        terminal.say(privacy_line(trained.privacy))
     if save is not None:
         terminal.say(f"the model is in {save}")

@@ -67,9 +67,12 @@ def _bounds(secure: Secure) -> list[str]:
 
 
 def _noise(pact: Pact, rounds: int, size: int) -> str:
-    secure, epsilon = pact.secure, pact.epsilon(rounds, size)
-    if epsilon is None:
+    from fedseal.federation.privacy import Spent
+
+    secure = pact.secure
+    if secure.noise is None:
         return "no noise is added: what the sums say of an owner has no bound"
+    epsilon = Spent((pact.release(size),) * rounds).epsilon
     return (
         f"noise of {secure.noise:g} times the norm is on a sum of {secure.minimum} owners if all of them add theirs: "
         f"epsilon {epsilon:.2f} at delta 1e-05 for each, after all rounds"

@@ -121,6 +121,12 @@ def train_federation(
             show_default="1, where updates are clipped",
         ),
     ] = None,
+    floor: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="Share of its norm by which the model must move before an owner answers it again."
+        ),
+    ] = 1e-4,
     bits: Annotated[Literal["32", "64"], typer.Option(help="Number of bits per transmitted value.")] = "32",
     evaluate_every: Annotated[
         int, typer.Option(min=1, help="Number of rounds between evaluations on the validation data.")
@@ -231,6 +237,7 @@ def train_federation(
         statistics_bound=statistics_bound,
         statistics_clip=statistics_clip,
         range=range,
+        floor=floor,
     )
     if deploy is not None:
         if checkpoint is not None or engine != "local":

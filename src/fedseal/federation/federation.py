@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
-from fedseal.client import misfits, put_state, state_of
-from fedseal.errors import BadConfig, EngineFailure, FedsealError, UnknownName
+from fedseal.client import state_of
+from fedseal.errors import BadConfig, UnknownName
 from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
+from fedseal.federation.ledger import new_ledger, stored_ledger
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, Local, ModelOwner
 from fedseal.federation.packing import Packing, statistics_of
-from fedseal.federation.protocol import PROTOCOLS, Ask, Call, Link, Member, Reply
-from fedseal.federation.report import RoundReport, check_finite
+from fedseal.federation.privacy import Spent
+from fedseal.federation.protocol import PROTOCOLS, Ask, Link, Member, Reply
+from fedseal.federation.report import RoundReport
+from fedseal.federation.run import TrainingRun, put_model
 from fedseal.federation.secure import Keyring, Pact, Secure
-from fedseal.federation.traffic import Metered, Watcher
-from fedseal.secagg import SERVER, Party
-from fedseal.types import Tensors
+from fedseal.federation.traffic import Watcher
+from fedseal.secagg import Ledger, LedgerEntry, SumRelease
 
-PATIENCE = 3  # failed rounds in a row after which a run ends
 ENGINES = ("local", "flower")
 
 
@@ -66,11 +66,17 @@ class Calls:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and what was seen of every round."""
+    """A trained model, and what was seen of every round.
+
+    Args:
+        privacy: what all rounds spent, those of runs that this one went on from included.
+        ended: why there are fewer rounds than were asked for; empty where there are not.
+    """
 
     model: nn.Module
     history: tuple[RoundReport, ...]
-    epsilon: float | None = None
+    privacy: Spent
+    ended: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write the model's tensors by name, as safetensors.
@@ -125,10 +131,11 @@ class Federation:
         statistics = bool(statistics_of(self.model_owner.model))
         return asked.settled(len(self.data_owners), most, self.data_owners[0].bounds, statistics=statistics)
 
-    def members(self) -> Members:
-        """All parties with fresh keys, in a session of their own."""
-        keys = Keyring.fresh(self.secure, len(self.data_owners))
-        return self._members(keys, keys.pact(self.secure))
+    def members(self, rounds: int | None = None) -> Members:
+        """All parties with fresh keys, in a session of their own, whose owners answer so many rounds."""
+        secure = self.secure if rounds is None else replace(self.secure, rounds=self.secure.rounds or rounds)
+        keys = Keyring.fresh(secure, len(self.data_owners))
+        return self._members(keys, keys.pact(secure))
 
     def members_of(self, keys: StoredKeys) -> Members:
         """All parties with the keys of a folder."""
@@ -149,6 +156,7 @@ class Federation:
         resume: bool = False,
         record: str | Path | None = None,
         members: Members | None = None,
+        ledger: Ledger | None = None,
         progress: Callable[[RoundReport], None] | None = None,
     ) -> Trained:
         """Train.
@@ -161,6 +169,7 @@ class Federation:
             resume: go on from that file.
             record: a folder in which everything that each party could read is kept; see `federation.view`.
             members: the parties, where they have keys already; None for new keys.
+            ledger: of the model owner; None for one in a file beside the checkpoint, or in memory if there is none.
             progress: called after every round.
 
         Raises:
@@ -175,80 +184,44 @@ class Federation:
         state, history = state_of(self.model_owner.model), list[RoundReport]()
         if resume:
             state, history = kept.load_checkpoint(_file(checkpoint), self._mark())
-        members = members or self.members()
+        members = members or self.members(rounds)
+        agreed = members.pact.secure.rounds
+        if agreed is not None and rounds > agreed:
+            raise BadConfig(f"{rounds} rounds are asked for, and owners agreed to {agreed}", "agree on more with them")
+        if ledger is None:
+            ledger = Ledger() if checkpoint is None else _beside(Path(checkpoint), history, resume=resume)
         watchers = [] if record is None else [_recorder(record, members, self)]
         model = copy.deepcopy(self.model_owner.model)
-        _put(model, state)
-
-        def serve(link: Link) -> None:
-            for number in range(len(history), rounds):
-                due = (number + 1) % evaluate_every == 0 or number + 1 == rounds
-                history.append(self._round(members, model, link, number, watchers, evaluate=due))
-                check_finite(model, history, checkpoint)
-                if checkpoint is not None:
-                    kept.save_checkpoint(Path(checkpoint), self._mark(), state_of(model), history)
-                if progress is not None:
-                    progress(history[-1])
-                if all(report.failure for report in history[-PATIENCE:]) and len(history) >= PATIENCE:
-                    raise EngineFailure(
-                        f"{PATIENCE} rounds in a row failed, the last since {history[-1].failure}",
-                        "see the clients' logs, and resume from the checkpoint",
-                    )
-
+        put_model(model, state)
+        if checkpoint is not None and not resume:  # so that a run that is killed in its first round is resumed as well
+            kept.save_checkpoint(Path(checkpoint), self._mark(), state, history)
+        run = TrainingRun(
+            owner=self.model_owner,
+            members=members,
+            model=model,
+            history=history,
+            rounds=rounds,
+            evaluate_every=evaluate_every,
+            ledger=ledger,
+            watchers=watchers,
+            mark=self._mark(),
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            progress=progress,
+        )
         if len(history) < rounds:
-            chosen.run(members, serve)
-        done = sum(not report.failure for report in history)
-        epsilon = members.pact.epsilon(done, Packing.of(model, members.pact.secure).size) if done else None
-        return Trained(self.model_owner.usable(model, self.secure.statistics), tuple(history), epsilon)
+            chosen.run(members, run.serve)
+        return Trained(
+            self.model_owner.usable(model, self.secure.statistics),
+            tuple(history),
+            Spent(tuple(entry.release for entry in ledger.entries)),
+            run.ended,
+        )
 
     def apps(self, keys: str | Path, **options: Any) -> tuple[Any, Any]:
         """A ServerApp and a ClientApp for `flwr run`; see `federation.flower.apps`."""
         from fedseal.federation import flower
 
         return flower.flower_apps(self, keys, **options)
-
-    def _round(
-        self,
-        members: Members,
-        model: nn.Module,
-        link: Link,
-        number: int,
-        watchers: Sequence[Watcher],
-        *,
-        evaluate: bool,
-    ) -> RoundReport:
-        started, metered, state = time.perf_counter(), Metered(link, watchers), state_of(model)
-        packing = Packing.of(model, members.pact.secure)
-        call = Call(members.pact, members.keys.identity(SERVER), members.clients, number, packing.size, state)
-        for watcher in watchers:
-            watcher.begins(call)
-        failure, weight, metrics = "", 0, dict[str, float]()
-        cohort: tuple[int, ...] = ()
-        try:
-            found = PROTOCOLS[self.secure.protocol].conduct(call, metered)
-        except FedsealError as error:
-            failure = error.fact
-        else:
-            for watcher in watchers:
-                watcher.opened(call, found)
-            _put(model, self.model_owner.aggregate(packing.unpack(found.total), found.weight, model))
-            weight, cohort, metrics = found.weight, found.cohort, found.metrics
-        owner, traffic, validation = self.model_owner, metered.traffic, dict[str, float]()
-        if evaluate and owner.validation is not None:
-            validation = dict(owner.evaluator_fn(owner.usable(model, self.secure.statistics), owner.validation))
-        return RoundReport(
-            round=number,
-            clients=len(cohort),
-            weight=weight,
-            metrics=metrics,
-            validation=validation,
-            uploaded=traffic.uploaded,
-            downloaded=traffic.downloaded,
-            relayed=traffic.relayed,
-            seconds=time.perf_counter() - started,
-            failure=failure,
-            refused={Party.of(who).role: kind for who, kind in sorted((metered.refused | call.faults).items())},
-        )
 
     def _mark(self) -> str:
         """Tells checkpoints of different federations apart."""
@@ -282,16 +255,21 @@ def _weight(owner: DataOwner) -> int:
     return min(count, rule.draw) if isinstance(rule, Local) and rule.draw is not None else count
 
 
-def _put(model: nn.Module, state: Tensors) -> None:
-    if foreign := misfits(model, state):
-        raise BadConfig(f"the aggregator returns a '{foreign[0]}' that the model does not have", "return its tensors")
-    put_state(model, state)
-
-
 def _file(checkpoint: str | Path | None) -> Path:
     if checkpoint is None:
         raise BadConfig("there is nothing to resume from", "name the checkpoint")
     return Path(checkpoint)
+
+
+def _beside(checkpoint: Path, history: Sequence[RoundReport], *, resume: bool) -> Ledger:
+    """The model owner's ledger, in a file beside its checkpoint."""
+    path = checkpoint.with_name(f"{checkpoint.name}.ledger.json")
+    if resume and path.exists():
+        return stored_ledger(path)
+    ledger = new_ledger(path)
+    for report in history if resume else ():  # of which nobody knows any more how much noise they had
+        ledger.note(LedgerEntry("", report.round, "", "", SumRelease(0.0, 0.0, report.clients, 0)))
+    return ledger
 
 
 def _recorder(folder: str | Path, members: Members, federation: Federation) -> Watcher:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedseal.errors import EngineFailure, FedsealError
 from fedseal.federation.flower_environment import flwr
 from fedseal.federation.members import Members
+from fedseal.federation.packing import ModelState
 from fedseal.federation.protocol import LOG, Ask, Member, Reply, known_kind, refusal_kind
 from fedseal.secagg import Outgoing, Party
 from fedseal.secagg.errors import BadMessage
@@ -205,7 +206,7 @@ def ask_of(content: Any, number: int) -> Ask:
     with _untrusted("a question"):
         facts, state = dict(content[PART]), None
         if "model" in content:
-            state = {str(name): tensor_of(array) for name, array in content["model"].items()}
+            state = ModelState({str(name): tensor_of(array) for name, array in content["model"].items()})
         step, round, size = _a(facts["step"], str), _a(facts["round"], int), _a(facts["size"], int)
         messages = tuple(_a(message, bytes) for message in facts["messages"])
         return Ask(number, step, round, size, messages, state, _a(facts["digest"], bytes))

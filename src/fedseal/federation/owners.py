@@ -71,6 +71,10 @@ class Local:
         chosen = self.drawn(data, generator)
         return local_update(model, chosen, training=self.training, defense=self.defense, generator=generator)
 
+    def draws_anew(self, count: int) -> bool:
+        """Whether other examples of so many may be drawn in another round; another order of the same is not enough."""
+        return self.draw is not None and self.draw < count
+
     def drawn(self, data: Batch, generator: torch.Generator) -> Batch:
         """The examples of one round."""
         return drawn_examples(data, self.draw, generator)

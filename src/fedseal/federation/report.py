@@ -64,7 +64,7 @@ def check_finite(model: nn.Module, history: Sequence[RoundReport], checkpoint: s
         return
     what = f"'{wrong[0]}' of the model is no number" if wrong else f"the loss is {loss}"
     kept = "no checkpoint was kept" if checkpoint is None else "no round before it was good"
-    if checkpoint is not None and Path(checkpoint).is_file():
+    if checkpoint is not None and last.round > 0 and Path(checkpoint).is_file():
         kept = f"'{checkpoint}' holds the model of round {last.round}, the last that was good"
     raise Diverged(
         f"the training diverged in round {last.round + 1}: {what}",

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fedseal.errors import BadConfig, UnknownName
-from fedseal.secagg import Identity, Party, Roster, Terms
-from fedseal.secagg.accounting import rho, sum_epsilon
+from fedseal.secagg import Identity, Party, Roster, SumRelease, Terms
 
 NAMES = ("sharing", "masking", "plain")
 STATISTICS = ("shared", "local", "none")
@@ -38,6 +37,9 @@ class Secure:
         statistics_bound: largest change of one in a round; a larger one is refused at the client.
         statistics_clip: Euclidean norm to which a client scales down their changes where it clips weights; 1 unless
             given.
+        floor: share of its norm by which the model must move between rounds: an owner answers no model that is nearer
+            to one that it answered, unless it draws its examples anew and adds noise.
+        rounds: the most that an owner answers; None for any number.
 
     Raises:
         UnknownName: no such protocol, or nothing to do with statistics.
@@ -59,6 +61,8 @@ class Secure:
     statistics: str = "shared"
     statistics_bound: float = 1000.0
     statistics_clip: float | None = None
+    floor: float = 1e-4
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in NAMES:
@@ -74,6 +78,10 @@ class Secure:
             raise BadConfig("clip and noise belong to a secure sum", "choose 'sharing' or 'masking'")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise BadConfig(f"a clip to the norm {self.clip}", "give a positive number")
+        if not 0 <= self.floor < 1:
+            raise BadConfig(f"a model that moves by {self.floor:g} of its norm", "give 0 or a share such as 1e-4")
+        if self.rounds is not None and self.rounds < 1:
+            raise BadConfig(f"{self.rounds} rounds that an owner answers", "allow at least 1")
 
     @property
     def parties_who_add(self) -> int:
@@ -173,13 +181,15 @@ class Pact:
             degree=secure.degree,
             chunk=secure.chunk,
             state=state,
+            floor=secure.floor,
+            rounds=secure.rounds or 0,
         )
 
-    def epsilon(self, rounds: int, size: int, delta: float = 1e-5) -> float | None:
-        """What so many rounds spend of a client's privacy if `minimum` clients add their noise; None without noise."""
-        if self.secure.noise is None or self.secure.minimum is None:
-            return None
-        return sum_epsilon(rounds * rho(self.terms(0, size), self.secure.minimum), delta)
+    def release(self, size: int) -> SumRelease:
+        """What the sum of a round of so many entries lets out of one owner."""
+        if self.secure.noise is None:  # also where nothing is added securely
+            return SumRelease(0.0, 0.0, self.secure.minimum or 1, size)
+        return SumRelease.of(self.terms(0, size))
 
 
 @dataclass(frozen=True)

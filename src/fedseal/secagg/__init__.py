@@ -13,8 +13,9 @@ except ModuleNotFoundError:
     raise MissingExtra("cryptography is not installed", "pip install 'fedseal[federation]'") from None
 
 from fedseal.secagg import masking, sharing
+from fedseal.secagg.accounting import SumRelease
 from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
-from fedseal.secagg.ledger import Ledger
+from fedseal.secagg.ledger import Ledger, LedgerEntry
 from fedseal.secagg.party import OWNER, SERVER, Party, aggregator
 from fedseal.secagg.terms import Roster, Terms
 from fedseal.secagg.transcript import Transcript, VectorFormat
@@ -28,11 +29,13 @@ __all__ = [
     "Buffer",
     "Identity",
     "Ledger",
+    "LedgerEntry",
     "Opened",
     "Outgoing",
     "Party",
     "Public",
     "Roster",
+    "SumRelease",
     "Terms",
     "Transcript",
     "VectorFormat",

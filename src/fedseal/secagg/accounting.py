@@ -8,6 +8,7 @@ contribution is replaced by zero. There is no amplification by sampling here; ov
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from fedseal.errors import BadConfig
 from fedseal.secagg.terms import Terms
@@ -22,6 +23,41 @@ def sum_sensitivity(terms: Terms) -> float:
     return math.hypot(update, math.sqrt(metrics) * (terms.bound * scale + 0.5))
 
 
+@dataclass(frozen=True)
+class SumRelease:
+    """What an opened sum lets out of one client, as far as an account of privacy asks.
+
+    Args:
+        sensitivity: largest Euclidean norm of a client's contribution, in elements; 0 where nothing bounds it.
+        deviation: standard deviation of one client's noise on an entry, in elements; 0 for none.
+        minimum: the fewest clients whose noise is in the sum.
+        entries: of the sum that carry noise.
+    """
+
+    sensitivity: float
+    deviation: float
+    minimum: int
+    entries: int
+
+    @classmethod
+    def of(cls, terms: Terms) -> SumRelease:
+        """That of a round."""
+        entries = terms.size + len(terms.metrics)
+        if terms.noise is None:
+            return cls(0.0, 0.0, terms.minimum, entries)
+        return cls(sum_sensitivity(terms), terms.deviation, terms.minimum, entries)
+
+    def rho(self, honest: int) -> float:
+        """Concentrated differential privacy: the sum satisfies rho-zCDP; infinite without noise.
+
+        Args:
+            honest: clients in the cohort that add their noise.
+        """
+        if not self.deviation or honest < 1:
+            return math.inf
+        return concentrated_sum(self.sensitivity, self.deviation, honest, self.entries)
+
+
 def rho(terms: Terms, honest: int) -> float:
     """Concentrated differential privacy of one round: it satisfies rho-zCDP.
 
@@ -33,7 +69,7 @@ def rho(terms: Terms, honest: int) -> float:
     """
     if terms.noise is None or honest < 1:
         raise BadConfig("a sum without noise has no such bound", "set noise, and count the honest clients")
-    return concentrated_sum(sum_sensitivity(terms), terms.deviation, honest, terms.size + len(terms.metrics))
+    return SumRelease.of(terms).rho(honest)
 
 
 def concentrated_sum(sensitivity: float, deviation: float, count: int, size: int) -> float:

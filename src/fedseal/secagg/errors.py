@@ -13,6 +13,14 @@ class OutOfPhase(FedsealError):
     """A message or call that comes too late, too early or a second time."""
 
 
+class KnownState(FedsealError):
+    """A round from a model that this party answered before, or from one too near to it."""
+
+
+class Overspent(FedsealError):
+    """A round more than this party agreed to answer."""
+
+
 class Misbehavior(FedsealError):
     """A correctly signed message that an honest party would not have sent. The round ends here."""
 

@@ -1,42 +1,168 @@
-"""Which rounds a client took part in, so that nobody can have it take part in one twice.
+"""Which rounds a party answered, from which models, and with how much noise, so that nobody can have it answer twice.
 
-Two sums of one round, one with a client and one without, differ by that client's update.
+Two sums of one round, one with a client and one without, differ by that client's update. So do two sums of two rounds
+that start from one model, unless the client draws its examples anew and adds noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from fedseal.secagg.errors import OutOfPhase
+import numpy as np
+from numpy.typing import NDArray
+
+from fedseal.secagg.accounting import SumRelease
+from fedseal.secagg.errors import KnownState, OutOfPhase, Overspent
+from fedseal.secagg.hazmat.prg import fresh_seed
+from fedseal.secagg.sketch import sketch_of
 from fedseal.secagg.terms import Terms
+
+Reals32 = NDArray[np.float32]
+NOTHING: Reals32 = np.zeros(0, "<f4")
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One round that was answered.
+
+    Args:
+        session: in hexadecimal.
+        state: SHA-256 of the model it started from, in hexadecimal; empty where there was none.
+        sketch: of that model's parameters, float32 in hexadecimal; empty where none was made.
+        release: what its sum lets out.
+    """
+
+    session: str
+    round: int
+    state: str
+    sketch: str
+    release: SumRelease
+
+    @property
+    def place(self) -> Reals32:
+        """The sketch as numbers."""
+        return np.frombuffer(bytes.fromhex(self.sketch), "<f4")
+
+
+class _Arrival(NamedTuple):
+    state: bytes
+    sketch: Reals32
+    anew: bool
 
 
 class Ledger:
-    """The last round of every session. A client keeps it over restarts: `rounds` is what to store.
+    """All rounds so far.
 
-    >>> Ledger({"00" * 16: 3}).rounds["00" * 16]
-    3
+    Args:
+        entries: in the order in which they were answered.
+        secret: 32 bytes from which this party's sketches are made; drawn if left out.
+        keep: called with the ledger whenever it has grown, before anything of the round is sent; what it raises is
+            raised by `enter`.
+
+    >>> Ledger().rounds
+    {}
     """
 
-    def __init__(self, rounds: Mapping[str, int] | None = None) -> None:
-        self._rounds = dict(rounds or {})
+    def __init__(
+        self,
+        entries: Iterable[LedgerEntry] = (),
+        *,
+        secret: bytes | None = None,
+        keep: Callable[[Ledger], None] = lambda ledger: None,
+    ) -> None:
+        self.entries, self.secret = tuple(entries), secret or fresh_seed()
+        self._keep, self._arrival = keep, _Arrival(b"", NOTHING, anew=False)
 
     @property
     def rounds(self) -> dict[str, int]:
         """The last round by session, in hexadecimal."""
-        return dict(self._rounds)
+        found: dict[str, int] = {}
+        for entry in self.entries:
+            found[entry.session] = max(entry.round, found.get(entry.session, -1))
+        return found
+
+    def sketch(self, arrays: Iterable[Reals32]) -> Reals32:
+        """A sketch of a model's parameters, as only this party makes it."""
+        return sketch_of(arrays, self.secret)
+
+    def arrived(self, state: bytes, sketch: Reals32 | None = None, *, anew: bool = False) -> None:
+        """What is known of the model from which the next round to be entered starts.
+
+        Args:
+            state: its digest.
+            sketch: of its parameters.
+            anew: whether this party draws its examples anew, so that the same model gives it another update.
+        """
+        self._arrival = _Arrival(state, NOTHING if sketch is None else sketch, anew)
+
+    def admit(self, terms: Terms) -> None:
+        """Whether a round may be entered.
+
+        Raises:
+            OutOfPhase: this round, or a later one of its session, was entered before.
+            Overspent: as many as were agreed on.
+            KnownState: it starts from a model that a round entered before started from, or from one nearer to that than
+                the terms' floor, and the party does not both draw anew and add noise.
+        """
+        session = terms.session.hex()
+        mine = [entry.round for entry in self.entries if entry.session == session]
+        if mine and terms.round <= max(mine):
+            raise OutOfPhase(
+                f"this party answered round {max(mine)} already, and is asked for round {terms.round}",
+                "start a round with a higher number",
+            )
+        if terms.rounds and len(mine) >= terms.rounds:
+            raise Overspent(f"this party answered {len(mine)} rounds, as many as were agreed on", "agree on more first")
+        arrival = self._here(terms)
+        if not terms.state or (arrival.anew and terms.noise is not None):
+            return
+        if any(entry.state == terms.state.hex() for entry in self.entries):
+            raise KnownState("this party answered a round from the same model", "move the model, or end the training")
+        change = self.nearest(arrival.sketch)
+        if change < terms.floor:
+            raise KnownState(
+                f"the model moved by {change:.1e} of its norm since this party answered it, and at least "
+                f"{terms.floor:g} was agreed on",
+                "move it further, end the training, or agree on a lower floor",
+            )
 
     def enter(self, terms: Terms) -> None:
         """Note a round before anything of it is sent.
 
         Raises:
-            OutOfPhase: this round, or a later one of its session, was entered before.
+            OutOfPhase, Overspent, KnownState: as `admit`.
         """
-        session = terms.session.hex()
-        last = self._rounds.get(session, -1)
-        if terms.round <= last:
-            raise OutOfPhase(
-                f"this client contributed to round {last} already, and is asked for round {terms.round}",
-                "start a round with a higher number",
-            )
-        self._rounds[session] = terms.round
+        self.admit(terms)
+        self.note(entry_of(terms, self._here(terms).sketch))
+
+    def note(self, entry: LedgerEntry) -> None:
+        """Add an entry, unless it is here, whatever it says."""
+        if entry not in self.entries:
+            self.entries = (*self.entries, entry)
+            self._keep(self)
+
+    def nearest(self, sketch: Reals32) -> float:
+        """How far parameters of this sketch are from the nearest that were answered, as a share of the larger norm.
+
+        Infinite where there is nothing to compare.
+        """
+        own = sketch.astype(np.float64)
+        places = [entry.place.astype(np.float64) for entry in self.entries if len(entry.place) == own.size > 0]
+        found = [
+            float(np.linalg.norm(own - place) / (max(np.linalg.norm(own), np.linalg.norm(place)) or 1.0))
+            for place in places
+        ]
+        return min(found, default=float("inf"))
+
+    def _here(self, terms: Terms) -> _Arrival:
+        if self._arrival.state == terms.state:
+            return self._arrival
+        return _Arrival(terms.state, NOTHING, anew=False)
+
+
+def entry_of(terms: Terms, sketch: Reals32) -> LedgerEntry:
+    """The entry of a round."""
+    release = SumRelease.of(terms)
+    return LedgerEntry(terms.session.hex(), terms.round, terms.state.hex(), sketch.tobytes().hex(), release)

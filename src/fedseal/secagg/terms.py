@@ -20,7 +20,7 @@ from fedseal.secagg.party import MOST_AGGREGATORS, OWNER, Party, aggregator
 
 LARGEST_CHUNK = 1 << 22
 PROTOCOLS = ("sharing", "masking")
-WHOLE = ("round", "size", "minimum", "bits", "max_weight", "degree", "chunk")  # fields that are whole numbers
+WHOLE = ("round", "size", "minimum", "bits", "max_weight", "degree", "chunk", "rounds")  # fields that are whole numbers
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Terms:
         chunk: ring elements a message.
         state: SHA-256 of what the clients start from, 32 bytes; empty where they start from nothing. Parties that hold
             other states do not understand each other, so that nobody is given one of its own and added up with others.
+        floor: by which share of its norm the model must have moved from every one that a client answered; see `Ledger`.
+        rounds: most of this session that a client answers; 0 for any number.
 
     Raises:
         BadConfig: figures that mean nothing, or that do not fit the ring.
@@ -104,11 +106,14 @@ class Terms:
     degree: int = 0
     chunk: int = 1 << 17
     state: bytes = b""
+    floor: float = 0.0
+    rounds: int = 0
 
     def __post_init__(self) -> None:
         exact = {
             "metrics": {name: float(most) for name, most in sorted(self.metrics.items())},
             "bound": float(self.bound),
+            "floor": float(self.floor),
         }
         exact |= {name: float(getattr(self, name)) for name in ("clip", "noise") if getattr(self, name) is not None}
         exact |= {name: index(getattr(self, name)) for name in WHOLE}
@@ -127,6 +132,12 @@ class Terms:
             (self.protocol not in PROTOCOLS, f"there is no protocol '{self.protocol}'", f"choose of {PROTOCOLS}"),
             (len(self.session) != 16, "a session's name is not 16 bytes", "draw it with secrets.token_bytes(16)"),
             (len(self.state) not in (0, 32), "a state's digest is not 32 bytes", "hand in its SHA-256, or nothing"),
+            (
+                not 0 <= self.floor < 1,
+                f"a model that moves by {self.floor:g} of its norm",
+                "ask for 0 or a small share",
+            ),
+            (self.rounds < 0, f"{self.rounds} rounds to answer", "allow 1 or more, or 0 for any number"),
             (not 0 <= self.round < 2**32, f"there is no round {self.round}", "count the rounds from 0"),
             (not 1 <= self.size < 2**40, f"an update of {self.size} entries", "send one with entries"),
             (self.minimum < 2, "a sum of one client is its update", "ask for a cohort of 2 or more"),

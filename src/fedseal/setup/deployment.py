@@ -178,6 +178,7 @@ def deployment_of(
         federation = plan.federation(found)
     else:
         found, federation = _elsewhere(plan, outputs, examples)
+    federation = replace(federation, protocol=replace(federation.secure, rounds=rounds))
     count = len(federation.data_owners)
     common = PartySpec(
         plan=replace(

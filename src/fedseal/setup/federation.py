@@ -84,6 +84,7 @@ class FederationSpec:
     statistics_bound: float = 1000.0
     statistics_clip: float | None = None
     range: str | None = None
+    floor: float = 1e-4
 
     @property
     def span(self) -> tuple[float, float] | None:
@@ -146,6 +147,7 @@ class FederationSpec:
             statistics=self.statistics,
             statistics_bound=self.statistics_bound,
             statistics_clip=self.statistics_clip,
+            floor=self.floor,
         )
 
     def read(self) -> OwnersData:

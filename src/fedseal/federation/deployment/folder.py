@@ -3,7 +3,8 @@
     model-owner/    owner.key, server.key, nodes.json (public keys of all nodes), app/ for Flower
     owner-0/        client-0.key, node.key
     aggregator-0/   aggregator-0.key, node.key
-    each            party.json (who it is, where the model owner is, the training), pact.json, ca.pem, start.sh
+    each            party.json (who it is, where the model owner is, the training), pact.json, ca.pem, start.sh,
+                    ledger.json (rounds that it answered, and what they spent of its privacy)
 
 Files whose name ends in .key are secret, and readable by their user alone.
 """
@@ -22,6 +23,7 @@ from pydantic import PlainSerializer
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation import keys as stored
 from fedseal.federation.deployment import certificates
+from fedseal.federation.ledger import LEDGER, new_ledger
 from fedseal.federation.secure import Keyring, Pact, Secure
 from fedseal.json_file import JsonFile, Model, read_model
 from fedseal.secagg import SERVER, Party, aggregator
@@ -223,6 +225,7 @@ def _fill(
         _write(own / PARTY, content)
         stored.write_pact(own, pact)
         stored.write_identity(own, number, ring.identity(number))
+        new_ledger(own / LEDGER)
         script = own / "start.sh"
         script.write_text(START.format(who=Party.of(number).role))
         script.chmod(0o755)

@@ -15,10 +15,10 @@ from fedseal.federation import grid
 from fedseal.federation.deployment import certificates, flower_internals
 from fedseal.federation.deployment.floors import Floors, Guarded
 from fedseal.federation.deployment.folder import Place
-from fedseal.federation.deployment.ledger import LEDGER, StoredLedger
 from fedseal.federation.deployment.processes import Child, daemon, free_port, until_open
 from fedseal.federation.deployment.superlink import SECRET, fresh_secret, runtime
 from fedseal.federation.flower_environment import only_errors, quiet
+from fedseal.federation.ledger import LEDGER, stored_ledger
 from fedseal.federation.members import Members
 from fedseal.federation.protocol import LOG, Member
 
@@ -60,10 +60,11 @@ def take_part(
 
     Raises:
         BadConfig: the model owner refuses this party, or is another one.
+        StorageFailure: its record of rounds is missing or damaged.
         EngineFailure: the SuperNode does not start.
     """
     certificates.check(place.folder)
-    party: Member = members.party(place.number, ledger=StoredLedger(place.folder / LEDGER))
+    party: Member = members.party(place.number, ledger=stored_ledger(place.folder / LEDGER))
     if floors is not None:
         party = Guarded(party, floors)
     quiet()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedseal.errors import FedsealError
-from fedseal.federation.packing import Vector, state_digest
+from fedseal.federation.packing import Vector, digest_of
 from fedseal.federation.protocol.messages import LOG, Ask, Link, refusal_kind
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Party, Terms, Transcript
@@ -72,7 +72,7 @@ class Call:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the model that clients are sent; empty where nobody holds anybody to it."""
-        return b"" if self.pact.secure.protocol == "plain" else state_digest(self.state)
+        return b"" if self.pact.secure.protocol == "plain" else digest_of(self.state)
 
     def blame(self, number: int, error: FedsealError) -> None:
         """One party's bad message must not end the round for the others."""
@@ -164,15 +164,9 @@ class SumProtocol:
     view: Callable[[Call, int, Identity], PartyView]
 
 
-def received_digest(ask: Ask) -> bytes:
-    """Digest of the model that a client was sent, worked out by itself.
-
-    Raises:
-        OutOfPhase: it was sent none.
-    """
-    if ask.state is None:
-        raise OutOfPhase("a client is asked to train, and is sent no model", "send the model along")
-    return state_digest(ask.state)
+def received(ask: Ask) -> Ask:
+    """The question with the digest of the model that came with it, worked out by the party itself."""
+    return ask if ask.state is None else replace(ask, digest=digest_of(ask.state))
 
 
 def trains_only(ask: Ask) -> None:

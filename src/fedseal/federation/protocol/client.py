@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +19,13 @@ from torch import Tensor, nn
 
 from fedseal.client import misfits, put_state
 from fedseal.errors import UnfitUpdate
-from fedseal.federation.owners import DataOwner
-from fedseal.federation.packing import Packing, statistics_of
+from fedseal.federation.ledger import ledger_of, ledger_text
+from fedseal.federation.owners import DataOwner, Local
+from fedseal.federation.packing import Packing, statistics_of, trained_arrays
 from fedseal.federation.protocol import PROTOCOLS
-from fedseal.federation.protocol.base import ClientSide, TrainedStep
+from fedseal.federation.protocol.base import ClientSide, TrainedStep, received
 from fedseal.federation.protocol.messages import Ask, Memory, Reply, answer_of
+from fedseal.federation.protocol.replies import Replies, question_key
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Identity, Ledger, Outgoing
 from fedseal.types import Batch, Tensors
@@ -59,15 +60,23 @@ class ClientMember:
         self._statistics: dict[str, Tensor] = {}  # this owner's own, where they stay here
         self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
         self._data: Batch | None = None
-        self._side = self._fresh_side()
+        self._side, self._replies = self._fresh_side(), Replies()
 
     def answer(self, ask: Ask) -> Reply:
-        """Do what is asked, or refuse it."""
-        return answer_of(f"client {self._number}", ask, lambda: self._answered(ask))
+        """Do what is asked, or refuse it; what was asked before in this round is answered as before."""
+        return answer_of(f"client {self._number}", ask, lambda: self._once(ask))
+
+    def _once(self, ask: Ask) -> tuple[Outgoing, ...]:
+        ask = received(ask) if self._held_to_one_model else ask
+        return self._replies.once(ask, question_key(ask), lambda: self._answered(ask))
+
+    @property
+    def _held_to_one_model(self) -> bool:
+        return PROTOCOLS[self._pact.secure.protocol].secure
 
     def dump(self) -> Memory:
         """The ledger, the present round's secrets, and statistics that stay here."""
-        memory = {"ledger": [json.dumps(self._ledger.rounds).encode()]}
+        memory = {"ledger": [ledger_text(self._ledger).encode()]}
         if self._statistics:
             memory["statistics"] = [safetensors.torch.save(self._statistics)]
         secrets = self._side.dump()
@@ -75,7 +84,7 @@ class ClientMember:
 
     def load(self, memory: Memory) -> None:
         """Go on where `dump` was called."""
-        self._ledger = Ledger(json.loads(memory["ledger"][0]))
+        self._ledger = ledger_of(memory["ledger"][0])
         self._side = self._fresh_side()
         self._statistics = safetensors.torch.load(memory["statistics"][0]) if "statistics" in memory else {}
         if "role" in memory:
@@ -100,6 +109,8 @@ class ClientMember:
         put_state(self._model, self._statistics)
         before = {name: statistic.clone() for name, statistic in statistics_of(self._model).items()}
         secure = self._pact.secure
+        if self._held_to_one_model:
+            self._admit(ask, self._data)
         with member_threads(self._threads):
             generator = torch.Generator().manual_seed(draw_seed(self._seed, ask.round, self._number))
             update = self._owner.model_fn(self._model, self._data, generator)
@@ -111,6 +122,14 @@ class ClientMember:
         step = self._packing.pack(update, before)
         self._packing.limit(step, secure)
         return TrainedStep(step, weight, metrics)
+
+    def _admit(self, ask: Ask, data: Batch) -> None:
+        """Raises what `Ledger.admit` does, before time is spent on training."""
+        sketch = self._ledger.sketch(trained_arrays(self._model.parameters()))
+        rule = self._owner.model_fn
+        anew = isinstance(rule, Local) and rule.draws_anew(len(data))  # of another's function nothing is known
+        self._ledger.arrived(ask.digest, sketch, anew=anew)
+        self._ledger.admit(self._pact.terms(ask.round, ask.size, ask.digest))
 
 
 def draw_seed(seed: int | None, round: int, number: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep, received_digest
+from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol, TrainedStep
 from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
@@ -28,7 +28,7 @@ class MaskingRole:
         role = self._present(ask)
         answers = [out for message in ask.messages for out in role.receive(message)]
         if ask.step == "train":
-            if received_digest(ask) != role.terms.state:
+            if ask.state is None or ask.digest != role.terms.state:
                 raise OutOfPhase("the model that was sent is not the one announced", "send all clients one model")
             yield from role.contribute(*train())
         else:

@@ -7,16 +7,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from fedseal.errors import EngineFailure
+from fedseal.federation.ledger import ledger_of, ledger_text
 from fedseal.federation.protocol.base import (
     Call,
     SecureView,
     Sum,
     SumProtocol,
     TrainedStep,
-    received_digest,
     trains_only,
 )
 from fedseal.federation.protocol.messages import LOG, Ask, Link, Memory, Reply, answer_of, known_kind
+from fedseal.federation.protocol.replies import Replies, question_key
 from fedseal.federation.secure import Pact
 from fedseal.secagg import OWNER, Buffer, Identity, Ledger, Outgoing, Party, aggregator, sharing
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase
@@ -33,7 +34,7 @@ class SharingRole:
     def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """Shares of the step."""
         trains_only(ask)
-        step, terms = train(), self._pact.terms(ask.round, ask.size, received_digest(ask))
+        step, terms = train(), self._pact.terms(ask.round, ask.size, ask.digest)
         role = sharing.SharingClient(terms, self._number, self._identity, self._ledger)
         yield from role.contribute(*step)
 
@@ -61,23 +62,31 @@ class AggregatorMember:
         self._role: sharing.SharingAggregator | None = None
         self._asked: tuple[int, int, bytes] = (-1, 0, b"")  # round, size and digest of the model
         self._heard: Memory = {}
+        self._replies = Replies()
 
     def answer(self, ask: Ask) -> Reply:
-        """Do what is asked, or refuse it."""
-        return answer_of(f"aggregator {self._place}", ask, lambda: self._answered(ask))
+        """Do what is asked, or refuse it; what was asked before in this round is answered as before."""
+        return answer_of(f"aggregator {self._place}", ask, lambda: self._once(ask))
+
+    def _once(self, ask: Ask) -> tuple[Outgoing, ...]:
+        if ask.step == "take":  # of no answer; what comes again changes nothing
+            return tuple(self._answered(ask))
+        # a list of clients is signed once, whatever more is handed in with the question
+        key = b"" if ask.step == "close" else question_key(ask)
+        return self._replies.once(ask, key, lambda: self._answered(ask))
 
     def dump(self) -> Memory:
         """The ledger, and all messages of the present round, from which it is put together again."""
         assert self._kept, "made for answering in one go"
         return {
-            "ledger": [json.dumps(self._ledger.rounds).encode()],
+            "ledger": [ledger_text(self._ledger).encode()],
             "asked": [json.dumps([*self._asked[:2], self._asked[2].hex()]).encode()],
             **self._heard,
         }
 
     def load(self, memory: Memory) -> None:
         """Go on where `dump` was called."""
-        self._ledger = Ledger(json.loads(memory["ledger"][0]))
+        self._ledger = ledger_of(memory["ledger"][0])
         round, size, digest = json.loads(memory["asked"][0])
         self._asked, self._role = (round, size, bytes.fromhex(digest)), None
         self._heard = {name: list(memory[name]) for name in ("take", "close", "count", "open") if name in memory}
@@ -109,6 +118,7 @@ class AggregatorMember:
         begins = ask.step == "take" or (ask.step == "close" and ask.messages)
         if begins and self._asked[0] != ask.round:
             terms = self._pact.terms(ask.round, ask.size, ask.digest)
+            self._ledger.arrived(terms.state, anew=True)  # clients alone know whether they draw anew
             self._ledger.enter(terms)  # the same round a second time could open a second sum
             self._role = sharing.SharingAggregator(terms, self._place, self._identity)
             self._asked, self._heard = (ask.round, ask.size, ask.digest), {}
