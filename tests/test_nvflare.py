@@ -60,7 +60,7 @@ def test_what_sites_sent_is_in_the_record(tmp_path: Path, form: ExchangeFormat, 
         assert update.tensors.keys() == sent.keys()
         assert max(float((update.tensors[name] - sent[name]).abs().max()) for name in sent) < 1e-7
         assert (update.kind, update.num_examples) == ("difference", None)
-        assert entry.form == ("weights" if transfer == TransferType.FULL else "difference")
+        assert entry.kind == ("weights" if transfer == TransferType.FULL else "difference")
 
 
 def test_the_picture_is_read_from_a_record_without_the_last_layer(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_what_nvflare_calls_it_counts_unless_it_cannot_be(tmp_path: Path, caplog
     passed(Recorder(str(tmp_path / "seen")), message(DataKind.WEIGHT_DIFF, AFTER))
     assert "what is called a difference lies nearer to the model that was sent than to 0" in caplog.text
     passed(Recorder(str(tmp_path / "seen"), sends="weights"), message(DataKind.WEIGHT_DIFF, AFTER))
-    assert View.load(tmp_path / "seen").entries[0].form == "weights"
+    assert View.load(tmp_path / "seen").entries[0].kind == "weights"
 
 
 def test_a_folder_that_cannot_be_written_ends_the_record_and_not_the_training(tmp_path: Path) -> None:

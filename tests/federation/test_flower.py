@@ -304,7 +304,8 @@ def test_one_line_records_a_server_of_ones_own(tmp_path: Path, way: str) -> None
         assert len(replies) == 2
     view = View.load(tmp_path)
     assert {entry.round for entry in view.entries} == {2}
-    for entry in view.of(2, "step"):
+    assert len(view.of(2, "weights")) == 2
+    for entry in view.of(2, "weights"):
         update, place = view.update(entry), int(entry.sender) - 100
         assert set(update.tensors) == {"0.weight", "0.bias", "1.weight", "1.bias"}
         assert all(torch.allclose(tensor, torch.tensor(0.5 + place)) for tensor in update.tensors.values())

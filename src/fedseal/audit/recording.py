@@ -37,7 +37,9 @@ from fedseal.types import Attack, Batch, Modality, Observation, Progress, Tensor
 Truth = Callable[[int, Any], Batch]  # an owner is a number in our federations, and may be a name in others
 HELD = {
     "step": "updates",
-    "update": "updates",
+    "weights": "updates",
+    "difference": "updates",
+    "gradient": "updates",
     "masked": "masked vectors",
     "seed": "shares from seeds",
     "sum": "opened sums",

@@ -31,9 +31,9 @@ from fedseal.federation.packing import Packing, Shapes
 from fedseal.files import write_whole
 from fedseal.json_file import JsonFile, no_more_than, read_model
 from fedseal.secagg import VectorFormat
-from fedseal.types import FileKind, LocalTraining, Tensors, Update
+from fedseal.types import FILE_KINDS, FileKind, LocalTraining, Tensors, Update
 
-VERSION: Final = 2
+VERSION: Final = 1
 INDEX = "view.json"
 EVERYBODY = "cohort"
 
@@ -45,11 +45,10 @@ class Entry:
     Args:
         party: who: "the owner", "the server", "aggregator 0".
         sender: of whom, a client's number, or "cohort".
-        kind: "step" in the clear, "masked" ring elements, a "seed", the opened "sum", or, of another framework's
-            client, a whole "update".
+        kind: "step" in the clear, "masked" ring elements, a "seed", or the opened "sum"; of another framework's client
+            a whole update, by what was sent: "weights", a "difference" or a "gradient".
         weight: of how many examples it is, where that can be read.
         cohort: whose sum it is; empty for a single sender's.
-        form: as what an "update" was sent: "weights", "difference" or "gradient".
     """
 
     round: int
@@ -59,7 +58,6 @@ class Entry:
     file: str
     weight: int | None = None
     cohort: tuple[int, ...] = ()
-    form: Literal["", "weights", "difference", "gradient"] = ""
 
     @property
     def clients(self) -> int:
@@ -87,7 +85,7 @@ def _described(training: LocalTraining | None) -> dict[str, object] | None:
 class ViewFile(JsonFile):
     """`view.json`: names and shapes of a step, how it was trained and hidden, and what was read."""
 
-    version: Literal[1, 2]
+    version: Literal[1]
     weights: Shapes
     buffers: Shapes
     unit: float = Field(default=1.0, gt=0)  # of buffers
@@ -130,7 +128,7 @@ class Shelf:
         """An update that the party was sent in another framework, and as what."""
         file = _place(round, party, sender)
         update.save(self.folder / file)
-        self._entries.append(Entry(round, party, sender, "update", file, update.num_examples, form=form))
+        self._entries.append(Entry(round, party, sender, form, file, update.num_examples))
 
     def close(self) -> None:
         """Say what there is.
@@ -198,7 +196,7 @@ class View:
             BadConfig: the training does not make what was sent.
         """
         training = training or self.training
-        if entry.kind == "update":
+        if entry.kind in FILE_KINDS:
             return self._sent(entry, training)
         tensors = self._tensors(entry.file)
         if "step" in tensors:
@@ -214,7 +212,7 @@ class View:
         found = Update.load(self.folder / entry.file)
         if training is None:
             return found
-        if entry.form == "weights" and training.kind == "gradient":
+        if entry.kind == "weights" and training.kind == "gradient":
             raise BadConfig(
                 f"in round {entry.round} client {entry.sender} sent weights, and FedSGD makes a gradient",
                 "name the steps that the client took: --training fedavg:lr=...,epochs=...",
