@@ -136,3 +136,9 @@ def test_default_initialization_is_torchs_own() -> None:
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
                 bound = 1 / math.sqrt(layer.weight[0].numel())
                 assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound
+
+
+def test_a_model_of_more_memory_than_there_is_is_refused_in_a_sentence() -> None:
+    with pytest.raises(BadConfig, match=r"cannot be built with widths=.* \(.*memory.*; check the options") as caught:
+        build("mlp", widths=(10**9, 10**9))
+    assert "\n" not in str(caught.value)

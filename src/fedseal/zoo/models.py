@@ -211,9 +211,10 @@ def build(name: str, **options: object) -> nn.Module:
             raise UnknownName(f"option of the model '{name}' named", option, known)
     try:
         return MODELS[name](**options)
-    except TypeError as error:
+    except (TypeError, RuntimeError, MemoryError, OverflowError) as error:  # torch's, of more memory than there is
         given = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        raise BadConfig(f"the model '{name}' cannot be built with {given} ({error})", "check the types") from error
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadConfig(f"the model '{name}' cannot be built with {given} ({said})", "check the options") from error
 
 
 class _Residual(nn.Module):

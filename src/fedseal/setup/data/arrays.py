@@ -35,7 +35,8 @@ def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            # of what begins otherwise than an array does, numpy gives the bytes
+            found = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # noqa: BLE001 - zipfile, zlib and numpy raise whatever they raise on foreign bytes
         raise StorageFailure(f"'{path}' is no whole .npz file ({error})", "write it with numpy.savez") from None
     inputs, labels = (_first(found, names, path) for names in (INPUTS, LABELS))
@@ -50,6 +51,8 @@ def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch
 def _first(found: dict[str, NDArray[np.generic]], names: Sequence[str], path: str | Path) -> NDArray[np.generic]:
     for name in names:
         if name in found:
+            if found[name].dtype.kind not in "fiub":
+                raise StorageFailure(f"'{name}' in '{path}' holds no numbers", "write it with numpy.savez")
             return found[name]
     raise StorageFailure(f"'{path}' holds {sorted(found)}", f"name an array '{names[0]}'")
 
