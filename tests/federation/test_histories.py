@@ -24,6 +24,7 @@ from fedseal.secagg import vector
 from fedseal.types import Tensors
 
 OWNERS = 3
+TRUE_WEIGHT = vector._weight
 NOISES = (0.3, 0.8, 1.0, 2.0, 5.0, None)
 
 
@@ -76,8 +77,7 @@ class History:
 def _history(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[History, Spent]:
     draw = random.Random(seed)
     history, place, whole = History(draw), folder / "run.safetensors", data(9)
-    true_weight = vector._weight
-    monkeypatch.setattr(vector, "_weight", lambda terms, weight: 2 if history.lied else true_weight(terms, weight))
+    monkeypatch.setattr(vector, "_weight", lambda terms, weight: 2 if history.lied else TRUE_WEIGHT(terms, weight))
     rows = [whole[slice(first, None, OWNERS)] for first in range(OWNERS)]
     rounds, bare_too, left, found = 0, draw.random() < 0.3, draw.randrange(1, 4), None
     while left > 0 or found is None:
@@ -104,7 +104,7 @@ def _holds(seeds: range, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
         spent = history.epsilon()
         assert said.rounds == len(history.sent), seed
         assert said.epsilon >= spent, (seed, said.epsilon, spent)
-        if 0 < spent < 20:
+        if 0 < spent < 15:  # beyond 20 the account is by Renyi divergences, a tenth too large or so
             ratios.append(said.epsilon / spent)
     return ratios
 

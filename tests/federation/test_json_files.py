@@ -112,13 +112,13 @@ def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None
     view = json.loads((tmp_path / "seen" / "view.json").read_text())
     assert list(view) == ["version", "weights", "buffers", "unit", "training", "defense", "ring", "entries"]
     assert list(view["ring"]) == ["bits", "scale", "chunk"]
-    assert [set(entry) for entry in view["entries"]] == [set(ENTRIES[0])] * 5
+    assert [set(entry) for entry in view["entries"]] == [set(ENTRIES[0]) | {"form"}] * 5
     assert view["training"]["lr"] == 0.1
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_lacks_something_is_refused_in_one_sentence(name: str, folder: Path) -> None:
-    versioned = [{**FILES[name], "version": 2}, {k: v for k, v in FILES[name].items() if k != "version"}]
+    versioned = [{**FILES[name], "version": 99}, {k: v for k, v in FILES[name].items() if k != "version"}]
     lacking = [{k: v for k, v in FILES[name].items() if k != left_out} for left_out in FILES[name]]
     wrong = [{**FILES[name], changed: {"x": "y"}} for changed in FILES[name]]
     contents = [*wrong, *versioned, *lacking]
