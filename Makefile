@@ -33,7 +33,11 @@ test: setup lint types
 
 # with engines, deployments and all that takes long: what CI runs
 everything: setup lint types
-	$(PYTEST)
+	$(PYTEST) -m "not long"
+
+# as many random cases as were asked for of histories, kills, mutated files and clients that lie: hours
+long: setup
+	$(PYTEST) -m long
 
 # other kernels, which round in another order: as on a processor with AVX2 and no AVX-512
 avx2: export ONEDNN_MAX_CPU_ISA := AVX2

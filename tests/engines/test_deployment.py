@@ -264,6 +264,7 @@ KILLS = ("owner-0", "aggregator-0", "model-owner", "owner-1", "model-owner", "ag
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_deployment_outlives_10_kills(tmp_path: Path) -> None:
     """One a round, with -9, at any moment of it: no model answered twice, no round uncounted, and all rounds run."""
     rounds, draw = len(KILLS) + 2, random.Random(0)

@@ -115,9 +115,10 @@ def test_what_is_said_is_never_below_what_was_spent(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_what_is_said_is_never_below_what_was_spent_in_1000_histories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
+def test_what_is_said_is_never_below_what_was_spent_in_many_histories(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ratios = _holds(range(1000), tmp_path, monkeypatch)
+    ratios = _holds(range(count), tmp_path, monkeypatch)
     assert max(ratios) < 1.02
-    assert len(ratios) > 300
+    assert len(ratios) > 0.3 * count

@@ -63,9 +63,10 @@ def test_some_kills(protocol: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_100_kills(protocol: str, tmp_path: Path) -> None:
-    for seed in range(100):
+def test_many_kills(protocol: str, count: int, tmp_path: Path) -> None:
+    for seed in range(count):
         folder = tmp_path / str(seed)
         folder.mkdir()
         _judged(folder, protocol, _kill(seed, _questions(protocol)))

@@ -37,6 +37,7 @@ from fedseal.setup.data.load import load_data
 from fedseal.setup.deployment import PartySpec
 from fedseal.types import Update
 
+LONG = (pytest.mark.slow, pytest.mark.long)
 RUN = Path(__file__).parents[1] / "report" / "fixtures" / "table" / "record.json"
 PLAN = {
     "data": [], "model": "zoo:mlp", "owners": 3, "split": "iid", "validation": None, "validation_split": 0.2,
@@ -194,7 +195,7 @@ def _wrong(row: Row, path: Path, content: bytes) -> str:
 
 @pytest.mark.filterwarnings("ignore")  # of pandas and zipfile, about what is mutated
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@pytest.mark.parametrize("tries", [40, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tries", [40, pytest.param(400, marks=pytest.mark.slow), pytest.param(10_000, marks=LONG)])
 def test_a_mutated_file_is_refused_in_a_sentence_or_read(row: Row, tries: int, tmp_path: Path) -> None:
     good, path, found = row.content(), tmp_path / row.name, dict[str, bytes]()
     assert _wrong(row, path, good) == ""

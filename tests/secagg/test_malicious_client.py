@@ -16,6 +16,7 @@ from fedseal.secagg.role import Role
 from fedseal.secagg.wire import Kind
 from secagg.rounds import Masking, Sharing, identity, terms, total, update
 
+LONG = (pytest.mark.slow, pytest.mark.long)
 LIAR, CLIENTS = 2, 4
 ENCODINGS = [  # also beyond the prime, and with the highest bit, which is not read
     (value + high).to_bytes(32, "little")
@@ -114,7 +115,7 @@ def _sharing(_: int, rng: random.Random) -> None:
     assert np.array_equal(opened.total(), total(opened.cohort))
 
 
-@pytest.mark.parametrize("tries", [6, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tries", [6, pytest.param(30, marks=pytest.mark.slow), pytest.param(400, marks=LONG)])
 @pytest.mark.parametrize(("run", "phase"), [(_sharing, 0), *((_masking, phase) for phase in range(5))])
 def test_what_a_client_bends_costs_the_others_nothing(
     run: Callable[[int, random.Random], None], phase: int, tries: int
