@@ -28,6 +28,7 @@ from benchmarks import (
     femnist,
     grid,
     labels,
+    neighbors,
     one_model,
     overhead,
     property,
@@ -73,6 +74,7 @@ SECTIONS = {
     "secagg": secagg,
     "federation": federation,
     "one_model": one_model,
+    "neighbors": neighbors,
     "published": published,  # reads what the sections before it wrote
 }
 HERE = Path(__file__).parent

@@ -98,6 +98,17 @@ def test_the_release_tells_what_every_kind_leaves(kind: str) -> None:
     assert Evidence(release.observation).altered == facts.alters
 
 
+def test_a_zero_in_a_segment_was_handed_over() -> None:
+    """Such as the gradient by a black pixel: what is missing is what lies outside."""
+    steps = [Mechanism("segment", {"start": 3, "stop": 9}, ("1.weight",))]
+    sent = Release(_seen(*steps)).sent("1.weight")
+    assert sent is not None
+    assert sent.flatten().tolist() == [3 <= place < 9 for place in range(12)]
+    pruned = Release(_seen(*steps, _step("prune"))).sent("1.weight")
+    assert pruned is not None
+    assert pruned.flatten().tolist() == [3 <= place < 9 and place % 2 == 0 for place in range(12)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_behind_a_mask_hides_it_and_nothing_else_does(kind: str) -> None:
     if KINDS[kind].effect != "mask":
@@ -143,7 +154,10 @@ def _sent(kind: str, values: Tensor, *, num_examples: int = 2, seed: int = 0) ->
 
 def test_every_kind_on_the_update_is_made_by_a_defense_here() -> None:
     # OUTPOST adds its noise at the local steps, and no defense adds it to a finished update
-    assert MAKES.keys() == {kind for kind, facts in KINDS.items() if facts.stage == "update"} - {"unknown_noise"}
+    assert MAKES.keys() == {kind for kind, facts in KINDS.items() if facts.stage == "update"} - {
+        "unknown_noise",
+        "segment",
+    }
     for kind, specification in MAKES.items():
         assert kind in {step.kind for step in defense.parse(specification).public}
 

@@ -46,6 +46,7 @@ KNOWN = {
     "unknown_training": {"state", "num_examples", "buffers", "defense"},
     "unaware": {"state", "training", "num_examples", "buffers"},
     "malicious_server": {"state", "training", "num_examples", "buffers", "defense"},
+    "neighbor": {"state", "training", "num_examples", "buffers", "defense"},
     "oracle": {"state", "training", "num_examples", "buffers", "defense", "labels"},
 }
 

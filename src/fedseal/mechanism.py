@@ -57,6 +57,8 @@ KINDS: Mapping[str, MechanismKind] = {
     "prune": MechanismKind(("fraction",), "update", "mask", None, ("length", "privacy")),
     # entries drawn at random are zero, the others as they were
     "random_mask": MechanismKind(("fraction",), "update", "mask", None, ("sensitivity", "length", "privacy")),
+    # of a tensor, laid out flat, the entries from start to before stop were handed over; the others are zero
+    "segment": MechanismKind(("start", "stop"), "update", "mask", None, ()),
     # rounded to nearest: off by eps of its size at most, and by tiny near zero
     "float": MechanismKind(("eps", "tiny"), "update", "rounding", "interval", ("privacy",)),
     # rounded at random to one of 2 * levels + 1 multiples of each tensor's largest / levels

@@ -82,6 +82,15 @@ class ThreatModel:
         return cls("malicious_server", frozenset(GRANTS) - {"labels"})
 
     @classmethod
+    def neighbor(cls) -> ThreatModel:
+        """Another data owner, to whom a client hands what it sends where there is no server: in a ring or by gossip.
+
+        All owners train one model by one rule, so that it knows as much beside an update as a server does. How much of
+        the update it is handed depends on the exchange: a part, a partial sum, or weights that were mixed.
+        """
+        return cls("neighbor", cls.honest_but_curious().grants)
+
+    @classmethod
     def oracle(cls) -> ThreatModel:
         """Everything but the inputs: no real adversary, an upper bound that published figures often assume."""
         return cls("oracle", frozenset(GRANTS) - {"choose_state"})
@@ -181,6 +190,7 @@ PRESETS = {
     "unknown_training": ThreatModel.unknown_training,
     "unaware": ThreatModel.unaware,
     "malicious_server": ThreatModel.malicious_server,
+    "neighbor": ThreatModel.neighbor,
     "oracle": ThreatModel.oracle,
 }
 

@@ -251,7 +251,8 @@ class Update:
         sent. num_examples: how many examples it was computed on; None if not sent.
         num_clients: of how many clients this is the mean; 1 unless aggregated.
         training: the local training that made it, where known.
-        rounding: what a coarser number format took from it on its way, beside any defense; everybody sees the format.
+        rounding: what was taken from it on its way, beside any defense, by a coarser number format or because a part of
+            it alone was handed over; everybody sees what.
 
     >>> import fedseal as fs
     >>> batch = fs.Batch(torch.rand(1, 3, 32, 32), torch.tensor([7]))

@@ -12,8 +12,10 @@ from torch import nn
 
 from attack.cases import initialized, observed, pictures, psnr, seeded
 from attack.releases import halved, noisy, pruned
-from fedseal import LocalTraining, Observation, ThreatModel, zoo
+from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, local_update, zoo
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.proof.certificate import certify
+from fedseal.mechanism import Mechanism
 
 ATTACK = LinearFirstLayer()
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
@@ -158,3 +160,32 @@ def test_two_examples_under_a_known_defense_are_refused() -> None:
     )
     found = ATTACK(noisy(observed(_perceptron(), TWO, threat=uncounted), 1e-5), generator=seeded())
     assert "no outer product" in found.outcome.note
+
+
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(4, 8)])
+def test_rows_whose_bias_is_missing_leave_the_size_open(rows: slice) -> None:
+    """Rows of some units, or the biases of others beside them: the picture shows but for its brightness, uncertain."""
+    model = initialized(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)))
+    black = torch.arange(16).view(1, 1, 4, 4) % 3 == 0
+    batch = Batch(
+        torch.rand(1, 1, 4, 4, generator=seeded(), dtype=torch.float64).masked_fill(black, 0), torch.tensor([1])
+    )
+    update = local_update(model, batch, training=LocalTraining.fedsgd())
+    others = slice(4, 8) if rows.start == 0 else slice(0, 4)
+    kept = {"1.weight": (16 * rows.start, 16 * rows.stop), "1.bias": (others.start, others.stop), "3.weight": (0, 0)}
+    held = {name: torch.zeros(update.tensors[name].numel(), dtype=torch.bool) for name in [*kept, "3.bias"]}
+    for name, (start, stop) in kept.items():
+        held[name][start:stop] = True
+    sent = {name: t * held[name].view_as(t) for name, t in update.tensors.items()}
+    ends = {**kept, "3.bias": (0, 0)}.items()
+    steps = tuple(Mechanism("segment", {"start": start, "stop": stop}, (name,)) for name, (start, stop) in ends)
+    observation = ThreatModel.neighbor().observe(
+        model, replace(update, tensors=sent, rounding=steps), modality=Image((1, 4, 4))
+    )
+    found = LinearFirstLayer()(observation, generator=seeded())
+    assert found.inputs is not None
+    near, true = found.inputs.flatten(), batch.inputs.flatten()
+    assert float(near @ true / near.norm() / true.norm()) == pytest.approx(1, abs=1e-5)
+    for size in (0.7, 1.0):  # as well explained at any size, the client's own among them
+        again = certify(observation, replace(found, inputs=size * batch.inputs, labels=None))
+        assert not bool(again.certain.any())

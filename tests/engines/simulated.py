@@ -19,6 +19,7 @@ from fedseal.errors import BadConfig, EngineFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.flower import Simulation
 from fedseal.federation.flower_environment import quiet
+from fedseal.federation.gossip import Gossip
 from fedseal.federation.owners import DataOwner, ModelOwner
 from fedseal.federation.secure import Secure
 from fedseal.types import Batch, Update
@@ -59,7 +60,7 @@ def failing(minimum: int, rounds: int) -> Federation:
 def main() -> None:
     quiet()
     ray.init(num_cpus=2, log_to_driver=False, logging_level=40, include_dashboard=False)
-    for protocol in ("sharing", "masking", "plain"):
+    for protocol in ("sharing", "masking", "plain", "ring", "masked_ring"):
         say(protocol, same(protocol))
     for protocol in ("sharing", "masking"):
         for told in (False, True):
@@ -67,6 +68,8 @@ def main() -> None:
             say(f"lies-{protocol}-{told}", report.clients, bool(report.failure))
     repeated = federation("sharing").fit(2, engine=Repeating(ENGINE)).history
     say("repeats", *(report.clients for report in repeated))
+    team = Gossip(ModelOwner(net()), owners())
+    say("gossip", gap(weights(team.fit(2)), weights(team.fit(2, engine=ENGINE))) == 0)
     say("failing", failing(3, 1).fit(1, engine=ENGINE).history[0].clients)
     try:
         failing(4, 4).fit(4, engine=ENGINE)

@@ -147,7 +147,7 @@ def test_an_interrupted_deployment_leaves_no_process_and_goes_on(tmp_path: Path)
     lost = {number for number, line in told.items() if "nothing was opened" in line}
     assert lost <= {1, 2}
     plan = FederationSpec(**{**vars(PLAN), "protocol": "masking", "minimum": None})
-    setup = plan.federation(plan.read())
+    setup = plan.adding(plan.read())
     members = drawing_alike(setup, tmp_path / "all")
     whole = setup.fit(3, engine=Losing(lambda ask: ask.round in lost), members=members)
     assert gap(weights(whole), load_file(tmp_path / "model.st")) == 0

@@ -112,7 +112,7 @@ def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None
     view = json.loads((tmp_path / "seen" / "view.json").read_text())
     assert list(view) == ["version", "weights", "buffers", "unit", "training", "defense", "ring", "entries"]
     assert list(view["ring"]) == ["bits", "scale", "chunk"]
-    assert [set(entry) for entry in view["entries"]] == [set(ENTRIES[0]) | {"form"}] * 5
+    assert [set(entry) for entry in view["entries"]] == [set(ENTRIES[0])] * 5
     assert view["training"]["lr"] == 0.1
 
 

@@ -116,6 +116,7 @@ KNOWN = (
     "unknown_training",
     "unaware",
     "malicious_server",
+    "neighbor",
     "oracle",
 )
 

@@ -43,7 +43,19 @@ HELD = {
     "masked": "masked vectors",
     "seed": "shares from seeds",
     "sum": "opened sums",
+    "part": "parts of updates",
+    "partial sum": "partial sums",
+    "masked part": "masked parts",
+    "masked partial sum": "masked partial sums",
+    "mixed weights": "mixed weights",
 }
+NEIGHBORS = {
+    "part",
+    "partial sum",
+    "masked part",
+    "masked partial sum",
+    "mixed weights",
+}  # what one owner hands to another
 FEW = 2
 
 
@@ -104,12 +116,14 @@ def chosen(view: View, samples: int | None) -> tuple[Entry, ...]:
 
 
 def adversary(entry: Entry, *, whole: bool = True) -> ThreatModel:
-    """Who has a message: a server, since every party knows the weights and the settings, of one update or of a sum.
+    """Who has a message: a server, since every party knows the weights and the settings, or a neighbor.
 
     Args:
         whole: whether it knows all of the weights; False where a client keeps some that the server never had.
     """
     single = entry.clients == 1
+    if entry.kind in NEIGHBORS:
+        return ThreatModel(f"neighbor, {entry.party}: {HELD[entry.kind]}", ThreatModel.neighbor().grants)
     preset = ThreatModel.honest_but_curious() if single else ThreatModel.aggregate_only()
     return ThreatModel(f"{entry.party}: {HELD[entry.kind]}", preset.grants - ({"state"} if not whole else set()))
 
@@ -278,7 +292,10 @@ class _Round:
         update = replace(update, num_examples=key.batch_size).to(self.job.device)
         defense = None if key.defense == "none" else defenses.parse(key.defense)
         return self.job.adversary(entry).observe(
-            as_answered(case.model, update), update, modality=case.inputs_as, defense=defense
+            as_answered(at(case.model, self.job.view.start(entry)), update),
+            update,
+            modality=case.inputs_as,
+            defense=defense,
         )
 
     def _span(self, entry: Entry) -> tuple[int, int]:

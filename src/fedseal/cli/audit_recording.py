@@ -124,7 +124,7 @@ class Recorded:
         return found
 
     def _guess(self, spec: str, attack: Attack, entry: Entry, modality: Modality, out: Path) -> Guess:
-        folder, state, ran = out / _name(spec, entry), self.view.state(entry.round), self._training()
+        folder, state, ran = out / _name(spec, entry), self.view.start(entry), self._training()
         threat = recording.adversary(entry, whole=recording.sent_whole(self.model, state))
         if ran is None:
             threat = ThreatModel(threat.name, threat.grants - {"training"})
@@ -209,7 +209,7 @@ def recorded_target(wanted: Wanted) -> Recorded:
     view = View.load(wanted.folder)
     found = Recorded(wanted, view, known_federation(wanted.folder, wanted.federation))
     first, *_ = recording.chosen(view, 1)
-    recording.at(found.model, view.state(first.round))  # complain before anything is written
+    recording.at(found.model, view.start(first))  # complain before anything is written
     return found
 
 

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fedseal.federation.federation import Federation, Trained
+    from fedseal.federation.gossip import Gossip
     from fedseal.federation.privacy import Spent
     from fedseal.federation.report import RoundReport
     from fedseal.federation.secure import Secure
 
 
 def fit_rounds(
-    federation: Federation, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any
+    federation: Federation | Gossip, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any
 ) -> Trained:
     """Train, and say after every round what it gave.
 
@@ -55,7 +56,7 @@ def round_line(report: RoundReport, rounds: int) -> str:
     return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s{beside}"
 
 
-def who_could_read(secure: Secure, history: Sequence[RoundReport]) -> list[str]:
+def who_could_read(secure: Secure, history: Sequence[RoundReport], topology: str = "star") -> list[str]:
     """Sentences on who could have read an owner's update in these rounds, by their smallest cohort.
 
     Of a model owner who breaks the protocol they say nothing: one that sends the same model in two rounds gets two sums
@@ -64,13 +65,23 @@ def who_could_read(secure: Secure, history: Sequence[RoundReport]) -> list[str]:
     cohorts = [report.clients for report in history if not report.failure]
     if not cohorts:
         return ["no sum was opened, and nobody could read an owner's update"]
+    if topology == "gossip":
+        return [
+            "every owner could read its neighbors' weights, and so their updates: those of the first round exactly, "
+            "later ones as far as it can guess what its neighbors were sent by others"
+        ]
     if secure.protocol == "plain":
         return ["the server could read every owner's update; --protocol sharing hides them"]
+    if secure.protocol == "ring":
+        reader = "every owner could read a part of the update of the owner before it, and sums of few"
+        return [f"{reader}; --protocol masking hides them"]
     return [by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
 
 
 def by_colluding(secure: Secure) -> str:
     """Who would have to hand over more than the protocol asks; of `masking` for the fewest who may take part."""
+    if secure.protocol == "masked_ring":
+        return "owners who follow the protocol could read the sum of all only"
     if secure.protocol == "sharing":
         *first, last = [f"aggregator {place}" for place in range(secure.aggregators)]
         return (
@@ -109,13 +120,19 @@ def privacy_line(privacy: Spent) -> str:
     )
 
 
-def tell_trained(trained: Trained, federation: Federation, save: Path | None, *, as_json: bool) -> None:
+def tell_trained(trained: Trained, federation: Federation | Gossip, save: Path | None, *, as_json: bool) -> None:
     """The end of a run: what it reached, and who could have read what."""
     secure = federation.secure
     if as_json:
         rounds = [report.plain() for report in trained.history]
         privacy = trained.privacy.plain()
-        said = {"secure": asdict(secure), "rounds": rounds, "epsilon": privacy["epsilon"], "privacy": privacy}
+        said = {
+            "topology": federation.topology,
+            "secure": asdict(secure),
+            "rounds": rounds,
+            "epsilon": privacy["epsilon"],
+            "privacy": privacy,
+        }
         terminal.machine(said | {"ended": trained.ended})
         return
     if trained.ended:
@@ -123,7 +140,7 @@ def tell_trained(trained: Trained, federation: Federation, save: Path | None, *,
     last = trained.history[-1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
     terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
-    for line in who_could_read(secure, trained.history):
+    for line in who_could_read(secure, trained.history, federation.topology):
         terminal.say(line)
     if secure.noise is not None or trained.privacy.bare < trained.privacy.rounds:
         terminal.say(privacy_line(trained.privacy))

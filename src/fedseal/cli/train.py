@@ -51,12 +51,20 @@ def train_federation(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Total number of rounds, including those before --resume.")] = 20,
-    protocol: Annotated[
-        Literal["sharing", "masking", "plain"],
+    topology: Annotated[
+        Literal["star", "ring", "gossip"],
         typer.Option(
-            help="How updates are summed: by aggregators that hold shares, under masks, or readable by the server."
+            help="Who sends to whom: owners to a model owner, each to the next in a ring, or weights to neighbors."
         ),
-    ] = "sharing",
+    ] = "star",
+    protocol: Annotated[
+        Literal["sharing", "masking", "plain"] | None,
+        typer.Option(
+            help="How updates are summed: by aggregators that hold shares, under masks, or readable by whoever gets "
+            "them.",
+            show_default="sharing; masking in a ring, plain by gossip",
+        ),
+    ] = None,
     aggregators: Annotated[
         int,
         typer.Option(
@@ -199,8 +207,12 @@ def train_federation(
 
     Example:  fedseal train --protocol masking --dp 1.1,clip=1 --rounds 5
 
+    Example:  fedseal train --topology ring --owners 5 --rounds 3
+
     Example:  fedseal train --deploy hosts --loopback --owners 3 --rounds 3
     """
+    if deploy is not None and topology != "star":
+        raise BadConfig(f"--deploy has no --topology {topology}: nodes reach the model owner alone", "simulate it here")
     if resume and checkpoint is None:
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
     for path in (save, checkpoint):
@@ -208,7 +220,7 @@ def train_federation(
             writable_file(path)
     with terminal.loading():
         from fedseal.setup import manifest  # secure sums need an extra, and the other verbs must work without it
-        from fedseal.setup.federation import FederationSpec
+        from fedseal.setup.federation import FederationSpec, usual_protocol
     spec = FederationSpec(
         data=tuple(data or ["fashion_mnist"]),
         model=model,
@@ -218,7 +230,8 @@ def train_federation(
         validation_split=validation_split,
         shape=shape,
         label=label,
-        protocol=protocol,
+        protocol=protocol or usual_protocol(topology),
+        topology=topology,
         aggregators=aggregators,
         minimum=minimum,
         learning_rate=learning_rate,

@@ -29,7 +29,7 @@ from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import PROTOCOLS, Ask, Link, Member, Reply
 from fedseal.federation.report import RoundReport
 from fedseal.federation.run import TrainingRun, put_model
-from fedseal.federation.secure import Keyring, Pact, Secure
+from fedseal.federation.secure import RINGS, Keyring, Pact, Secure
 from fedseal.federation.traffic import Watcher
 from fedseal.secagg import Ledger, LedgerEntry, SumRelease
 
@@ -120,6 +120,11 @@ class Federation:
             raise BadConfig("a federation without data owners", "give at least one, and two or more for a secure sum")
         if len({tuple(sorted(owner.bounds.items())) for owner in self.data_owners}) > 1:
             raise BadConfig("data owners measure different things", "give all the same bounds")
+
+    @property
+    def topology(self) -> str:
+        """Who sends to whom: "star" or "ring"."""
+        return "ring" if self.secure.protocol in RINGS else "star"
 
     @cached_property
     def secure(self) -> Secure:

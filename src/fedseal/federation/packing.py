@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedseal.errors import UnfitUpdate
-from fedseal.federation.secure import Secure
+from fedseal.federation.secure import READABLE, Secure
 from fedseal.layout import canonical
 from fedseal.types import Tensors, Update
 
@@ -149,7 +149,7 @@ class Packing:
             UnfitUpdate: a statistic that moves further than agreed.
         """
         statistics = vector[self._weights :]
-        if not statistics.size or secure.protocol == "plain":
+        if not statistics.size or secure.protocol in READABLE:
             return  # a secure sum clips weights alone as it encodes them
         if secure.clip is not None and secure.statistics_clip is not None:
             _scale_down(vector[: self._weights], secure.clip)

@@ -20,7 +20,7 @@ from fedseal.federation.view import EVERYBODY, Shelf
 from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
 from fedseal.types import LocalTraining
 
-TENSORS = {"step": "step", "masked": "elements", "seed": "seed"}  # names in an entry's file, by its kind
+TENSORS = {"step": "step", "masked": "elements", "seed": "seed"}  # names in an entry's file, by its kind; else "part"
 
 
 class PartyRecorder:
@@ -51,8 +51,9 @@ class PartyRecorder:
             self._shelf.ring = VectorFormat.of(call.terms)
 
     def asked(self, ask: Ask) -> None:
-        """What reaches an aggregator."""
-        if Party.of(ask.to).is_aggregator:
+        """What reaches an aggregator, or a client from another."""
+        peers = self._call is not None and PROTOCOLS[self._call.pact.secure.protocol].peers
+        if Party.of(ask.to).is_aggregator or peers:
             self._read(ask.to, ask.messages, SERVER)
 
     def answered(self, ask: Ask, reply: Reply) -> None:
@@ -63,7 +64,8 @@ class PartyRecorder:
         """The sum, and the end of the round."""
         mean = torch.from_numpy(found.total / found.weight)
         weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
-        self._shelf.keep(call.round, "the owner", EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
+        who = "every client" if PROTOCOLS[call.pact.secure.protocol].peers else "the owner"
+        self._shelf.keep(call.round, who, EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
         for number, view in self._views.items():
             self._keep(number, view.rest())
         self._shelf.close()
@@ -90,9 +92,12 @@ class PartyRecorder:
 
     def _keep(self, number: int, readings: Iterable[PartyReading]) -> None:
         assert self._call is not None
-        for client, kind, content, weight in readings:
-            tensors = {TENSORS[kind]: torch.from_numpy(content)}
-            self._shelf.keep(self._call.round, str(Party.of(number)), str(client), kind, tensors, weight=weight)
+        for client, kind, content, weight, start, cohort in readings:
+            tensors = {TENSORS.get(kind, "part"): torch.from_numpy(content)}
+            if "part" in tensors:
+                tensors["start"] = torch.tensor(start)
+            sender, who = "+".join(map(str, cohort or (client,))), str(Party.of(number))
+            self._shelf.keep(self._call.round, who, sender, kind, tensors, weight=weight, cohort=cohort)
 
     def _identity(self, party: int) -> Identity | None:
         try:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.secagg import Identity, Party, Roster, SumRelease, Terms
 
-NAMES = ("sharing", "masking", "plain")
+NAMES = ("sharing", "masking", "plain", "ring", "masked_ring")
+READABLE = ("plain", "ring")  # whoever is sent a step or a part of a sum reads it
+RINGS = ("ring", "masked_ring")
 STATISTICS = ("shared", "local", "none")
 STATISTICS_CLIP = 1.0
 
@@ -20,7 +22,8 @@ class Secure:
     """How updates are added up; what is left None is settled for a federation by `settled`.
 
     Args:
-        protocol: "sharing" among several aggregators, "masking" with one server, or "plain": none, for comparison.
+        protocol: "sharing" among several aggregators, "masking" with one server, "masked_ring" without any; or, without
+            protection and for comparison, "plain" and "ring".
         minimum: the fewest clients whose sum may be opened; more than two thirds of them unless given.
         aggregators: how many, for "sharing".
         bound: largest magnitude of an entry of a step; a larger one is refused at the client.
@@ -74,8 +77,8 @@ class Secure:
                 raise BadConfig(f"a {what} of {figure:g} on statistics", "give a positive number")
         if self.noise is not None and self.clip is None:
             raise BadConfig("noise on steps without a clip protects nobody", "set clip too")
-        if self.protocol == "plain" and (self.clip is not None or self.noise is not None):
-            raise BadConfig("clip and noise belong to a secure sum", "choose 'sharing' or 'masking'")
+        if self.protocol in READABLE and (self.clip is not None or self.noise is not None):
+            raise BadConfig("clip and noise belong to a secure sum", "choose 'sharing', 'masking' or 'masked_ring'")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise BadConfig(f"a clip to the norm {self.clip}", "give a positive number")
         if not 0 <= self.floor < 1:
@@ -99,7 +102,7 @@ class Secure:
         >>> Secure(bound=8.0, statistics_bound=1000.0).statistics_unit
         128.0
         """
-        if self.protocol == "plain" or not 0 < self.bound < math.inf:  # which a round's terms refuse
+        if self.protocol in READABLE or not 0 < self.bound < math.inf:  # which a round's terms refuse
             return 1.0
         return 2.0 ** math.ceil(math.log2(self.statistics_bound / self.bound))
 
@@ -125,7 +128,7 @@ class Secure:
         largest = math.inf if self.clip is None or clip is None else clip  # beyond it nothing is sent
         return replace(
             self,
-            minimum=self.minimum if self.minimum is not None else min(clients, max(2, 2 * clients // 3 + 1)),
+            minimum=self._minimum(clients),
             max_weight=self.max_weight or (1 if alike else most),
             metrics={} if alike else dict(metrics if self.metrics is None else self.metrics),
             bound=self.bound if self.clip is None else min(self.bound, self.clip),
@@ -133,6 +136,13 @@ class Secure:
             statistics_bound=min(self.statistics_bound, largest),
             statistics_clip=clip,
         )
+
+    def _minimum(self, clients: int) -> int:
+        if self.protocol in RINGS:
+            if self.minimum not in (None, clients):
+                raise BadConfig(f"a minimum of {self.minimum} owners in a ring, which needs all {clients}", "give none")
+            return clients
+        return self.minimum if self.minimum is not None else min(clients, max(2, 2 * clients // 3 + 1))
 
 
 @dataclass(frozen=True)

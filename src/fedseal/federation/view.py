@@ -2,8 +2,9 @@
 
 A party's view holds what its own keys open, and nothing that it would have to guess. Under "plain" that is every
 client's step. Under "masking" the server has every client's masked vector, of which it has taken the masks that the
-client itself handed over; under "sharing" aggregator 0 has masked vectors and the others have seeds. The opened sum is
-in the model owner's view always.
+client itself handed over; under "sharing" aggregator 0 has masked vectors and the others have seeds. In a ring every
+client has parts of the step of the one before it, and of partial sums. The opened sum is in the model owner's view
+always, and in a ring in everybody's.
 
     view.json                          what there is, and how to read it
     round-000/model.safetensors        the weights that were sent
@@ -30,6 +31,7 @@ from fedseal.federation.checkpoint import write_checkpoint
 from fedseal.federation.packing import Packing, Shapes
 from fedseal.files import write_whole
 from fedseal.json_file import JsonFile, no_more_than, read_model
+from fedseal.mechanism import Mechanism
 from fedseal.secagg import VectorFormat
 from fedseal.types import FILE_KINDS, FileKind, LocalTraining, Tensors, Update
 
@@ -43,10 +45,12 @@ class Entry:
     """Something that a party could read.
 
     Args:
-        party: who: "the owner", "the server", "aggregator 0".
-        sender: of whom, a client's number, or "cohort".
+        party: who: "the owner", "the server", "aggregator 0", "client 2".
+        sender: of whom, a client's number, several with "+" between, or "cohort".
         kind: "step" in the clear, "masked" ring elements, a "seed", or the opened "sum"; of another framework's client
-            a whole update, by what was sent: "weights", a "difference" or a "gradient".
+            a whole update, by what was sent: "weights", a "difference" or a "gradient"; of a neighbor in a ring a
+            "part" of a step or a "partial sum", or a "masked" one of these, and by gossip its "mixed weights": how far
+            they are from where it must have started.
         weight: of how many examples it is, where that can be read.
         cohort: whose sum it is; empty for a single sender's.
     """
@@ -118,10 +122,13 @@ class Shelf:
         *,
         weight: int | None = None,
         cohort: tuple[int, ...] = (),
+        start: Tensors | None = None,
     ) -> None:
-        """Something that the party could read."""
+        """Something that the party could read; `start` is where it has to think that the sender started."""
         file = _place(round, party, sender)
         write_checkpoint(self.folder / file, tensors, {})
+        if start is not None:
+            write_checkpoint(self.folder / start_file(file), start, {})
         self._entries.append(Entry(round, party, sender, kind, file, weight, cohort))
 
     def put(self, round: int, party: str, sender: str, update: Update, form: FileKind) -> None:
@@ -180,6 +187,10 @@ class View:
         """The weights that were sent."""
         return self._tensors(f"{sender_place(round)}/model.safetensors")
 
+    def start(self, entry: Entry) -> dict[str, Tensor]:
+        """The weights from which an entry counts, as far as its party can know them."""
+        return self._tensors(start_file(entry.file)) if entry.kind == "mixed weights" else self.state(entry.round)
+
     @property
     def rounds(self) -> tuple[int, ...]:
         """Rounds of which something was recorded."""
@@ -201,6 +212,8 @@ class View:
         tensors = self._tensors(entry.file)
         if "step" in tensors:
             return self._update(tensors["step"].numpy(), entry, training)
+        if "part" in tensors:
+            return self._part(tensors["part"].numpy(), int(tensors["start"]), entry, training)
         if "seed" in tensors:
             return self._update(self._entries(None, [_seed(tensors)]), entry, training)
         held = [seed for seed in self.of(entry.round, "seed") if seed.sender == entry.sender]
@@ -219,11 +232,24 @@ class View:
             )
         return replace(found, kind=training.kind, training=training)
 
+    def _part(self, part: NDArray[Any], start: int, entry: Entry, training: LocalTraining | None) -> Update:
+        """A segment of the vector as an update of which all other entries are missing."""
+        held = np.zeros(self.packing.size, bool)
+        held[start : start + part.size] = True
+        step = np.zeros(self.packing.size)
+        step[held] = part / (entry.weight or 1)
+        there = self.packing.unpack(held.astype(np.float32))
+        cut = {name: there[name].flatten().nonzero().flatten() for name, _ in self.packing.weights}
+        whole = all(bool(there[name].all()) for name, _ in self.packing.buffers)
+        update = self._update(step, entry, training)
+        missing = tuple(_segment(name, places) for name, places in cut.items() if len(places) < there[name].numel())
+        return replace(update, buffers=update.buffers if whole else None, rounding=missing)
+
     def _update(self, step: NDArray[Any], entry: Entry, training: LocalTraining | None) -> Update:
         gradient = training is not None and training.kind == "gradient"
         parts = self.packing.unpack(step.astype(np.float32))
         buffers = [name for name, _ in self.packing.buffers]
-        before = self.state(entry.round) if buffers else {}
+        before = self.start(entry) if buffers else {}
         return Update(
             kind="gradient" if gradient else "difference",
             tensors={n: -parts[n] if gradient else parts[n] for n, _ in self.packing.weights},
@@ -243,6 +269,21 @@ class View:
         except (OSError, SafetensorError) as error:
             raise StorageFailure(f"'{self.folder / file}' cannot be read ({error})", "record it again") from None
         return found
+
+
+def _segment(name: str, places: Tensor) -> Mechanism:
+    """That of a tensor these entries alone were handed over, which stand one after the other."""
+    first, last = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+    return Mechanism("segment", {"start": first, "stop": last}, (name,))
+
+
+def start_file(file: str) -> str:
+    """Where a record keeps from what weights an entry's were taken.
+
+    >>> start_file("round-000/client-1-0.safetensors")
+    'round-000/client-1-0-start.safetensors'
+    """
+    return file.replace(".safetensors", "-start.safetensors")
 
 
 def sender_place(round: int) -> str:

@@ -36,6 +36,7 @@ _ATTACKERS = {
     ),
     "aggregate_only": ("Server behind secure aggregation", "the server behind secure aggregation"),
     "malicious_server": ("Malicious server", "a malicious server"),
+    "neighbor": ("Neighboring data owner", "a neighboring data owner"),
     "oracle": ("Oracle (no real attacker)", "an oracle (no real attacker, but an upper bound)"),
 }
 

@@ -1,8 +1,8 @@
-"""Sums of many clients' updates of which nobody can read one: two protocols as roles that only exchange bytes.
+"""Sums of many clients' updates of which nobody can read one: three protocols as roles that only exchange bytes.
 
-`sharing` needs two or more aggregators who do not all collude, `masking` one server. What they protect from and what
-not is in docs/secagg.md. This package imports nothing of fedseal but its errors, so that it can be reviewed alone;
-`hazmat` holds the primitives. The roles are in `fedseal.secagg.sharing` and `fedseal.secagg.masking`.
+`sharing` needs two or more aggregators who do not all collude, `masking` one server, `ring` none. What they protect
+from and what not is in docs/secagg.md. This package imports nothing of fedseal but its errors, so that it can be
+reviewed alone; `hazmat` holds the primitives. The roles are in `sharing`, `masking` and `ring`.
 """
 
 try:
@@ -12,7 +12,7 @@ except ModuleNotFoundError:
 
     raise MissingExtra("cryptography is not installed", "pip install 'fedseal[federation]'") from None
 
-from fedseal.secagg import masking, sharing
+from fedseal.secagg import masking, ring, sharing
 from fedseal.secagg.accounting import SumRelease
 from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
 from fedseal.secagg.ledger import Ledger, LedgerEntry
@@ -41,5 +41,6 @@ __all__ = [
     "VectorFormat",
     "aggregator",
     "masking",
+    "ring",
     "sharing",
 ]

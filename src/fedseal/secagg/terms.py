@@ -19,7 +19,7 @@ from fedseal.secagg.hazmat.ring import FixedPoint, Ring
 from fedseal.secagg.party import MOST_AGGREGATORS, OWNER, Party, aggregator
 
 LARGEST_CHUNK = 1 << 22
-PROTOCOLS = ("sharing", "masking")
+PROTOCOLS = ("sharing", "masking", "masked_ring")
 WHOLE = ("round", "size", "minimum", "bits", "max_weight", "degree", "chunk", "rounds")  # fields that are whole numbers
 
 
@@ -64,7 +64,7 @@ class Terms:
     """One round: who, what is added, and what makes the sum safe to open.
 
     Args:
-        protocol: `sharing` or `masking`.
+        protocol: `sharing`, `masking` or `masked_ring`.
         session: names the training, 16 bytes that are drawn once for it.
         round: counts within the session; a client takes part in each at most once.
         size: entries of an update.
@@ -163,7 +163,7 @@ class Terms:
                 f"{len(self.roster.aggregators)} aggregators",
                 f"name 2 to {MOST_AGGREGATORS}, who do not all collude",
             ),
-            (not sharing and bool(self.roster.aggregators), "masking has no aggregators", "name none"),
+            (not sharing and bool(self.roster.aggregators), f"{self.protocol} has no aggregators", "name none"),
             (not part < whole <= 2 * part, f"a quorum of {part}/{whole}", "ask for at least a half and less than all"),
             (
                 bool(self.degree) and not 4 <= self.degree < clients,

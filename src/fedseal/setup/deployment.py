@@ -175,7 +175,7 @@ def deployment_of(
     _check_named(plan, bundled)
     if bundled is not None or all(map(_here, plan.data)):
         found = plan.read()
-        federation = plan.federation(found)
+        federation = plan.adding(found)
     else:
         found, federation = _elsewhere(plan, outputs, examples)
     federation = replace(federation, protocol=replace(federation.secure, rounds=rounds))

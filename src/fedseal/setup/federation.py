@@ -21,8 +21,17 @@ from fedseal.types import Batch, Modality
 
 if TYPE_CHECKING:
     from fedseal.federation.federation import Federation
+    from fedseal.federation.gossip import Gossip
 
 LOCAL_RATE, GRADIENT_RATE = 0.1, 0.5
+EXCHANGES = {  # by --topology and --protocol, the usual protocol of each topology first
+    ("star", "sharing"): "sharing",
+    ("star", "masking"): "masking",
+    ("star", "plain"): "plain",
+    ("ring", "masking"): "masked_ring",
+    ("ring", "plain"): "ring",
+    ("gossip", "plain"): "plain",
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class FederationSpec:
     bits: int
     seed: int
     threads: int
+    topology: str = "star"
     statistics: str = "shared"
     statistics_bound: float = 1000.0
     statistics_clip: float | None = None
@@ -125,6 +135,21 @@ class FederationSpec:
         return gradient_step(self.batch_size), GRADIENT_RATE
 
     @property
+    def exchange(self) -> str:
+        """How steps are added up: the protocol around a model owner, or among owners alone.
+
+        Raises:
+            BadConfig: a topology that does not have the protocol.
+        """
+        found = EXCHANGES.get((self.topology, self.protocol))
+        if found is None:
+            there = [protocol for topology, protocol in EXCHANGES if topology == self.topology]
+            raise BadConfig(
+                f"--topology {self.topology} has no --protocol {self.protocol}", f"choose of: {', '.join(there)}"
+            )
+        return found
+
+    @property
     def secure(self) -> Secure:
         """The protocol; `dp` is "NOISE" or "NOISE,clip=NORM".
 
@@ -137,7 +162,7 @@ class FederationSpec:
             options = {name: _positive(text) for name, text in grammar.options(named, {"clip": str}).items()}
             noise, clip = _positive(named.strength or ""), options.get("clip", 1.0 if clip is None else clip)
         return Secure(
-            self.protocol,
+            self.exchange,
             clip=clip,
             noise=noise,
             bound=self.bound,
@@ -199,8 +224,24 @@ class FederationSpec:
         model = models.build_model(self.model, shape=found.shape, classes=found.classes, seed=self.seed)
         return ModelOwner(model, validation=found.validation, learning_rate=rate)
 
-    def federation(self, found: OwnersData) -> Federation:
-        """All parties with their data, on one machine."""
+    def federation(self, found: OwnersData) -> Federation | Gossip:
+        """All parties with their data, on one machine.
+
+        Raises:
+            BadConfig: a minimum where there is no sum.
+        """
+        if self.topology != "gossip":
+            return self.adding(found)
+        from fedseal.federation.gossip import Gossip
+
+        if self.minimum is not None:
+            raise BadConfig("--minimum is of a sum, and owners who gossip have none", "leave it out")
+        _ = self.secure  # complains of what belongs to a sum
+        owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
+        return Gossip(self.model_owner(found), owners, seed=self.seed, threads=self.threads)
+
+    def adding(self, found: OwnersData) -> Federation:
+        """All parties with their data where steps are added up, by a model owner or around a ring."""
         owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
         return self.of(self.model_owner(found), owners, self.secure)
 
@@ -209,6 +250,15 @@ class FederationSpec:
         from fedseal.federation.federation import Federation
 
         return Federation(model_owner, list(owners), secure, seed=self.seed, threads=self.threads)
+
+
+def usual_protocol(topology: str) -> str:
+    """The protocol of a topology unless another is named.
+
+    >>> usual_protocol("star"), usual_protocol("ring")
+    ('sharing', 'masking')
+    """
+    return next(protocol for place, protocol in EXCHANGES if place == topology)
 
 
 def _positive(text: str) -> float:

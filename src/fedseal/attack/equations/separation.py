@@ -316,7 +316,7 @@ def finish(evidence: Evidence, site: Site, mixture: Mixture, codes: Tensor, labe
     """
     state = evaluate_mixture(mixture, codes[None], mass_of(mixture, labels[None]))
     normal = normal_of(mixture, state, jacobian_of(mixture, state))[0]
-    normal = normal + torch.eye(len(normal), dtype=torch.float64) / mixture.typical**2  # a feature is of typical size
+    normal = normal + torch.eye(len(normal), dtype=torch.float64) * mixture.typical**-2  # a feature is of typical size
     spread = _variances(normal).view(mixture.size, -1).sum(1).sqrt()
     sizes = codes.norm(dim=1)
     tilted = (codes * mixture.tilt).norm(dim=1)  # what lies outside of the row space that noise lets us see

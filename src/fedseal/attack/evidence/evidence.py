@@ -137,6 +137,8 @@ class Evidence:
         are.
         """
         before, model = self.preprocessing, self.observation.model
+        if not self.size_shows:
+            return "nothing that was sent of the first layer's gradient by its bias tells the size of the input"
         if before is None:
             return ""
         if before.groups is not None:
@@ -146,6 +148,21 @@ class Evidence:
         if batch and self.observation.training is None:
             return f"whether '{batch[0]}' normalizes by the batch is withheld"
         return ""
+
+    @cached_property
+    def size_shows(self) -> bool:
+        """Whether some unit of the first layer has both its bias's gradient and its row handed over: else inputs of any
+        size explain the rows. True where the bias's gradient is no part of the update at all.
+        """
+        layer, tensors = self.first_linear, self.observation.update.tensors
+        if layer is None or layer.bias is None or not {layer.weight, layer.bias} <= tensors.keys():
+            return True
+        masks = [self.release.sent(name) for name in (layer.weight, layer.bias)]
+        if masks[0] is None and masks[1] is None:
+            return True
+        rows, biases = tensors[layer.weight] != 0, tensors[layer.bias] != 0
+        rows, biases = (one if mask is None else one & mask for one, mask in zip((rows, biases), masks, strict=True))
+        return bool((rows.any(1) & biases).any())
 
     def secrets_before(self, weight: str) -> tuple[Secret, ...]:
         """What may be drawn in secret before this parameter is used, or at a place that is not known."""

@@ -108,7 +108,12 @@ class Release:
             return torch.zeros_like(tensor, dtype=torch.bool)
         if not masks or any(step.facts.effect == "noise" for step in steps[masks[-1] :]):
             return None
-        return tensor != 0
+        segments = [steps[k] for k in masks if steps[k].kind == "segment"]
+        held = torch.ones_like(tensor, dtype=torch.bool) if len(segments) == len(masks) else tensor != 0
+        place = torch.arange(tensor.numel(), device=tensor.device).view_as(tensor)
+        for step in segments:
+            held = held & (place >= step.figures["start"]) & (place < step.figures["stop"])
+        return held
 
     def bound(self, name: str) -> float | None:
         """How large an entry that was not sent can have been at most; None where nothing is known.

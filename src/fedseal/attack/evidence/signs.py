@@ -154,4 +154,8 @@ def _pushed(evidence: Evidence, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _has(evidence: Evidence, name: str | None) -> bool:
-    return name is not None and name in evidence.observation.update.tensors
+    """Whether something of a parameter's gradient was sent."""
+    if name is None or name not in evidence.observation.update.tensors:
+        return False
+    sent = evidence.release.sent(name)
+    return sent is None or bool(sent.any())

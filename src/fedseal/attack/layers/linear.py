@@ -55,9 +55,11 @@ class LinearFirstLayer(Route):
             return "the gradient of the first layer's bias is zero: no neuron of that layer was active"
         if evidence.release.of_error("sign", "unknown"):
             return "signs alone, or noise of untold strength, leave no outer product to fit"
-        if evidence.altered and not biased:
+        if not biased and not _in_segments(evidence):
             return "the first layer has no gradient by a bias, and noise or gaps leave the input's size open"
-        if evidence.altered:
+        if not biased and not len(_weight(evidence)):
+            return "no whole row of the first layer's gradient was handed over"
+        if evidence.altered and biased:
             misfit = _weighted_rank_one(evidence).misfit
             if misfit > FITS:
                 return (
@@ -94,16 +96,25 @@ class LinearFirstLayer(Route):
 
 
 def _biased(evidence: Evidence) -> str | None:
-    """The first layer's bias, None where it has none or its gradient was not sent."""
+    """The first layer's bias, None where it has none, or nothing of its gradient was sent that goes with a row."""
     layer = evidence.first_linear
     sent = layer is not None and layer.bias in evidence.observation.update.tensors
-    return layer.bias if sent and layer is not None else None
+    open_size = _in_segments(evidence) and not evidence.size_shows
+    return layer.bias if sent and layer is not None and not open_size else None
+
+
+def _in_segments(evidence: Evidence) -> bool:
+    """Whether entries are as they were wherever they were handed over, in one piece of a tensor or in all of it."""
+    return all(step.kind == "segment" for step in evidence.release.steps if step.facts.alters)
 
 
 def _weight(evidence: Evidence) -> Tensor:
+    """The gradient by the first layer's weight, of which a part may be missing: whole rows."""
     layer = evidence.first_linear
     assert layer is not None
-    return evidence.observation.update.tensors[layer.weight]
+    held = evidence.release.sent(layer.weight)
+    weight = evidence.observation.update.tensors[layer.weight]
+    return weight if held is None else weight[held.all(1)]
 
 
 class ReadRow(NamedTuple):

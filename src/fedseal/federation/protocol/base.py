@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedseal.errors import FedsealError
 from fedseal.federation.packing import Vector, digest_of
 from fedseal.federation.protocol.messages import LOG, Ask, Link, refusal_kind
-from fedseal.federation.secure import Pact
+from fedseal.federation.secure import READABLE, Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Party, Terms, Transcript
 from fedseal.secagg.errors import OutOfPhase
 from fedseal.types import Tensors
@@ -72,7 +72,7 @@ class Call:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the model that clients are sent; empty where nobody holds anybody to it."""
-        return b"" if self.pact.secure.protocol == "plain" else digest_of(self.state)
+        return b"" if self.pact.secure.protocol in READABLE else digest_of(self.state)
 
     def blame(self, number: int, error: FedsealError) -> None:
         """One party's bad message must not end the round for the others."""
@@ -101,12 +101,22 @@ class Sum:
 
 
 class PartyReading(NamedTuple):
-    """What a party reads of one client: its "step", its "masked" vector in signed elements, or a "seed" for a share."""
+    """What a party reads of a client: its "step", its "masked" vector in signed elements, or a "seed" for a share.
+
+    Of its neighbor in a ring it reads a "part" of a step or a "partial sum", in the clear or masked.
+
+    Args:
+        weight: of how many examples it is, where that can be read.
+        start: the first entry of a part.
+        cohort: whose sum it is; empty for one client's own.
+    """
 
     client: int
-    kind: Literal["step", "masked", "seed"]
+    kind: Literal["step", "masked", "seed", "part", "partial sum", "masked part", "masked partial sum"]
     content: NDArray[Any]
     weight: int | None = None
+    start: int = 0
+    cohort: tuple[int, ...] = ()
 
 
 class PartyView(Protocol):
@@ -156,12 +166,14 @@ class SumProtocol:
         conduct: the model owner's side of one round. It raises CohortTooSmall, Misbehavior or WrongSum if nothing was
             opened, and EngineFailure if a party that is needed does not answer.
         view: what a party sees of a round, from its number and its key.
+        peers: whether clients are sent what other clients hand on.
     """
 
     secure: bool
     client: Callable[[Pact, int, Identity, Ledger], ClientSide]
     conduct: Callable[[Call, Link], Sum]
     view: Callable[[Call, int, Identity], PartyView]
+    peers: bool = False
 
 
 def received(ask: Ask) -> Ask:
