@@ -59,7 +59,8 @@ def test_the_tutorials_yaml_has_every_key_and_loads(desk: Path) -> None:
         Path(name).write_text(content)
     setup = load_config("audit.yaml")
     assert setup.given is not None
-    assert set(setup.given) - {"config"} == set(AuditFile.model_fields) - {"case", "text", "table", "label", "missing"}
+    others = {"case", "text", "table", "label", "missing", "range"}  # of other data than pictures in a folder
+    assert set(setup.given) - {"config"} == set(AuditFile.model_fields) - others
     assert (
         setup.case.training.describe()
         == types.LocalTraining.fedavg(lr=0.01, epochs=2, batch_size=8, mode="eval").describe()

@@ -21,6 +21,7 @@ from fedseal.attack.labels.sign import Sign
 from fedseal.errors import FedsealError
 from fedseal.types import Observation
 
+OWN = 1_000_003  # a seed by which nobody draws data
 FEW = 1.0 / 3.0  # local learning rate times steps from which the softmax moves too far for the moments
 
 SETTLED = 3.0  # standard errors per equation up to which no other labels are tried
@@ -59,8 +60,11 @@ class Best:
         return self.find(evidence, generator=generator).labels
 
     def find(self, evidence: Evidence, *, generator: torch.Generator) -> Found:
-        """The labels, and the separated batch where there is one; found once for all who hold this evidence."""
-        return evidence.once("labels", lambda: self._find(evidence, generator))
+        """The labels, and the separated batch where there is one; found once for all who hold this evidence.
+
+        They hang on the evidence alone: with draws of the caller's, who comes first would decide what all others read.
+        """
+        return evidence.once("labels", lambda: self._find(evidence, torch.Generator().manual_seed(OWN)))
 
     def _find(self, evidence: Evidence, generator: torch.Generator) -> Found:
         observation = evidence.observation
