@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import re
@@ -183,6 +184,7 @@ def test_nothing_is_opened_of_owners_that_were_sent_other_models(tmp_path: Path,
     assert trained.history[0].clients == 0
     assert trained.history[0].failure
     assert daemons(tmp_path) == []
+    gc.collect()  # those sockets close here, and not in the next test
 
 
 class Fleet:
