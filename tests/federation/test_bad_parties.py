@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from fedseal.cli.rounds import round_line
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.federation import View
 from fedseal.federation.federation import Calls, Federation
+from fedseal.federation.gossip import Gossip
 from fedseal.federation.members import Members
 from fedseal.federation.owners import ModelOwner
 from fedseal.federation.packing import Packing
@@ -27,7 +29,7 @@ from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, Outgoing
 from fedseal.types import Batch, Update
 
-BAD = 1
+BAD, ANYBODY = 1, -99
 ALL = ("plain", "sharing", "masking")
 SIZE = Packing.of(net()).size
 SECRET = "label 7 of row 3"
@@ -59,7 +61,7 @@ class Changed:
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         for ask, reply in self.link[-1].ask(asks):
-            changed = self.change(reply) if ask.to == self.party else reply
+            changed = self.change(reply) if self.party in (ask.to, ANYBODY) else reply
             if changed is not None:
                 yield ask, changed
 
@@ -130,6 +132,43 @@ def test_a_step_in_the_clear_that_cannot_be_added_is_left_out(sent: str) -> None
         return
     assert (report.clients, report.refused) == (3, {"data owner 1": "UnfitUpdate"})
     assert gap(weights(found), _without(BAD, "plain")) == 0
+
+
+@pytest.mark.parametrize("sent", [*SENT, "text"])
+def test_neighbors_mix_without_a_step_that_cannot_be_added(sent: str) -> None:
+    good: dict[str, np.ndarray] = {"step": STEP, "weight": np.array([2]), "metric.loss": np.array([1.0])}
+    message = b"nothing" if sent == "text" else safetensors.numpy.save(good | SENT.get(sent, {}))
+    gossip = Gossip(ModelOwner(net()), owners())
+    found = gossip.fit(1, engine=Changed(BAD, lambda reply: Reply((Outgoing(SERVER, message),))))
+    assert (found.history[0].clients, found.history[0].refused) == (3, {"data owner 1": "UnfitUpdate"})
+    assert gap(weights(found), weights(gossip.fit(1, engine=Changed(BAD, lambda reply: None)))) == 0
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {"sum": np.full(SIZE, 0.5), "weight": np.array([4])},  # without the metric
+        {"sum": np.full(SIZE + 1, np.nan), "weight": np.array([4])},
+        {"sum": np.full(SIZE + 1, 0.5), "weight": np.array([0])},
+        {"sum": np.full(SIZE + 1, 0.5), "weight": np.array([10**9])},
+        {"sum": np.full(SIZE + 1, 0.5)},
+        {},
+        None,
+    ],
+)
+def test_a_ring_that_ends_with_nonsense_opens_nothing(ending: dict[str, np.ndarray] | None) -> None:
+    """All parties agree on it, so that only what it is tells that it is no sum."""
+    content = b"nothing" if ending is None else safetensors.numpy.save(ending)
+    digest = hashlib.sha256(content).digest()
+
+    def change(reply: Reply) -> Reply:
+        last = all(to == SERVER for to, _ in reply.messages)
+        return Reply((Outgoing(SERVER, digest + content),)) if last else reply
+
+    engine = Changed(ANYBODY, change)
+    (report,) = federation(Secure("ring")).fit(1, engine=engine).history
+    assert report.clients == 0
+    assert report.failure
 
 
 @pytest.mark.parametrize("protocol", ["sharing", "masking"])

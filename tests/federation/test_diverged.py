@@ -13,6 +13,7 @@ from federation.small import data, federation, net, owners
 from fedseal.errors import Diverged
 from fedseal.federation.checkpoint import load_checkpoint
 from fedseal.federation.federation import Federation, Trained
+from fedseal.federation.gossip import Gossip
 from fedseal.federation.owners import ModelOwner
 from fedseal.types import Tensors
 
@@ -51,3 +52,11 @@ def test_a_loss_that_is_no_number_ends_a_training_of_a_sound_model() -> None:
         Federation(broken, owners()).fit(2)
     odd = ModelOwner(net(), evaluator_fn=lambda model, data: {"auc": float("nan")}, validation=data())
     assert len(Federation(odd, owners()).fit(2).history) == 2, "a figure may be undefined where a loss may not"
+
+
+def test_owners_who_gossip_end_as_well_when_a_loss_is_no_number() -> None:
+    broken = ModelOwner(net(), evaluator_fn=lambda model, data: {"loss": float("nan")}, validation=data())
+    with pytest.raises(Diverged, match="round 1: the loss is nan"):
+        Gossip(broken, owners()).fit(2)
+    with pytest.raises(Diverged, match="of the model is no number"):
+        Gossip(ModelOwner(net(), learning_rate=1e39), owners()).fit(3)

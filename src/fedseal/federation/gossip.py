@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from fedseal.client import put_state, state_of
-from fedseal.errors import BadConfig, EngineFailure
+from fedseal.errors import BadConfig, EngineFailure, UnfitUpdate
 from fedseal.federation.federation import Federation, FederationEngine, Trained, engine_of
 from fedseal.federation.owners import DataOwner, Local, ModelOwner
 from fedseal.federation.packing import Packing
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import Ask, Link
-from fedseal.federation.protocol.plain import read_step
-from fedseal.federation.report import RoundReport
+from fedseal.federation.protocol.messages import LOG, known_kind, refusal_kind
+from fedseal.federation.protocol.plain import fitting_step
+from fedseal.federation.report import RoundReport, check_finite
 from fedseal.federation.secure import Secure
 from fedseal.federation.view import Shelf
 from fedseal.secagg import Party, SumRelease
@@ -139,6 +140,7 @@ class Gossip:
         Raises:
             BadConfig: no round, or a checkpoint.
             EngineFailure: a round in which nobody answers.
+            Diverged: a model or a loss that is no number any more.
         """
         if rounds < 1 or evaluate_every < 1:
             raise BadConfig(f"{rounds} rounds, evaluated every {evaluate_every}", "give at least 1 of both")
@@ -154,6 +156,7 @@ class Gossip:
                 if (number + 1) % evaluate_every == 0 or number + 1 == rounds:
                     report = replace(report, validation=self._validated(run.mean()))
                 history.append(report)
+                check_finite(self._with(run.mean()), history, None)
                 if progress is not None:
                     progress(report)
 
@@ -177,7 +180,8 @@ class _Run:
 
     def __init__(self, gossip: Gossip, neighbors: Neighbors, record: str | Path | None) -> None:
         self._gossip, self._neighbors = gossip, neighbors
-        self._packing = Packing.of(gossip.model_owner.model, gossip.secure)
+        self._secure = gossip.secure
+        self._packing = Packing.of(gossip.model_owner.model, self._secure)
         start = state_of(gossip.model_owner.model)
         self._states: dict[int, Tensors] = dict.fromkeys(range(neighbors.owners), start)
         self._before: dict[int, Tensors] = {}  # what was sent in the last round
@@ -203,10 +207,18 @@ class _Run:
         started = time.perf_counter()
         asks = [Ask(owner, "train", number, self._packing.size, (), state) for owner, state in self._states.items()]
         sent: dict[int, Tensors] = {}
-        weights, figures = 0, dict[str, float]()
+        weights, figures, refused = 0, dict[str, float](), dict[str, str]()
         for ask, reply in link.ask(asks):
-            for _, message in reply.messages:
-                step, weight, metrics = read_step(message)
+            who = Party.of(ask.to)
+            if reply.refused:
+                refused[who.role] = known_kind(reply.refused)
+            for _, message in reply.messages[:1]:
+                try:
+                    step, weight, metrics = fitting_step(message, self._packing.size, self._secure)
+                except UnfitUpdate as error:
+                    LOG.warning("what %s sends is refused: %s", who, error)
+                    refused[who.role] = refusal_kind(error)
+                    continue
                 parts = self._packing.unpack(step)
                 sent[ask.to] = self._moved(self._states[ask.to], parts)
                 weights += weight
@@ -231,6 +243,7 @@ class _Run:
             uploaded=copies * size,
             downloaded=copies * size,
             seconds=time.perf_counter() - started,
+            refused=refused,
         )
 
     def _moved(self, state: Tensors, parts: Tensors) -> dict[str, Tensor]:

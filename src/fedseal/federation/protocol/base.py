@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from fedseal.errors import FedsealError
 from fedseal.federation.packing import Vector, digest_of
@@ -44,6 +45,10 @@ class ClientSide(Protocol):
 
     def load(self, memory: bytes) -> None:
         """Go on where `dump` was called."""
+
+
+# what reading arrays out of another party's bytes raises, whatever these are
+UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, AttributeError)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.packing import Vector
-from fedseal.federation.protocol.base import Call, PartyReading, Sum, SumProtocol, TrainedStep, trains_only
+from fedseal.federation.protocol.base import UNREADABLE, Call, PartyReading, Sum, SumProtocol, TrainedStep, trains_only
 from fedseal.federation.protocol.messages import Ask, Link
-from fedseal.federation.secure import Pact
+from fedseal.federation.secure import Pact, Secure
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Outgoing
 from fedseal.secagg.errors import CohortTooSmall
 
@@ -48,7 +47,7 @@ def conduct_plain(call: Call, link: Link) -> Sum:
     for ask, reply in link.ask([call.to(number, "train") for number in call.clients]):
         for _, message in reply.messages[:1]:
             try:
-                step, weight, metrics = fitting_step(message, call)
+                step, weight, metrics = fitting_step(message, call.size, call.pact.secure)
             except UnfitUpdate as error:
                 call.blame(ask.to, error)
                 continue
@@ -102,21 +101,24 @@ def read_step(message: Buffer) -> TrainedStep:
         found = safetensors.numpy.load(bytes(message))
         metrics = {name[7:]: float(value[0]) for name, value in found.items() if name.startswith("metric.")}
         return TrainedStep(found["step"], int(found["weight"][0]), metrics)
-    except (SafetensorError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UnfitUpdate(f"a client's step that cannot be read ({error})", "run one version at all parties") from None
 
 
-def fitting_step(message: Buffer, call: Call) -> TrainedStep:
+def fitting_step(message: Buffer, size: int, secure: Secure) -> TrainedStep:
     """A step that can be added to the others.
+
+    Args:
+        size: entries of a step.
+        secure: what was agreed on of weights and metrics.
 
     Raises:
         UnfitUpdate: it cannot be read, or another length, format, weight or metric than agreed, or no number.
     """
     step, weight, metrics = read_step(message)
-    secure = call.pact.secure
     bounds = secure.metrics or {}
     for fits, what in (
-        (step.dtype == np.float32 and step.shape == (call.size,), f"a step of {step.dtype} {step.shape}"),
+        (step.dtype == np.float32 and step.shape == (size,), f"a step of {step.dtype} {step.shape}"),
         (bool(np.isfinite(step).all()), "a step that is no number"),
         (1 <= weight <= (secure.max_weight or weight), f"a weight of {weight}"),
         (

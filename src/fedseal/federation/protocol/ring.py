@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from fedseal.errors import UnfitUpdate
-from fedseal.federation.protocol.base import Call, PartyReading, Sum, SumProtocol, TrainedStep
+from fedseal.federation.protocol.base import UNREADABLE, Call, PartyReading, Sum, SumProtocol, TrainedStep
 from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Opened, Outgoing, Party
@@ -139,10 +138,14 @@ def conduct_ring(call: Call, link: Link) -> Sum:
 
     Raises:
         CohortTooSmall: a party is missing.
-        WrongSum: the parties do not end with one sum.
+        WrongSum: the parties do not end with one sum, or with one of another length, weight or of no numbers.
+        BadMessage: with what cannot be read.
     """
-    content = safetensors.numpy.load(_carried(call, link))
-    total, weight, names = content["sum"], int(content["weight"][0]), sorted(call.pact.secure.metrics or {})
+    secure = call.pact.secure
+    total, weight = _read(_carried(call, link), "sum")
+    names, most = sorted(secure.metrics or {}), len(call.clients) * (secure.max_weight or weight)
+    if total.shape != (call.size + len(names),) or not np.isfinite(total).all() or not 1 <= weight <= most:
+        raise WrongSum("the parties end with no sum of what was asked for", "run one version at all parties")
     metrics = dict(zip(names, (total[call.size :] / weight).tolist(), strict=True))
     return Sum(total[: call.size], weight, metrics, call.clients)
 
@@ -196,11 +199,15 @@ def read_part(message: Buffer) -> tuple[NDArray[np.float64], int]:
     Raises:
         BadMessage: it is none.
     """
+    return _read(message, "part")
+
+
+def _read(message: Buffer, name: str) -> tuple[NDArray[np.float64], int]:
     try:
         found = safetensors.numpy.load(bytes(message))
-        return found["part"].copy(), int(found["weight"][0])
-    except (SafetensorError, KeyError, IndexError) as error:
-        raise BadMessage(f"a part that cannot be read ({error})", "run one version at all parties") from None
+        return found[name].copy(), int(found["weight"][0])
+    except UNREADABLE as error:
+        raise BadMessage(f"a {name} that cannot be read ({error})", "run one version at all parties") from None
 
 
 class RingView:
