@@ -10,6 +10,7 @@ Optimizer = Literal["sgd", "adam"]
 Status = Literal["exact", "converged", "budget", "diverged", "not_applicable"]
 FileKind = Literal["gradient", "difference", "weights"]
 MARGIN = 2.0  # times the tolerance by which another example must move an update, where an example is to be certain
+OWN_SEED = 1_000_003  # of draws that hang on an observation alone; nobody draws data by it
 SPACED = ("Ġ", "▁")  # how byte-pair and unigram tokenizers begin a token that follows a space
 
 # What an adversary may be granted to know.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attack.cases import observed, pictures, seeded
 from fedseal import Batch, Image, LocalTraining, Observation, ThreatModel, defense, local_update, zoo
-from fedseal.attack import bayes
+from fedseal.attack import bayes, parse
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels import METHODS, Inferred, Labels, way_to_labels
 from fedseal.attack.labels.base import from_counts
@@ -141,3 +141,19 @@ def test_labels_of_mixed_examples_are_searched_along() -> None:
 def test_only_the_default_of_the_bayesian_search_gives_way_to_mixing() -> None:
     assert bayes().labels == bayes(labels="best").labels == UnlessMixed(Inferred(Best()))
     assert bayes(labels="sign").labels == Inferred(Sign())
+
+
+def test_what_was_asked_before_of_an_observation_changes_no_labels() -> None:
+    """They are found once for all who hold it: by the first one's draws, all others' would hang on that one."""
+    search = parse("gradinversion:steps=2,seeds=2")  # which draws on after its labels were asked
+
+    def after(*seeds: int) -> tuple[Tensor | None, Tensor | None]:
+        observation = observed(LENET, BATCH)
+        for seed in seeds:
+            found = search(observation, generator=seeded(seed))
+        return found.inputs, found.labels
+
+    for one, other in zip(after(0), after(1, 2, 0), strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)

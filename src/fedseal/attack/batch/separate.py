@@ -62,7 +62,7 @@ class Separation(Route):
         obstacle = self.obstacle(evidence)
         if obstacle is not None:
             return refused(self.name, obstacle, started)
-        separated = Best().find(evidence, generator=generator).separated
+        separated = Best().find(evidence).separated
         assert separated is not None
         found = None
         if _determined(evidence, len(separated.labels)):

@@ -20,8 +20,8 @@ from fedseal.attack.labels.shares import LabelShares
 from fedseal.attack.labels.sign import Sign
 from fedseal.errors import FedsealError
 from fedseal.types import Observation
+from fedseal.vocabulary import OWN_SEED
 
-OWN = 1_000_003  # a seed by which nobody draws data
 FEW = 1.0 / 3.0  # local learning rate times steps from which the softmax moves too far for the moments
 
 SETTLED = 3.0  # standard errors per equation up to which no other labels are tried
@@ -57,14 +57,14 @@ class Best:
         evidence = Evidence.of(observation)
         if evidence.batch_size == 1 and evidence.label is not None:  # read off at once; a proof would cost more
             return Sign()(observation, generator=generator)
-        return self.find(evidence, generator=generator).labels
+        return self.find(evidence).labels
 
-    def find(self, evidence: Evidence, *, generator: torch.Generator) -> Found:
+    def find(self, evidence: Evidence) -> Found:
         """The labels, and the separated batch where there is one; found once for all who hold this evidence.
 
         They hang on the evidence alone: with draws of the caller's, who comes first would decide what all others read.
         """
-        return evidence.once("labels", lambda: self._find(evidence, torch.Generator().manual_seed(OWN)))
+        return evidence.once("labels", lambda: self._find(evidence, torch.Generator().manual_seed(OWN_SEED)))
 
     def _find(self, evidence: Evidence, generator: torch.Generator) -> Found:
         observation = evidence.observation

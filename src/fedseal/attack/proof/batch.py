@@ -10,10 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.replay import replay
 from fedseal.attack.proof.claims import less_certain
-from fedseal.attack.proof.elsewhere import OWN
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, Certificate, LocalTraining, Observation
-from fedseal.vocabulary import MARGIN
+from fedseal.vocabulary import MARGIN, OWN_SEED
 
 AFAR = 0.1  # of what is unseen, from which on an example may be off by 0.1 (root mean square) or more
 FELT = 0.01  # of what is unseen, from which on another example in the place of one is tried
@@ -93,7 +92,7 @@ def _replaced(observation: Observation, candidate: Candidate, training: LocalTra
     """How far the update moves where this example is another one: not at all if its class has no weight."""
     round, modality = observation.rounds[0], observation.modality
     others = candidate.inputs.clone()
-    drawn = torch.rand(others[one].shape, generator=torch.Generator().manual_seed(OWN)).to(others)
+    drawn = torch.rand(others[one].shape, generator=torch.Generator().manual_seed(OWN_SEED)).to(others)
     others[one] = modality.project(drawn[None])[0]
     pair = (
         replay(observation, round, Candidate(modality.forward(x), candidate.labels), training)

@@ -20,6 +20,7 @@ from fedseal.attack.evidence.replay import inherited, replayable
 from fedseal.attack.proof.sensitivity import VISIBLE
 from fedseal.errors import FedsealError
 from fedseal.types import Candidate
+from fedseal.vocabulary import OWN_SEED
 
 
 class Trial(NamedTuple):
@@ -37,7 +38,6 @@ class Trial(NamedTuple):
 DOUBLE = Trial((1e-8, 1e-5), 1e-2)
 ROOM = 1e-4  # share of the derivative that rounding may be in the difference
 BESIDE = 1e-3  # of the inputs' root mean square, how far from the candidate
-OWN = 1_000_003  # a seed by which nobody draws data: along the inputs themselves many models stand still
 SINGLE = Trial((1e-3,), 0.1)  # for models that take no other format
 
 
@@ -57,7 +57,7 @@ def derivative_is_real(evidence: Evidence, candidate: Candidate, tolerance: floa
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
     """
-    drawn = torch.Generator().manual_seed(OWN)
+    drawn = torch.Generator().manual_seed(OWN_SEED)  # along the inputs themselves many models stand still
     beside, way = (torch.randn(candidate.inputs.shape, generator=drawn).to(candidate.inputs) for _ in range(2))
     length = max(float(candidate.inputs.double().square().mean().sqrt()), 1e-3)
     there = linearized(evidence, replace(candidate, inputs=candidate.inputs.double() + BESIDE * length * beside))

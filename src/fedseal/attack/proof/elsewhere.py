@@ -22,11 +22,10 @@ from fedseal.attack.evidence.replay import replayable, residual
 from fedseal.attack.proof.sensitivity import VISIBLE, delta_on_the_ray
 from fedseal.client import forward
 from fedseal.types import Candidate, Observation, Tensors
-from fedseal.vocabulary import MARGIN
+from fedseal.vocabulary import MARGIN, OWN_SEED
 
 ELSEWHERE = 2  # inputs and labels drawn at random at which the update's other directions are looked at
 ENOUGH = 16  # equations to spare that are counted, more or less
-OWN = 1_000_033  # a seed by which nobody draws data
 TWICE = 2.0  # times the inputs, of which a model without a bias makes a multiple of its outputs
 SAME = 1e-5  # of the largest output, how near to a multiple
 SCALES = torch.logspace(-2, 2, 81, dtype=torch.float64).tolist()  # factors at which another solution is looked for
@@ -58,7 +57,7 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
         return own.shape[1] - unknowns
     basis, triangle = torch.linalg.qr(own.T)
     taken = _rank(triangle, unseen)
-    generator, rows = torch.Generator().manual_seed(OWN), []
+    generator, rows = torch.Generator().manual_seed(OWN_SEED), []
     for _ in range(ELSEWHERE):
         other = linearized(evidence, _drawn(evidence, candidate, generator))
         some = min(other.columns, unknowns - taken + ENOUGH)
@@ -175,7 +174,7 @@ def _ends(evidence: Evidence, candidate: Candidate, held: tuple[bool, ...], tole
     """Where least squares lead from examples drawn at random in the place of those not held, if that explains the
     update.
     """
-    generator, kept = torch.Generator().manual_seed(OWN), torch.tensor(held)
+    generator, kept = torch.Generator().manual_seed(OWN_SEED), torch.tensor(held)
     for _ in range(STARTS):
         inputs = _drawn(evidence, candidate, generator).inputs
         inputs[kept] = candidate.inputs[kept]
