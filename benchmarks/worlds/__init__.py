@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from benchmarks.worlds import cost, table, tally
+from benchmarks.worlds import cost, journal, table, tally
 from benchmarks.worlds.generate import from_seed
 from benchmarks.worlds.judgement import GRAVE, Fault, Judgement, judge
 
@@ -22,13 +22,20 @@ WORLDS = 5000
 
 
 def run(scale: float = 1.0) -> dict[str, object]:
-    """Judge the worlds, saying what must never be as it comes, and count; then what the certificate costs."""
-    judged = []
-    for one_more in every(range(max(1, round(WORLDS * scale)))):
+    """Judge the worlds, saying what must never be as it comes, and count; then what the certificate costs.
+
+    What was judged by the same code before is not judged again.
+    """
+    seeds, code = range(max(1, round(WORLDS * scale))), journal.code()
+    before = journal.kept(journal.KEPT, code)
+    judged = [(seed, before[seed]) for seed in seeds if seed in before]
+    missing = [seed for seed in seeds if seed not in before]
+    for one_more in journal.keeping(every(missing), journal.KEPT, code):
         judged.append(one_more)
         if said := grave([one_more]):
             print(said, file=sys.stderr, flush=True)
-    return tally.figures(judged) | cost.figures(scale)
+    spent = {"processor hours of judging": round(sum(judgement.seconds for _, judgement in judged) / 3600, 2)}
+    return tally.figures(judged) | spent | cost.figures(scale)
 
 
 def every(seeds: Iterable[int], *, processes: int | None = None) -> Iterator[tuple[int, Judgement]]:

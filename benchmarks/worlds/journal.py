@@ -1,0 +1,83 @@
+"""Judgements kept as they come: a run of hours that is stopped goes on where it was, as long as the code is the same.
+
+A line of JSON a world, gzipped; the world itself is drawn again from its seed. Every line holds the digest of the code
+that judged it, and lines by other code are passed over.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Generator, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from benchmarks.worlds.generate import from_seed
+from benchmarks.worlds.judgement import Judgement
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "runs" / "worlds.jsonl.gz"
+JUDGES = ("", "attack", "defense", "metric", "modality", "zoo")  # folders of the package that an attack runs through
+TALLIES = ("__init__.py", "__main__.py", "cost.py", "journal.py", "shrink.py", "tally.py")  # judge nothing
+TOGETHER = 20  # judgements written at once
+JUDGEMENT = TypeAdapter(Judgement)
+
+
+def code() -> str:
+    """The digest of all sources that have a part in a judgement."""
+    sources = [
+        path
+        for folder in JUDGES
+        for path in (ROOT / "src" / "fedseal" / folder).glob("*.py" if not folder else "**/*.py")
+    ]
+    sources += [path for path in Path(__file__).parent.glob("*.py") if path.name not in TALLIES]
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kept(path: Path, code: str) -> dict[int, Judgement]:
+    """The judgements in a file by this code, by seed; none where there is no file."""
+    if not path.exists():
+        return {}
+    with gzip.open(path, "rt") as file:
+        lines = (json.loads(line) for line in file)
+        return {
+            line["seed"]: JUDGEMENT.validate_python(line["judged"] | {"world": from_seed(line["seed"])})
+            for line in lines
+            if line["code"] == code
+        }
+
+
+def keeping(
+    judged: Iterable[tuple[int, Judgement]], path: Path, code: str, *, together: int = TOGETHER
+) -> Generator[tuple[int, Judgement]]:
+    """Pass judgements on, and append them to a file, some at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waiting: list[str] = []
+    try:
+        for seed, judgement in judged:
+            waiting.append(json.dumps({"code": code, "seed": seed, "judged": _line(judgement)}) + "\n")
+            if len(waiting) == together:
+                _append(path, waiting)
+            yield seed, judgement
+    finally:
+        _append(path, waiting)
+
+
+def _append(path: Path, waiting: list[str]) -> None:
+    if waiting:
+        with gzip.open(path, "at") as file:
+            file.write("".join(waiting))
+        waiting.clear()
+
+
+def _line(judgement: Judgement) -> dict[str, Any]:
+    line = asdict(judgement)
+    del line["world"]
+    return line
