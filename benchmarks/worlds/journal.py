@@ -20,7 +20,7 @@ from benchmarks.worlds.generate import from_seed
 from benchmarks.worlds.judgement import Judgement
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "runs" / "worlds.jsonl.gz"
+KEPT = ROOT / "benchmarks" / "results" / "worlds.jsonl.gz"
 JUDGES = ("", "attack", "defense", "metric", "modality", "zoo")  # folders of the package that an attack runs through
 TALLIES = ("__init__.py", "__main__.py", "cost.py", "journal.py", "shrink.py", "tally.py")  # judge nothing
 TOGETHER = 20  # judgements written at once
