@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # two test workers of one thread each: two of two would wait for each other most of the time
 test everything avx2: export OMP_NUM_THREADS := 1
 
-.PHONY: setup audit test everything avx2 test-nvflare lint types coverage mutants bench clean
+.PHONY: setup audit test everything avx2 test-nvflare test-flower lint types coverage mutants bench clean
 
 setup: .venv/installed
 
@@ -52,6 +52,16 @@ test-nvflare:
 	$(PYTHON) -m venv $$folder && \
 	$$folder/bin/pip install --quiet $(TORCH) -r requirements/nvflare.txt && \
 	OMP_NUM_THREADS=1 PYTHONPATH=src $$folder/bin/python -m pytest --quiet tests/test_nvflare.py
+
+# Flower's next version, in an environment of its own in a temporary folder; takes minutes, is not run by CI
+test-flower:
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv $$folder && \
+	grep -v -E '^(certifi|flwr|uv)==' requirements/lock.txt > $$folder/lock.txt && \
+	$$folder/bin/pip install --quiet $(TORCH) -r $$folder/lock.txt -r requirements/flower.txt && \
+	$$folder/bin/pip install --quiet --no-deps $(TORCH) --editable . && \
+	$$folder/bin/pip check && \
+	OMP_NUM_THREADS=1 $$folder/bin/python -m pytest --quiet -m "not long" tests/federation tests/engines
 
 lint: setup
 	$(BIN)/ruff check .
