@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from cli.test_audit_recording import PLAN
-from fedseal.errors import BadConfig, FedsealError, UnfitBatch, UnfitPicture
+from fedseal.errors import BadConfig, FedsealError, StorageFailure, UnfitBatch, UnfitPicture
 from fedseal.modality import Tabular
 from fedseal.setup import load_config
 from fedseal.setup.data.dataset import check_targets
@@ -167,6 +169,17 @@ def test_tables_that_are_not_one_are_refused_by_name(tmp_path: Path, spoil: Call
     spoil(tmp_path)
     with pytest.raises(UnfitBatch, match=told):
         plan(*files, label="kind", shape=None).read()
+
+
+def test_a_parquet_file_whose_text_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    """pyarrow looks at a text when it is used, and raises what is no ValueError."""
+    buffers = [None, pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeok")]
+    kinds = pa.Array.from_buffers(pa.string(), 2, buffers)
+    parquet.write_table(pa.table({"age": [1.5, 2.5], "kind": kinds}), tmp_path / "bad.parquet")
+    file = str(tmp_path / "bad.parquet")
+    for data in ((file,), (file, file)):
+        with pytest.raises(StorageFailure, match=r"bad.parquet' holds what is no text"):
+            plan(*data, label="kind", shape=None).read()
 
 
 def arrays(path: Path, inputs: np.ndarray, labels: np.ndarray | None = None) -> Path:
