@@ -11,11 +11,12 @@ import torch
 from fedseal import grammar
 from fedseal.errors import BadConfig
 from fedseal.federation import data as shares
+from fedseal.federation.local import check_targets
 from fedseal.federation.owners import DataOwner, Local, ModelOwner, gradient_step, local_steps, reptile
 from fedseal.federation.secure import Secure
 from fedseal.setup import models
 from fedseal.setup.data.common import check_one, class_union, common_schema
-from fedseal.setup.data.dataset import Dataset, check_targets, digest
+from fedseal.setup.data.dataset import Dataset, digest
 from fedseal.setup.data.load import load_data
 from fedseal.types import Batch, Modality
 
@@ -211,7 +212,7 @@ class FederationSpec:
             names: of the classes of folders.
         """
         found = load_data(name, size=self.sizes, label=self.label, like=like, names=names, span=self.span)
-        check_targets(found.batch, name)
+        check_targets(found.batch, "cross_entropy", where=f" in '{name}'")
         return found
 
     def model_owner(self, found: OwnersData) -> ModelOwner:
