@@ -239,8 +239,8 @@ def test_classes_by_name_and_by_number_do_not_mix(tmp_path: Path) -> None:
         plan(tmp_path / "x", tmp_path / "y").read()
 
 
-def deployed(spec: FederationSpec, classes: str | None, number: int) -> PartySpec:
-    drawn = deployment_of(spec, rounds=1, evaluate_every=1, timeout=5, classes=classes, examples=EACH)
+def deployed(spec: FederationSpec, classes: str | None, number: int, examples: int = EACH) -> PartySpec:
+    drawn = deployment_of(spec, rounds=1, evaluate_every=1, timeout=5, classes=classes, examples=examples)
     return PartySpec.of(drawn.trainings[number].plain())
 
 

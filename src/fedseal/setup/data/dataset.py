@@ -9,6 +9,7 @@ import torch
 
 from fedseal.types import Batch, Modality
 
+UNSAID = "not said"  # of the order of channels
 UNIT = "8 bits or 0 to 1"  # the scale of values that are in [0, 1], or were of 8 bits
 SAY_RANGE = (
     "say which stored values become 0 and 1: --range LOW,HIGH of fedseal train, range: [LOW, HIGH] in an audit's file"
@@ -28,6 +29,7 @@ class Dataset:
         names: of the classes, where they have any.
         scale: which stored values became 0 and 1, where inputs are such: `UNIT`, "16 bits"; "" where they are not
             scaled, or rows of numbers.
+        channels: in which order three stand: "RGB", `UNSAID`; "grey" where there is one; "" where there are others.
     """
 
     batch: Batch
@@ -37,6 +39,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     scale: str = ""
+    channels: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
