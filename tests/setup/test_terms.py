@@ -35,6 +35,25 @@ def test_three_hospitals_under_proposed_terms_train_as_their_pooled_pictures(tmp
     assert abs(accuracy(spec) - pooled(tmp_path)) <= 0.01
 
 
+def test_one_hospitals_pictures_may_have_both_depths(tmp_path: Path) -> None:
+    hospitals = folders(tmp_path)
+    for number, picture in enumerate(pictures("malign", EACH, 2)):
+        if number % 2:
+            store(tmp_path / "c" / "malign" / f"{number}.png", picture, 12)
+    terms = proposed(*hospitals)
+    assert (terms.bits, terms.range) == (12, (0.0, 4095.0))
+    spec = plan(*hospitals, validation=str(tmp_path / "held"), shape=None).under(terms)
+    assert abs(accuracy(spec) - pooled(tmp_path)) <= 0.01
+    with pytest.raises(FedsealError, match=r"c/malign/\d+.png' holds the value \d+, and the range is 0 to 1023"):
+        proposed(hospitals[2], span=(0, 1023))
+
+
+def test_pictures_without_classes_have_no_terms(tmp_path: Path) -> None:
+    store(tmp_path / "x" / "0.png", pictures("benign", 1, 0)[0], 8)
+    with pytest.raises(FedsealError, match="x' holds pictures without classes"):
+        proposed(tmp_path / "x")
+
+
 def test_three_hospitals_tables_under_proposed_terms_train_as_one(tmp_path: Path) -> None:
     """One of them with semicolons and decimal commas, one with tabs."""
     files = [*tables(tmp_path), tmp_path / "held.csv"]

@@ -38,31 +38,30 @@ def proposal(
     Raises:
         FedsealError: the data does not exist, or is nothing to train on.
     """
-    if data_kind(source) == "table":
+    kind = data_kind(source)
+    if kind == "table":
         return _table(Path(source), label)
-    found = load_data(source, size=size, span=span)
+    deep = images.deepest(Path(source)) if kind == "pictures" and source not in images.BUNDLED else None
+    bits = None if deep is None else next(bits for bits in DEPTHS if deep[1] < 2**bits)
+    own = (0.0, 2.0**bits - 1) if bits is not None else None
+    found = load_data(source, size=size, span=span or own)
     check_targets(found.batch, "cross_entropy", where=f" in '{source}'")
-    terms = _pictures(source, found, span) if data_kind(source) == "pictures" else _arrays(source, found, span)
-    return terms, ()
+    return _arrays(source, found, span) if kind == "arrays" else _pictures(source, found, bits, span), ()
 
 
-def _pictures(source: str, found: Dataset, span: tuple[float, float] | None) -> DataTerms:
-    bits = None
-    if source not in images.BUNDLED:
-        if not found.names:
-            raise BadConfig(
-                f"'{source}' holds pictures without classes, which every owner would number for itself",
-                "put every picture in the folder of its class",
-            )
-        deep = images.deepest(Path(source))
-        bits = None if deep is None else next(bits for bits in DEPTHS if deep[1] < 2**bits)
+def _pictures(source: str, found: Dataset, bits: int | None, span: tuple[float, float] | None) -> DataTerms:
+    if source not in images.BUNDLED and not found.names:
+        raise BadConfig(
+            f"'{source}' holds pictures without classes, which every owner would number for itself",
+            "put every picture in the folder of its class",
+        )
     return DataTerms(
         version=VERSION,
         kind="pictures",
         classes=max(2, len(found.names)) if found.names else found.classes,
         names=found.names,
         shape=found.shape,
-        channels="grey" if found.shape[0] == 1 else "RGB",
+        channels=found.channels,
         scale=found.scale,
         bits=bits,
         range=span,

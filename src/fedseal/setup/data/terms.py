@@ -158,7 +158,7 @@ class DataTerms(JsonFile):
             deep = " of pictures deeper than 8 bits" if self.kind == "pictures" else ""
             return f"; the values {self.range[0]:g} and {self.range[1]:g}{deep} become 0 and 1"
         if self.bits is not None:
-            return f"; scaled from {self.scale}, of which the values take {self.bits}"
+            return f"; scaled from {self.scale}, and from {self.bits} bits where files have more than 8"
         if self.values is not None:
             return f"; numbers from {self.values[0]:g} to {self.values[1]:g} as they are"
         return f"; scaled from {self.scale}" if self.scale else ""
