@@ -125,7 +125,7 @@ def test_data_that_is_on_other_hosts(fedseal: Command, tmp_path: Path) -> None:
     [
         (["--deploy", "used"], "'used' is not empty; choose a new folder"),
         (["--deploy", "all", "--data", "a.npz"], "name each owner's own"),
-        (["--deploy", "all", "--data", "a.csv", "--data", "b.csv"], "'a.csv' is a table"),
+        (["--deploy", "all", "--data", "a.csv", "--data", "b.csv"], "'a.csv' is a table, and nobody has agreed"),
         (["--deploy", "all", "--host", "no host"], "'no host' is no name of a host"),
         (["--deploy", "all", "--port", "0"], "--port"),
         (["--deploy", "all", "--owners", "1"], "one client is its update"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from federation.lying import Lying
@@ -34,8 +35,11 @@ from fedseal.federation.members import Members
 from fedseal.federation.secure import Pact
 from fedseal.secagg import SERVER, Identity, aggregator
 from fedseal.secagg import Party as Role
+from fedseal.setup.data.terms import write_terms
 from fedseal.setup.deployment import PartySpec, deployment_of
 from fedseal.setup.federation import FederationSpec
+from setup.test_owners_data import tables
+from setup.test_terms import proposed
 
 # a shell that starts the tests in the background has them ignore Ctrl-C, which processes inherit
 CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fedseal.cli; fedseal.cli.main()"
@@ -121,6 +125,31 @@ def daemons(folder: Path) -> list[int]:
         except (OSError, ValueError):
             continue
     return found
+
+
+@pytest.mark.slow
+def test_tables_are_trained_on_by_processes_under_terms_that_owners_proposed(tmp_path: Path) -> None:
+    """Three hospitals' dialects; the owner whose table does not fit ends with its name and value."""
+    hospitals = tables(tmp_path)
+    files = [*hospitals, tmp_path / "held.csv"]
+    write_terms(tmp_path / "all.json", proposed(*files))
+    typed = [part for path in hospitals for part in ("--data", str(path))]
+    typed += ["--terms", "all.json", "--validation", "held.csv", "--rounds", "2", "--protocol", "masking"]
+    typed += ["--model", "zoo:mlp:widths=[8]", "--batch-size", "500"]
+    here, party = (
+        Party(tmp_path, "train", *typed, "--save", "here.st"),
+        Party(tmp_path, "train", "--deploy", "all", *typed),
+    )
+    assert (here.ended(), party.ended()) == (0, 0), here.said + party.said
+    party = Party(tmp_path, "join", "all", "--loopback", "--save", "model.st")
+    assert party.ended() == 0, party.said
+    one, other = load_file(tmp_path / "model.st"), load_file(tmp_path / "here.st")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    hospitals[2].write_text(hospitals[2].read_text("utf-8-sig").replace("malign\n", "malign\n712,5;64,0;malign\n", 1))
+    party = Party(tmp_path, "join", "all/owner-2")
+    assert party.ended() == 2
+    assert "c.csv' has '712.5' in the column 'age'" in party.said
+    assert "Traceback" not in party.said
 
 
 @pytest.mark.slow

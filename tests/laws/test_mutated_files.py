@@ -33,7 +33,9 @@ from fedseal.federation.ledger import ledger_text, stored_ledger
 from fedseal.federation.protocol.plain import read_step, write_step
 from fedseal.secagg import Ledger, LedgerEntry, SumRelease
 from fedseal.setup.audit import load_config
+from fedseal.setup.data.agreement import agreed
 from fedseal.setup.data.load import load_data
+from fedseal.setup.data.terms import read_terms
 from fedseal.setup.deployment import PartySpec
 from fedseal.types import Update
 
@@ -100,6 +102,19 @@ def _checkpoint() -> bytes:
     return save(TENSORS, {KEY: json.dumps(header)})
 
 
+def _terms() -> bytes:
+    """Of a table, agreed on."""
+    column = {"name": "age", "kind": "numbers", "low": 10, "high": 100, "mean": 44.5, "std": 12.0, "digits": 0}
+    texts = {"name": "job", "kind": "texts", "values": ["a", "b"]}
+    facts = {"version": 1, "kind": "table", "classes": 2, "names": ["n", "y"], "label": "label"}
+    return json.dumps(facts | {"columns": [column, texts]}).encode()
+
+
+def _agreed(path: Path) -> object:
+    terms = agreed({"own": read_terms(path), "again": read_terms(path)})
+    return terms.inputs, terms.words()
+
+
 def _mutated_step(path: Path) -> object:
     return read_step(path.read_bytes())
 
@@ -124,6 +139,7 @@ ROWS = (
     ),
     Row("checkpoint.st", _checkpoint, lambda path: load_checkpoint(path, "m")),
     Row("step.bin", lambda: write_step(np.ones(5, np.float32), 3, {"loss": 1.0}), _mutated_step),
+    Row("terms.json", _terms, _agreed),
     Row("data.npz", _npz, load_data),
     Row("data.parquet", _parquet, lambda path: load_data(path, label="label")),
     Row("data.csv", lambda: _frame().to_csv(index=False).encode(), lambda path: load_data(path, label="label")),

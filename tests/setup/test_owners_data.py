@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from cli.test_audit_recording import PLAN
-from fedseal.errors import BadConfig, FedsealError, UnfitBatch, UnfitPicture
+from fedseal.errors import BadConfig, FedsealError, StorageFailure, UnfitBatch, UnfitPicture
 from fedseal.modality import Tabular
 from fedseal.setup import load_config
-from fedseal.setup.data.dataset import check_targets
 from fedseal.setup.deployment import PartySpec, deployment_of
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch
@@ -169,6 +170,17 @@ def test_tables_that_are_not_one_are_refused_by_name(tmp_path: Path, spoil: Call
         plan(*files, label="kind", shape=None).read()
 
 
+def test_a_parquet_file_whose_text_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    """pyarrow looks at a text when it is used, and raises what is no ValueError."""
+    buffers = [None, pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeok")]
+    kinds = pa.Array.from_buffers(pa.string(), 2, buffers)
+    parquet.write_table(pa.table({"age": [1.5, 2.5], "kind": kinds}), tmp_path / "bad.parquet")
+    file = str(tmp_path / "bad.parquet")
+    for data in ((file,), (file, file)):
+        with pytest.raises(StorageFailure, match=r"bad.parquet' holds what is no text"):
+            plan(*data, label="kind", shape=None).read()
+
+
 def arrays(path: Path, inputs: np.ndarray, labels: np.ndarray | None = None) -> Path:
     np.savez(path, images=inputs, labels=np.arange(len(inputs)) % 2 if labels is None else labels)
     return path
@@ -207,26 +219,12 @@ def test_a_range_is_two_numbers(text: str) -> None:
         _ = plan("x", range=text).span
 
 
-@pytest.mark.parametrize(
-    ("labels", "told"),
-    [
-        (np.array([[0.5, 0.5], [0.9, 0.9]]), r"example 1 in 'x.npz' \(0.9, 0.9\) are no probabilities"),
-        (np.array([[1.5, -0.5], [0.5, 0.5]]), r"example 0 in 'x.npz' \(1.5, -0.5\) are no probabilities"),
-        (np.array([[0.5], [1.0]]), r"one number each"),
-        (np.array([0.5, 1.0]), r"one number each"),
-    ],
-)
-def test_targets_that_cross_entropy_does_not_take_are_refused(labels: np.ndarray, told: str) -> None:
-    with pytest.raises(UnfitBatch, match=told):
-        check_targets(Batch(torch.zeros(2, 3), torch.from_numpy(labels).float()), "x.npz")
-
-
 def test_targets_are_looked_at_where_data_is_read(tmp_path: Path) -> None:
     path = arrays(tmp_path / "a.npz", np.zeros((2, 6, 6), np.uint8), np.array([[1.0, 1.0], [0.0, 1.0]]))
     with pytest.raises(UnfitBatch, match=r"a.npz' \(1, 1\) are no probabilities"):
         plan(path).read()
     path = arrays(tmp_path / "b.npz", np.zeros((2, 6, 6), np.uint8), np.array([0, -1]))
-    with pytest.raises(UnfitBatch, match=r"b.npz' has the class -1"):
+    with pytest.raises(UnfitBatch, match=r"example 1 in '.*b.npz' has the class -1"):
         plan(path).read()
 
 
@@ -241,8 +239,8 @@ def test_classes_by_name_and_by_number_do_not_mix(tmp_path: Path) -> None:
         plan(tmp_path / "x", tmp_path / "y").read()
 
 
-def deployed(spec: FederationSpec, classes: str | None, number: int) -> PartySpec:
-    drawn = deployment_of(spec, rounds=1, evaluate_every=1, timeout=5, classes=classes, examples=EACH)
+def deployed(spec: FederationSpec, classes: str | None, number: int, examples: int = EACH) -> PartySpec:
+    drawn = deployment_of(spec, rounds=1, evaluate_every=1, timeout=5, classes=classes, examples=examples)
     return PartySpec.of(drawn.trainings[number].plain())
 
 

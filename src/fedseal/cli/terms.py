@@ -28,6 +28,7 @@ def terms_in_words(place: Place, own: PartySpec, federation: Federation, floors:
     lines = [
         f"{place.who}: the terms of this training, as the folder says them",
         f"the model is {own.plan.model} with {weights:,} weights: architecture {architecture_digest(model)}",
+        *_data(own),
         f"up to {own.rounds} rounds among {own.owners} data owners; in each, an owner sends {_sent(own)}",
     ]
     if secure.protocol == "plain":
@@ -42,6 +43,13 @@ def terms_in_words(place: Place, own: PartySpec, federation: Federation, floors:
         _noise(place.pact, own.rounds, Packing.of(model, secure).size),
         *_asked(floors),
     ]
+
+
+def _data(own: PartySpec) -> list[str]:
+    if own.plan.terms is None:
+        return []
+    head, *columns = own.plan.terms.words()
+    return [f"the data of every owner is {head}", *columns]
 
 
 def _others(cohort: int) -> str:

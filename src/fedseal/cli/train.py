@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedseal.cli import deployment, terminal
+from fedseal.cli import data_terms, deployment, terminal
 from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
 from fedseal.files import writable_file
@@ -48,6 +48,20 @@ def train_federation(
         typer.Option(
             help="Stored values that become 0 and 1, in arrays and pictures of more than 8 bits, such as -1024,3071.",
             show_default="by type",
+        ),
+    ] = None,
+    propose: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write terms on the data to, without examples, for its owners to agree on; trains nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    terms: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File of terms on the data that an owner proposed; repeat it to agree on those of all.",
+            show_default=False,
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Total number of rounds, including those before --resume.")] = 20,
@@ -210,12 +224,14 @@ def train_federation(
     Example:  fedseal train --topology ring --owners 5 --rounds 3
 
     Example:  fedseal train --deploy hosts --loopback --owners 3 --rounds 3
+
+    Example:  fedseal train --data scans --propose terms.json
     """
     if deploy is not None and topology != "star":
         raise BadConfig(f"--deploy has no --topology {topology}: nodes reach the model owner alone", "simulate it here")
     if resume and checkpoint is None:
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
-    for path in (save, checkpoint):
+    for path in (save, checkpoint, propose):
         if path is not None:
             writable_file(path)
     with terminal.loading():
@@ -252,6 +268,13 @@ def train_federation(
         range=range,
         floor=floor,
     )
+    if propose is not None:
+        if deploy is not None:
+            raise BadConfig("--propose trains nothing, and --deploy prepares a training", "give one of them")
+        data_terms.propose(spec if data else None, terms or [], propose, quiet=quiet)
+        return
+    if terms:
+        spec = data_terms.under(spec, terms)
     if deploy is not None:
         if checkpoint is not None or engine != "local":
             raise BadConfig(

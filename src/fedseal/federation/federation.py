@@ -132,7 +132,7 @@ class Federation:
         asked = Secure(self.protocol) if isinstance(self.protocol, str) else self.protocol
         most = 1
         if asked.max_weight is None and asked.noise is None:
-            most = max(map(_weight, self.data_owners))
+            most = max(_weight(owner, self.model_owner.model, place) for place, owner in enumerate(self.data_owners))
         statistics = bool(statistics_of(self.model_owner.model))
         return asked.settled(len(self.data_owners), most, self.data_owners[0].bounds, statistics=statistics)
 
@@ -254,8 +254,8 @@ def engine_of(engine: str | FederationEngine) -> FederationEngine:
     raise UnknownName("engine", engine, ENGINES)
 
 
-def _weight(owner: DataOwner) -> int:
-    count = len(owner.build_data())
+def _weight(owner: DataOwner, model: nn.Module, place: int) -> int:
+    count = len(owner.examples(model, where=f" of data owner {place}"))
     rule = owner.model_fn
     return min(count, rule.draw) if isinstance(rule, Local) and rule.draw is not None else count
 

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from fedseal.client import local_update
+from fedseal.criterion import settle_loss
 from fedseal.defense.base import Hooks, hooks_of
-from fedseal.errors import BadConfig
-from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
+from fedseal.errors import BadConfig, UnfitBatch
+from fedseal.types import Batch, Defense, LocalTraining, LossFunction, Tensors, Update
 
 Meter = Callable[[Update, float], None]
+
+SURE = 1e-3  # by which probabilities may miss 1
 
 
 def train(
@@ -54,7 +57,7 @@ def train(
 
     Raises:
         BadConfig: no client, no round, a rate or a size that is not positive, or what `local_update` refuses.
-        UnfitBatch: the model does not take the examples.
+        UnfitBatch: the model does not take the examples, or the loss the targets.
 
     >>> import fedseal as fs
     >>> data, model = fs.zoo.fashion_mnist()[:40], fs.zoo.mlp(widths=(20,))
@@ -69,6 +72,8 @@ def train(
             "give at least one client, one round and one example, and a positive rate",
         )
     model = copy.deepcopy(model if defense is None else defense.on_model(model))
+    for place, batch in enumerate(clients):
+        check_targets(batch, training.loss, model, where=f" of client {place}")
     memories: list[dict[str, Tensor]] = [{} for _ in clients]
     for _ in range(rounds):
         seeds = torch.randint(2**62, (len(clients),), generator=generator).tolist()
@@ -119,6 +124,69 @@ def split(batch: Batch, clients: int) -> list[Batch]:
     if not 1 <= clients <= len(batch):
         raise BadConfig(f"{len(batch)} examples for {clients} clients", "give every client at least one")
     return [batch[slice(first, None, clients)] for first in range(clients)]
+
+
+def check_targets(batch: Batch, loss: str | LossFunction, model: nn.Module | None = None, *, where: str = "") -> None:
+    """Refuse targets that are none for cross-entropy, where it is the loss: torch trains on nonsense without a word.
+
+    Args:
+        loss: what is no cross-entropy takes the targets that it takes.
+        model: whose outputs targets must go with; None where it is elsewhere.
+        where: the data is, after a space, for the error: " in 'a.npz'".
+
+    Raises:
+        UnfitBatch: a class below 0 or beyond the model's outputs, one output, or a row of numbers that are no
+            probabilities.
+
+    >>> check_targets(Batch(torch.zeros(2, 3), torch.tensor([[0.5, 0.5], [0.0, 1.0]])), "cross_entropy")
+    """
+    labels = batch.labels
+    outputs = None if model is None else _outputs(model, batch)
+    width = labels.shape[1] if labels.ndim == 2 and labels.is_floating_point() else 2
+    if loss != "cross_entropy" and settle_loss(loss, max(2, outputs or width)).kind != "cross_entropy":
+        return
+    other = "give class numbers from 0, or probabilities that add up to 1 for each example"
+    if labels.ndim == 1 or labels.shape[1:] == (1,):
+        if labels.is_floating_point():
+            raise UnfitBatch(f"the targets{where} are one number each, which cross-entropy learns nothing from", other)
+        if outputs == 1:
+            raise UnfitBatch(
+                f"the model has one output for the examples{where}, by which cross-entropy is 0 whatever it says",
+                "give the model an output for each class, or train it by binary cross-entropy or the squared error",
+            )
+    if not labels.is_floating_point():
+        _check_classes(labels, outputs, where)
+        return
+    wrong = ~(((labels >= 0).all(-1)) & ((labels.sum(-1) - 1).abs() < SURE))
+    if bool(wrong.any()):
+        row = int(wrong.reshape(len(labels), -1).any(1).nonzero()[0])
+        shown = ", ".join(f"{value:g}" for value in labels[row].flatten().tolist()[:4])
+        raise UnfitBatch(f"the targets of example {row}{where} ({shown}) are no probabilities", other)
+
+
+def _check_classes(labels: Tensor, outputs: int | None, where: str) -> None:
+    if labels.ndim != 1 or not len(labels):
+        return
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0:
+        raise UnfitBatch(f"example {int(labels.argmin())}{where} has the class {least}", "number classes from 0")
+    if outputs is not None and most >= outputs:
+        raise UnfitBatch(
+            f"example {int(labels.argmax())}{where} has the class {most}, and the model those of 0 to {outputs - 1}",
+            "give the model an output for each class, or correct the example",
+        )
+
+
+def _outputs(model: nn.Module, batch: Batch) -> int | None:
+    """How many numbers the model gives for an example; None where there is no telling."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            found = copy.deepcopy(model).eval()(batch.inputs[:1])
+        except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
+            return None  # training says what is wrong
+    if not isinstance(found, Tensor) or found.ndim > 2:
+        return None
+    return found.shape[1] if found.ndim == 2 else 1
 
 
 def drawn_examples(batch: Batch, size: int | None, generator: torch.Generator) -> Batch:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedseal.client import explained, local_update, state_of
 from fedseal.criterion import loss_function
 from fedseal.errors import BadConfig
-from fedseal.federation.local import drawn_examples, sample_rate
+from fedseal.federation.local import check_targets, drawn_examples, sample_rate
 from fedseal.federation.statistics import estimated, settled_buffers
 from fedseal.types import Batch, Defense, LocalTraining, Tensors, Update
 
@@ -174,10 +174,30 @@ class DataOwner:
 
     @classmethod
     def holding(cls, data: Batch, model_fn: ModelFunction | None = None, **facts: object) -> DataOwner:
-        """An owner of examples that are in memory already."""
+        """An owner of examples that are in memory already.
+
+        Raises:
+            UnfitBatch: targets that the rule's loss does not take.
+        """
         own = Batch(data.inputs.clone(), data.labels.clone())  # a slice would carry all of its storage along
-        owner = cls(partial(_itself, own), model_fn or gradient_step())
-        return replace(owner, **facts)  # type: ignore[arg-type]
+        owner = replace(cls(partial(_itself, own), model_fn or gradient_step()), **facts)  # type: ignore[arg-type]
+        owner.examples()
+        return owner
+
+    def examples(self, model: nn.Module | None = None, *, where: str = "") -> Batch:
+        """The examples, of which the rule's loss takes the targets; of a rule of one's own nobody knows the loss.
+
+        Args:
+            model: that is trained on them; None where it is elsewhere.
+            where: they are, after a space, for the error.
+
+        Raises:
+            UnfitBatch: targets that it does not take.
+        """
+        data = self.build_data()
+        if isinstance(self.model_fn, Local):
+            check_targets(data, self.model_fn.training.loss, model, where=where)
+        return data
 
     def metrics(self, model: nn.Module, data: Batch, wanted: Mapping[str, float]) -> dict[str, float]:
         """The named metrics of a model, each within its bound.
@@ -216,6 +236,7 @@ class ModelOwner:
 
     Raises:
         BadConfig: a rate that is not positive, or an aggregator that needs single updates, which nobody has.
+        UnfitBatch: validation data of which `evaluate` cannot work out the cross-entropy.
 
     >>> ModelOwner(nn.Linear(2, 2), aggregator_fn="krum")
     Traceback (most recent call last):
@@ -234,6 +255,8 @@ use "mean", and bound what one client can do by a clip
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise BadConfig(f"the learning rate is {self.learning_rate}", "give a positive number")
         _check(self.aggregator_fn)
+        if self.validation is not None and self.evaluator_fn is evaluate:
+            check_targets(self.validation, "cross_entropy", self.model, where=" of the validation data")
 
     def aggregate(self, total: Tensors, weight: int, model: nn.Module) -> Tensors:
         """The model's new tensors; counters count rounds, and no variance is below zero."""

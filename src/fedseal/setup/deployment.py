@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
+from fedseal.setup.data.common import common_schema
 from fedseal.setup.data.images import BUNDLED, class_names
-from fedseal.setup.data.load import TABLES
+from fedseal.setup.data.load import data_kind
+from fedseal.setup.data.tables import pooled_terms
+from fedseal.setup.data.terms import terms_of
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch
 
@@ -50,7 +53,11 @@ class PartySpec:
 
     def plain(self) -> dict[str, Any]:
         """For a file."""
-        return asdict(self)
+        terms = self.plan.terms
+        plain = asdict(replace(self, plan=replace(self.plan, terms=None)))
+        if terms is not None:
+            plain["plan"]["terms"] = terms.model_dump(mode="json", exclude_defaults=True)
+        return plain
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> PartySpec:
@@ -60,7 +67,8 @@ class PartySpec:
             StorageFailure: it did not give this.
         """
         try:
-            plan = FederationSpec(**{**facts["plan"], "data": tuple(facts["plan"]["data"])})
+            asked = facts["plan"]
+            plan = FederationSpec(**{**asked, "data": tuple(asked["data"]), "terms": terms_of(asked.get("terms"))})
             return cls(**{**facts, "plan": plan, "shape": tuple(facts["shape"]), "names": tuple(facts["names"])})
         except (KeyError, TypeError) as error:
             raise StorageFailure(
@@ -173,6 +181,11 @@ def deployment_of(
     bundled = plan.data[0] if len(plan.data) == 1 else None
     outputs, names = _class_terms(classes)
     _check_named(plan, bundled)
+    plan = _with_schema(plan)
+    if plan.terms is not None:
+        if outputs is not None:
+            raise BadConfig("the terms on the data, or tables themselves, say the classes", "leave out --classes")
+        outputs, names = plan.terms.classes, plan.terms.names
     if bundled is not None or all(map(_here, plan.data)):
         found = plan.read()
         federation = plan.adding(found)
@@ -223,11 +236,22 @@ def _check_named(plan: FederationSpec, bundled: str | None) -> None:
             "name each owner's own: --data a.npz --data b.npz",
         )
     for name in plan.data:
-        if Path(name).suffix.lower() in TABLES:
+        if plan.terms is None and data_kind(name) == "table" and not all(map(_here, plan.data)):
             raise BadConfig(
-                f"'{name}' is a table, which is encoded as the first owner's is, and that is on another host",
-                "encode all tables alike and store them as .npz",
+                f"'{name}' is a table, and nobody has agreed on its columns with the owners on other hosts",
+                "let each owner run 'fedseal train --data TABLE --propose FILE', and deploy with --terms FILE for each",
             )
+
+
+def _with_schema(plan: FederationSpec) -> FederationSpec:
+    """The plan, with terms on tables that are all here: as the rows of all owners together are encoded."""
+    if plan.terms is not None or not all(data_kind(name) == "table" for name in plan.data):
+        return plan
+    found = common_schema(plan.data, plan.label)
+    if found is None:
+        return plan
+    held = None if plan.validation is None or not _here(plan.validation) else Path(plan.validation)
+    return plan.under(pooled_terms([Path(name) for name in plan.data], found, plan.label, held))
 
 
 def _elsewhere(plan: FederationSpec, classes: int | None, examples: int | None) -> tuple[OwnersData, Federation]:
@@ -242,7 +266,8 @@ def _elsewhere(plan: FederationSpec, classes: int | None, examples: int | None) 
         away = next(name for name in plan.data if not _here(name))
         raise BadConfig(
             f"'{away}' is not on this machine, and {' and '.join(missing)} must say what cannot be read off it",
-            "give shape, number of classes and most examples of an owner: --shape 1,28,28 --classes 10 --examples 600",
+            "give shape, number of classes and most examples of an owner: --shape 1,28,28 --classes 10 --examples 600; "
+            "what owners proposed has the first two: --terms FILE",
         )
     if plan.owners not in (None, len(plan.data)):
         raise BadConfig(f"--owners is {plan.owners}, and {len(plan.data)} data sets are named", "leave --owners out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,12 +11,14 @@ import torch
 from fedseal import grammar
 from fedseal.errors import BadConfig
 from fedseal.federation import data as shares
+from fedseal.federation.local import check_targets
 from fedseal.federation.owners import DataOwner, Local, ModelOwner, gradient_step, local_steps, reptile
 from fedseal.federation.secure import Secure
 from fedseal.setup import models
-from fedseal.setup.data.common import check_one, class_union, common_schema
-from fedseal.setup.data.dataset import Dataset, check_targets, digest
+from fedseal.setup.data.common import check_one, class_union, common_schema, read_agreed
+from fedseal.setup.data.dataset import Dataset, digest
 from fedseal.setup.data.load import load_data
+from fedseal.setup.data.terms import DataTerms
 from fedseal.types import Batch, Modality
 
 if TYPE_CHECKING:
@@ -64,7 +66,11 @@ class OwnersData:
 
 @dataclass(frozen=True)
 class FederationSpec:
-    """Options of `fedseal train`, under their names there; None for what was left out."""
+    """Options of `fedseal train`, under their names there; None for what was left out.
+
+    Args:
+        terms: on the data, where they were agreed on; `under` brings the other options in line with them.
+    """
 
     data: tuple[str, ...]
     model: str
@@ -95,6 +101,21 @@ class FederationSpec:
     statistics_clip: float | None = None
     range: str | None = None
     floor: float = 1e-4
+    terms: DataTerms | None = None
+
+    def under(self, terms: DataTerms) -> FederationSpec:
+        """The same training of data as was agreed on.
+
+        Raises:
+            BadConfig: an option that the terms have.
+        """
+        if self.shape is not None or self.range is not None:
+            raise BadConfig("shape and range of the data are agreed on", "leave out --shape and --range beside --terms")
+        if self.label not in ("label", terms.label):
+            raise BadConfig(f"--label is '{self.label}', and '{terms.label}' was agreed on", "leave it out")
+        span = None if terms.range is None else f"{terms.range[0]!r},{terms.range[1]!r}"
+        shape = ",".join(map(str, terms.inputs))
+        return replace(self, terms=terms, shape=shape, range=span, label=terms.label or self.label)
 
     @property
     def span(self) -> tuple[float, float] | None:
@@ -187,11 +208,12 @@ class FederationSpec:
             raise BadConfig(
                 f"--owners is {self.owners}, and {len(self.data)} data sets are named", "leave --owners out"
             )
-        names, like = class_union(named), common_schema(self.data, self.label)
+        names, like = ((), None) if self.terms else (class_union(named), common_schema(self.data, self.label))
         found = {named[0]: self.read_one(named[0], like=like, names=names)}
         like = like or found[named[0]]
         found |= {name: self.read_one(name, like=like, names=names) for name in named[1:]}
-        check_one(found)
+        if self.terms is None:
+            check_one(found)
         first, *others = (found[name] for name in self.data)
         held = None if self.validation is None else found[self.validation].batch
         parts = [first.batch, *(other.batch for other in others)]
@@ -200,7 +222,7 @@ class FederationSpec:
             if held is None:
                 whole, held = shares.held_out(whole, self.validation_split, generator)
             parts = shares.split_among(whole, self.owners or 10, self.split, generator)
-        classes = max(one.classes for one in (first, *others))
+        classes = self.terms.classes if self.terms else max(one.classes for one in (first, *others))
         return OwnersData(tuple(parts), held, classes, first.modality, first.names, first.scale)
 
     def read_one(self, name: str, *, like: Dataset | None = None, names: tuple[str, ...] = ()) -> Dataset:
@@ -210,8 +232,11 @@ class FederationSpec:
             like: as which tables are encoded.
             names: of the classes of folders.
         """
-        found = load_data(name, size=self.sizes, label=self.label, like=like, names=names, span=self.span)
-        check_targets(found.batch, name)
+        if self.terms is not None:
+            found = read_agreed(name, self.terms)
+        else:
+            found = load_data(name, size=self.sizes, label=self.label, like=like, names=names, span=self.span)
+        check_targets(found.batch, "cross_entropy", where=f" in '{name}'")
         return found
 
     def model_owner(self, found: OwnersData) -> ModelOwner:

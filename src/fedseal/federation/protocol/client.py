@@ -103,9 +103,9 @@ class ClientMember:
         return self._side.answer(ask, partial(self._step, ask))
 
     def _step(self, ask: Ask) -> TrainedStep:
-        if self._data is None:
-            self._data = self._owner.build_data()
         _load(self._model, ask.state)
+        if self._data is None:
+            self._data = self._owner.examples(self._model)
         put_state(self._model, self._statistics)
         before = {name: statistic.clone() for name, statistic in statistics_of(self._model).items()}
         secure = self._pact.secure

@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedseal.errors import StorageFailure, UnfitBatch
-from fedseal.setup.data.dataset import SAY_RANGE
+from fedseal.errors import StorageFailure, UnfitBatch, brief
+from fedseal.setup.data.dataset import SAY_RANGE, UNSAID
 from fedseal.types import Batch
 
 INPUTS = ("inputs", "images", "x", "x_train")
 LABELS = ("labels", "y", "y_train")
+CHANNELS = "channels"  # an array that says their order
+ORDERS = ("RGB", "BGR")
 
 
 def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch:
@@ -33,6 +35,17 @@ def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch
         StorageFailure: missing, or no such file. Nothing in it is unpickled.
         UnfitBatch: inputs and labels do not belong together, or a value beyond the range.
     """
+    return read_arrays(path, span)[0]
+
+
+def read_arrays(path: str | Path, span: tuple[float, float] | None = None) -> tuple[Batch, str]:
+    """The same, and in which order the channels of pictures stand, as of a `Dataset`.
+
+    An array "channels" beside them says it, "RGB" or "BGR"; what stands as blue, green, red is turned around.
+
+    Raises:
+        StorageFailure, UnfitBatch: as `read_npz`, or another order.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             # of what begins otherwise than an array does, numpy gives the bytes
@@ -42,10 +55,28 @@ def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch
     inputs, labels = (_first(found, names, path) for names in (INPUTS, LABELS))
     if labels.ndim == 1 and not np.issubdtype(labels.dtype, np.integer):
         raise UnfitBatch(f"the labels in '{path}' are of type {labels.dtype}", "store class indices as integers")
-    return Batch(
-        _pictures(scaled(inputs, path, span)),
-        torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32)),
-    )
+    pixels = _pictures(scaled(inputs, path, span))
+    channels = _order(found.get(CHANNELS), pixels, path)
+    if channels == "BGR":
+        pixels, channels = pixels.flip(1), "RGB"
+    return Batch(pixels, torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))), channels
+
+
+def channel_order(pixels: Tensor) -> str:
+    """What inputs `(N, ...)` of unknown origin say of their channels' order."""
+    return {1: "grey", 3: UNSAID}.get(pixels.shape[1], "") if pixels.ndim == 4 else ""
+
+
+def _order(named: NDArray[np.generic] | None, pixels: Tensor, path: str | Path) -> str:
+    if named is None:
+        return channel_order(pixels)
+    order = str(named.reshape(-1)[0]) if named.size == 1 else ""
+    if order not in ORDERS or channel_order(pixels) != UNSAID:
+        raise UnfitBatch(
+            f"'{CHANNELS}' in '{path}' is '{brief(order)}' beside inputs of the shape {tuple(pixels.shape[1:])}",
+            "let it be 'RGB' or 'BGR', beside pictures of three channels",
+        )
+    return order
 
 
 def _first(found: dict[str, NDArray[np.generic]], names: Sequence[str], path: str | Path) -> NDArray[np.generic]:

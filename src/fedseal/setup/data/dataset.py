@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from fedseal.errors import UnfitBatch
 from fedseal.types import Batch, Modality
 
+UNSAID = "not said"  # of the order of channels
 UNIT = "8 bits or 0 to 1"  # the scale of values that are in [0, 1], or were of 8 bits
 SAY_RANGE = (
     "say which stored values become 0 and 1: --range LOW,HIGH of fedseal train, range: [LOW, HIGH] in an audit's file"
 )
-SURE = 1e-3  # by which probabilities may miss 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +29,7 @@ class Dataset:
         names: of the classes, where they have any.
         scale: which stored values became 0 and 1, where inputs are such: `UNIT`, "16 bits"; "" where they are not
             scaled, or rows of numbers.
+        channels: in which order three stand: "RGB", `UNSAID`; "grey" where there is one; "" where there are others.
     """
 
     batch: Batch
@@ -39,6 +39,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     scale: str = ""
+    channels: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,28 +50,6 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 of inputs and labels, so that the same examples can be told from others."""
         return digest(self.batch)
-
-
-def check_targets(batch: Batch, name: str) -> None:
-    """Refuse targets that are none for cross-entropy, by which `fedseal train` trains.
-
-    Raises:
-        UnfitBatch: a class below 0, one output, or a row of numbers that are no probabilities.
-
-    >>> check_targets(Batch(torch.zeros(2, 3), torch.tensor([[0.5, 0.5], [0.0, 1.0]])), "soft.npz")
-    """
-    labels, other = batch.labels, "give class numbers from 0, or probabilities that add up to 1 for each example"
-    if not labels.is_floating_point():
-        if labels.ndim == 1 and len(labels) and int(labels.min()) < 0:
-            raise UnfitBatch(f"'{name}' has the class {int(labels.min())}", "number classes from 0")
-        return
-    if labels.ndim == 1 or labels.shape[1] == 1:
-        raise UnfitBatch(f"the targets in '{name}' are one number each, which cross-entropy learns nothing from", other)
-    wrong = ~(((labels >= 0).all(-1)) & ((labels.sum(-1) - 1).abs() < SURE))
-    if bool(wrong.any()):
-        row = int(wrong.reshape(len(labels), -1).any(1).nonzero()[0])
-        shown = ", ".join(f"{value:g}" for value in labels[row].flatten().tolist()[:4])
-        raise UnfitBatch(f"the targets of example {row} in '{name}' ({shown}) are no probabilities", other)
 
 
 def digest(*batches: Batch) -> str:

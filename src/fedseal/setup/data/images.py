@@ -87,7 +87,9 @@ def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset
 
 
 def _encoded(pixels: Batch, image: Image, title: str, classes: int) -> Dataset:
-    return Dataset(Batch(image.encode(pixels.inputs), pixels.labels), image, title, classes, scale=UNIT)
+    encoded = Batch(image.encode(pixels.inputs), pixels.labels)
+    channels = "grey" if image.shape[0] == 1 else "RGB"
+    return Dataset(encoded, image, title, classes, scale=UNIT, channels=channels)
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -154,6 +156,18 @@ def _read(
     scale = _one_scale([(path, found.scale) for (path, _), found in zip(labeled, loaded, strict=True)])
     pixels = torch.stack([found.pixels for found in loaded])
     return Batch(pixels, torch.tensor([label for _, label in labeled])), scale
+
+
+def deepest(folder: Path) -> tuple[Path, float] | None:
+    """Of a folder's pictures deeper than 8 bits the one with the greatest value, and that value; None if none is."""
+    found = [(path, load_picture(path)) for path in _all_pictures(folder)]
+    deep = [(path, float(one.pixels.max()) * 65535) for path, one in found if one.scale == "16 bits"]
+    return max(deep, key=lambda pair: pair[1], default=None)
+
+
+def _all_pictures(folder: Path) -> list[Path]:
+    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    return [path for entry in classes for path in _pictures(entry)] + _pictures(folder)
 
 
 def _one_scale(scales: list[tuple[Path, str]]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from fedseal.errors import BadConfig, StorageFailure
+from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
 from fedseal.modality import Image
 from fedseal.modality.table import Missing
 from fedseal.setup.data import arrays, images, tables, tfrecord
@@ -69,13 +70,26 @@ def load_data(
             f"there is no data '{name}' (looked in '{Path.cwd()}')",
             "give an .npz, .parquet, .csv or .tfrecord file, a folder of pictures, or " + ", ".join(images.BUNDLED),
         )
-    batch = tfrecord.read_tfrecord(path, shape, span) if suffix in tfrecord.SUFFIXES else arrays.read_npz(path, span)
-    return _plain(batch, path, _tuple(mean), _tuple(std))
+    if suffix in tfrecord.SUFFIXES:
+        batch = tfrecord.read_tfrecord(path, shape, span)
+        channels = arrays.channel_order(batch.inputs)
+    else:
+        batch, channels = arrays.read_arrays(path, span)
+    return replace(_plain(batch, path, _tuple(mean), _tuple(std)), channels=channels)
+
+
+def data_kind(source: str) -> str:
+    """What the data of a name or path is: "pictures" in files, a "table", or "arrays"."""
+    if source in images.BUNDLED or Path(source).is_dir():
+        return "pictures"
+    return "table" if Path(source).suffix.lower() in TABLES else "arrays"
 
 
 def _plain(batch: Batch, path: Path, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Dataset:
     """Arrays, which are pictures if they have the shape and the range of some."""
     shape = tuple(batch.inputs.shape[1:])
+    if not batch.inputs.numel():
+        raise UnfitBatch(f"the examples in '{path}' have the shape {shape}, and so no values", "give some that have")
     within = bool(0 <= batch.inputs.min() <= batch.inputs.max() <= 1)
     scale = "" if len(shape) != 3 else UNIT if within else "numbers as they are"
     if not within or len(shape) != 3 or shape[0] not in (1, 3):

@@ -1,14 +1,27 @@
-"""Rows of the user's own table."""
+"""Rows of the user's own table, by their own schema or by one that was agreed on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedseal.errors import BadConfig, UnfitBatch
+import torch
+
+from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, brief
 from fedseal.modality import Tabular
-from fedseal.modality.table import Missing, Table, read_table, read_tables
+from fedseal.modality.columns import Categorical, Column, by_size, category_name, some
+from fedseal.modality.table import LIMIT, Missing, Table, _frame, read_table, read_tables
 from fedseal.setup.data.dataset import Dataset
+from fedseal.setup.data.terms import VERSION, ColumnTerms, DataTerms
+from fedseal.types import Batch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEAR = 1e-9  # share of a range by which a value may lie outside, as decimals become floats
 
 
 def table(path: Path, *, label: str, missing: Missing = "refuse", like: Dataset | None = None) -> Dataset:
@@ -22,7 +35,8 @@ def table(path: Path, *, label: str, missing: Missing = "refuse", like: Dataset 
     if like is not None and isinstance(like.modality, Tabular):
         schema = Table(like.batch, like.modality, like.names, label, ())
     try:
-        read = read_table(path, label=label, missing=missing, like=schema)
+        with _decoded(path):
+            read = read_table(path, label=label, missing=missing, like=schema)
     except (UnfitBatch, BadConfig) as error:
         if like is None or str(path) in error.fact:
             raise
@@ -32,7 +46,154 @@ def table(path: Path, *, label: str, missing: Missing = "refuse", like: Dataset 
 
 def common(paths: Sequence[Path], *, label: str) -> Dataset:
     """All rows of several owners' tables as one, by whose schema and classes each of them is read."""
-    return _dataset(read_tables(paths, label=label), "common")
+    with _decoded(*paths):
+        return _dataset(read_tables(paths, label=label), "common")
+
+
+def pooled_terms(paths: Sequence[Path], found: Dataset, label: str, held: Path | None = None) -> DataTerms:
+    """The terms on tables of which all rows are here: those that all rows together have.
+
+    Args:
+        found: all rows as one.
+        held: rows for validation, which are within the ranges as well.
+    """
+    assert isinstance(found.modality, Tabular)
+    columns = {column.name: _terms_of(column) for column in found.modality.columns}
+    if held is not None:
+        columns = {name: _including(column, frame_of(held, label)) for name, column in columns.items()}
+    frame = frame_of(paths[0], label)
+    for name in frame.columns:
+        if name not in columns and name != label:  # constant in all of them
+            columns[name] = ColumnTerms(name=name, kind="texts", values=category_names(frame[name]))
+    ordered = tuple(columns[name] for name in frame.columns if name != label)
+    return DataTerms(
+        version=VERSION, kind="table", classes=max(2, len(found.names)), names=found.names, label=label, columns=ordered
+    )
+
+
+def _terms_of(column: Column) -> ColumnTerms:
+    if isinstance(column, Categorical):
+        return ColumnTerms(name=column.name, kind="texts", values=column.values)
+    return ColumnTerms(kind="numbers", **asdict(column))
+
+
+def _including(column: ColumnTerms, frame: pd.DataFrame) -> ColumnTerms:
+    from pandas.api.types import is_numeric_dtype
+
+    if column.kind != "numbers" or column.name not in frame or not is_numeric_dtype(frame[column.name]):
+        return column  # reading says what is wrong
+    numbers = frame[column.name].astype(float)
+    low, high = min(column.low, float(numbers.min())), max(column.high, float(numbers.max()))
+    return column.model_copy(update={"low": low, "high": high})
+
+
+def frame_of(path: Path, label: str) -> pd.DataFrame:
+    """The rows of a table as they stand in the file, none of which lacks a value.
+
+    Raises:
+        StorageFailure, MissingExtra: it cannot be read.
+        BadConfig: it has no such column.
+        UnfitBatch: a value is missing.
+    """
+    with _decoded(path):
+        frame = _frame(path, LIMIT, [])
+        if label not in frame.columns:
+            raise BadConfig(
+                f"'{path}' has no column '{brief(label)}'", f"its columns are {some(list(frame.columns), quoted=False)}"
+            )
+        if not frame.columns.is_unique:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise UnfitBatch(f"'{path}' has two columns '{brief(twice)}'", "give every column a name of its own")
+        if len(frame.columns) < 2:
+            raise UnfitBatch(f"'{path}' has no column but '{brief(label)}'", "give a table with more")
+        absent = frame.replace([float("inf"), float("-inf")], float("nan")).isna().any()
+        for name in frame.columns:
+            if bool(absent[name]):
+                raise UnfitBatch(
+                    f"'{path}' has no value in some rows of '{brief(name)}'", "complete them, or leave them out"
+                )
+        return frame
+
+
+def category_names(values: pd.Series) -> tuple[str, ...]:
+    """All values of a column as categories are named, numbers by size."""
+    return tuple(dict.fromkeys(category_name(value) for value in sorted(values.unique().tolist(), key=by_size)))
+
+
+def agreed_table(path: Path, terms: DataTerms) -> Dataset:
+    """The rows of a table, encoded as was agreed on.
+
+    Raises:
+        UnfitBatch: another column, or a value that was not agreed on.
+        StorageFailure, BadConfig, MissingExtra: as `frame_of`.
+    """
+    assert terms.label is not None
+    frame = frame_of(path, terms.label)
+    named = {terms.label, *(column.name for column in terms.columns)}
+    if lacking := sorted(named - set(frame.columns)):
+        raise UnfitBatch(f"'{path}' has no column '{brief(lacking[0])}', which was agreed on", "give such a table")
+    if foreign := sorted(set(frame.columns) - named):
+        raise UnfitBatch(f"'{path}' has the column '{brief(foreign[0])}', which was not agreed on", "leave it out")
+    with _decoded(path):
+        for column in terms.columns:
+            _check_column(frame[column.name], column, path)
+        classes = frame[terms.label].map(category_name)
+        if bool((strange := ~classes.isin(terms.names)).any()):
+            row = int(strange.to_numpy().argmax())
+            raise UnfitBatch(
+                f"row {row + 1} of '{path}' has the class '{brief(classes.iloc[row])}', which was not agreed on",
+                f"those are {some(terms.names, quoted=False)}",
+            )
+        schema = Table(Batch(torch.zeros(1, 1), torch.zeros(1)), terms.table(), terms.names, terms.label, ())
+        read = read_table(frame, label=terms.label, like=schema)
+    return _dataset(read, path.stem)
+
+
+def _check_column(values: pd.Series, column: ColumnTerms, path: Path) -> None:
+    from pandas.api.types import is_numeric_dtype
+
+    if column.kind == "numbers":
+        known = f"{column.low:g} to {column.high:g}"
+        slack = NEAR * max(abs(column.low), abs(column.high))
+        if is_numeric_dtype(values):
+            strange = ~values.astype(float).between(column.low - slack, column.high + slack)
+        else:  # one text makes texts of all
+            strange = ~values.map(_reads_as_number)
+            strange = strange if bool(strange.any()) else ~strange
+    else:
+        strange, known = ~values.map(category_name).isin(column.values), some(column.values)
+    if bool(strange.any()):
+        row = int(strange.to_numpy().argmax())
+        raise UnfitBatch(
+            f"row {row + 1} of '{path}' has {brief(repr(category_name(values.iloc[row])))} in the column "
+            f"'{brief(column.name)}', and {known} was agreed on",
+            "correct it, or agree anew with a proposal of this table",
+        )
+
+
+def _reads_as_number(value: object) -> bool:
+    try:
+        float(str(value).replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _decoded(*paths: Path) -> Iterator[None]:
+    """Says what pyarrow raises of texts that it decodes late: when they are used, and not when the file is read.
+
+    Raises:
+        StorageFailure: it raised something.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "pyarrow":
+            raise
+        named = ", ".join(f"'{path}'" for path in paths)
+        why = " ".join(str(error).split())
+        raise StorageFailure(f"{named} holds what is no text ({why})", "copy it anew, or write it in UTF-8") from None
 
 
 def _dataset(read: Table, title: str) -> Dataset:
