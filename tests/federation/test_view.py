@@ -12,7 +12,9 @@ import torch
 import fedseal as fs
 from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, weights
 from fedseal.errors import StorageFailure
-from fedseal.federation.owners import gradient_step
+from fedseal.federation.federation import Federation
+from fedseal.federation.gossip import Gossip
+from fedseal.federation.owners import ModelOwner, gradient_step, local_steps
 from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.secure import Secure
 from fedseal.federation.view import View
@@ -71,6 +73,16 @@ def test_what_a_step_is_may_be_said_after_it_was_recorded(tmp_path: Path) -> Non
     told = replace(view, training=None).update(entry, training=RULE.training)
     assert told.kind == "gradient"
     assert distance(told, 0) == 0
+
+
+def test_a_record_names_no_training_where_owners_do_different_things(tmp_path: Path) -> None:
+    team = [*owners(3, RULE), owners(4, local_steps(lr=0.3))[3]]
+    for place, one in (
+        ("star", Federation(ModelOwner(net()), team, "plain")),
+        ("gossip", Gossip(ModelOwner(net()), team)),
+    ):
+        one.fit(1, record=tmp_path / place)
+        assert View.load(tmp_path / place).training is None
 
 
 def test_a_masking_server_reads_noise(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedseal.client import put_state, state_of
 from fedseal.errors import BadConfig, EngineFailure, UnfitUpdate
 from fedseal.federation.federation import Federation, FederationEngine, Trained, engine_of
-from fedseal.federation.owners import DataOwner, Local, ModelOwner
+from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_training
 from fedseal.federation.packing import Packing
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import Ask, Link
@@ -190,8 +190,7 @@ class _Run:
         self._states: dict[int, Tensors] = dict.fromkeys(range(neighbors.owners), start)
         self._before: dict[int, Tensors] = {}  # what was sent in the last round
         self._start = start
-        rule = gossip.data_owners[0].model_fn
-        self._shelf = None if record is None else _shelf(Path(record), self._packing, rule, gossip.model_owner)
+        self._shelf = None if record is None else _shelf(Path(record), self._packing, gossip)
 
     @property
     def size(self) -> int:
@@ -286,8 +285,9 @@ class _Run:
         return self._neighbors.mixed(self._before, sender, known)
 
 
-def _shelf(folder: Path, packing: Packing, rule: object, owner: ModelOwner) -> Shelf:
-    training = rule.training if isinstance(rule, Local) else None
+def _shelf(folder: Path, packing: Packing, gossip: Gossip) -> Shelf:
+    rule, owner = gossip.data_owners[0].model_fn, gossip.model_owner
+    training = common_training([one.model_fn for one in gossip.data_owners])
     if training is not None and training.kind == "gradient":  # what is sent are weights, one step of descent further
         training = LocalTraining.fedavg(lr=owner.learning_rate, mode=training.mode, loss=training.loss)
     shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
