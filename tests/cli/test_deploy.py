@@ -221,3 +221,16 @@ def test_an_owner_reads_the_terms_and_takes_no_part_below_its_floors(
     assert "owner.yaml asks for minimum 4 where 3 was agreed on, and noise 2.0 where 1.5 was agreed on" in complaint
     assert len(reached) == 2
     assert "terms itself" in fedseal("join", "all/model-owner", "--terms").complaint
+
+
+@pytest.mark.parametrize("rounds", ["1000", "null"])
+def test_an_owner_who_is_told_of_fewer_rounds_than_it_would_answer_takes_no_part(
+    fedseal: Command, tmp_path: Path, rounds: str
+) -> None:
+    assert fedseal("train", "--deploy", "all", *QUICK, "--rounds", "7").code == 0
+    pact = tmp_path / "all/owner-1/pact.json"
+    text = pact.read_text()
+    assert '"rounds": 7' in text
+    pact.write_text(text.replace('"rounds": 7', f'"rounds": {rounds}'))
+    complaint = fedseal("join", "all/owner-1", "--terms").complaint
+    assert "tells of 7 rounds, and its pact.json has this party answer" in complaint

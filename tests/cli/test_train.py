@@ -50,7 +50,7 @@ def test_a_run_says_what_it_reached_and_what_could_be_read(fedseal: Command, tmp
         (Secure("masking", minimum=40, degree=8), (50,), ["3 or more of one owner's neighbors", "49 of them"]),
         (Secure("masking", minimum=4, quorum=(1, 2)), (6,), ["colludes with an owner", "5 of them together"]),
         (Secure("plain"), (1,), ["the server could read every owner's update"]),
-        (Secure("sharing"), (), ["no sum was opened"]),
+        (Secure("sharing"), (), ["no owner answered, and nobody could read"]),
     ],
 )
 def test_who_could_read_what_hangs_on_the_smallest_cohort(
@@ -58,9 +58,32 @@ def test_who_could_read_what_hangs_on_the_smallest_cohort(
 ) -> None:
     history = [RoundReport(number, clients, clients) for number, clients in enumerate(cohorts)]
     history.append(RoundReport(len(cohorts), 0, 0, failure="nobody answered"))  # opened nothing, so it says nothing
-    lines = who_could_read(secure, history)
+    lines = who_could_read(secure, history, noisy=secure.noise is not None)
     assert len(lines) == len(said)
     assert all(re.search(one, line) for one, line in zip(said, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("secure", "said"),
+    [
+        (Secure("plain"), "the server could read every owner's update"),
+        (Secure("ring", minimum=3), "a part of the update of the owner before it"),
+        (Secure("ring", minimum=2), "either owner could read the other's update"),
+        (Secure("sharing", aggregators=2), "no sum was opened; .* unless aggregator 0 and aggregator 1 collude"),
+    ],
+)
+def test_what_was_sent_in_a_round_that_opened_nothing_could_be_read_all_the_same(secure: Secure, said: str) -> None:
+    (line,) = who_could_read(secure, [RoundReport(0, 0, 0, uploaded=1000, failure="the minimum is 3")])
+    assert re.search(said, line)
+
+
+def test_a_run_without_noise_is_not_said_to_have_had_some_after_it_went_on_with_it(fedseal: Command) -> None:
+    run = ("train", *QUICK, "--clip", "1", "--checkpoint", "run.st")
+    assert fedseal(*run).code == 0
+    answer = fedseal(*run, "--dp", "1", "--resume", "--rounds", "3")
+    assert "no differential privacy: 2 of 3 rounds" in answer.out
+    assert "has the noise of --dp" not in answer.out
+    assert "has the noise of --dp" in fedseal("train", *QUICK, "--dp", "1").out
 
 
 @pytest.mark.parametrize("way", [[], ["--epochs", "2"], ["--reptile"], ["--local-learning-rate", "0.05"]])
@@ -85,6 +108,17 @@ def test_protocols_agree_and_a_record_is_kept(fedseal: Command, tmp_path: Path) 
         assert kinds == ({"step", "sum"} if protocol == "plain" else {"masked", "sum"})
     one, other = (load_file(tmp_path / f"{protocol}.st") for protocol in ("plain", "masking"))
     assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--owners", "1"], ["--topology", "gossip", "--owners", "1"], ["--checkpoint", "run.st", "--resume"]]
+)
+def test_a_command_that_is_refused_leaves_a_record_as_it_is(fedseal: Command, tmp_path: Path, wrong: list[str]) -> None:
+    assert fedseal("train", *QUICK, "--record", "seen").code == 0
+    assert fedseal("train", *QUICK, "--checkpoint", "run.st").code == 0
+    files = {name: (tmp_path / "seen" / name).read_bytes() for name in ("asked.json", "view.json")}
+    assert fedseal("train", *QUICK, "--batch-size", "7", "--record", "seen", *wrong).code == 2
+    assert files == {name: (tmp_path / "seen" / name).read_bytes() for name in files}
 
 
 def test_noise_is_accounted(fedseal: Command) -> None:
@@ -187,6 +221,12 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--protocol", "none"], "--protocol"),
         (["--validation-split", "0.95"], "--validation-split"),
         (["--shape", "3,x"], "--shape"),
+        (["--validation-split", "nan"], "--validation-split is nan"),
+        (["--timeout", "nan", "--deploy", "hosts"], "--timeout is nan"),
+        (["--seed", "99999999999999999999"], "--seed"),
+        (["--minimum", "20", "--protocol", "plain"], "20 clients are asked for"),
+        (["--dp", "1e-300"], "set a larger noise"),
+        (["--topology", "gossip", "--statistics", "local"], "leave --statistics out"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line(fedseal: Command, arguments: list[str], said: str) -> None:

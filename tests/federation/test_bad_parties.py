@@ -14,14 +14,14 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from federation.small import STEPS, federation, gap, net, owners, weights
+from federation.small import STEPS, data, federation, gap, net, owners, weights
 from fedseal.cli.rounds import round_line
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.federation import View
 from fedseal.federation.federation import Calls, Federation
 from fedseal.federation.gossip import Gossip
 from fedseal.federation.members import Members
-from fedseal.federation.owners import ModelOwner
+from fedseal.federation.owners import ModelOwner, gradient_step
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import Ask, Link, Reply, known_kind, refusal_kind
 from fedseal.federation.protocol.messages import KINDS
@@ -169,6 +169,33 @@ def test_a_ring_that_ends_with_nonsense_opens_nothing(ending: dict[str, np.ndarr
     (report,) = federation(Secure("ring")).fit(1, engine=engine).history
     assert report.clients == 0
     assert report.failure
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(4), bytes(400)])
+def test_a_masked_ring_that_ends_with_nonsense_opens_nothing(content: bytes) -> None:
+    def change(reply: Reply) -> Reply:
+        last = all(to == SERVER for to, _ in reply.messages)
+        return Reply((Outgoing(SERVER, hashlib.sha256(content).digest() + content),)) if last else reply
+
+    (report,) = federation(Secure("masked_ring")).fit(1, engine=Changed(ANYBODY, change)).history
+    assert report.clients == 0
+    assert report.failure
+
+
+def test_no_neighbor_ends_a_gossip_by_a_variance_below_zero() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+
+    def change(reply: Reply) -> Reply:
+        sent = safetensors.numpy.load(bytes(reply.messages[0].message))
+        sent["step"][-5:] = -50
+        return Reply((Outgoing(SERVER, safetensors.numpy.save(sent)),))
+
+    team = owners(4, gradient_step())
+    found = Gossip(ModelOwner(model, validation=data(9)), team).fit(2, engine=Changed(BAD, change))
+    state = weights(found)
+    assert [report.clients for report in found.history] == [4, 4]
+    assert bool((state["1.running_var"] > 0).all())
+    assert int(state["1.num_batches_tracked"]) == 2, "counters count rounds"
 
 
 @pytest.mark.parametrize("protocol", ["sharing", "masking"])

@@ -58,6 +58,15 @@ def test_all_that_falls_short_is_said_at_once() -> None:
         Floors(clip=1.0).check(Secure("masking", minimum=4), net(), 1)
 
 
+@pytest.mark.parametrize("asked", [{"minimum": 2}, {"aggregators": 2}])
+def test_a_sum_that_is_read_one_by_one_keeps_no_floor_of_a_sum(asked: dict[str, int]) -> None:
+    """An owner that asked for a sum of five was told of a plain training that it was kept."""
+    floors = Floors.model_validate(asked)
+    with pytest.raises(BadConfig, match=r"asks for \w+ 2 where [01] was agreed on"):
+        floors.check(Secure("plain", minimum=9), net(), 1)
+    floors.check(Secure("masking", minimum=9), net(), 1)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 9), st.integers(2, 9), st.floats(0.1, 9), st.floats(0.1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_a_floor_refuses_exactly_what_is_below_it(

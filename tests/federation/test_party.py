@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation.small import federation, net
+import fedseal as fs
+from federation.small import data, federation, net
 from fedseal.client import state_of
 from fedseal.errors import UnfitUpdate
+from fedseal.federation.federation import Federation
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.members import _own_seed
+from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step
 from fedseal.federation.packing import Packing, state_digest
+from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.protocol.client import draw_seed
 from fedseal.federation.protocol.plain import read_step, write_step
-from fedseal.secagg import aggregator
+from fedseal.secagg import Ledger, aggregator
 
 SIZE = Packing.of(net()).size
 STATE = state_of(net())
@@ -145,3 +149,31 @@ def test_with_keys_in_files_an_owners_draws_follow_from_its_own_key_alone(tmp_pa
     seeds = [_own_seed(own.keys.identity(number)) for number in own.clients]
     assert len(set(seeds)) == 4
     assert min(seeds).bit_length() > 200
+
+
+@pytest.mark.parametrize("protocol", ["plain", "ring"])
+def test_an_answer_that_can_be_read_counts_against_the_rounds_that_were_agreed_on(protocol: str) -> None:
+    """An owner who sent its update in the clear was told that nothing had been spent."""
+    ledger = Ledger()
+    party = federation(protocol).members(rounds=2).party(0, ledger=ledger)
+    assert party.answer(train(round=1)).messages
+    assert party.answer(train(round=0)) == Reply(refused="OutOfPhase")
+    assert party.answer(train(round=4)).messages
+    assert party.answer(train(round=5)) == Reply(refused="Overspent")
+    spent = Spent(tuple(entry.release for entry in ledger.entries))
+    assert (spent.rounds, spent.bare) == (2, 2)
+    assert party.answer(train(round=4)).messages, "the same again says nothing new"
+
+
+@pytest.mark.parametrize("weights", [[-float("inf")], [-3e38, -3e38], [float("nan")]])
+def test_a_model_of_which_nobody_can_tell_how_far_it_moved_is_not_answered(weights: list[float]) -> None:
+    """A unit that is dead has no gradient, and one infinite bias of it hid every later model's distance."""
+    model = fs.zoo.mlp(inputs=6, widths=(5,), num_classes=3, activation="relu")
+    owners_ = [DataOwner.holding(data(), gradient_step()) for _ in range(4)]
+    members = Federation(ModelOwner(model), owners_, "sharing").members()
+    first, poison, hair = (state_of(model) for _ in range(3))
+    poison["1.bias"][: len(weights)] = torch.tensor(weights)
+    hair["1.weight"].view(-1)[0] += 1e-7
+    party = members.party(0)
+    found = [party.answer(train(round=number, state=state)) for number, state in enumerate((poison, first, hair))]
+    assert [reply.refused for reply in found] == ["KnownState" if len(weights) == 1 else "", "", "KnownState"]

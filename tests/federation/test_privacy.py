@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from federation.small import federation
 from fedseal.cli.rounds import privacy_line
 from fedseal.defense.accounting import TIGHT_BELOW
+from fedseal.federation.federation import Calls
+from fedseal.federation.keys import StoredKeys
 from fedseal.federation.ledger import stored_ledger
+from fedseal.federation.members import Members
 from fedseal.federation.owners import gradient_step
 from fedseal.federation.privacy import Spent
+from fedseal.federation.protocol import Ask, Link, Reply
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SumRelease
 from fedseal.secagg.accounting import sum_epsilon
@@ -126,3 +131,41 @@ def test_every_round_counts_with_its_own_noise_also_after_a_resume(tmp_path: Pat
     path.unlink()  # what nobody wrote down is taken for the worst
     lost = federation(much, rule=gradient_step()).fit(6, checkpoint=place, resume=True).privacy
     assert (lost.epsilon, lost.bare, lost.rounds) == (math.inf, 5, 6)
+
+
+class _Killed(BaseException):
+    """The end of a process in which all parties were, which nothing catches."""
+
+
+class _UpTo:
+    """In this process; it is killed when aggregators are to open the sum, so often."""
+
+    def __init__(self, kills: int) -> None:
+        self.kills, self.answers = kills, set[bytes]()
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        self._calls = Calls({number: members.party(number) for number in (*members.clients, *members.aggregators)})
+        serve(self)
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for ask, reply in self._calls.ask(asks):
+            if ask.step == "count" and self.kills:
+                self.kills -= 1
+                raise _Killed
+            if (ask.to, ask.step) == (0, "train"):
+                self.answers.add(b"".join(bytes(message) for _, message in reply.messages))
+            yield ask, reply
+
+
+def test_a_round_that_is_answered_anew_after_a_kill_counts_each_time(tmp_path: Path) -> None:
+    """Keys in a folder outlive a simulation, and so does the session; its owners' ledgers do not."""
+    team, place = federation(Secure("sharing", clip=1.0, noise=5.0)), tmp_path / "run.safetensors"
+    engine = _UpTo(kills=2)
+    while True:
+        members = team.members_of(StoredKeys.at(tmp_path / "keys", team.secure, 4))
+        try:
+            found = team.fit(2, engine=engine, members=members, checkpoint=place, resume=place.exists())
+            break
+        except _Killed:
+            continue
+    assert found.privacy.rounds == len(engine.answers) == 4

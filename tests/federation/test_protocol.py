@@ -59,6 +59,8 @@ def test_what_a_key_reads_is_a_step_where_nothing_hides_it_and_elements_where_so
 
         def opened(self, call: Call, found: object) -> None: ...
 
+        def failed(self, call: Call) -> None: ...
+
     link = Calls({n: members.party(n) for n in (*members.clients, *members.aggregators)})
     opened = protocol.conduct(call, Metered(link, [_Reads()]))
     readings += [reading for view in views.values() for reading in view.rest()]

@@ -12,8 +12,11 @@ import torch
 import fedseal as fs
 from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, weights
 from fedseal.errors import StorageFailure
-from fedseal.federation.owners import gradient_step
+from fedseal.federation.federation import Federation
+from fedseal.federation.gossip import Gossip
+from fedseal.federation.owners import ModelOwner, gradient_step, local_steps
 from fedseal.federation.protocol import Ask, Reply
+from fedseal.federation.secure import Secure
 from fedseal.federation.view import View
 from fedseal.secagg import Outgoing, aggregator
 
@@ -45,12 +48,41 @@ def test_a_plain_server_reads_every_owners_update(tmp_path: Path) -> None:
     assert gap(view.state(0), weights(net())) == 0
 
 
+def test_a_record_has_what_was_sent_in_a_round_that_opened_nothing(tmp_path: Path) -> None:
+    lost = Losing(lambda ask: ask.to == 1)
+    federation(Secure("plain", minimum=4), rule=RULE).fit(1, record=tmp_path, engine=lost)
+    seen = View.load(tmp_path).of(0, "step")
+    assert [entry.sender for entry in seen] == ["0", "2", "3"]
+
+
+@pytest.mark.parametrize("protocol", ["plain", "sharing"])
+def test_a_record_goes_on_where_its_training_does(protocol: str, tmp_path: Path) -> None:
+    folder, place = tmp_path / "seen", tmp_path / "run.safetensors"
+    before = recorded(protocol, folder, checkpoint=place)
+    after = recorded(protocol, folder, 2, checkpoint=place, resume=True)
+    assert after.rounds == (0, 1)
+    assert tuple(entry for entry in after.entries if entry.round == 0) == before.entries
+    other = federation(Secure(protocol, bound=4.0), rule=RULE) if protocol == "sharing" else federation(protocol)
+    other.fit(1, record=folder, engine=Losing(lambda ask: True))
+    assert View.load(folder).entries == (), "another training's messages are not in this one's record"
+
+
 def test_what_a_step_is_may_be_said_after_it_was_recorded(tmp_path: Path) -> None:
     view = recorded("plain", tmp_path)
     (entry, *_) = view.of(0, "step")
     told = replace(view, training=None).update(entry, training=RULE.training)
     assert told.kind == "gradient"
     assert distance(told, 0) == 0
+
+
+def test_a_record_names_no_training_where_owners_do_different_things(tmp_path: Path) -> None:
+    team = [*owners(3, RULE), owners(4, local_steps(lr=0.3))[3]]
+    for place, one in (
+        ("star", Federation(ModelOwner(net()), team, "plain")),
+        ("gossip", Gossip(ModelOwner(net()), team)),
+    ):
+        one.fit(1, record=tmp_path / place)
+        assert View.load(tmp_path / place).training is None
 
 
 def test_a_masking_server_reads_noise(tmp_path: Path) -> None:

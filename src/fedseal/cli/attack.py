@@ -138,7 +138,9 @@ def attack(
             min=1, help="Maximum number of restarts.", show_default=f"{STARTS} for dlg and idlg, if they diverge"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the zoo's weights, the defense and the attack.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the zoo's weights, the defense and the attack.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or mps.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of CPU threads.", show_default="1 for a small model, else all")

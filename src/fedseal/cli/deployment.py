@@ -69,7 +69,7 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
         look: tell the terms and answer nothing.
 
     Raises:
-        BadConfig: the terms are below what `owner.yaml` asks.
+        BadConfig: the terms are below what `owner.yaml` asks, or the folder's two files name other numbers of rounds.
     """
     from fedseal.cli.terms import terms_in_words
     from fedseal.federation.deployment import take_part
@@ -79,6 +79,7 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
     from fedseal.setup.deployment import PartySpec
 
     own, floors = PartySpec.of(dict(place.training)), Floors.of(place.folder)
+    _check_rounds(place, own.rounds)
     federation = own.federation(place)
     floors.check(place.pact.secure, federation.model_owner.model, own.rounds)
     members = federation.members_of(place.keys)
@@ -132,6 +133,17 @@ def end_whole() -> None:
         from fedseal.federation.deployment.flower_internals import start_parent_process_monitor
 
         start_parent_process_monitor(int(os.environ["FEDSEAL_PARENT"]))
+
+
+def _check_rounds(place: Place, told: int) -> None:
+    """Refuse a folder that tells one number of rounds, and has its party answer another one."""
+    answered = place.pact.secure.rounds
+    if answered != told:
+        many = "any number" if answered is None else str(answered)
+        raise BadConfig(
+            f"'{place.folder}' tells of {told} rounds, and its pact.json has this party answer {many}",
+            "ask whoever made the folder for one that agrees with itself",
+        )
 
 
 def _nothing(line: str) -> None:

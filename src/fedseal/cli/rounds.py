@@ -56,15 +56,20 @@ def round_line(report: RoundReport, rounds: int) -> str:
     return f"{start} {', '.join(figures)}, {sent:.2f} MB from each, {report.seconds:.2f} s{beside}"
 
 
-def who_could_read(secure: Secure, history: Sequence[RoundReport], topology: str = "star") -> list[str]:
+def who_could_read(
+    secure: Secure, history: Sequence[RoundReport], topology: str = "star", *, noisy: bool = False
+) -> list[str]:
     """Sentences on who could have read an owner's update in these rounds, by their smallest cohort.
 
     Of a model owner who breaks the protocol they say nothing: one that sends the same model in two rounds gets two sums
     that may differ by one update, see docs/secagg.md.
+
+    Args:
+        noisy: whether every round had noise, those before a resume included.
     """
     cohorts = [report.clients for report in history if not report.failure]
-    if not cohorts:
-        return ["no sum was opened, and nobody could read an owner's update"]
+    if not any(report.uploaded for report in history) and not cohorts:
+        return ["no owner answered, and nobody could read an update"]
     if topology == "gossip":
         return [
             "every owner could read its neighbors' weights, and so their updates: those of the first round exactly, "
@@ -73,9 +78,13 @@ def who_could_read(secure: Secure, history: Sequence[RoundReport], topology: str
     if secure.protocol == "plain":
         return ["the server could read every owner's update; --protocol sharing hides them"]
     if secure.protocol == "ring":
+        if secure.minimum == 2:  # a ring's cohort is all of it
+            return ["either owner could read the other's update, as of two owners under any protocol"]
         reader = "every owner could read a part of the update of the owner before it, and sums of few"
         return [f"{reader}; --protocol masking hides them"]
-    return [by_colluding(secure), _by_subtracting(min(cohorts), noisy=secure.noise is not None)]
+    if not cohorts:
+        return [f"no sum was opened; {by_colluding(secure)}"]
+    return [by_colluding(secure), _by_subtracting(min(cohorts), noisy=noisy)]
 
 
 def by_colluding(secure: Secure) -> str:
@@ -140,7 +149,8 @@ def tell_trained(trained: Trained, federation: Federation | Gossip, save: Path |
     last = trained.history[-1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
     terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
-    for line in who_could_read(secure, trained.history, federation.topology):
+    noisy = bool(trained.privacy.rounds) and not trained.privacy.bare
+    for line in who_could_read(secure, trained.history, federation.topology, noisy=noisy):
         terminal.say(line)
     if secure.noise is not None or trained.privacy.bare < trained.privacy.rounds:
         terminal.say(privacy_line(trained.privacy))

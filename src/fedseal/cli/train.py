@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +13,8 @@ from fedseal.cli import data_terms, deployment, terminal
 from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
 from fedseal.files import writable_file
+
+LARGEST_SEED = 2**63 - 1
 
 
 def train_federation(
@@ -127,7 +131,10 @@ def train_federation(
         typer.Option(help="Largest norm of an owner's update; a longer one is scaled down to it.", show_default=False),
     ] = None,
     bound: Annotated[
-        float, typer.Option(help="Largest magnitude of one value of an update; an owner refuses to send a larger one.")
+        float,
+        typer.Option(
+            help="Largest magnitude of one value of an update in a secure sum; an owner refuses to send a larger one."
+        ),
     ] = 8.0,
     statistics: Annotated[
         Literal["shared", "local"],
@@ -154,7 +161,12 @@ def train_federation(
         int, typer.Option(min=1, help="Number of rounds between evaluations on the validation data.")
     ] = 1,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of initial weights, split and training; masks and keys never depend on it.")
+        int,
+        typer.Option(
+            min=0,
+            max=LARGEST_SEED,
+            help="Seed of initial weights, split and training; masks and keys never depend on it.",
+        ),
     ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads for each owner's training.")] = 1,
     save: Annotated[
@@ -229,6 +241,14 @@ def train_federation(
     """
     if deploy is not None and topology != "star":
         raise BadConfig(f"--deploy has no --topology {topology}: nodes reach the model owner alone", "simulate it here")
+    for option, number in (("--validation-split", validation_split), ("--timeout", timeout)):
+        if not isfinite(number):  # which no range excludes
+            raise BadConfig(f"{option} is {number}", "give a number")
+    if topology == "gossip" and statistics == "local":
+        raise BadConfig(
+            "owners who gossip send all of their weights, statistics too, and --statistics is local",
+            "leave --statistics out, or train with another --topology",
+        )
     if resume and checkpoint is None:
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
     for path in (save, checkpoint, propose):
@@ -296,8 +316,6 @@ def train_federation(
     if loopback or host:
         raise BadConfig("--loopback and --host are of a deployment", "name its folder with --deploy")
     found = spec.read()
-    if record is not None:
-        manifest.keep(record, spec, found)
     federation = spec.federation(found)
     trained = rounds_of.fit_rounds(
         federation,
@@ -310,6 +328,7 @@ def train_federation(
         checkpoint=checkpoint,
         resume=resume,
         record=record,
+        begins=None if record is None else partial(manifest.keep, record, spec, found),
     )
     if save is not None:
         trained.save(save)

@@ -23,7 +23,7 @@ from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.ledger import new_ledger, stored_ledger
 from fedseal.federation.members import Members
-from fedseal.federation.owners import DataOwner, Local, ModelOwner
+from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_training
 from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import PROTOCOLS, Ask, Link, Member, Reply
@@ -160,6 +160,7 @@ class Federation:
         checkpoint: str | Path | None = None,
         resume: bool = False,
         record: str | Path | None = None,
+        begins: Callable[[], None] | None = None,
         members: Members | None = None,
         ledger: Ledger | None = None,
         progress: Callable[[RoundReport], None] | None = None,
@@ -173,6 +174,7 @@ class Federation:
             checkpoint: a file that is rewritten after every round.
             resume: go on from that file.
             record: a folder in which everything that each party could read is kept; see `federation.view`.
+            begins: called when all was found to fit, before the first round.
             members: the parties, where they have keys already; None for new keys.
             ledger: of the model owner; None for one in a file beside the checkpoint, or in memory if there is none.
             progress: called after every round.
@@ -195,7 +197,9 @@ class Federation:
             raise BadConfig(f"{rounds} rounds are asked for, and owners agreed to {agreed}", "agree on more with them")
         if ledger is None:
             ledger = Ledger() if checkpoint is None else _beside(Path(checkpoint), history, resume=resume)
-        watchers = [] if record is None else [_recorder(record, members, self)]
+        watchers = [] if record is None else [_recorder(record, members, self, len(history))]
+        if begins is not None:
+            begins()
         model = copy.deepcopy(self.model_owner.model)
         put_model(model, state)
         if checkpoint is not None and not resume:  # so that a run that is killed in its first round is resumed as well
@@ -270,17 +274,22 @@ def _beside(checkpoint: Path, history: Sequence[RoundReport], *, resume: bool) -
     """The model owner's ledger, in a file beside its checkpoint."""
     path = checkpoint.with_name(f"{checkpoint.name}.ledger.json")
     if resume and path.exists():
-        return stored_ledger(path)
+        ledger = stored_ledger(path)
+        # of a round in which this process was killed: parties that ended with it answer anew, with other noise
+        begun = [replace(entry, session="") if entry.round >= len(history) else entry for entry in ledger.entries]
+        ledger.entries = tuple(begun)
+        return ledger
     ledger = new_ledger(path)
     for report in history if resume else ():  # of which nobody knows any more how much noise they had
         ledger.note(LedgerEntry("", report.round, "", "", SumRelease(0.0, 0.0, report.clients, 0)))
     return ledger
 
 
-def _recorder(folder: str | Path, members: Members, federation: Federation) -> Watcher:
+def _recorder(folder: str | Path, members: Members, federation: Federation, done: int) -> Watcher:
     from fedseal.federation.recorder import PartyRecorder
 
-    rule = federation.data_owners[0].model_fn
-    training = rule.training if isinstance(rule, Local) else None
+    rule, *others = (owner.model_fn for owner in federation.data_owners)
+    training = common_training((rule, *others))
     shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
-    return PartyRecorder(Path(folder), members.keys, Packing.of(members.model, members.pact.secure), training, shield)
+    packing = Packing.of(members.model, members.pact.secure)
+    return PartyRecorder(Path(folder), members.keys, packing, training, shield, done)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedseal.client import put_state, state_of
 from fedseal.errors import BadConfig, EngineFailure, UnfitUpdate
 from fedseal.federation.federation import Federation, FederationEngine, Trained, engine_of
-from fedseal.federation.owners import DataOwner, Local, ModelOwner
+from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_training
 from fedseal.federation.packing import Packing
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import Ask, Link
@@ -127,13 +127,14 @@ class Gossip:
         checkpoint: str | Path | None = None,
         resume: bool = False,
         record: str | Path | None = None,
+        begins: Callable[[], None] | None = None,
         progress: Callable[[RoundReport], None] | None = None,
     ) -> Trained:
         """Train; the model is the mean of all owners' at the end.
 
         Args:
-            rounds, evaluate_every, engine, progress: as of `Federation.fit`. A round's metrics are the owners' figures
-                and "distance", the largest of an owner's weights from the mean of all.
+            rounds, evaluate_every, engine, begins, progress: as of `Federation.fit`. A round's metrics are the owners'
+                figures and "distance", the largest of an owner's weights from the mean of all.
             checkpoint, resume: cannot be given.
             record: a folder in which all is kept that every owner could read of its neighbors.
 
@@ -149,6 +150,8 @@ class Gossip:
         members = self._star.members()
         run = _Run(self, Neighbors(len(self.data_owners), self.reach), record)
         history: list[RoundReport] = []
+        if begins is not None:
+            begins()
 
         def serve(link: Link) -> None:
             for number in range(rounds):
@@ -156,23 +159,24 @@ class Gossip:
                 if (number + 1) % evaluate_every == 0 or number + 1 == rounds:
                     report = replace(report, validation=self._validated(run.mean()))
                 history.append(report)
-                check_finite(self._with(run.mean()), history, None)
+                check_finite(self.at(run.mean()), history, None)
                 if progress is not None:
                     progress(report)
 
         engine_of(engine).run(members, serve)
-        model = self._with(run.mean())
+        model = self.at(run.mean())
         bare = SumRelease(0.0, 0.0, 1, run.size)  # a neighbor reads all of it, without noise
         return Trained(model, tuple(history), Spent((bare,) * len(history)))
 
-    def _with(self, state: Tensors) -> nn.Module:
+    def at(self, state: Tensors) -> nn.Module:
+        """A model of these weights."""
         model = copy.deepcopy(self.model_owner.model)
         put_state(model, state)
         return model
 
     def _validated(self, state: Tensors) -> dict[str, float]:
         owner = self.model_owner
-        return {} if owner.validation is None else dict(owner.evaluator_fn(self._with(state), owner.validation))
+        return {} if owner.validation is None else dict(owner.evaluator_fn(self.at(state), owner.validation))
 
 
 class _Run:
@@ -180,14 +184,13 @@ class _Run:
 
     def __init__(self, gossip: Gossip, neighbors: Neighbors, record: str | Path | None) -> None:
         self._gossip, self._neighbors = gossip, neighbors
-        self._secure = gossip.secure
+        self._secure, self._moves = gossip.secure, replace(gossip.model_owner, aggregator_fn="mean")
         self._packing = Packing.of(gossip.model_owner.model, self._secure)
         start = state_of(gossip.model_owner.model)
         self._states: dict[int, Tensors] = dict.fromkeys(range(neighbors.owners), start)
         self._before: dict[int, Tensors] = {}  # what was sent in the last round
         self._start = start
-        rule = gossip.data_owners[0].model_fn
-        self._shelf = None if record is None else _shelf(Path(record), self._packing, rule, gossip.model_owner)
+        self._shelf = None if record is None else _shelf(Path(record), self._packing, gossip)
 
     @property
     def size(self) -> int:
@@ -246,14 +249,12 @@ class _Run:
             refused=refused,
         )
 
-    def _moved(self, state: Tensors, parts: Tensors) -> dict[str, Tensor]:
-        """The weights that an owner sends: its own, moved along its step; statistics as training left them."""
-        trained = {name for name, _ in self._packing.weights}
-        rate = self._gossip.model_owner.learning_rate
-        return {
-            name: tensor + parts[name] * (rate if name in trained else 1.0) if name in parts else tensor
-            for name, tensor in state.items()
-        }
+    def _moved(self, state: Tensors, parts: Tensors) -> Tensors:
+        """The weights that an owner sends: its own, moved along its step; statistics as training left them.
+
+        Counters count rounds, and no variance is below zero, whoever says so.
+        """
+        return self._moves.aggregate(parts, 1, self._gossip.at(state))
 
     def _distance(self, mean: Tensors) -> float:
         far = [
@@ -284,9 +285,12 @@ class _Run:
         return self._neighbors.mixed(self._before, sender, known)
 
 
-def _shelf(folder: Path, packing: Packing, rule: object, owner: ModelOwner) -> Shelf:
-    training = rule.training if isinstance(rule, Local) else None
+def _shelf(folder: Path, packing: Packing, gossip: Gossip) -> Shelf:
+    rule, owner = gossip.data_owners[0].model_fn, gossip.model_owner
+    training = common_training([one.model_fn for one in gossip.data_owners])
     if training is not None and training.kind == "gradient":  # what is sent are weights, one step of descent further
         training = LocalTraining.fedavg(lr=owner.learning_rate, mode=training.mode, loss=training.loss)
     shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
-    return Shelf(folder, packing, training, shield)
+    shelf = Shelf(folder, packing, training, shield)
+    shelf.begin(0)
+    return shelf

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -78,6 +78,18 @@ class Local:
     def drawn(self, data: Batch, generator: torch.Generator) -> Batch:
         """The examples of one round."""
         return drawn_examples(data, self.draw, generator)
+
+
+def common_training(rules: Sequence[ModelFunction]) -> LocalTraining | None:
+    """What all of these rules do with their examples; None where they do different things, or where it is not known.
+
+    >>> common_training([gradient_step(1), gradient_step(9)]).kind
+    'gradient'
+    >>> common_training([gradient_step(), local_steps(lr=0.1)])
+    """
+    known = [rule.training for rule in rules if isinstance(rule, Local)]
+    alike = len(known) == len(rules) and all(training == known[0] for training in known)
+    return known[0] if known and alike else None
 
 
 def gradient_step(batch_size: int | None = None, *, defense: Defense | None = None) -> Local:

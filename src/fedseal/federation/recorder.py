@@ -29,6 +29,7 @@ class PartyRecorder:
     Args:
         training: what clients do, where all do the same and it is known.
         defense: what they do about what their updates say, by its specification.
+        done: rounds of the record that is there which this one goes on from.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class PartyRecorder:
         packing: Packing,
         training: LocalTraining | None,
         defense: str = "none",
+        done: int = 0,
     ) -> None:
         self._shelf, self._keys = Shelf(folder, packing, training, defense), keys
+        self._shelf.begin(done)
         self._call: Call | None = None
         self._views: dict[int, PartyView] = {}
 
@@ -66,6 +69,10 @@ class PartyRecorder:
         weight = found.weight if call.pact.secure.noise is None else None  # with noise, of clients
         who = "every client" if PROTOCOLS[call.pact.secure.protocol].peers else "the owner"
         self._shelf.keep(call.round, who, EVERYBODY, "sum", {"step": mean}, weight=weight, cohort=found.cohort)
+        self.failed(call)
+
+    def failed(self, call: Call) -> None:
+        """The end of the round: what was sent could be read, also where nothing was opened."""
         for number, view in self._views.items():
             self._keep(number, view.rest())
         self._shelf.close()

@@ -144,6 +144,8 @@ class TrainingRun:
             found = PROTOCOLS[members.pact.secure.protocol].conduct(call, metered)
         except FedsealError as error:
             failure = error.fact
+            for watcher in watchers:
+                watcher.failed(call)
         if found is not None:
             for watcher in watchers:
                 watcher.opened(call, found)
@@ -191,6 +193,9 @@ class _Bookkeeper:
 
     def opened(self, call: Call, found: Sum) -> None:
         """It counts already."""
+
+    def failed(self, call: Call) -> None:
+        """It counts all the same."""
 
 
 def put_model(model: nn.Module, state: Tensors) -> None:

@@ -121,6 +121,9 @@ class Secure:
             most: largest number of examples of a client in a round.
             metrics: names and largest magnitudes of what clients can measure.
             statistics: whether the model has any.
+
+        Raises:
+            BadConfig: a minimum of more clients than there are, or of fewer in a ring.
         """
         alike, clip = self.noise is not None, self.statistics_clip
         if self.clip is not None and clip is None:
@@ -142,7 +145,11 @@ class Secure:
             if self.minimum not in (None, clients):
                 raise BadConfig(f"a minimum of {self.minimum} owners in a ring, which needs all {clients}", "give none")
             return clients
-        return self.minimum if self.minimum is not None else min(clients, max(2, 2 * clients // 3 + 1))
+        if self.minimum is None:
+            return min(clients, max(2, 2 * clients // 3 + 1))
+        if self.minimum > clients:
+            raise BadConfig(f"{self.minimum} clients are asked for and {clients} invited", "invite more")
+        return self.minimum
 
 
 @dataclass(frozen=True)

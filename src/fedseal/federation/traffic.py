@@ -64,3 +64,6 @@ class Watcher(Protocol):
 
     def opened(self, call: Call, found: Sum) -> None:
         """The sum of a round."""
+
+    def failed(self, call: Call) -> None:
+        """The end of a round that opened nothing, whatever was sent in it."""

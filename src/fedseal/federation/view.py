@@ -108,6 +108,23 @@ class Shelf:
         self._packing, self._training, self._defense = packing, training, defense
         self._entries: list[Entry] = []
 
+    def begin(self, done: int) -> None:
+        """Go on from the first so many rounds of a record that is here, and forget the others.
+
+        Raises:
+            StorageFailure: it is damaged, or cannot be written.
+            BadConfig: it is of another model, or in another unit.
+        """
+        index = self.folder / INDEX
+        if done and index.is_file():
+            before = View.load(self.folder)
+            if (before.packing, before.packing.unit) != (self._packing, self._packing.unit):
+                raise BadConfig(f"'{self.folder}' is a record of another training", "record into another folder")
+            self._entries, self.ring = [entry for entry in before.entries if entry.round < done], before.ring
+        index.unlink(missing_ok=True)  # what it says is not of what is recorded from here on
+        if self._entries:
+            self.close()
+
     def model(self, round: int, state: Tensors) -> None:
         """The weights that were sent."""
         write_checkpoint(self.folder / sender_place(round) / "model.safetensors", state, {})

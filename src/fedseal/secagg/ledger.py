@@ -104,22 +104,20 @@ class Ledger:
             OutOfPhase: this round, or a later one of its session, was entered before.
             Overspent: as many as were agreed on.
             KnownState: it starts from a model that a round entered before started from, or from one nearer to that than
-                the terms' floor, and the party does not both draw anew and add noise.
+                the terms' floor, or from one of which that cannot be told, and the party does not both draw anew and
+                add noise.
         """
-        session = terms.session.hex()
-        mine = [entry.round for entry in self.entries if entry.session == session]
-        if mine and terms.round <= max(mine):
-            raise OutOfPhase(
-                f"this party answered round {max(mine)} already, and is asked for round {terms.round}",
-                "start a round with a higher number",
-            )
-        if terms.rounds and len(mine) >= terms.rounds:
-            raise Overspent(f"this party answered {len(mine)} rounds, as many as were agreed on", "agree on more first")
+        self.check_due(terms.session, terms.round, terms.rounds)
         arrival = self._here(terms)
         if not terms.state or (arrival.anew and terms.noise is not None):
             return
         if any(entry.state == terms.state.hex() for entry in self.entries):
             raise KnownState("this party answered a round from the same model", "move the model, or end the training")
+        if not np.isfinite(arrival.sketch).all():
+            raise KnownState(
+                "a weight of the model is no number, or so large that nobody can tell how far the model moved",
+                "send weights of common size",
+            )
         change = self.nearest(arrival.sketch)
         if change < terms.floor:
             raise KnownState(
@@ -127,6 +125,24 @@ class Ledger:
                 f"{terms.floor:g} was agreed on",
                 "move it further, end the training, or agree on a lower floor",
             )
+
+    def check_due(self, session: bytes, round: int, rounds: int) -> None:
+        """Whether a round comes after all that were answered, and is not one too many.
+
+        Args:
+            rounds: most of the session; 0 for any number.
+
+        Raises:
+            OutOfPhase, Overspent: as `admit`.
+        """
+        mine = [entry.round for entry in self.entries if entry.session == session.hex()]
+        if mine and round <= max(mine):
+            raise OutOfPhase(
+                f"this party answered round {max(mine)} already, and is asked for round {round}",
+                "start a round with a higher number",
+            )
+        if rounds and len(mine) >= rounds:
+            raise Overspent(f"this party answered {len(mine)} rounds, as many as were agreed on", "agree on more first")
 
     def enter(self, terms: Terms) -> None:
         """Note a round before anything of it is sent.
@@ -150,6 +166,7 @@ class Ledger:
         """
         own = sketch.astype(np.float64)
         places = [entry.place.astype(np.float64) for entry in self.entries if len(entry.place) == own.size > 0]
+        places = [place for place in places if np.isfinite(place).all()]  # else its distance is no number to compare
         found = [
             float(np.linalg.norm(own - place) / (max(np.linalg.norm(own), np.linalg.norm(place)) or 1.0))
             for place in places

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedseal.secagg.hazmat.prg import BLOCK, Stream
 
-NUMBERS = 64  # the length of a difference is right within a fifth, most often within a tenth
+NUMBERS = 64  # a length is right within a fifth, a difference's share of it within two, most often within half of that
 PART = 1 << 20  # entries at a time
 
 

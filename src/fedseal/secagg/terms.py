@@ -19,6 +19,7 @@ from fedseal.secagg.hazmat.ring import FixedPoint, Ring
 from fedseal.secagg.party import MOST_AGGREGATORS, OWNER, Party, aggregator
 
 LARGEST_CHUNK = 1 << 22
+LEAST_NOISE = 2.0**-64  # of the bound: below an element of any ring
 PROTOCOLS = ("sharing", "masking", "masked_ring")
 WHOLE = ("round", "size", "minimum", "bits", "max_weight", "degree", "chunk", "rounds")  # fields that are whole numbers
 
@@ -152,6 +153,11 @@ class Terms:
                 self.noise is not None and (not math.isfinite(self.noise) or self.noise <= 0 or self.clip is None),
                 "noise on updates without a clip, or none",
                 "set clip and a noise above zero",
+            ),
+            (
+                self.noise is not None and 0 < self.noise < LEAST_NOISE * self.bound,
+                f"noise of {self.noise} on values up to {self.bound:g} leaves all of them as they are",
+                "set a larger noise, or none",
             ),
             (
                 self.noise is not None and self.max_weight > 1,

@@ -24,7 +24,7 @@ from torch import nn
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.packing import architecture_digest
 from fedseal.federation.protocol import LOG, Ask, Member, Reply, refusal_kind
-from fedseal.federation.secure import Secure
+from fedseal.federation.secure import READABLE, Secure
 from fedseal.files import reason
 from fedseal.json_file import JsonFile
 
@@ -81,8 +81,10 @@ class Floors(JsonFile):
             BadConfig: they do.
         """
         digest, short = architecture_digest(model), list[str]()
+        hidden = secure.protocol not in READABLE
+        summed = secure.minimum if hidden else 1  # where it can be read, an update is seen alone, whatever is added up
         for name, asked, agreed, fits in (
-            ("minimum", self.minimum, secure.minimum, (secure.minimum or 1) >= (self.minimum or 1)),
+            ("minimum", self.minimum, summed, (summed or 1) >= (self.minimum or 1)),
             ("noise", self.noise, secure.noise, (secure.noise or 0.0) >= (self.noise or 0.0)),
             ("clip", self.clip, secure.clip, self.clip is None or (secure.clip or float("inf")) <= self.clip),
             ("rounds", self.rounds, rounds, self.rounds is None or rounds <= self.rounds),
@@ -91,7 +93,7 @@ class Floors(JsonFile):
                 "aggregators",
                 self.aggregators,
                 secure.parties_who_add,
-                secure.protocol != "sharing" or secure.parties_who_add >= (self.aggregators or 0),
+                (hidden and secure.protocol != "sharing") or secure.parties_who_add >= (self.aggregators or 0),
             ),
             ("models", self.models, digest, _among(digest, self.models)),
         ):

@@ -15,7 +15,7 @@ from fedseal.errors import FedsealError
 from fedseal.federation.packing import Vector, digest_of
 from fedseal.federation.protocol.messages import LOG, Ask, Link, refusal_kind
 from fedseal.federation.secure import READABLE, Pact
-from fedseal.secagg import Buffer, Identity, Ledger, Opened, Outgoing, Party, Terms, Transcript
+from fedseal.secagg import Buffer, Identity, Ledger, LedgerEntry, Opened, Outgoing, Party, Terms, Transcript
 from fedseal.secagg.errors import OutOfPhase
 from fedseal.types import Tensors
 
@@ -184,6 +184,17 @@ class SumProtocol:
 def received(ask: Ask) -> Ask:
     """The question with the digest of the model that came with it, worked out by the party itself."""
     return ask if ask.state is None else replace(ask, digest=digest_of(ask.state))
+
+
+def note_readable(pact: Pact, ledger: Ledger, ask: Ask) -> None:
+    """Note a round whose answer is read as it is, before it is sent: no terms hold it, and it counts all the same.
+
+    Raises:
+        OutOfPhase: this round or a later one was answered before.
+        Overspent: as many as were agreed on.
+    """
+    ledger.check_due(pact.session, ask.round, pact.secure.rounds or 0)
+    ledger.note(LedgerEntry(pact.session.hex(), ask.round, "", "", pact.release(ask.size)))
 
 
 def trains_only(ask: Ask) -> None:

@@ -10,7 +10,16 @@ import safetensors.numpy
 
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.packing import Vector
-from fedseal.federation.protocol.base import UNREADABLE, Call, PartyReading, Sum, SumProtocol, TrainedStep, trains_only
+from fedseal.federation.protocol.base import (
+    UNREADABLE,
+    Call,
+    PartyReading,
+    Sum,
+    SumProtocol,
+    TrainedStep,
+    note_readable,
+    trains_only,
+)
 from fedseal.federation.protocol.messages import Ask, Link
 from fedseal.federation.secure import Pact, Secure
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Outgoing
@@ -18,15 +27,17 @@ from fedseal.secagg.errors import CohortTooSmall
 
 
 class PlainClient:
-    """Sends its step, and keeps nothing."""
+    """Sends its step, and keeps nothing but its ledger."""
 
     def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
-        pass
+        self._pact, self._ledger = pact, ledger
 
     def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """The step."""
         trains_only(ask)
-        yield Outgoing(SERVER, write_step(*train()))
+        message = write_step(*train())
+        note_readable(self._pact, self._ledger, ask)
+        yield Outgoing(SERVER, message)
 
     def dump(self) -> bytes | None:
         """Nothing."""

@@ -15,12 +15,20 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedseal.errors import UnfitUpdate
-from fedseal.federation.protocol.base import UNREADABLE, Call, PartyReading, Sum, SumProtocol, TrainedStep
+from fedseal.federation.protocol.base import (
+    UNREADABLE,
+    Call,
+    PartyReading,
+    Sum,
+    SumProtocol,
+    TrainedStep,
+    note_readable,
+)
 from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Opened, Outgoing, Party
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase, WrongSum
-from fedseal.secagg.ring import Circle, MaskedRingClient, RingSum
+from fedseal.secagg.ring import Circle, MaskedRingClient, RingSum, circle_of
 
 DIGEST = 32  # bytes
 
@@ -30,6 +38,7 @@ class RingClient:
 
     def __init__(self, pact: Pact, number: int, identity: Identity, ledger: Ledger) -> None:
         self._clients, self._number = tuple(pact.roster.clients), number
+        self._pact, self._ledger = pact, ledger
         self._metrics = sorted(pact.secure.metrics or {})
         self._exchange: RingSum | None = None
         self._own, self._handed, self._round = 0, 0, -1  # weights: this owner's, and of the part that goes next
@@ -39,9 +48,11 @@ class RingClient:
 
         Raises:
             UnfitUpdate: the step is not finite.
+            OutOfPhase, Overspent: as `note_readable`.
         """
         if ask.step == "train":
             self._begin(ask.round, train())
+            note_readable(self._pact, self._ledger, ask)
         else:
             self._take(_only_part(ask))
         exchange = self._going(ask.round)
@@ -155,9 +166,12 @@ def conduct_masked_ring(call: Call, link: Link) -> Sum:
 
     Raises:
         CohortTooSmall: a party is missing.
-        WrongSum: the masks did not cancel, or the parties do not end with one sum.
+        WrongSum: the masks did not cancel, or the parties do not end with one sum, or with one of another length.
     """
-    elements = np.frombuffer(bytearray(_carried(call, link)), call.terms.codec.ring.dtype)
+    content, ring = _carried(call, link), call.terms.codec.ring
+    if len(content) != circle_of(call.terms).size * ring.width:
+        raise WrongSum("the parties end with no sum of what was asked for", "run one version at all parties")
+    elements = np.frombuffer(bytearray(content), ring.dtype)
     return Sum.of(Opened(call.terms, elements, call.clients))
 
 
