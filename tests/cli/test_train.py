@@ -227,6 +227,7 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--minimum", "20", "--protocol", "plain"], "20 clients are asked for"),
         (["--dp", "1e-300"], "set a larger noise"),
         (["--topology", "gossip", "--statistics", "local"], "leave --statistics out"),
+        (["--topology", "gossip", "--dp", "1"], "choose another --topology"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line(fedseal: Command, arguments: list[str], said: str) -> None:

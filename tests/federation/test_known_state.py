@@ -96,7 +96,8 @@ def test_no_floor_that_a_training_could_live_with_hides_who_is_missing(floor: fl
     one = server.sum_of(ALL, state_of(server.model))
     with pytest.raises(CohortTooSmall):
         server.sum_of(LATER, moved(server.model, floor / 2))
-    found = [server.picture(one, server.sum_of(LATER, moved(server.model, 1.5 * floor, seed))) for seed in (1, 2)]
+    # owners measure by a sketch whose secret they draw: a share within a fifth or so
+    found = [server.picture(one, server.sum_of(LATER, moved(server.model, 2 * floor, seed))) for seed in (1, 2)]
     assert max(found) > least
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from federation.small import federation
 from fedseal.cli.rounds import privacy_line
 from fedseal.defense.accounting import TIGHT_BELOW
+from fedseal.errors import BadConfig
 from fedseal.federation.federation import Calls
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.ledger import stored_ledger
@@ -116,9 +117,9 @@ def test_what_is_printed_names_the_change_of_data_against_whom_and_whose_noise()
 
 def test_every_round_counts_with_its_own_noise_also_after_a_resume(tmp_path: Path) -> None:
     """T3: four rounds without noise and one with noise; four with little and one with much."""
-    place = tmp_path / "run.safetensors"
     much, little = Secure("sharing", clip=1.0, noise=5.0), Secure("sharing", clip=1.0, noise=0.5)
-    for before in (Secure("sharing"), little):
+    for name, before in (("bare", Secure("sharing")), ("run", little)):
+        place = tmp_path / f"{name}.safetensors"
         federation(before, rule=gradient_step()).fit(4, checkpoint=place)
         found = federation(much, rule=gradient_step()).fit(5, checkpoint=place, resume=True).privacy
         if before.noise is None:
@@ -131,6 +132,19 @@ def test_every_round_counts_with_its_own_noise_also_after_a_resume(tmp_path: Pat
     path.unlink()  # what nobody wrote down is taken for the worst
     lost = federation(much, rule=gradient_step()).fit(6, checkpoint=place, resume=True).privacy
     assert (lost.epsilon, lost.bare, lost.rounds) == (math.inf, 5, 6)
+
+
+def test_no_training_begins_over_the_account_of_one_that_spent_privacy(tmp_path: Path) -> None:
+    """Begun again, it told of its own rounds alone."""
+    place, noisy = tmp_path / "run.safetensors", Secure("sharing", clip=1.0, noise=5.0)
+    federation().fit(1, checkpoint=place)
+    spent = federation(noisy).fit(2, checkpoint=place).privacy  # before it there was none to replace
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for secure in (noisy, Secure("sharing")):
+        with pytest.raises(BadConfig, match="which a new one would replace"):
+            federation(secure).fit(2, checkpoint=place)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert federation(noisy).fit(3, checkpoint=place, resume=True).privacy.epsilon > spent.epsilon
 
 
 class _Killed(BaseException):

@@ -38,3 +38,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     np.savez(tmp_path / "fractions.npz", inputs=np.ones((2, 2)), labels=np.array([0.5, 1.0]))
     with pytest.raises(UnfitBatch, match="labels"):
         read_npz(tmp_path / "fractions.npz")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
+def test_a_value_that_is_no_number_of_float32_is_refused_by_its_example(tmp_path: Path, wrong: float) -> None:
+    """In training it read as a rate too high: nan in the model, and the advice to lower it."""
+    inputs = np.zeros((3, 4))
+    inputs[2, 1] = wrong
+    path = tmp_path / "wrong.npz"
+    np.savez(path, x=inputs, y=np.arange(3))
+    with pytest.raises(UnfitBatch, match=r"example 2 of '.*wrong.npz' holds the value (nan|inf|1e\+300)"):
+        read_npz(path)

@@ -271,8 +271,17 @@ def _file(checkpoint: str | Path | None) -> Path:
 
 
 def _beside(checkpoint: Path, history: Sequence[RoundReport], *, resume: bool) -> Ledger:
-    """The model owner's ledger, in a file beside its checkpoint."""
+    """The model owner's ledger, in a file beside its checkpoint.
+
+    Raises:
+        BadConfig: a training begins anew over the account of one that spent privacy.
+    """
     path = checkpoint.with_name(f"{checkpoint.name}.ledger.json")
+    if not resume and path.exists() and any(entry.release.deviation > 0 for entry in stored_ledger(path).entries):
+        raise BadConfig(
+            f"'{path}' is the account of a training with noise, which a new one would replace",
+            "go on with it, or name another checkpoint: on the same data what both spend adds up",
+        )
     if resume and path.exists():
         ledger = stored_ledger(path)
         # of a round in which this process was killed: parties that ended with it answer anew, with other noise

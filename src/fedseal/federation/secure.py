@@ -78,7 +78,7 @@ class Secure:
         if self.noise is not None and self.clip is None:
             raise BadConfig("noise on steps without a clip protects nobody", "set clip too")
         if self.protocol in READABLE and (self.clip is not None or self.noise is not None):
-            raise BadConfig("clip and noise belong to a secure sum", "choose 'sharing', 'masking' or 'masked_ring'")
+            raise BadConfig("clip and noise belong to a secure sum", "choose one: 'sharing' or 'masking'")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise BadConfig(f"a clip to the norm {self.clip}", "give a positive number")
         if not 0 <= self.floor < 1:

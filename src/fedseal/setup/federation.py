@@ -261,7 +261,11 @@ class FederationSpec:
 
         if self.minimum is not None:
             raise BadConfig("--minimum is of a sum, and owners who gossip have none", "leave it out")
-        _ = self.secure  # complains of what belongs to a sum
+        if self.dp is not None or self.clip is not None:
+            raise BadConfig(
+                "noise and a clip are of a sum, and owners who gossip have none", "choose another --topology"
+            )
+        _ = self.secure  # complains of what else belongs to a sum
         owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
         return Gossip(self.model_owner(found), owners, seed=self.seed, threads=self.threads)
 

@@ -92,7 +92,8 @@ def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | N
     """Inputs `(N, ...)` as float32, all by one rule: by the span if there is one, else by their type.
 
     Raises:
-        UnfitBatch: a value beyond the range, or pictures of whole numbers whose range nobody says.
+        UnfitBatch: a value beyond the range, or none that float32 has, or pictures of whole numbers whose range nobody
+            says.
     """
     whole = np.issubdtype(inputs.dtype, np.integer) and inputs.dtype != np.uint8 and inputs.ndim >= 3
     low, high = span or (0.0, 255.0)
@@ -107,7 +108,15 @@ def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | N
             )
     if span is not None or whole or inputs.dtype == np.uint8:
         return torch.from_numpy((inputs.astype(np.float32) - np.float32(low)) / np.float32(high - low))
-    return torch.from_numpy(inputs.astype(np.float32))
+    with np.errstate(over="ignore"):  # told below
+        values = inputs.astype(np.float32)
+    if not np.isfinite(values).all():
+        place = np.argwhere(~np.isfinite(values))[0]
+        raise UnfitBatch(
+            f"example {place[0]} of '{path}' holds the value {float(inputs[tuple(place)]):g}",
+            "store numbers of float32",
+        )
+    return torch.from_numpy(values)
 
 
 def _pictures(inputs: Tensor) -> Tensor:
