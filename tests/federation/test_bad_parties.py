@@ -105,6 +105,7 @@ SENT: dict[str, dict[str, np.ndarray]] = {
     "whole numbers": {"step": STEP.astype(np.int32)},
     "nan": {"step": np.append(STEP[1:], np.float32("nan"))},
     "infinite": {"step": np.append(STEP[1:], np.float32("inf"))},
+    "giant entry": {"step": np.append(STEP[1:], np.float32(-3e38))},
     "giant weight": {"weight": np.array([10**9])},
     "no weight": {"weight": np.array([0])},
     "negative weight": {"weight": np.array([-5])},

@@ -96,6 +96,15 @@ class Secure:
         return self.aggregators if self.protocol == "sharing" else 0
 
     @property
+    def largest_entry(self) -> float:
+        """The largest magnitude of an entry of a step in the clear: of weights or, where that is larger, of statistics.
+
+        >>> Secure("plain").largest_entry
+        1000.0
+        """
+        return max(self.bound, self.statistics_bound)
+
+    @property
     def statistics_unit(self) -> float:
         """How much of a statistic counts as 1 of a weight: a power of two, so that nothing is rounded.
 

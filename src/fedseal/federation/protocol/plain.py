@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
@@ -35,7 +36,7 @@ class PlainClient:
     def answer(self, ask: Ask, train: Callable[[], TrainedStep]) -> Iterator[Outgoing]:
         """The step."""
         trains_only(ask)
-        message = write_step(*train())
+        message = write_step(*train(), most=self._pact.secure.largest_entry)
         note_readable(self._pact, self._ledger, ask)
         yield Outgoing(SERVER, message)
 
@@ -89,15 +90,30 @@ class PlainView:
         return []
 
 
-def write_step(step: Vector, weight: int, metrics: Mapping[str, float]) -> bytes:
-    """A client's step in the clear.
+def check_step(step: Vector, most: float) -> None:
+    """Whether a client may send a step in the clear.
 
     Raises:
-        UnfitUpdate: not finite.
+        UnfitUpdate: an entry that is no number, or beyond `most`.
     """
     if not np.isfinite(step).all():
         place = int(np.flatnonzero(~np.isfinite(step))[0])
         raise UnfitUpdate(f"entry {place} is {step[place]}", "look why the training diverged; lower the step length")
+    place = int(np.abs(step).argmax())
+    if abs(step[place]) > most:
+        raise UnfitUpdate(
+            f"entry {place} is {step[place]:g}, and a round takes up to {most:g}",
+            "lower the step length, bring inputs to a common scale, or declare a larger bound",
+        )
+
+
+def write_step(step: Vector, weight: int, metrics: Mapping[str, float], *, most: float = math.inf) -> bytes:
+    """A client's step in the clear.
+
+    Raises:
+        UnfitUpdate: see `check_step`.
+    """
+    check_step(step, most)
     found = {f"metric.{name}": np.array([value]) for name, value in metrics.items()}
     return safetensors.numpy.save({"step": step, "weight": np.array([weight]), **found})
 
@@ -124,13 +140,15 @@ def fitting_step(message: Buffer, size: int, secure: Secure) -> TrainedStep:
         secure: what was agreed on of weights and metrics.
 
     Raises:
-        UnfitUpdate: it cannot be read, or another length, format, weight or metric than agreed, or no number.
+        UnfitUpdate: it cannot be read, or another length, format, weight or metric than agreed, no number,
+            or entries beyond the bound.
     """
     step, weight, metrics = read_step(message)
     bounds = secure.metrics or {}
     for fits, what in (
         (step.dtype == np.float32 and step.shape == (size,), f"a step of {step.dtype} {step.shape}"),
         (bool(np.isfinite(step).all()), "a step that is no number"),
+        (bool((np.abs(step) <= secure.largest_entry).all()), f"entries beyond {secure.largest_entry:g}"),
         (1 <= weight <= (secure.max_weight or weight), f"a weight of {weight}"),
         (
             metrics.keys() == bounds.keys() and all(abs(metrics[name]) <= most for name, most in bounds.items()),

@@ -14,7 +14,6 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from fedseal.errors import UnfitUpdate
 from fedseal.federation.protocol.base import (
     UNREADABLE,
     Call,
@@ -25,6 +24,7 @@ from fedseal.federation.protocol.base import (
     note_readable,
 )
 from fedseal.federation.protocol.messages import Ask, Link, Reply
+from fedseal.federation.protocol.plain import check_step
 from fedseal.federation.secure import Pact
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Opened, Outgoing, Party
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase, WrongSum
@@ -47,7 +47,7 @@ class RingClient:
         """The first part, or the one that follows from the one that came; after the last hop the sum.
 
         Raises:
-            UnfitUpdate: the step is not finite.
+            UnfitUpdate: see `check_step`.
             OutOfPhase, Overspent: as `note_readable`.
         """
         if ask.step == "train":
@@ -77,9 +77,7 @@ class RingClient:
         self._exchange = RingSum(Circle(self._clients, vector.size), self._number, vector, hop)
 
     def _begin(self, round: int, step: TrainedStep) -> None:
-        if not np.isfinite(step.vector).all():
-            place = int(np.flatnonzero(~np.isfinite(step.vector))[0])
-            raise UnfitUpdate(f"entry {place} is {step.vector[place]}", "look why the training diverged")
+        check_step(step.vector, self._pact.secure.largest_entry)
         metrics = np.array([step.metrics[name] for name in self._metrics])
         vector = step.weight * np.concatenate([step.vector.astype(np.float64), metrics])
         self._exchange = RingSum(Circle(self._clients, vector.size), self._number, vector)
