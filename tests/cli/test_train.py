@@ -240,3 +240,10 @@ def test_owners_of_unlike_data(fedseal: Command, tmp_path: Path) -> None:
     both = ["--data", "a.npz", "--data", "b.npz"]
     assert "give all of one shape" in fedseal("train", *both).complaint
     assert "leave --owners out" in fedseal("train", *both, "--owners", "3").complaint
+
+
+def test_a_shape_that_arrays_do_not_have_is_refused(fedseal: Command, tmp_path: Path) -> None:
+    """It was taken, and read nowhere."""
+    arrays(tmp_path / "a.npz", side=7)
+    wrong = fedseal("train", "--data", "a.npz", "--shape", "1,4,4")
+    assert "--shape is 1,4,4, and 'a.npz' holds examples of 1,7,7; leave --shape out" in wrong.complaint

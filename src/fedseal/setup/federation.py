@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -214,6 +214,7 @@ class FederationSpec:
         found |= {name: self.read_one(name, like=like, names=names) for name in named[1:]}
         if self.terms is None:
             check_one(found)
+            self._check_shape(found)
         first, *others = (found[name] for name in self.data)
         held = None if self.validation is None else found[self.validation].batch
         parts = [first.batch, *(other.batch for other in others)]
@@ -224,6 +225,13 @@ class FederationSpec:
             parts = shares.split_among(whole, self.owners or 10, self.split, generator)
         classes = self.terms.classes if self.terms else max(one.classes for one in (first, *others))
         return OwnersData(tuple(parts), held, classes, first.modality, first.names, first.scale)
+
+    def _check_shape(self, found: Mapping[str, Dataset]) -> None:
+        """Pictures in files are brought to the shape that was asked for; others have it or not."""
+        for name, one in found.items():
+            if self.sizes not in (None, one.shape):
+                held = ",".join(map(str, one.shape))
+                raise BadConfig(f"--shape is {self.shape}, and '{name}' holds examples of {held}", "leave --shape out")
 
     def read_one(self, name: str, *, like: Dataset | None = None, names: tuple[str, ...] = ()) -> Dataset:
         """One owner's examples, whole and in their order.
