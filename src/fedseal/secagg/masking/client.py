@@ -18,7 +18,7 @@ from fedseal.secagg.masking.graph import Graph, drawn_holders
 from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending
 from fedseal.secagg.terms import Terms
-from fedseal.secagg.vector import Contribution
+from fedseal.secagg.vector import Contribution, Layout
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
@@ -185,7 +185,8 @@ class MaskingClient(Role):
         return []
 
     def _masked(self, contribution: Contribution) -> Iterator[Outgoing]:
-        writer = ChunkWriter(self.terms.digest, self.number, SERVER, self.terms.roster.opener.sealing)
+        opener, total = self.terms.roster.opener.sealing, Layout(self.terms).sent
+        writer = ChunkWriter(self.terms.digest, self.number, SERVER, opener, total=total)
         yield self._signed(Kind.MASKED, SERVER, writer.key)
         sharing = set(self._sharing)
         pairs = [who for who in self._graph.neighbors(self.number) if who in sharing]
