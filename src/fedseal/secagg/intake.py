@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Container
 from typing import IO
 
+import numpy as np
+
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import Agreement, Buffer
@@ -34,7 +36,7 @@ class Intake:
     def __init__(self, terms: Terms, number: int, opening: Agreement, *, final: bool = False) -> None:
         self._terms, self._number, self._opening, self._final = terms, number, opening, final
         self._layout, self._room = Layout(terms), IN_MEMORY
-        self._scratch = terms.codec.ring.zeros(terms.chunk)
+        self._scratch = np.empty(min(terms.chunk, self._layout.elements), terms.codec.ring.dtype)
         self._readers: dict[int, ChunkReader] = {}
         self._kept: dict[
             int, dict[int, Buffer | int]

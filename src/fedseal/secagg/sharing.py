@@ -219,7 +219,7 @@ class SharingAggregator(Role):
         """The sum of the cohort's streams; the memory is the caller's until the next part is asked for."""
         assert self.cohort is not None
         masks = Masks(added=[self._seeds[client] for client in self.cohort])
-        buffer = self.terms.codec.ring.zeros(self.terms.chunk)
+        buffer = self.terms.codec.ring.zeros(spans[0][1])
         for start, end in spans:
             elements = buffer[: end - start]
             elements[:] = 0

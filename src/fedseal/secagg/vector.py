@@ -73,11 +73,11 @@ class Contribution:
     """
 
     def __init__(self, terms: Terms, values: Reals, weight: int, metrics: Mapping[str, float]) -> None:
-        self._layout, self._values, self._weight = Layout(terms), _fit(terms, values), _weight(terms, weight)
+        largest = _largest(terms, values)
+        self._layout, self._values, self._weight = Layout(terms), values, _weight(terms, weight)
         norm = _norm(values) if terms.clip is not None else 0.0
         self._factor = min(1.0, terms.clip / norm) if terms.clip is not None and norm > 0 else 1.0
-        largest = max(-float(values.min()), float(values.max())) * self._factor
-        if largest > terms.bound:
+        if largest * self._factor > terms.bound:
             place = int(np.abs(values).argmax())
             raise UnfitUpdate(
                 f"entry {place} is {values[place]:g}, and the round takes magnitudes up to {terms.bound:g}",
@@ -89,7 +89,7 @@ class Contribution:
         """Ring vectors; the memory is the caller's until the next one is asked for."""
         layout, terms = self._layout, self._layout.terms
         codec, size = terms.codec, terms.size
-        buffer, scratch = codec.ring.zeros(terms.chunk), np.empty(AT_A_TIME)
+        buffer, scratch = np.empty(min(terms.chunk, layout.elements), codec.ring.dtype), np.empty(AT_A_TIME)
         noise = DiscreteGaussian(terms.deviation, codec.tail) if terms.noise else None
         tail = codec.ring.zeros(1 + len(terms.metrics))
         tail[0] = self._weight
@@ -111,7 +111,8 @@ class Contribution:
             yield out
 
 
-def _fit(terms: Terms, values: Reals) -> Reals:
+def _largest(terms: Terms, values: Reals) -> float:
+    """The largest magnitude of an update that fits."""
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float64):
         raise UnfitUpdate("the update is no float32 or float64 array", "hand in a numpy array of one of them")
     if values.shape != (terms.size,):
@@ -123,7 +124,7 @@ def _fit(terms: Terms, values: Reals) -> Reals:
     if not (math.isfinite(low) and math.isfinite(high)):
         place = int(np.flatnonzero(~np.isfinite(values))[0])
         raise UnfitUpdate(f"entry {place} is {values[place]}", "look why the training diverged; lower the step length")
-    return values
+    return max(-low, high)
 
 
 def _weight(terms: Terms, weight: int) -> int:
@@ -218,7 +219,7 @@ class Opened:
 
     def _decoded(self, divisor: float, dtype: DTypeLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
         self._left()
-        out, codec = memory.zeros(self.terms.size, dtype) if out is None else out, self.terms.codec
+        out, codec = memory.empty(self.terms.size, dtype) if out is None else out, self.terms.codec
         scratch = np.empty(AT_A_TIME)
         for chunk in range(self._layout.chunks):
             (first, last), (start, _) = self._layout.entries(chunk), self._layout.span(chunk)

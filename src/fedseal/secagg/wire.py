@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener, Public, Sealer
-from fedseal.secagg.hazmat.memory import Shelf
+from fedseal.secagg.hazmat.memory import Arena
 from fedseal.secagg.hazmat.ring import Elements
 
 MAGIC, VERSION = b"FSEC", 1
@@ -167,7 +167,7 @@ class ChunkWriter:
         self, terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"", total: int = 0
     ) -> None:
         self._terms, self._sender, self._to, self._next = terms, sender, to, 0
-        self._shelf = Shelf(total)
+        self._arena = Arena(total)
         self._sealer = Sealer(recipient, stream_context(terms, sender, to))
         self.key = self._sealer.ephemeral + self._sealer.seal(secret, b"")
 
@@ -177,7 +177,7 @@ class ChunkWriter:
         header = HEADER.pack(MAGIC, VERSION, Kind.CHUNK, self._terms, self._sender, self._to, BESIDE + len(data))
         header += wire_number(self._next)
         self._next += 1
-        message = self._shelf.buffer(len(header) + len(data) + TAG)
+        message = self._arena.buffer(len(header) + len(data) + TAG)
         message[: len(header)] = header
         self._sealer.seal(data, header, message[len(header) :])
         return Outgoing(self._to, message)

@@ -16,6 +16,7 @@ BLOCK = 16
 TILE = 1 << 17  # bytes at a time: stays in the processor's cache, beside zeros and elements
 GCM_FIRST, GCM_END = 2 * BLOCK, 1 << 36  # bytes of a stream between which GCM's counter is the stream's
 _ZEROS = memoryview(bytes(TILE))
+_GCM = modes.GCM(bytes(12))
 
 
 def fresh_seed() -> bytes:
@@ -58,7 +59,7 @@ class Stream:
         given the tag: the counter begins at 2 there. Libraries have faster code for that than for the counter alone.
         """
         if offset == GCM_FIRST:
-            return Cipher(self._algorithm, modes.GCM(bytes(12))).encryptor(), GCM_END - GCM_FIRST
+            return Cipher(self._algorithm, _GCM).encryptor(), GCM_END - GCM_FIRST
         return self.at(offset), GCM_FIRST - offset if offset < GCM_FIRST else 1 << 62
 
 
