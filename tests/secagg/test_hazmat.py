@@ -135,14 +135,16 @@ def counted(seed: bytes, first: int, count: int) -> bytes:
     first=st.sampled_from([0, 0, 1, 2, 3, 50]),
     end=st.sampled_from([3, 4, 10, 1 << 32]),
     tile=st.sampled_from([16, 48, 1 << 17]),
+    pays=st.booleans(),
 )
 def test_streams_are_counter_mode_whichever_way_they_are_computed(
-    sizes: list[int], first: int, end: int, tile: int
+    sizes: list[int], first: int, end: int, tile: int, pays: bool
 ) -> None:
     seed, at = bytes(range(32)), first
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prg, "TILE", tile)
         patch.setattr(prg, "GCM_END", 16 * end)
+        patch.setattr(prg, "gcm_pays", lambda: pays)
         masks = Masks([seed])
         for size in sizes:  # in blocks
             vector = np.zeros(4 * size, "<u4")
@@ -158,6 +160,15 @@ def test_streams_are_counter_mode_beyond_what_one_nonce_is_good_for() -> None:
     vector = np.zeros(32, "<u4")
     Masks([seed]).add_to(vector, offset=4 * (blocks - 4))
     assert vector.tobytes() == counted(seed, blocks - 4, 8)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_faster_way_is_taken(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prg, "gcm_pays", lambda: pays)
+    stream = Stream(bytes(32))
+    assert [stream.onward(offset)[1] for offset in (0, 16, 32)] == (
+        [32, 16, prg.GCM_END - 32] if pays else [1 << 62] * 3
+    )
 
 
 def test_going_on_elsewhere_begins_anew() -> None:

@@ -39,6 +39,5 @@ def sketch_of(arrays: Iterable[NDArray[np.float32]], secret: bytes) -> NDArray[n
             drawing.into(memoryview(drawn), -(-count // BLOCK) * BLOCK)
             signed = SIGNS.take(np.frombuffer(drawn, np.uint8, count), axis=0).reshape(-1)
             signed[: part.size] ^= part.view(np.uint32)
-            signed[part.size :] = 0
             found += ONES[:rows] @ signed.view(np.float32).reshape(rows, NUMBERS)
     return found.astype("<f4")
