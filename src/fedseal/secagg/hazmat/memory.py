@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 PAGE = 1 << 21  # bytes of a large page
-SPARE = PAGE // 8  # the most that may be left over of one
+SPARE = PAGE // 4  # the most that may be left over of one
 
 
 def zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
