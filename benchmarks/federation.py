@@ -17,12 +17,32 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fedseal as fs
+from benchmarks.before import BEFORE, both, ratio, said
 from benchmarks.measure import spread
 from fedseal.client import state_of
 from fedseal.federation import DataOwner, Federation, ModelOwner, Trained, local_steps
 
 OWNERS = 10
 PROTOCOLS = ("plain", "sharing", "masking")
+SHORT = 14  # turns of the comparison with an earlier commit
+SINCE = """
+import time
+
+from benchmarks import federation
+
+train = vars(federation).get("trained_with") or federation._train
+setting = federation.SETTINGS[0]._replace(rounds={rounds})
+
+
+def measure(turn):
+    found = {{}}
+    for name in federation.PROTOCOLS:
+        began = time.process_time()
+        trained = train(name, setting, turn + 1)
+        found[name + ", processor"] = (time.process_time() - began) / {rounds}
+        found[name] = federation._seconds([trained])[0]
+    return found
+"""
 TYPED = ("--owners", "3", "--rounds", "3", "--epochs", "1", "--batch-size", "20")
 
 
@@ -61,7 +81,25 @@ def run(scale: float = 1.0) -> dict[str, object]:
     there = [trained_with(protocol, short, 0, engine="flower") for protocol in PROTOCOLS]
     here = [trained_with(protocol, short, 0) for protocol in PROTOCOLS]
     figures["weights that differ between this process and Flower's simulation"] = _differing(here, there)
-    return figures | deployment()
+    return figures | since(scale) | deployment()
+
+
+def since(scale: float) -> dict[str, object]:
+    """Short rounds now and at an earlier commit, turn by turn."""
+    rounds, turns = max(3, round(SETTINGS[0].rounds * scale)), max(3, round(SHORT * scale))
+    with tempfile.TemporaryDirectory() as folder:
+        now, then = both(SINCE.format(rounds=rounds), turns, Path(folder))
+    figures: dict[str, object] = {
+        f"{SETTINGS[0].name}, {name}: seconds a round now; at {BEFORE}; ratio": said(now[name], then[name], 3)
+        for name in now
+    }
+    for name in PROTOCOLS[1:]:
+        figures[f"{SETTINGS[0].name}, {name}: a round against plain's in the same turns, now; at {BEFORE}"] = (
+            f"{ratio(now, name, 'plain'):.3f}; {ratio(then, name, 'plain'):.3f} of the wall, "
+            f"{ratio(now, f'{name}, processor', 'plain, processor'):.3f}; "
+            f"{ratio(then, f'{name}, processor', 'plain, processor'):.3f} of the processor, set-up included"
+        )
+    return figures
 
 
 def _measured(setting: Setting) -> dict[str, object]:

@@ -12,12 +12,27 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.before import BEFORE, both, said
 from benchmarks.secagg_sides import Clock, Parties, ckks_round, flower_round, masking_round, sharing_round
 from fedseal.secagg import Ledger, Outgoing, Party, aggregator, masking, sharing
 
 CLIENTS, SIZE, REPEATS = 10, 1_000_000, 9
 MEMORY_SIZE = 100_000_000
 MEASURED = 5  # clients among many: the others leave out what only costs time
+SINCE = """
+from benchmarks.secagg_sides import Clock, Parties, masking_round, sharing_round
+
+parties = Parties({clients}, {size})
+
+
+def measure(turn):
+    clock = Clock()
+    sharing_round(parties, clock)
+    masking_round(parties, clock)
+    masking_round(parties, clock, drop=0)
+    clock.lap({{name: {clients} for name in ("sharing client", "masking client", "masking client, mask work")}})
+    return {{name: values[0] for name, values in clock.wall.items() if name != "with a drop"}}
+"""
 ROLES = ("client", "aggregator", "owner", "masking client", "masking server")
 
 
@@ -39,7 +54,19 @@ def run(scale: float = 1.0) -> dict[str, object]:
         sums["ckks"] = ckks_round(parties, clock)
         clock.lap()
     figures = _compared(clock, sums, parties, size)
-    return figures | _growth(scale) | _memory(scale)
+    return figures | _since(size, 2 * repeats) | _growth(scale) | _memory(scale)
+
+
+def _since(size: int, turns: int) -> dict[str, object]:
+    """The same rounds at an earlier commit, turn by turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        now, then = both(SINCE.format(clients=CLIENTS, size=size), turns, Path(folder))
+    return {
+        f"{name}, {CLIENTS} clients, {size:,} float32: ms of the wall now; at {BEFORE}; ratio": said(
+            now[name], then[name], 1
+        )
+        for name in now
+    }
 
 
 def _compared(clock: Clock, sums: dict[str, Any], parties: Parties, size: int) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import subprocess
@@ -12,11 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.before import BEFORE, ROOT, environment, export
 from benchmarks.measure import spread
 
-BEFORE = "a13fdd6"  # the commit before the house was put in order
 ROUNDS = 9
-ROOT = Path(__file__).parents[1]
 MAIN = "import sys; from fedseal.cli import main; sys.argv[0] = 'fedseal'; main()"
 
 
@@ -25,8 +23,7 @@ def run(scale: float = 1.0) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         then, rounds = Path(folder) / "then", max(2, round(ROUNDS * scale))
         then.mkdir()
-        archive = subprocess.run(["git", "archive", BEFORE, "src"], cwd=ROOT, capture_output=True, check=True)
-        subprocess.run(["tar", "-x", "-C", str(then)], input=archive.stdout, check=True)
+        export(then, "src")
         sources = {"now": ROOT / "src", "then": then / "src"}
         runs = {name: _audited(source, Path(folder) / f"run-{name}") for name, source in sources.items()}
         results: dict[str, object] = {}
@@ -61,7 +58,7 @@ def _first_line(command: Sequence[str], folder: str) -> float:
     """Until a command has said its first line; it is ended then."""
     started = time.perf_counter()
     with subprocess.Popen(
-        command, cwd=folder, env=_environment(ROOT / "src"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=folder, env=environment(ROOT / "src"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -78,7 +75,7 @@ def _audited(source: Path, folder: Path) -> Path:
         "case = fs.Case(fs.zoo.lenet(), fs.zoo.photos(size=32)[:2], fs.LocalTraining.fedsgd())\n"
         f"fs.audit.run(case, attacks=['auto'], defenses=['none', 'prune:0.2'], out={str(folder)!r})\n"
     )
-    subprocess.run([sys.executable, "-c", script], env=_environment(source), check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", script], env=environment(source), check=True, capture_output=True)
     return folder
 
 
@@ -88,10 +85,6 @@ def _words(command: str, run: Path) -> Sequence[str]:
 
 def _seconds(source: Path, words: Sequence[str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", MAIN, *words], env=_environment(source), check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", MAIN, *words], env=environment(source), check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _environment(source: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}

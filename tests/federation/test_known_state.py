@@ -187,21 +187,19 @@ def test_a_round_that_opened_nothing_is_followed_by_a_model_that_moved_a_little(
 
 
 def test_a_copy_of_a_model_has_the_same_sketch_and_moves_are_measured() -> None:
-    ledger, model = Ledger(), _net()
+    model = _net()
 
-    def sketch(state: Mapping[str, Tensor]) -> Any:
+    def sketch(ledger: Ledger, state: Mapping[str, Tensor]) -> Any:
         other = copy.deepcopy(model)
         put_state(other, state)
         return ledger.sketch(trained_arrays(other.parameters()))
 
-    assert ledger.nearest(sketch(state_of(model))) == float("inf")
-    ledger.note(entry_of(terms(), sketch(state_of(model))))
-    assert ledger.nearest(sketch(state_of(model))) == 0
+    ledgers = [Ledger(secret=bytes([number] * 32)) for number in range(30)]  # what one secret is off by, all moves are
+    for ledger in ledgers:
+        assert ledger.nearest(sketch(ledger, state_of(model))) == float("inf")
+        ledger.note(entry_of(terms(), sketch(ledger, state_of(model))))
+        assert ledger.nearest(sketch(ledger, state_of(model))) == 0
     for share in (1e-5, 1e-2):
-        found = []
-        for seed in range(30):  # one secret's error is in all that it measures, so each has its own
-            ledger = Ledger(secret=bytes([seed]) * 32)
-            ledger.note(entry_of(terms(), sketch(state_of(model))))
-            found.append(ledger.nearest(sketch(moved(model, share, seed))) / share)
+        found = [own.nearest(sketch(own, moved(model, share, seed))) / share for seed, own in enumerate(ledgers)]
         assert all(0.6 < ratio < 1.5 for ratio in found)
         assert abs(sum(found) / 30 - 1) < 0.1

@@ -25,6 +25,17 @@ from fedseal.types import Batch, Tensors, Update
 SECURE = ("sharing", "masking")
 
 
+def test_parties_of_one_process_share_the_terms_of_the_round_that_they_are_in() -> None:
+    pact = federation("sharing").members().pact
+    one = pact.terms(1, 5, bytes(32))
+    assert pact.terms(1, 5, bytes(32)) is one
+    others = [pact.terms(2, 5, bytes(32)), pact.terms(1, 6, bytes(32)), pact.terms(1, 5, bytes(31) + b"1")]
+    assert [(t.round, t.size, t.state[-1:]) for t in others] == [(2, 5, b"\0"), (1, 6, b"\0"), (1, 5, b"1")]
+    again = pact.terms(1, 5, bytes(32))
+    assert again is not one  # of one round at a time
+    assert again == one
+
+
 @pytest.mark.parametrize("protocol", SECURE)
 def test_a_secure_sum_trains_as_the_plain_one_within_the_rounding(protocol: str) -> None:
     plain, secure = federation("plain").fit(3), federation(protocol).fit(3)

@@ -126,6 +126,25 @@ def test_a_second_contribution_with_other_content_is_refused_and_the_first_stays
     assert np.array_equal(round_.open().total(), total(range(3)))
 
 
+def test_a_first_chunk_that_does_not_open_leaves_no_trace() -> None:
+    """It is opened where the sum will stand: what the library wrote before it found the tag wrong must go."""
+    round_ = Sharing(terms("sharing", size=5000, chunk=4096))
+    vectors = [update(number, 5000) for number in range(3)]
+    for number, client in round_.clients.items():
+        for to, message in client.contribute(vectors[number]):
+            if Kind(int.from_bytes(message[6:8], "little")) is Kind.CHUNK:
+                bad = bytearray(message)
+                bad[-1] ^= 1
+                before = round_.aggregators[0]._intake.elements.copy()
+                with pytest.raises(BadMessage, match="does not open"):
+                    round_.role(to).receive(bad)
+                assert np.array_equal(round_.aggregators[0]._intake.elements, before)
+            round_.role(to).receive(message)
+            round_.role(to).receive(message)
+    round_.close()
+    assert np.array_equal(round_.open().total(), np.sum(vectors, axis=0, dtype=np.float64))
+
+
 def test_a_stranger_and_an_impostor_are_refused() -> None:
     round_ = Sharing(terms("sharing"))
     body = bytes(200)

@@ -17,7 +17,7 @@ import fedseal.secagg as secagg_package
 from fedseal.errors import BadConfig, MissingExtra, UnfitUpdate
 from fedseal.secagg.errors import OutOfPhase, WrongSum
 from fedseal.secagg.terms import Roster, Terms
-from fedseal.secagg.vector import Contribution, Layout, Opened
+from fedseal.secagg.vector import AT_A_TIME, Contribution, Layout, Opened
 from secagg.rounds import SIZE, identity, terms, update
 
 
@@ -269,6 +269,21 @@ def test_two_thresholds_of_one_set_always_meet(holders: int, quorum: tuple[int, 
     threshold = terms(quorum=quorum).threshold(holders)
     assert holders < 2 * threshold
     assert threshold <= holders
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_long_vector_is_encoded_and_read_piece_by_piece(bits: int) -> None:
+    size = 3 * AT_A_TIME + 17
+    agreed = terms(size=size, chunk=2 * AT_A_TIME + 8, bits=bits, max_weight=3, metrics={"loss": 2.0})
+    vectors = [np.random.Generator(np.random.PCG64(seed)).uniform(-8, 8, size) for seed in range(2)]
+    scale = agreed.codec.scale
+    expected = (np.rint(vectors[0] * 2 * scale) + np.rint(vectors[1] * 3 * scale)) / scale
+    opened = summed(agreed, [(vectors[0], 2, {"loss": 0.5}), (vectors[1], 3, {"loss": 0.5})])
+    assert np.array_equal(opened.total(), expected)
+    assert np.array_equal(opened.total(np.float32), expected.astype(np.float32))
+    assert np.array_equal(opened.mean(), expected / 5)
+    assert abs(opened.metrics["loss"] - 0.5) < 1e-5
+    assert np.array_equal(opened.taken(), (expected / 5).astype(np.float32))
 
 
 def test_without_cryptography_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from fedseal.errors import BadConfig, UnknownName
 from fedseal.secagg import Identity, Party, Roster, SumRelease, Terms
@@ -185,6 +186,20 @@ class Pact:
         Raises:
             BadConfig: figures that do not fit together.
         """
+        asked = (round, size, state)
+        found = self._latest.get(asked)
+        if found is None:
+            found = self._terms(*asked)
+            self._latest.clear()
+            self._latest[asked] = found
+        return found
+
+    @cached_property
+    def _latest(self) -> dict[tuple[int, int, bytes], Terms]:
+        """The terms that were asked for last: all parties of a process ask for the same ones."""
+        return {}
+
+    def _terms(self, round: int, size: int, state: bytes) -> Terms:
         secure = self.secure
         assert secure.minimum is not None
         assert secure.max_weight is not None

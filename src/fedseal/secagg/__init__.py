@@ -14,7 +14,7 @@ except ModuleNotFoundError:
 
 from fedseal.secagg import masking, ring, sharing
 from fedseal.secagg.accounting import SumRelease
-from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
+from fedseal.secagg.hazmat.keys import Buffer, Identity, Public, trusting_itself
 from fedseal.secagg.ledger import Ledger, LedgerEntry
 from fedseal.secagg.party import OWNER, SERVER, Party, aggregator
 from fedseal.secagg.terms import Roster, Terms
@@ -43,4 +43,5 @@ __all__ = [
     "masking",
     "ring",
     "sharing",
+    "trusting_itself",
 ]

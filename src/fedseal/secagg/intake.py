@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Container
 from typing import IO
 
+import numpy as np
+
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import Agreement, Buffer
@@ -34,12 +36,13 @@ class Intake:
     def __init__(self, terms: Terms, number: int, opening: Agreement, *, final: bool = False) -> None:
         self._terms, self._number, self._opening, self._final = terms, number, opening, final
         self._layout, self._room = Layout(terms), IN_MEMORY
-        self._scratch = terms.codec.ring.zeros(terms.chunk)
+        self._scratch = np.empty(min(terms.chunk, self._layout.elements), terms.codec.ring.dtype)
         self._readers: dict[int, ChunkReader] = {}
         self._kept: dict[
             int, dict[int, Buffer | int]
         ] = {}  # by sender and chunk: the message, or its place in the file
         self._file: IO[bytes] | None = None
+        self._begun: set[int] = set()  # chunks that hold anybody's already
         self.elements = terms.codec.ring.zeros(self._layout.elements)
 
     def announce(self, sender: int, key: bytes) -> bytes:
@@ -62,11 +65,20 @@ class Intake:
         if chunk >= self._layout.chunks:
             raise BadMessage(f"chunk {chunk} of {self._layout.chunks}", "send the vector that the terms describe")
         start, end = self._layout.span(chunk)
-        part = self._scratch[: end - start]
-        self._readers[message.sender].open(message, part)
-        if chunk not in kept:
-            kept[chunk] = b"" if self._final else self._keep(message.raw)
-            self.elements[start:end] += part
+        own, empty = self.elements[start:end], chunk not in self._begun
+        part = own if empty else self._scratch[: end - start]
+        try:
+            self._readers[message.sender].open(message, part)
+        except BadMessage:
+            if empty:
+                own[:] = 0  # what does not open may have been written all the same
+            raise
+        if chunk in kept:
+            return
+        kept[chunk] = b"" if self._final else self._keep(message.raw)
+        self._begun.add(chunk)
+        if not empty:
+            own += part
 
     @property
     def announced(self) -> frozenset[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class LedgerEntry:
     sketch: str
     release: SumRelease
 
-    @property
+    @cached_property
     def place(self) -> Reals32:
         """The sketch as numbers."""
         return np.frombuffer(bytes.fromhex(self.sketch), "<f4")
@@ -165,13 +166,14 @@ class Ledger:
         Infinite where there is nothing to compare.
         """
         own = sketch.astype(np.float64)
-        places = [entry.place.astype(np.float64) for entry in self.entries if len(entry.place) == own.size > 0]
-        places = [place for place in places if np.isfinite(place).all()]  # else its distance is no number to compare
-        found = [
-            float(np.linalg.norm(own - place) / (max(np.linalg.norm(own), np.linalg.norm(place)) or 1.0))
-            for place in places
-        ]
-        return min(found, default=float("inf"))
+        answered = [entry.place for entry in self.entries if len(entry.place) == own.size > 0]
+        answered = [place for place in answered if np.isfinite(place).all()]  # else there is no distance
+        if not answered:
+            return float("inf")
+        places = np.array(answered, np.float64)
+        larger = np.maximum(np.linalg.norm(own), np.linalg.norm(places, axis=1))
+        larger[larger == 0] = 1.0
+        return float((np.linalg.norm(own - places, axis=1) / larger).min())
 
     def _here(self, terms: Terms) -> _Arrival:
         if self._arrival.state == terms.state:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Identity
 from fedseal.secagg.hazmat.prg import SEED, Masks, fresh_seed
-from fedseal.secagg.hazmat.ring import Reals
+from fedseal.secagg.hazmat.ring import Elements, Reals
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.ledger import Ledger
 from fedseal.secagg.party import OWNER, Party, aggregator
@@ -62,7 +62,7 @@ class SharingClient(Role):
             to = aggregator(place)
             key = ChunkWriter(digest, self.number, to, public.sealing, ticket + seeds[-1]).key
             yield self._signed(Kind.SHARE, to, key)
-        writer = ChunkWriter(digest, self.number, aggregator(0), first.sealing, ticket)
+        writer = ChunkWriter(digest, self.number, aggregator(0), first.sealing, ticket, Layout(self.terms).sent)
         yield self._signed(Kind.SHARE, aggregator(0), writer.key)
         offset, masks = 0, Masks(subtracted=seeds)
         for elements in contribution.chunks():
@@ -199,21 +199,32 @@ class SharingAggregator(Role):
     def _sum(self) -> Iterator[Outgoing]:
         assert self.cohort is not None
         layout, owner = Layout(self.terms), self.terms.roster.opener
-        writer = ChunkWriter(self.terms.digest, self.number, OWNER, owner.sealing)
+        writer = ChunkWriter(self.terms.digest, self.number, OWNER, owner.sealing, total=layout.sent)
         signatures = b"".join(
             self._agreements[aggregator(place)] for place in range(len(self.terms.roster.aggregators))
         )
         yield self._signed(Kind.SUM, OWNER, writer.key + wire.parties(self.cohort) + signatures)
-        vectors = None if self._place else self._intake.settle(self.cohort)
-        masks = Masks(added=[self._seeds[client] for client in self.cohort] if self._place else [])
-        buffer = self.terms.codec.ring.zeros(self.terms.chunk)
-        for chunk in range(layout.chunks):
-            start, end = layout.span(chunk)
-            elements = buffer[: end - start]
-            elements[:] = 0 if vectors is None else vectors[start:end]
-            masks.add_to(elements, offset=start)
-            yield writer.chunk(elements)
+        spans = [layout.span(chunk) for chunk in range(layout.chunks)]
+        parts = self._streams(spans) if self._place else self._vectors(spans)
+        yield from map(writer.chunk, parts)
         self._forget()
+
+    def _vectors(self, spans: Sequence[tuple[int, int]]) -> Iterator[Elements]:
+        """The sum of the vectors that the cohort sent."""
+        assert self.cohort is not None
+        vectors = self._intake.settle(self.cohort)
+        return (vectors[start:end] for start, end in spans)
+
+    def _streams(self, spans: Sequence[tuple[int, int]]) -> Iterator[Elements]:
+        """The sum of the cohort's streams; the memory is the caller's until the next part is asked for."""
+        assert self.cohort is not None
+        masks = Masks(added=[self._seeds[client] for client in self.cohort])
+        buffer = self.terms.codec.ring.zeros(spans[0][1])
+        for start, end in spans:
+            elements = buffer[: end - start]
+            elements[:] = 0
+            masks.add_to(elements, offset=start)
+            yield elements
 
     def _from_other(self, message: Message) -> None:
         if message.sender not in self._others():

@@ -15,9 +15,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.secagg.errors import OutOfPhase, WrongSum
+from fedseal.secagg.hazmat import memory
 from fedseal.secagg.hazmat.gaussian import DiscreteGaussian
 from fedseal.secagg.hazmat.ring import Elements, Reals
 from fedseal.secagg.terms import Terms
+from fedseal.secagg.wire import BESIDE, HEADER
+
+AT_A_TIME = 1 << 13  # numbers in float64 that stay in the processor's nearest cache
 
 
 def element_of(data: NDArray[Any], chunk: int) -> NDArray[Any]:
@@ -39,6 +43,11 @@ class Layout:
         self.step = terms.chunk - 1  # data elements a chunk
         self.chunks = -(-self.data // self.step)
         self.elements = self.data + self.chunks
+
+    @property
+    def sent(self) -> int:
+        """Bytes of all messages that carry the vector."""
+        return self.elements * self.terms.codec.ring.width + self.chunks * (HEADER.size + BESIDE)
 
     def span(self, chunk: int) -> tuple[int, int]:
         """First element of a chunk and the one after its last, the check included."""
@@ -64,11 +73,11 @@ class Contribution:
     """
 
     def __init__(self, terms: Terms, values: Reals, weight: int, metrics: Mapping[str, float]) -> None:
-        self._layout, self._values, self._weight = Layout(terms), _fit(terms, values), _weight(terms, weight)
+        largest = _largest(terms, values)
+        self._layout, self._values, self._weight = Layout(terms), values, _weight(terms, weight)
         norm = _norm(values) if terms.clip is not None else 0.0
         self._factor = min(1.0, terms.clip / norm) if terms.clip is not None and norm > 0 else 1.0
-        largest = max(-float(values.min()), float(values.max())) * self._factor
-        if largest > terms.bound:
+        if largest * self._factor > terms.bound:
             place = int(np.abs(values).argmax())
             raise UnfitUpdate(
                 f"entry {place} is {values[place]:g}, and the round takes magnitudes up to {terms.bound:g}",
@@ -80,12 +89,12 @@ class Contribution:
         """Ring vectors; the memory is the caller's until the next one is asked for."""
         layout, terms = self._layout, self._layout.terms
         codec, size = terms.codec, terms.size
-        buffer, scratch = codec.ring.zeros(terms.chunk), np.empty(terms.chunk)
+        buffer, scratch = np.empty(min(terms.chunk, layout.elements), codec.ring.dtype), np.empty(AT_A_TIME)
         noise = DiscreteGaussian(terms.deviation, codec.tail) if terms.noise else None
         tail = codec.ring.zeros(1 + len(terms.metrics))
         tail[0] = self._weight
         scaled = np.array([self._metrics[name] * terms.bound / most for name, most in terms.metrics.items()])
-        codec.encode(scaled, self._weight, tail[1:], np.empty(scaled.size))
+        codec.encode(scaled, self._weight, tail[1:], scratch)
         if noise:
             noise.add_to(tail[1:])
         for chunk in range(layout.chunks):
@@ -93,7 +102,7 @@ class Contribution:
             start, end = layout.span(chunk)
             out = buffer[: end - start]
             count = last - first
-            codec.encode(self._values[first:last], self._factor * self._weight, out[:count], scratch[:count])
+            codec.encode(self._values[first:last], self._factor * self._weight, out[:count], scratch)
             if noise:
                 noise.add_to(out[:count])
             rest = chunk * layout.step + count - size  # of the tail, what earlier chunks hold
@@ -102,7 +111,8 @@ class Contribution:
             yield out
 
 
-def _fit(terms: Terms, values: Reals) -> Reals:
+def _largest(terms: Terms, values: Reals) -> float:
+    """The largest magnitude of an update that fits."""
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float64):
         raise UnfitUpdate("the update is no float32 or float64 array", "hand in a numpy array of one of them")
     if values.shape != (terms.size,):
@@ -114,7 +124,7 @@ def _fit(terms: Terms, values: Reals) -> Reals:
     if not (math.isfinite(low) and math.isfinite(high)):
         place = int(np.flatnonzero(~np.isfinite(values))[0])
         raise UnfitUpdate(f"entry {place} is {values[place]}", "look why the training diverged; lower the step length")
-    return values
+    return max(-low, high)
 
 
 def _weight(terms: Terms, weight: int) -> int:
@@ -209,13 +219,15 @@ class Opened:
 
     def _decoded(self, divisor: float, dtype: DTypeLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
         self._left()
-        out, codec = np.empty(self.terms.size, dtype) if out is None else out, self.terms.codec
-        scratch = np.empty(self.terms.chunk)
+        out, codec = memory.empty(self.terms.size, dtype) if out is None else out, self.terms.codec
+        scratch = np.empty(AT_A_TIME)
         for chunk in range(self._layout.chunks):
             (first, last), (start, _) = self._layout.entries(chunk), self._layout.span(chunk)
-            part = scratch[: last - first]
-            codec.decode(self._elements[start : start + last - first], part)
-            np.divide(part, divisor, out=out[first:last], casting="same_kind")
+            for at in range(first, last, scratch.size):
+                part = scratch[: min(last - at, scratch.size)]
+                begin = start + at - first
+                codec.decode(self._elements[begin : begin + part.size], part)
+                np.divide(part, divisor, out=out[at : at + part.size], casting="same_kind")
         return out
 
     def _tail(self) -> Elements:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener, Public, Sealer
+from fedseal.secagg.hazmat.memory import Arena
 from fedseal.secagg.hazmat.ring import Elements
 
 MAGIC, VERSION = b"FSEC", 1
@@ -159,10 +160,14 @@ class ChunkWriter:
     Args:
         recipient: the X25519 key to seal for.
         secret: something short that goes beside the key.
+        total: bytes of all chunks' messages, if known; memory for several is then asked for at once.
     """
 
-    def __init__(self, terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"") -> None:
+    def __init__(
+        self, terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"", total: int = 0
+    ) -> None:
         self._terms, self._sender, self._to, self._next = terms, sender, to, 0
+        self._arena = Arena(total)
         self._sealer = Sealer(recipient, stream_context(terms, sender, to))
         self.key = self._sealer.ephemeral + self._sealer.seal(secret, b"")
 
@@ -172,9 +177,9 @@ class ChunkWriter:
         header = HEADER.pack(MAGIC, VERSION, Kind.CHUNK, self._terms, self._sender, self._to, BESIDE + len(data))
         header += wire_number(self._next)
         self._next += 1
-        message = bytearray(len(header) + len(data) + TAG)
+        message = self._arena.buffer(len(header) + len(data) + TAG)
         message[: len(header)] = header
-        self._sealer.seal(data, header, memoryview(message)[len(header) :])
+        self._sealer.seal(data, header, message[len(header) :])
         return Outgoing(self._to, message)
 
 

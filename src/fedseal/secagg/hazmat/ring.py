@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedseal.errors import BadConfig
+from fedseal.secagg.hazmat import memory
 
 Elements: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Reals: TypeAlias = NDArray[np.floating[Any]]
@@ -59,7 +60,7 @@ class Ring:
 
     def zeros(self, size: int) -> Elements:
         """`(size,)`."""
-        return np.zeros(size, self.dtype)
+        return memory.zeros(size, self.dtype)
 
     def signed(self, elements: Elements) -> NDArray[np.signedinteger[Any]]:
         """The elements as signed integers: the same memory, read as two's complement."""
@@ -135,11 +136,15 @@ class FixedPoint:
         Args:
             values: `(n,)` finite, and at most `bound` in magnitude once multiplied: the caller has checked.
             out: `(n,)` ring elements.
-            scratch: `(n,)` float64 that is overwritten.
+            scratch: float64 that is overwritten; so many values are encoded at a time.
         """
-        np.multiply(values, factor * self.scale, out=scratch, dtype=np.float64)
-        np.rint(scratch, out=scratch)
-        np.copyto(self.ring.signed(out), scratch, casting="unsafe")
+        signed = self.ring.signed(out)
+        for start in range(0, values.size, scratch.size):
+            part = values[start : start + scratch.size]
+            scaled = scratch[: part.size]
+            np.multiply(part, factor * self.scale, out=scaled, dtype=np.float64)
+            np.rint(scaled, out=scaled)
+            np.copyto(signed[start : start + part.size], scaled, casting="unsafe")
 
     def decode(self, elements: Elements, out: Reals) -> None:
         """Write the sum's value, in the unit of the bound, into `out`."""

@@ -18,7 +18,7 @@ from fedseal.secagg.masking.graph import Graph, drawn_holders
 from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending
 from fedseal.secagg.terms import Terms
-from fedseal.secagg.vector import Contribution
+from fedseal.secagg.vector import Contribution, Layout
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
@@ -44,6 +44,7 @@ class MaskingClient(Role):
         self._on = dict.fromkeys(self._steps, self._in_turn)
         self._due: list[Kind | str] = ["advertise", Kind.KEYS, Kind.RELAY, "contribute", Kind.SURVIVORS, Kind.CONFIRMED]
         self._shares: dict[int, bytes] = {}  # of others' secrets, and its own
+        self._agreed: dict[int, bytes] = {}  # by client, between the channels' keys
 
     def advertise(self) -> list[Outgoing]:
         """The first message of the round."""
@@ -157,9 +158,15 @@ class MaskingClient(Role):
         self._told, self._drawn, self._shares[self.number] = told, drawn, shares.pop(self.number)
         body = told.digest + told.commitment(self.number, self._seed) + wire.wire_number(len(shares))
         for holder, share in shares.items():
-            key = told.share_key(self._channel, self.number, holder, holder)
+            key = told.share_key(self._agreed_with(holder), self.number, holder)
             body += wire.party(holder) + seal_once(key, share)
         return [self._signed(Kind.BACKUP, SERVER, body)]
+
+    def _agreed_with(self, other: int) -> bytes:
+        """Worked out once for the share that goes there and the one that comes."""
+        if other not in self._agreed:
+            self._agreed[other] = self._channel.agreed(self._told.keys[other].channel)
+        return self._agreed[other]
 
     def _relayed(self, message: Message) -> list[Outgoing]:
         reader, told = Reader(message.body), self._told
@@ -178,14 +185,16 @@ class MaskingClient(Role):
         self._held(sharing, "hold")
         for who, share in sealed.items():
             try:
-                self._shares[who] = open_once(told.share_key(self._channel, who, self.number, who), share)
+                self._shares[who] = open_once(told.share_key(self._agreed_with(who), who, self.number), share)
             except BadMessage:
                 continue  # others may hold theirs: nobody can shut this client out by one bad share
+        self._agreed.clear()
         self._sharing, self._graph = sharing, graph
         return []
 
     def _masked(self, contribution: Contribution) -> Iterator[Outgoing]:
-        writer = ChunkWriter(self.terms.digest, self.number, SERVER, self.terms.roster.opener.sealing)
+        opener, total = self.terms.roster.opener.sealing, Layout(self.terms).sent
+        writer = ChunkWriter(self.terms.digest, self.number, SERVER, opener, total=total)
         yield self._signed(Kind.MASKED, SERVER, writer.key)
         sharing = set(self._sharing)
         pairs = [who for who in self._graph.neighbors(self.number) if who in sharing]
@@ -262,6 +271,7 @@ class MaskingClient(Role):
 
     def _forget(self) -> None:
         self._shares.clear()
+        self._agreed.clear()
         self._seed, self._masking, self._channel = bytes(KEY), Agreement(bytes(KEY)), Agreement(bytes(KEY))
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import KEY, Agreement, low_order
+from fedseal.secagg.hazmat.keys import KEY, Agreement, hkdf, low_order
 from fedseal.secagg.masking.graph import Graph, drawing
 from fedseal.secagg.party import SERVER, Party
 from fedseal.secagg.role import from_client, public_of
@@ -85,10 +85,9 @@ class Directory:
         pair = wire.party(min(me, other)) + wire.party(max(me, other))
         return own.derive(self.keys[other].masking, b"fedseal mask 1" + self.digest + pair)
 
-    def share_key(self, own: Agreement, source: int, holder: int, other: int) -> bytes:
-        """What seals the share that `source` gives `holder`; `other` is the one of them whose key is not ours."""
-        context = b"fedseal share 1" + self.digest + wire.party(source) + wire.party(holder)
-        return own.derive(self.keys[other].channel, context)
+    def share_key(self, agreed: bytes, source: int, holder: int) -> bytes:
+        """What seals the share that `source` gives `holder`, from what their channels' keys agree on."""
+        return hkdf(agreed, b"fedseal share 1" + self.digest + wire.party(source) + wire.party(holder))
 
     def commitment(self, client: int, seed: bytes) -> bytes:
         """Binds a client to its own seed and says nothing of it."""

@@ -1,0 +1,81 @@
+"""Signatures are checked; where one process plays several parties, each right one once."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from fedseal.secagg import Identity, Public, trusting_itself
+from fedseal.secagg.errors import BadMessage
+from fedseal.secagg.hazmat import keys
+
+
+class Counting:
+    """A key that counts how often it is asked."""
+
+    def __init__(self, key: Any) -> None:
+        self.key, self.count = key, 0
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        self.count += 1
+        self.key.verify(signature, data)
+
+
+def counting(public: Public) -> Counting:
+    found = Counting(public._key)
+    vars(public)["_key"] = found
+    return found
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_what_was_not_signed_is_refused_every_time(once: bool) -> None:
+    who, other = Identity.fresh(), Identity.fresh()
+    signature = who.sign(b"text")
+    with trusting_itself() if once else contextlib.nullcontext():
+        for _ in range(2):
+            who.public.verify(signature, b"text")
+            for public, wrong, data in (
+                (other.public, signature, b"text"),
+                (who.public, other.sign(b"text"), b"text"),
+                (who.public, signature, b"texT"),
+                (who.public, signature[:-1], b"text"),
+                (who.public, signature, b""),
+            ):
+                with pytest.raises(BadMessage, match="signature"):
+                    public.verify(wrong, data)
+
+
+def test_a_signature_is_checked_every_time_but_where_one_process_plays_all() -> None:
+    who = Identity.fresh()
+    one, twin = who.public, who.copied().public
+    checks = [counting(one), counting(twin)]
+    signature = who.sign(b"text")  # outside: it is not known to be right
+
+    def asked() -> int:
+        for public in (one, twin, one):
+            public.verify(bytearray(signature), memoryview(b"text"))
+        return sum(check.count for check in checks)
+
+    assert asked() == 3
+    with trusting_itself():
+        assert asked() == 4
+        with trusting_itself():
+            assert asked() == 5
+        assert asked() == 5
+    assert asked() == 8
+    with trusting_itself():
+        signature = who.sign(b"text")  # the same bytes, made here
+        assert asked() == 8
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "REMEMBERED", 3)
+    who = Identity.fresh()
+    with trusting_itself():
+        for number in range(20):
+            who.public.verify(who.sign(bytes([number])), bytes([number]))
+            known = keys._right.get()
+            assert known is not None
+            assert 1 <= len(known._known) <= 3
