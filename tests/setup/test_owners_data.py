@@ -177,7 +177,7 @@ def test_a_parquet_file_whose_text_is_none_is_refused_by_name(tmp_path: Path) ->
     parquet.write_table(pa.table({"age": [1.5, 2.5], "kind": kinds}), tmp_path / "bad.parquet")
     file = str(tmp_path / "bad.parquet")
     for data in ((file,), (file, file)):
-        with pytest.raises(StorageFailure, match=r"bad.parquet' holds what is no text"):
+        with pytest.raises(StorageFailure, match=r"bad.parquet' cannot be read as a table"):
             plan(*data, label="kind", shape=None).read()
 
 

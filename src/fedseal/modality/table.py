@@ -93,7 +93,7 @@ def read_table(
     if limit < 2:
         raise BadConfig(f"{limit} rows are to be kept", "keep at least 2")
     notes: list[str] = []
-    frame = _frame(source, limit, notes)
+    frame = read_frame(source, limit, notes)
     _check_names(frame, label, (*categorical, *continuous, *drop))
     frame = frame.drop(columns=list(drop))
     frame = _without_missing(frame, label, missing, set(categorical), notes)
@@ -118,7 +118,7 @@ def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
     from pandas.api.types import is_numeric_dtype
 
     notes: list[str] = []
-    frames = [_frame(source, LIMIT, notes) for source in sources]
+    frames = [read_frame(source, LIMIT, notes) for source in sources]
     for source, frame in zip(sources[1:], frames[1:], strict=True):
         different = sorted(set(frame.columns) ^ set(frames[0].columns))
         if different:
@@ -148,7 +148,19 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> pd.DataFrame:
+def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> pd.DataFrame:
+    """A table as it stands in its file, its columns' names as text.
+
+    Args:
+        limit: rows at most; of more so many are drawn.
+        notes: what was found out in reading is appended.
+
+    Raises:
+        StorageFailure: nothing is there, or no table, or text that cannot be decoded.
+        UnfitBatch: it has no rows.
+        BadConfig: neither a path nor a frame.
+        MissingExtra: pandas, or pyarrow for parquet, is not installed.
+    """
     try:
         import pandas as pd
     except ImportError:
@@ -169,6 +181,7 @@ def _frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> p
         raise BadConfig(f"a table of type {type(source).__name__}", "give a path, or a pandas frame")
     try:
         frame, total = _thinned(pieces, limit)
+        frame.select_dtypes(exclude="number").astype(object)  # pyarrow decodes texts where they are used
     except FedsealError:
         raise
     except Exception as error:  # noqa: BLE001 - pandas and pyarrow raise whatever they raise on foreign bytes

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from fedseal.errors import BadConfig, StorageFailure, UnfitBatch, brief
+from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.modality import Tabular
 from fedseal.modality.columns import Categorical, Column, by_size, category_name, some
-from fedseal.modality.table import LIMIT, Missing, Table, _frame, read_table, read_tables
+from fedseal.modality.table import LIMIT, Missing, Table, read_frame, read_table, read_tables
 from fedseal.setup.data.dataset import Dataset
 from fedseal.setup.data.terms import VERSION, ColumnTerms, DataTerms
 from fedseal.types import Batch
@@ -35,8 +34,7 @@ def table(path: Path, *, label: str, missing: Missing = "refuse", like: Dataset 
     if like is not None and isinstance(like.modality, Tabular):
         schema = Table(like.batch, like.modality, like.names, label, ())
     try:
-        with _decoded(path):
-            read = read_table(path, label=label, missing=missing, like=schema)
+        read = read_table(path, label=label, missing=missing, like=schema)
     except (UnfitBatch, BadConfig) as error:
         if like is None or str(path) in error.fact:
             raise
@@ -46,8 +44,7 @@ def table(path: Path, *, label: str, missing: Missing = "refuse", like: Dataset 
 
 def common(paths: Sequence[Path], *, label: str) -> Dataset:
     """All rows of several owners' tables as one, by whose schema and classes each of them is read."""
-    with _decoded(*paths):
-        return _dataset(read_tables(paths, label=label), "common")
+    return _dataset(read_tables(paths, label=label), "common")
 
 
 def pooled_terms(paths: Sequence[Path], found: Dataset, label: str, held: Path | None = None) -> DataTerms:
@@ -95,24 +92,23 @@ def frame_of(path: Path, label: str) -> pd.DataFrame:
         BadConfig: it has no such column.
         UnfitBatch: a value is missing.
     """
-    with _decoded(path):
-        frame = _frame(path, LIMIT, [])
-        if label not in frame.columns:
-            raise BadConfig(
-                f"'{path}' has no column '{brief(label)}'", f"its columns are {some(list(frame.columns), quoted=False)}"
+    frame = read_frame(path, LIMIT, [])
+    if label not in frame.columns:
+        raise BadConfig(
+            f"'{path}' has no column '{brief(label)}'", f"its columns are {some(list(frame.columns), quoted=False)}"
+        )
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UnfitBatch(f"'{path}' has two columns '{brief(twice)}'", "give every column a name of its own")
+    if len(frame.columns) < 2:
+        raise UnfitBatch(f"'{path}' has no column but '{brief(label)}'", "give a table with more")
+    absent = frame.replace([float("inf"), float("-inf")], float("nan")).isna().any()
+    for name in frame.columns:
+        if bool(absent[name]):
+            raise UnfitBatch(
+                f"'{path}' has no value in some rows of '{brief(name)}'", "complete them, or leave them out"
             )
-        if not frame.columns.is_unique:
-            twice = frame.columns[frame.columns.duplicated()][0]
-            raise UnfitBatch(f"'{path}' has two columns '{brief(twice)}'", "give every column a name of its own")
-        if len(frame.columns) < 2:
-            raise UnfitBatch(f"'{path}' has no column but '{brief(label)}'", "give a table with more")
-        absent = frame.replace([float("inf"), float("-inf")], float("nan")).isna().any()
-        for name in frame.columns:
-            if bool(absent[name]):
-                raise UnfitBatch(
-                    f"'{path}' has no value in some rows of '{brief(name)}'", "complete them, or leave them out"
-                )
-        return frame
+    return frame
 
 
 def category_names(values: pd.Series) -> tuple[str, ...]:
@@ -134,18 +130,17 @@ def agreed_table(path: Path, terms: DataTerms) -> Dataset:
         raise UnfitBatch(f"'{path}' has no column '{brief(lacking[0])}', which was agreed on", "give such a table")
     if foreign := sorted(set(frame.columns) - named):
         raise UnfitBatch(f"'{path}' has the column '{brief(foreign[0])}', which was not agreed on", "leave it out")
-    with _decoded(path):
-        for column in terms.columns:
-            _check_column(frame[column.name], column, path)
-        classes = frame[terms.label].map(category_name)
-        if bool((strange := ~classes.isin(terms.names)).any()):
-            row = int(strange.to_numpy().argmax())
-            raise UnfitBatch(
-                f"row {row + 1} of '{path}' has the class '{brief(classes.iloc[row])}', which was not agreed on",
-                f"those are {some(terms.names, quoted=False)}",
-            )
-        schema = Table(Batch(torch.zeros(1, 1), torch.zeros(1)), terms.table(), terms.names, terms.label, ())
-        read = read_table(frame, label=terms.label, like=schema)
+    for column in terms.columns:
+        _check_column(frame[column.name], column, path)
+    classes = frame[terms.label].map(category_name)
+    if bool((strange := ~classes.isin(terms.names)).any()):
+        row = int(strange.to_numpy().argmax())
+        raise UnfitBatch(
+            f"row {row + 1} of '{path}' has the class '{brief(classes.iloc[row])}', which was not agreed on",
+            f"those are {some(terms.names, quoted=False)}",
+        )
+    schema = Table(Batch(torch.zeros(1, 1), torch.zeros(1)), terms.table(), terms.names, terms.label, ())
+    read = read_table(frame, label=terms.label, like=schema)
     return _dataset(read, path.stem)
 
 
@@ -177,23 +172,6 @@ def _reads_as_number(value: object) -> bool:
     except ValueError:
         return False
     return True
-
-
-@contextmanager
-def _decoded(*paths: Path) -> Iterator[None]:
-    """Says what pyarrow raises of texts that it decodes late: when they are used, and not when the file is read.
-
-    Raises:
-        StorageFailure: it raised something.
-    """
-    try:
-        yield
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "pyarrow":
-            raise
-        named = ", ".join(f"'{path}'" for path in paths)
-        why = " ".join(str(error).split())
-        raise StorageFailure(f"{named} holds what is no text ({why})", "copy it anew, or write it in UTF-8") from None
 
 
 def _dataset(read: Table, title: str) -> Dataset:
