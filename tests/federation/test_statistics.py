@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,20 +18,21 @@ from torch import nn
 import fedseal as fs
 from federation.small import Losing, data, gap, weights
 from fedseal.client import state_of
-from fedseal.errors import BadConfig, UnfitUpdate, UnknownName
+from fedseal.errors import BadConfig, StorageFailure, UnfitUpdate, UnknownName
 from fedseal.federation import View
 from fedseal.federation.federation import Federation
+from fedseal.federation.members import STATISTICS, Members
 from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step, local_steps
 from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.privacy import Spent
-from fedseal.federation.protocol.messages import Ask
+from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Secure
 from fedseal.federation.statistics import estimated, settled_buffers
 from fedseal.types import Batch, Tensors, Update
 
 SECURE = ("sharing", "masking")
 WAYS: dict[str, dict[str, Any]] = {"bare": {}, "clip": {"clip": 1.0}, "noise": {"clip": 1.0, "noise": 0.5}}
-STATISTICS = ["1.running_mean", "1.running_var"]
+STATISTICS_OF_NET = ["1.running_mean", "1.running_var"]
 
 
 def net() -> nn.Sequential:
@@ -58,7 +61,7 @@ def test_any_number_of_local_steps_trains_and_nobody_is_told_how_many(protocol: 
     state = weights(found)
     assert int(state["1.num_batches_tracked"]) == 2
     assert float(state["1.running_var"].min()) >= 0
-    assert gap({n: state[n] for n in STATISTICS}, {n: state_of(net())[n] for n in STATISTICS}) > 1e-3
+    assert gap({n: state[n] for n in STATISTICS_OF_NET}, {n: state_of(net())[n] for n in STATISTICS_OF_NET}) > 1e-3
 
 
 @pytest.mark.parametrize("protocol", SECURE)
@@ -67,8 +70,8 @@ def test_under_a_clip_the_weights_take_all_of_it(protocol: str) -> None:
     before = state_of(net())
     found = weights(federation(Secure(protocol, clip=0.01, statistics_clip=0.5), owners(40, lr=0.5, count=2)).fit(1))
     moved = {name: (found[name] - before[name]).double().flatten() for name in found if "tracked" not in name}
-    steps = torch.cat([step for name, step in moved.items() if name not in STATISTICS])
-    statistics = torch.cat([moved[name] for name in STATISTICS])
+    steps = torch.cat([step for name, step in moved.items() if name not in STATISTICS_OF_NET])
+    statistics = torch.cat([moved[name] for name in STATISTICS_OF_NET])
     assert 0.007 < float(steps.norm()) <= 0.01 + 1e-6  # a mean of two steps of this length
     assert 0.1 < float(statistics.norm()) <= 0.5 + 1e-6
 
@@ -82,7 +85,7 @@ def test_statistics_become_the_owners_mean(protocol: str) -> None:
         update = owner.model_fn(net(), owner.build_data(), torch.Generator())
         assert update.buffers is not None
         alone.append(update.buffers)
-    for name in STATISTICS:
+    for name in STATISTICS_OF_NET:
         mean = torch.stack([buffers[name] for buffers in alone]).double().mean(0)
         assert gap({name: found[name]}, {name: mean}) < 2e-5  # fixed point in units of 128
 
@@ -246,7 +249,7 @@ def test_a_recorded_round_has_its_statistics_in_their_own_unit(tmp_path: Path) -
     buffers = view.update(entry).buffers
     assert buffers is not None
     assert view.packing.unit == 128.0
-    assert gap({n: buffers[n] for n in STATISTICS}, {n: weights(found)[n] for n in STATISTICS}) < 2e-5
+    assert gap({n: buffers[n] for n in STATISTICS_OF_NET}, {n: weights(found)[n] for n in STATISTICS_OF_NET}) < 2e-5
 
 
 def test_what_means_nothing_is_refused() -> None:
@@ -287,3 +290,39 @@ def test_an_ask_is_of_the_size_without_counters() -> None:
 
     setup.fit(1, engine=Losing(lost))
     assert set(sizes) == {sum(p.numel() for p in net().parameters()) + 8}
+
+
+class Anew:
+    """An engine where every question is answered by a process of its own, so to say."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        serve(self.Calls(members, self.folder))
+
+    @dataclass
+    class Calls:
+        members: Members
+        folder: Path | None
+
+        def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+            for ask in asks:
+                own = None if self.folder is None else self.folder / str(ask.to)
+                yield ask, self.members.party(ask.to, folder=own).answer(ask)
+
+
+def test_statistics_that_stay_at_an_owner_outlive_its_process(tmp_path: Path) -> None:
+    """`fedseal join` that was started again lost them, and no owner had its own to use the model with."""
+    setup = federation(Secure("plain", statistics="local"))
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+    through = setup.fit(2)
+    metrics = [report.metrics for report in through.history]
+    assert [report.metrics for report in setup.fit(2, engine=Anew(tmp_path)).history] == metrics
+    assert [report.metrics for report in setup.fit(2, engine=Anew(None)).history] != metrics
+    kept = safetensors.torch.load_file(tmp_path / "0" / STATISTICS)
+    assert sorted(kept) == STATISTICS_OF_NET
+    (tmp_path / "0" / STATISTICS).write_bytes(b"nothing")
+    with pytest.raises(StorageFailure, match="holds no statistics of a model"):
+        setup.members().party(0, folder=tmp_path / "0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
@@ -12,6 +13,8 @@ from fedseal.federation.protocol import AggregatorMember, Member
 from fedseal.federation.protocol.client import ClientMember
 from fedseal.federation.secure import Keyring, Pact
 from fedseal.secagg import Identity, Ledger, Party, aggregator
+
+STATISTICS = "statistics.safetensors"  # in an owner's own folder
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,15 @@ class Members:
         """Numbers of the aggregators."""
         return tuple(aggregator(place) for place in range(len(self.pact.roster.aggregators)))
 
-    def party(self, number: int, *, kept: bool = False, ledger: Ledger | None = None) -> Member:
-        """The party of a number, as it starts; `kept` if it will be dumped and loaded."""
+    def party(
+        self, number: int, *, kept: bool = False, ledger: Ledger | None = None, folder: Path | None = None
+    ) -> Member:
+        """The party of a number, as it starts.
+
+        Args:
+            kept: whether it will be dumped and loaded.
+            folder: of its own, in which statistics that stay at an owner outlive the process.
+        """
         identity = self.keys.identity(number)
         if number in self.aggregators:
             return AggregatorMember(Party.of(number).index, self.pact, identity, kept=kept, ledger=ledger)
@@ -54,6 +64,7 @@ class Members:
             seed=self.seed if isinstance(self.keys, Keyring) else _own_seed(identity),
             threads=self.threads,
             ledger=ledger,
+            statistics=None if folder is None else folder / STATISTICS,
         )
 
 

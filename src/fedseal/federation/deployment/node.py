@@ -60,11 +60,11 @@ def take_part(
 
     Raises:
         BadConfig: the model owner refuses this party, or is another one.
-        StorageFailure: its record of rounds is missing or damaged.
+        StorageFailure: its record of rounds is missing or damaged, or its statistics are.
         EngineFailure: the SuperNode does not start.
     """
     certificates.check(place.folder)
-    party: Member = members.party(place.number, ledger=stored_ledger(place.folder / LEDGER))
+    party: Member = members.party(place.number, ledger=stored_ledger(place.folder / LEDGER), folder=place.folder)
     if floors is not None:
         party = Guarded(party, floors)
     quiet()

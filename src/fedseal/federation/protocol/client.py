@@ -12,13 +12,15 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedseal.client import misfits, put_state
-from fedseal.errors import UnfitUpdate
+from fedseal.errors import StorageFailure, UnfitUpdate
 from fedseal.federation.ledger import ledger_of, ledger_text
 from fedseal.federation.owners import DataOwner, Local
 from fedseal.federation.packing import Packing, statistics_of, trained_arrays
@@ -27,6 +29,7 @@ from fedseal.federation.protocol.base import ClientSide, TrainedStep, received
 from fedseal.federation.protocol.messages import Ask, Memory, Reply, answer_of
 from fedseal.federation.protocol.replies import Replies, question_key
 from fedseal.federation.secure import Pact
+from fedseal.files import write_whole
 from fedseal.secagg import Identity, Ledger, Outgoing
 from fedseal.types import Batch, Tensors
 
@@ -41,6 +44,11 @@ class ClientMember:
         seed: of the federation, which makes its draws repeatable; None for draws of its own.
         threads: of its training. Sums of many threads differ in their last bits.
         ledger: of its rounds so far; None for a new one.
+        statistics: a file for the statistics that stay at this owner, which outlives the process; None to keep them in
+            memory.
+
+    Raises:
+        StorageFailure: that file is damaged.
     """
 
     def __init__(
@@ -54,10 +62,12 @@ class ClientMember:
         seed: int | None = None,
         threads: int = 1,
         ledger: Ledger | None = None,
+        statistics: Path | None = None,
     ) -> None:
         self._number, self._owner, self._pact, self._identity = number, owner, pact, identity
         self._model, self._packing = copy.deepcopy(model), Packing.of(model, pact.secure)
-        self._statistics: dict[str, Tensor] = {}  # this owner's own, where they stay here
+        self._place = statistics
+        self._statistics = {} if statistics is None else _stored(statistics)  # this owner's own, where they stay here
         self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
         self._data: Batch | None = None
         self._side, self._replies = self._fresh_side(), Replies()
@@ -119,6 +129,8 @@ class ClientMember:
         weight = 1 if secure.max_weight == 1 else update.num_examples or len(self._data)
         if secure.statistics == "local" and update.buffers is not None:
             self._statistics = {name: update.buffers[name].clone() for name in before if name in update.buffers}
+            if self._place is not None:
+                write_whole(self._place, safetensors.torch.save(self._statistics))
         step = self._packing.pack(update, before)
         self._packing.limit(step, secure)
         return TrainedStep(step, weight, metrics)
@@ -130,6 +142,17 @@ class ClientMember:
         anew = isinstance(rule, Local) and rule.draws_anew(len(data))  # of another's function nothing is known
         self._ledger.arrived(ask.digest, sketch, anew=anew)
         self._ledger.admit(self._pact.terms(ask.round, ask.size, ask.digest))
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        return {}
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise StorageFailure(
+            f"'{path}' holds no statistics of a model ({error})", "delete it, and they begin anew"
+        ) from None
 
 
 def draw_seed(seed: int | None, round: int, number: int) -> int:
