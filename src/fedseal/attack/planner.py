@@ -23,6 +23,7 @@ from fedseal.attack.batch.spear import Spear
 from fedseal.attack.equations.rank import rank_analysis
 from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.jacobian import small
 from fedseal.attack.evidence.replay import CAP, replayable
 from fedseal.attack.evidence.scale import scale_note, unscaled
@@ -55,8 +56,6 @@ from fedseal.errors import (
     UnknownToAdversary,
 )
 from fedseal.mechanism import Mechanism
-from fedseal.modality.tabular import Tabular
-from fedseal.modality.text import Text
 from fedseal.types import Attack, Modality, Observation, Outcome, ProgressCallback, Reconstruction, RouteNote
 
 CERTAIN = ("exact", "converged")
@@ -108,9 +107,9 @@ class Auto:
 
     def routes(self, modality: Modality) -> tuple[Route, ...]:
         """What is tried before any search for the update itself, cheapest first."""
-        if isinstance(modality, Text):
+        if traits_of(modality).discrete:
             return (Dager(),)
-        if isinstance(modality, Tabular):
+        if traits_of(modality).columns:
             separation, unmixing = (
                 Separation(steps=max(4, self.steps // 5)),
                 CocktailParty(steps=max(1, self.steps // 2)),
@@ -203,7 +202,7 @@ class Auto:
             ends = [*readings, *found]
             ends += self._finish(evidence, ends, notes, generator, progress)
             return _chosen(evidence, ends)
-        if isinstance(observation.modality, Text):
+        if traits_of(observation.modality).discrete:
             return self._words(evidence, notes, generator)
         return Reconstruction(None, None, Outcome("not_applicable", self.name, None, 0, 0.0, reason))
 
@@ -219,7 +218,7 @@ class Auto:
         certain.
         """
         observation, training = evidence.observation, replayable(evidence.observation)
-        if training is None or isinstance(observation.modality, Text) or _drawn(evidence) or observation.secrets:
+        if training is None or traits_of(observation.modality).discrete or _drawn(evidence) or observation.secrets:
             return
         if order_is_secret(training, evidence.batch_size or 1):
             return
@@ -315,14 +314,14 @@ def plans(
 ) -> Iterator[PlannedSearch]:
     """The optimizations for this evidence, in the order in which to try them."""
     training = evidence.observation.training
-    if isinstance(evidence.observation.modality, Text):
+    if traits_of(evidence.observation.modality).discrete:
         if training is not None and training.fresh_optimizer and _classifies(evidence.observation):
             search = mixture(steps=max(1, steps // 8), labels=_labels(evidence))
             yield PlannedSearch(
                 search, "no span tells the sentences; mixtures of the tokens that the update leaks are searched"
             )
         return
-    if isinstance(evidence.observation.modality, Tabular):
+    if traits_of(evidence.observation.modality).columns:
         if training is not None and training.fresh_optimizer:
             ensemble = tableak(steps=max(1, steps * 5 // 8), labels=_labels(evidence))
             yield PlannedSearch(

@@ -23,17 +23,19 @@ class InputTraits:
     Args:
         discrete: whether inputs are ids, of which there are finitely many and nothing between two; the model may then
             score single places of an input as well.
+        columns: whether an input is a row, of whose columns it is known what they may hold.
         fill: `(modality, inputs (N, numel), known (N, numel))`: inputs with what no equation reaches filled in.
     """
 
     discrete: bool
+    columns: bool
     fill: _Fill
 
 
 INPUT_TRAITS: Mapping[str, InputTraits] = {
-    "image": InputTraits(discrete=False, fill=filled_by_spectrum),
-    "text": InputTraits(discrete=True, fill=filled_by_spectrum),
-    "tabular": InputTraits(discrete=False, fill=filled_by_column),
+    "image": InputTraits(discrete=False, columns=False, fill=filled_by_spectrum),
+    "text": InputTraits(discrete=True, columns=False, fill=filled_by_spectrum),
+    "tabular": InputTraits(discrete=False, columns=True, fill=filled_by_column),
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.replay import CAP, rounding
 from fedseal.attack.proof.claims import judged_by
 from fedseal.attack.proof.reasons import (
@@ -20,7 +21,6 @@ from fedseal.attack.proof.reasons import (
     unknown_number,
 )
 from fedseal.attack.proof.sensitivity import Sensitivity, first_layer, layer_misfit
-from fedseal.modality.text import Text
 from fedseal.types import Certificate
 from fedseal.vocabulary import MARGIN
 
@@ -34,7 +34,7 @@ def by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) -
     The weights may be withheld, and whatever the client draws behind that layer does not matter.
     """
     observation, update, layer = evidence.observation, evidence.observation.update, evidence.first_linear
-    if layer is None or layer.bias is None or isinstance(observation.modality, Text) or len(observation.rounds) > 1:
+    if layer is None or layer.bias is None or traits_of(observation.modality).discrete or len(observation.rounds) > 1:
         return None
     if layer.weight not in update.tensors or layer.bias not in update.tensors or evidence.doubt:
         return None

@@ -16,6 +16,7 @@ import torch
 
 from fedseal.attack.evidence.draw import drawn
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.jacobian import small
 from fedseal.attack.evidence.replay import (
     CAP,
@@ -53,7 +54,6 @@ from fedseal.attack.proof.sensitivity import (
     swaps,
 )
 from fedseal.errors import Misfit, NotTwiceDifferentiable
-from fedseal.modality.text import Text
 from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Status
 from fedseal.vocabulary import MARGIN
 
@@ -120,7 +120,9 @@ def _near_means_right(evidence: Evidence) -> bool:
     than nothing at all; no replayed update is near its signs; and a replay drops no values.
     """
     observation = evidence.observation
-    return not isinstance(observation.modality, Text) and evidence.release.family != "sign" and not observation.secrets
+    return (
+        not traits_of(observation.modality).discrete and evidence.release.family != "sign" and not observation.secrets
+    )
 
 
 def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
@@ -150,7 +152,7 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
         note = "; ".join(["does not explain the update to the arithmetic's precision", *reasons])
         return replace(nothing, tolerance=tolerance, note=note)
     bare, unseen = replace(nothing, tolerance=tolerance), max(tolerance, value)
-    if isinstance(observation.modality, Text):  # finitely many, of which some are tried: nothing lies between them
+    if traits_of(observation.modality).discrete:  # finitely many, of which some are tried: nothing lies between them
         judged = judged_by(bare, swaps(evidence, candidate), reasons, unseen)
         return beside_open(observation, candidate, training, judged, unseen)
     moved = sensitivity(evidence, candidate, tolerance)

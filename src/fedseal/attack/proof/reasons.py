@@ -6,8 +6,8 @@ from torch import Tensor
 
 from fedseal.attack.equations.rivals import borne_out, directions
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.input_traits import traits_of
 from fedseal.attack.evidence.modes import modes_differ
-from fedseal.modality.text import Text
 from fedseal.types import Observation, Secret
 
 OUTPUTS = 4  # of a layer, from which weight decay shows in the form of its update
@@ -24,7 +24,7 @@ def assumption_on_number(observation: Observation, count: int) -> str:
     """What a certificate takes for granted of how many examples made the update."""
     told = observation.update.num_examples
     fed = "" if observation.defense is not None else ", and that it changed no example before training"
-    if told is None and isinstance(observation.modality, Text):
+    if told is None and traits_of(observation.modality).discrete:
         return "that these sentences, or all of them equally often, made the update; the message names no number"
     if told is None:
         return f"that {count} example{'s' if count > 1 else ''} made the update; the message names no number"
@@ -38,7 +38,7 @@ def unknown_number(observation: Observation, count: int) -> list[str]:
     arithmetic's precision; only all of them repeated do.
     """
     told = observation.update.num_examples
-    if told is None and isinstance(observation.modality, Text):
+    if told is None and traits_of(observation.modality).discrete:
         return []
     if told is None:
         return [f"the number of examples is unknown: {count} explain the update, and so may others"]
@@ -51,7 +51,7 @@ def drawn_in_secret(evidence: Evidence, layers: tuple[Secret, ...]) -> list[str]
         f"'{secret.module}' drops values at random{'' if secret.active else ', if the client trains in train mode'}"
         for secret in layers[:1]
     ]
-    if not isinstance(evidence.observation.modality, Text):  # a language model's rows are read by its own wiring
+    if not traits_of(evidence.observation.modality).discrete:  # a language model's rows are read by its own wiring
         found += [f"the model draws random numbers in '{name}'" for name in evidence.structure.random[:1]]
     kinds = {step.kind for step in evidence.observation.defense or ()}
     return found + [words for kind, words in CHANGED.items() if kind in kinds]
@@ -59,7 +59,7 @@ def drawn_in_secret(evidence: Evidence, layers: tuple[Secret, ...]) -> list[str]
 
 def modes_in_doubt(evidence: Evidence) -> list[str]:
     """Where the training is withheld: whether the model computes otherwise in training than in evaluation."""
-    if evidence.observation.training is not None or isinstance(evidence.observation.modality, Text):
+    if evidence.observation.training is not None or traits_of(evidence.observation.modality).discrete:
         return []
     differs = evidence.once("modes", lambda: modes_differ(evidence.observation))
     return ["the model computes otherwise in training, and nobody says how the client ran it"] if differs else []
