@@ -1,4 +1,4 @@
-"""Federations in Flower's simulation, all on one Ray; prints a line for each that is as it should be."""
+"""Federations in Flower's simulation, those of one name on one Ray; prints a line for what came of each."""
 
 from __future__ import annotations
 
@@ -57,19 +57,26 @@ def failing(minimum: int, rounds: int) -> Federation:
     return Federation(ModelOwner(net()), team, Secure("masking", minimum=minimum, quorum=(1, 2), max_weight=8))
 
 
-def main() -> None:
-    quiet()
-    ray.init(num_cpus=2, log_to_driver=False, logging_level=40, include_dashboard=False)
+def alike() -> None:
+    """The same models as in this process."""
     for protocol in ("sharing", "masking", "plain", "ring", "masked_ring"):
         say(protocol, same(protocol))
+    team = Gossip(ModelOwner(net()), owners())
+    say("gossip", gap(weights(team.fit(2)), weights(team.fit(2, engine=ENGINE))) == 0)
+
+
+def lies() -> None:
+    """A model owner that sends others other weights, or the same ones twice."""
     for protocol in ("sharing", "masking"):
         for told in (False, True):
             report = federation(protocol).fit(1, engine=Lying(told, over=ENGINE)).history[0]
-            say(f"lies-{protocol}-{told}", report.clients, bool(report.failure))
+            say(f"{protocol}-{told}", report.clients, bool(report.failure))
     repeated = federation("sharing").fit(2, engine=Repeating(ENGINE)).history
     say("repeats", *(report.clients for report in repeated))
-    team = Gossip(ModelOwner(net()), owners())
-    say("gossip", gap(weights(team.fit(2)), weights(team.fit(2, engine=ENGINE))) == 0)
+
+
+def fails_where_it_should() -> None:
+    """Owners whose own code fails, and one that no other process can be handed."""
     say("failing", failing(3, 1).fit(1, engine=ENGINE).history[0].clients)
     try:
         failing(4, 4).fit(4, engine=ENGINE)
@@ -82,4 +89,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    quiet()
+    ray.init(num_cpus=2, log_to_driver=False, logging_level=40, include_dashboard=False)
+    {"alike": alike, "lies": lies, "fails": fails_where_it_should}[sys.argv[1]]()
