@@ -265,3 +265,14 @@ def test_a_changed_number_in_a_file_with_checksums_is_found(tmp_path: Path, writ
     path.write_bytes(content.replace(value.tobytes(), np.float32(9).tobytes(), 1))
     with pytest.raises(UnfitUpdate, match="not a whole"):
         Update.load(path)
+
+
+def test_no_refusal_advises_to_unpickle(tmp_path: Path) -> None:
+    """As the libraries' own words do."""
+    np.savez(tmp_path / "a.npz", w=np.array([{}], dtype=object))
+    torch.save({"w": torch.nn.Linear(1, 1)}, tmp_path / "a.pt")
+    for name in ("a.npz", "a.pt"):
+        with pytest.raises(UnfitUpdate) as refused:
+            read_tensors(tmp_path / name)
+        for words in ("allow_pickle", "weights_only", "pickle.load", "unsafe"):
+            assert words not in str(refused.value)

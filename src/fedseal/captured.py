@@ -199,11 +199,14 @@ def _loaded(path: str | Path) -> Any:
 def _damaged(path: str | Path, form: Format, error: BaseException) -> UnfitUpdate:
     said = " ".join(str(error).split()) or type(error).__name__
     said = said if len(said) <= 160 else said[:157] + "..."
+    # torch and numpy advise to unpickle all the same, so that their words are not passed on
     if isinstance(error, UnpicklingError) or "weights_only" in said:
         return UnfitUpdate(
-            f"'{path}' is no whole .pt file of tensors alone ({said})",
+            f"'{path}' is no whole .pt file of tensors alone",
             "save a dict of names and tensors with torch.save; code in a file is not run",
         )
+    if "pickle" in said:
+        said = "Python objects, which are not read"
     return UnfitUpdate(f"'{path}' is not a whole {form} file ({said})", REMEDY)
 
 

@@ -33,8 +33,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(StorageFailure, match="name an array 'inputs'"):
         read_npz(tmp_path / "other.npz")
     np.savez(tmp_path / "objects.npz", inputs=np.array([{}], dtype=object), labels=np.arange(1))
-    with pytest.raises(StorageFailure, match=r"no whole \.npz"):
-        read_npz(tmp_path / "objects.npz")
+    (tmp_path / "bytes.npz").write_bytes(bytes(range(200, 250)))
+    for name in ("objects.npz", "bytes.npz"):  # where numpy's own words advise to unpickle
+        with pytest.raises(
+            StorageFailure, match=r"no whole \.npz file \(no archive of arrays, or one of Python objects"
+        ):
+            read_npz(tmp_path / name)
     np.savez(tmp_path / "fractions.npz", inputs=np.ones((2, 2)), labels=np.array([0.5, 1.0]))
     with pytest.raises(UnfitBatch, match="labels"):
         read_npz(tmp_path / "fractions.npz")

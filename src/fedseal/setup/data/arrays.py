@@ -51,7 +51,9 @@ def read_arrays(path: str | Path, span: tuple[float, float] | None = None) -> tu
             # of what begins otherwise than an array does, numpy gives the bytes
             found = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # noqa: BLE001 - zipfile, zlib and numpy raise whatever they raise on foreign bytes
-        raise StorageFailure(f"'{path}' is no whole .npz file ({error})", "write it with numpy.savez") from None
+        # numpy advises to load what it takes for pickled objects unsafely
+        why = "no archive of arrays, or one of Python objects, which are not read" if "pickle" in str(error) else error
+        raise StorageFailure(f"'{path}' is no whole .npz file ({why})", "write it with numpy.savez") from None
     inputs, labels = (_first(found, names, path) for names in (INPUTS, LABELS))
     if labels.ndim == 1 and not np.issubdtype(labels.dtype, np.integer):
         raise UnfitBatch(f"the labels in '{path}' are of type {labels.dtype}", "store class indices as integers")
