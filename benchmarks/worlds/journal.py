@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ JUDGEMENT = TypeAdapter(Judgement)
 
 
 def code() -> str:
-    """The digest of all sources that have a part in a judgement."""
+    """The digest of all sources that have a part in a judgement, and of the library that computes it."""
     sources = [
         path
         for folder in JUDGES
         for path in (ROOT / "src" / "fedseal" / folder).glob("*.py" if not folder else "**/*.py")
     ]
     sources += [path for path in Path(__file__).parent.glob("*.py") if path.name not in TALLIES]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(version("torch").encode())
     for path in sorted(sources):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -133,7 +133,8 @@ def train_federation(
     bound: Annotated[
         float,
         typer.Option(
-            help="Largest magnitude of one value of an update in a secure sum; an owner refuses to send a larger one."
+            help="Largest magnitude of one value of an update; an owner refuses to send a larger one. In the clear, "
+            "the larger of this and --statistics-bound."
         ),
     ] = 8.0,
     statistics: Annotated[
