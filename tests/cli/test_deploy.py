@@ -129,6 +129,8 @@ def test_data_that_is_on_other_hosts(fedseal: Command, tmp_path: Path) -> None:
         (["--deploy", "all", "--host", "no host"], "'no host' is no name of a host"),
         (["--deploy", "all", "--port", "0"], "--port"),
         (["--deploy", "all", "--owners", "1"], "one client is its update"),
+        (["--deploy", "all", "--save", "m.st"], "trains nothing yet, and --save is given; leave out --save; 'fedseal"),
+        (["--deploy", "all", "--record", "r", "--json"], "leave out --record, --json; 'fedseal join' has some"),
         (["--deploy", "all", "--engine", "flower"], "a deployment has an engine and a checkpoint of its own"),
         (["--deploy", "all", "--checkpoint", "x.st"], "a deployment has an engine and a checkpoint of its own"),
         (["--loopback"], "name its folder with --deploy"),

@@ -115,6 +115,7 @@ def test_tables_that_are_all_here_are_deployed_as_they_are_trained_on_here(fedse
             "'a.csv' has no column 'label'; its columns are age",
         ),
         (["--propose", "x.json", "--deploy", "all", "--data", "a.csv"], "--propose trains nothing"),
+        (["--propose", "x.json", "--save", "m.st", "--data", "a.csv"], "--propose trains nothing, and --save is given"),
         (["--terms", "a.csv", "--data", "a.csv"], "'a.csv' holds no terms on data"),
         (
             ["--terms", "a.json", "--terms", "p.json", "--propose", "x.json"],

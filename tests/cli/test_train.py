@@ -77,6 +77,14 @@ def test_what_was_sent_in_a_round_that_opened_nothing_could_be_read_all_the_same
     assert re.search(said, line)
 
 
+@pytest.mark.parametrize("before", [2, 3])
+def test_who_could_read_what_hangs_on_the_weakest_terms_before_a_resume_too(fedseal: Command, before: int) -> None:
+    run = ("train", *QUICK, "--protocol", "sharing", "--checkpoint", "run.st")
+    assert fedseal(*run, "--aggregators", str(before)).code == 0
+    answer = fedseal(*run, "--aggregators", str(5 - before), "--resume", "--rounds", "3")
+    assert "unless aggregator 0 and aggregator 1 collude" in answer.out
+
+
 def test_a_run_without_noise_is_not_said_to_have_had_some_after_it_went_on_with_it(fedseal: Command) -> None:
     run = ("train", *QUICK, "--clip", "1", "--checkpoint", "run.st")
     assert fedseal(*run).code == 0

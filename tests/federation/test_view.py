@@ -11,7 +11,7 @@ import torch
 
 import fedseal as fs
 from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, weights
-from fedseal.errors import StorageFailure
+from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.gossip import Gossip
 from fedseal.federation.owners import ModelOwner, gradient_step, local_steps
@@ -53,6 +53,16 @@ def test_a_record_has_what_was_sent_in_a_round_that_opened_nothing(tmp_path: Pat
     federation(Secure("plain", minimum=4), rule=RULE).fit(1, record=tmp_path, engine=lost)
     seen = View.load(tmp_path).of(0, "step")
     assert [entry.sender for entry in seen] == ["0", "2", "3"]
+
+
+def test_a_record_of_owners_with_different_defenses_is_refused_before_it_begins(tmp_path: Path) -> None:
+    rules = [gradient_step(), gradient_step(defense=fs.defense.parse("prune:0.5"))]
+    each = [replace(owner, model_fn=rules[place % 2]) for place, owner in enumerate(owners())]
+    with pytest.raises(BadConfig, match=r"different defenses, 'none' and 'prune:0.5'"):
+        Federation(ModelOwner(net()), each, "plain").fit(1, record=tmp_path / "seen")
+    with pytest.raises(BadConfig, match="different defenses"):
+        Gossip(ModelOwner(net()), each).fit(1, record=tmp_path / "seen")
+    assert not (tmp_path / "seen").exists()
 
 
 @pytest.mark.parametrize("protocol", ["plain", "sharing"])

@@ -83,7 +83,9 @@ def test_two_samplers_without_coins_draw_from_secret_seeds() -> None:
     assert not np.array_equal(DiscreteGaussian(1e6, 10**8).draw(8), DiscreteGaussian(1e6, 10**8).draw(8))
 
 
-@pytest.mark.parametrize(("deviation", "tail"), [(0.0, 10), (-1.0, 10), (2.0**60, 2**62), (10.0, 5), (float("nan"), 9)])
+@pytest.mark.parametrize(
+    ("deviation", "tail"), [(0.0, 10), (1e-200, 10), (-1.0, 10), (2.0**60, 2**62), (10.0, 5), (float("nan"), 9)]
+)
 def test_deviations_that_mean_nothing_are_refused(deviation: float, tail: int) -> None:
     with pytest.raises(BadConfig):
         DiscreteGaussian(deviation, tail)

@@ -82,23 +82,27 @@ def who_could_read(
             return ["either owner could read the other's update, as of two owners under any protocol"]
         reader = "every owner could read a part of the update of the owner before it, and sums of few"
         return [f"{reader}; --protocol masking hides them"]
+    asked = [report.colluders for report in history if report.uploaded and report.colluders is not None]
+    weakest = by_colluding(secure, min(asked, default=None))
     if not cohorts:
-        return [f"no sum was opened; {by_colluding(secure)}"]
-    return [by_colluding(secure), _by_subtracting(min(cohorts), noisy=noisy)]
+        return [f"no sum was opened; {weakest}"]
+    return [weakest, _by_subtracting(min(cohorts), noisy=noisy)]
 
 
-def by_colluding(secure: Secure) -> str:
-    """Who would have to hand over more than the protocol asks; of `masking` for the fewest who may take part."""
+def by_colluding(secure: Secure, few: int | None = None) -> str:
+    """Who would have to hand over more than the protocol asks; of `masking` for the fewest who may take part.
+
+    Args:
+        few: how many suffice in some round, where a training went on on other terms; None for what these terms ask.
+    """
     if secure.protocol == "masked_ring":
         return "owners who follow the protocol could read the sum of all only"
+    few = secure.colluders if few is None else min(few, secure.colluders)
     if secure.protocol == "sharing":
-        *first, last = [f"aggregator {place}" for place in range(secure.aggregators)]
+        *first, last = [f"aggregator {place}" for place in range(few)]
         return (
             f"nobody who follows the protocol could read an owner's update unless {', '.join(first)} and {last} collude"
         )
-    assert secure.minimum is not None
-    holders, (part, whole) = secure.degree + 1 if secure.degree else secure.minimum, secure.quorum
-    few = -(-holders * (2 * part - whole) // whole)  # of who holds a client's shares, from which on two quorums meet
     who = "of one owner's neighbors" if secure.degree else "owners"
     alone = f"colludes with {few} or more {who}" if few else "colludes with an owner"
     return f"a server that follows the protocol could read sums only, unless it {alone}"

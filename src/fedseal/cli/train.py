@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from fedseal.cli import data_terms, deployment, terminal
 from fedseal.cli import rounds as rounds_of
 from fedseal.errors import BadConfig
 from fedseal.files import writable_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LARGEST_SEED = 2**63 - 1
 
@@ -252,6 +255,17 @@ def train_federation(
         )
     if resume and checkpoint is None:
         raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
+    outcomes: dict[str, object] = {"--save": save, "--record": record, "--json": as_json}
+    if propose is not None:
+        others: dict[str, object] = {
+            "--checkpoint": checkpoint,
+            "--deploy": deploy,
+            "--loopback": loopback,
+            "--host": host,
+        }
+        _leave_out(outcomes | others, "--propose trains nothing")
+    elif deploy is not None and not loopback:
+        _leave_out(outcomes, "--deploy without --loopback trains nothing yet", "; 'fedseal join' has some of its own")
     for path in (save, checkpoint, propose):
         if path is not None:
             writable_file(path)
@@ -290,8 +304,6 @@ def train_federation(
         floor=floor,
     )
     if propose is not None:
-        if deploy is not None:
-            raise BadConfig("--propose trains nothing, and --deploy prepares a training", "give one of them")
         data_terms.propose(spec if data else None, terms or [], propose, quiet=quiet)
         return
     if terms:
@@ -334,6 +346,17 @@ def train_federation(
     if save is not None:
         trained.save(save)
     rounds_of.tell_trained(trained, federation, save, as_json=as_json)
+
+
+def _leave_out(options: Mapping[str, object], fact: str, more: str = "") -> None:
+    """Refuse options that would be of no use.
+
+    Raises:
+        BadConfig: one has a value.
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise BadConfig(f"{fact}, and {given[0]} is given", f"leave out {', '.join(given)}{more}")
 
 
 def _deployed(

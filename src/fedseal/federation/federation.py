@@ -23,7 +23,7 @@ from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.ledger import new_ledger, stored_ledger
 from fedseal.federation.members import Members
-from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_training
+from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_defense, common_training
 from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import PROTOCOLS, Ask, Link, Member, Reply
@@ -298,8 +298,6 @@ def _beside(checkpoint: Path, history: Sequence[RoundReport], *, resume: bool) -
 def _recorder(folder: str | Path, members: Members, federation: Federation, done: int) -> Watcher:
     from fedseal.federation.recorder import PartyRecorder
 
-    rule, *others = (owner.model_fn for owner in federation.data_owners)
-    training = common_training((rule, *others))
-    shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
+    rules = [owner.model_fn for owner in federation.data_owners]
     packing = Packing.of(members.model, members.pact.secure)
-    return PartyRecorder(Path(folder), members.keys, packing, training, shield, done)
+    return PartyRecorder(Path(folder), members.keys, packing, common_training(rules), common_defense(rules), done)

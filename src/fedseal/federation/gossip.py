@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedseal.client import put_state, state_of
 from fedseal.errors import BadConfig, EngineFailure, UnfitUpdate
 from fedseal.federation.federation import Federation, FederationEngine, Trained, engine_of
-from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_training
+from fedseal.federation.owners import DataOwner, ModelOwner, common_defense, common_training
 from fedseal.federation.packing import Packing
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol import Ask, Link
@@ -286,11 +286,10 @@ class _Run:
 
 
 def _shelf(folder: Path, packing: Packing, gossip: Gossip) -> Shelf:
-    rule, owner = gossip.data_owners[0].model_fn, gossip.model_owner
-    training = common_training([one.model_fn for one in gossip.data_owners])
+    rules, owner = [one.model_fn for one in gossip.data_owners], gossip.model_owner
+    training = common_training(rules)
     if training is not None and training.kind == "gradient":  # what is sent are weights, one step of descent further
         training = LocalTraining.fedavg(lr=owner.learning_rate, mode=training.mode, loss=training.loss)
-    shield = rule.defense.name if isinstance(rule, Local) and rule.defense is not None else "none"
-    shelf = Shelf(folder, packing, training, shield)
+    shelf = Shelf(folder, packing, training, common_defense(rules))
     shelf.begin(0)
     return shelf

@@ -92,6 +92,25 @@ def common_training(rules: Sequence[ModelFunction]) -> LocalTraining | None:
     return known[0] if known and alike else None
 
 
+def common_defense(rules: Sequence[ModelFunction]) -> str:
+    """The specification of the defense of all of these rules, which the attacks on a record are told; "none" if none.
+
+    Raises:
+        BadConfig: they differ, and a record holds one.
+
+    >>> common_defense([gradient_step(1), gradient_step(9)])
+    'none'
+    """
+    shields = [rule.defense for rule in rules if isinstance(rule, Local)]
+    named = dict.fromkeys("none" if defense is None else defense.name for defense in shields)
+    if len(named) > 1:
+        raise BadConfig(
+            f"data owners have different defenses, {' and '.join(map(repr, named))}, and a record holds one",
+            "record owners of one defense",
+        )
+    return next(iter(named), "none")
+
+
 def gradient_step(batch_size: int | None = None, *, defense: Defense | None = None) -> Local:
     """One gradient, which is one step of plain descent (McMahan et al., AISTATS 2017, arXiv:1602.05629).
 

@@ -27,6 +27,7 @@ class RoundReport:
         downloaded: bytes to clients, the model included.
         relayed: bytes between the model owner and aggregators.
         failure: why nothing was opened; the model is then as it was.
+        colluders: see `Secure.colluders`; None where it was not kept.
         refused: parties who refused, or of whom something was refused, and the kind of the reason.
     """
 
@@ -40,6 +41,7 @@ class RoundReport:
     relayed: int = 0
     seconds: float = 0.0
     failure: str = ""
+    colluders: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, object]:

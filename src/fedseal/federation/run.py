@@ -165,6 +165,7 @@ class TrainingRun:
             relayed=traffic.relayed,
             seconds=time.perf_counter() - started,
             failure=failure,
+            colluders=members.pact.secure.colluders,
             refused={Party.of(who).role: kind for who, kind in sorted((metered.refused | call.faults).items())},
         )
 

@@ -97,6 +97,25 @@ class Secure:
         return self.aggregators if self.protocol == "sharing" else 0
 
     @property
+    def colluders(self) -> int:
+        """The fewest parties beside the server who can read an owner's update if all hand over what they hold.
+
+        Of `masking` it is for the fewest owners who may take part, and 0 where two quorums need not meet.
+
+        Raises:
+            BadConfig: it is not settled how many owners take part at least.
+
+        >>> Secure("sharing", aggregators=3).colluders, Secure("masking", minimum=7).colluders
+        (3, 3)
+        """
+        if self.protocol != "masking":
+            return self.parties_who_add
+        if self.minimum is None:
+            raise BadConfig("no minimum is settled yet", "ask `settled` first")
+        holders, (part, whole) = self.degree + 1 if self.degree else self.minimum, self.quorum
+        return max(0, -(-holders * (2 * part - whole) // whole))
+
+    @property
     def largest_entry(self) -> float:
         """The largest magnitude of an entry of a step in the clear: of weights or, where that is larger, of statistics.
 

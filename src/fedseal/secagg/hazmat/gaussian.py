@@ -23,6 +23,7 @@ from fedseal.secagg.hazmat.prg import Stream, fresh_seed
 from fedseal.secagg.hazmat.ring import Elements
 
 LARGEST = float(1 << 55)  # standard deviation, so that 64 of them fit int64
+SMALLEST = 1e-100  # whose square is a number in float64 still: beside less, nothing drawn would ever be kept
 UNSURE = 2.0**-40  # far above what float64's exp, and the x in it, are off by
 
 
@@ -99,7 +100,7 @@ class DiscreteGaussian:
     """
 
     def __init__(self, deviation: float, tail: int, coins: Coins | None = None) -> None:
-        if not 0 < deviation <= LARGEST or tail < deviation:
+        if not SMALLEST <= deviation <= LARGEST or tail < deviation:
             raise BadConfig(f"a standard deviation of {deviation:g} elements", "choose a larger noise or a lower scale")
         self._variance, self._tail = Fraction(deviation) ** 2, tail
         self._step = math.floor(deviation) + 1
