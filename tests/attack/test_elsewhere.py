@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fedseal as fs
 from fedseal import Batch, LocalTraining, Observation, Outcome, Reconstruction, ThreatModel, local_update
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.least_squares import steps_from
 from fedseal.attack.proof.certificate import NONE_TO_SPARE, OUTSIDE, SCALED, SCALED_ALONE, SOLVED_ELSEWHERE, certify
 from fedseal.attack.proof.elsewhere import to_spare
 from fedseal.errors import Misfit, UnfitModel
@@ -275,3 +276,37 @@ def test_a_model_that_draws_by_python_crashes_no_attack() -> None:
             fs.attack.auto(steps=4)(observation, generator=torch.Generator().manual_seed(0))
     finally:
         random.setstate(before)
+
+
+def test_what_stands_beside_open_examples_may_move_where_these_go_far() -> None:
+    """Two of four rows are fixed in the neighborhood of what is found, and are none of the truth: where the other two
+    are elsewhere, a maximum takes other values and these are free (world 1794).
+    """
+    torch.manual_seed(4071)
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 2)),
+        nn.Conv1d(1, 2, 2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.MaxPool1d(2),
+        nn.Conv1d(2, 1, 1, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1, 10),
+    ).double()
+    inputs, labels = torch.randn(4, 2).double(), torch.randint(10, (4,))
+    update = local_update(model, Batch(inputs, labels), training=LocalTraining.fedsgd())
+    seen = SERVER.observe(model, update, modality=_table(2, 8.0))
+    # least squares end there, and on other kernels perhaps elsewhere, where nothing is certain either
+    near = torch.tensor([[1.3890, 0.1018], [-1.1656, -0.4985], [0.8845, -0.2813], [-0.2303, 1.0403]]).double()
+    *_, (end, _) = steps_from(Evidence.of(seen), Candidate(near, torch.tensor([1, 4, 5, 9])), 25)
+    found = _claimed(seen, end.inputs, end.labels)
+    assert found.certificate is not None
+    assert found.certificate.residual <= found.certificate.tolerance
+    assert _wrong(found, inputs) == 0
+
+
+def _wrong(found: Reconstruction, truth: Tensor) -> int:
+    """Certain examples that are none of the truth."""
+    assert found.inputs is not None
+    far = torch.cdist(found.inputs.double().flatten(1), truth.double().flatten(1)).amin(1) > 0.01
+    return int((far & found.certain).sum())

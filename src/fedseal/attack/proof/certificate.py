@@ -28,7 +28,7 @@ from fedseal.attack.evidence.replay import (
     rounding,
 )
 from fedseal.attack.evidence.scale import scale_note, unscaled
-from fedseal.attack.proof.batch import beside_open, without_silent
+from fedseal.attack.proof.batch import BESIDE, beside_open, without_silent
 from fedseal.attack.proof.by_layer import by_layer
 from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.derivative import derivative_is_real
@@ -158,25 +158,40 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     moved = sensitivity(evidence, candidate, tolerance)
     judged = judged_by(bare, moved, reasons, unseen)
     judged = without_silent(evidence, candidate, training, judged, unseen)
-    counted = moved.how == WHOLE and small(evidence, count)  # `_elsewhere` does
-    judged = beside_open(observation, candidate, training, judged, unseen, counted=counted)
+    alone = beside_open(observation, candidate, training, judged, unseen)
+    if moved.how == WHOLE and small(evidence, count):  # `_elsewhere` counts equations to spare, and looks for others
+        judged = beside_open(observation, candidate, training, judged, unseen, counted=True)
+    else:
+        judged = alone
     if any(judged.certain):
         judged = _moving(evidence, candidate, judged, moved.how)
     if any(judged.certain) and moved.how not in EVERYWHERE:
-        judged = _elsewhere(evidence, candidate, judged, moved.how)
+        judged = _elsewhere(evidence, candidate, judged, moved.how, alone.certain)
     return _alone(observation, candidate, judged) if any(judged.certain) else judged
 
 
-def _returning(evidence: Evidence, candidate: Candidate, judged: Certificate, tolerance: float) -> Certificate:
-    """The certificate where there are no equations to spare: none is certain, unless others are open and it moves the
-    update by far and stands in everything else that is found to explain it.
+def _returning(
+    evidence: Evidence,
+    candidate: Candidate,
+    judged: Certificate,
+    firm: tuple[bool, ...],
+    otherwise: tuple[bool, ...],
+    why: str,
+) -> Certificate:
+    """The certificate where an example is certain only if it stands in everything else that is found to explain the
+    update, and enough is found to say so.
+
+    Args:
+        firm: which may be certain then.
+        otherwise: which are certain where not enough is found.
+        why: the others are not.
     """
-    firm = tuple(c and v > ROOM * MARGIN * tolerance for c, v in zip(judged.certain, judged.sensitivity, strict=True))
+    tolerance = max(judged.tolerance, judged.residual)
     some = any(firm) and not all(judged.certain)
     others = returning(evidence, candidate, firm, tolerance) if some else None
     if others is None:
-        return less_certain(judged, (False,) * len(judged.certain), NONE_TO_SPARE)
-    judged = less_certain(judged, firm, NONE_TO_SPARE)
+        return less_certain(judged, otherwise, why)
+    judged = less_certain(judged, firm, why)
     for other in others:
         judged = _less_by(judged, candidate, other, SOLVED_ELSEWHERE)
     return judged
@@ -202,10 +217,16 @@ def _moving(evidence: Evidence, candidate: Candidate, judged: Certificate, how: 
     return less_certain(judged, (False,) * len(judged.certain), NOT_ITS_OWN)
 
 
-def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, how: str) -> Certificate:
+def _elsewhere(
+    evidence: Evidence, candidate: Candidate, judged: Certificate, how: str, alone: tuple[bool, ...]
+) -> Certificate:
     """The certificate without the examples in whose place others far away may stand: a Jacobian speaks of what is near.
 
-    Nothing is certain where there are no equations to spare, since as many as unknowns have several solutions.
+    Nothing is certain where there are no equations to spare, since as many as unknowns have several solutions. Beside
+    open examples it takes more: these may move to where a rectifier or a maximum lets others move as well.
+
+    Args:
+        alone: which examples are certain whatever the open ones put into the update.
     """
     observation = evidence.observation
     tolerance = max(judged.tolerance, judged.residual)
@@ -216,9 +237,14 @@ def _elsewhere(evidence: Evidence, candidate: Candidate, judged: Certificate, ho
     if few and to_spare(evidence, candidate, tolerance) < 1:
         multiples = on_its_ray(evidence, candidate, tolerance)
         if multiples is None:
-            judged = _returning(evidence, candidate, judged, tolerance)
+            pairs = zip(judged.certain, judged.sensitivity, strict=True)
+            firm = tuple(c and v > ROOM * MARGIN * tolerance for c, v in pairs)
+            judged = _returning(evidence, candidate, judged, firm, (False,) * count, NONE_TO_SPARE)
         elif multiples:
             judged = less_certain(judged, (False,), SCALED_ALONE)
+    if any(held and not sure for held, sure in zip(judged.certain, alone, strict=True)):
+        sure = tuple(c and a for c, a in zip(judged.certain, alone, strict=True))
+        judged = _returning(evidence, candidate, judged, judged.certain, sure, BESIDE)
     inside = valid(observation, candidate.inputs).tolist()
     judged = less_certain(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
     if any(True for _ in scaled_inputs(evidence, candidate, judged.certain, tolerance)):
