@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -58,7 +59,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_parties_who_have_their_folders_only_train_the_same_model(
     fedseal: Command, tmp_path: Path, protocol: str
 ) -> None:
-    options = [*QUICK, "--rounds", "2", "--protocol", protocol, "--split", "dirichlet:0.5"]
+    usual = QUICK if protocol == "sharing" else QUICK[: QUICK.index("--aggregators")]
+    options = [*usual, "--rounds", "2", "--protocol", protocol, "--split", "dirichlet:0.5"]
     if protocol == "masking":
         options += ["--validation", arrays(tmp_path / "held.npz", side=28).name]
     answer = fedseal("train", "--deploy", "all", *options)
@@ -118,6 +120,29 @@ def test_data_that_is_on_other_hosts(fedseal: Command, tmp_path: Path) -> None:
         holding(count=9, side=7)
     with pytest.raises(UnfitBatch, match="labels up to 2"):
         holding(count=9, classes=2)
+
+
+def test_an_owner_elsewhere_is_told_what_values_its_data_has_to_have(fedseal: Command, tmp_path: Path) -> None:
+    """Its data was of any scale, beside others' of 0 to 1."""
+    options = ["--shape", "1,6,6", "--classes", "3", "--examples", "12", "--rounds", "1", "--aggregators", "2"]
+    assert fedseal("train", "--deploy", "all", "--data", "a.npz", "--data", "b.npz", *options).code == 0
+    arrays(tmp_path / "all/owner-0/a.npz")
+    with np.load(arrays(tmp_path / "x.npz")) as file:
+        np.savez(tmp_path / "all/owner-1/b.npz", images=file["images"].astype(np.float32), labels=file["labels"])
+    told = "the data of every owner has to be of 1 x 6 x 6: scaled from 8 bits or 0 to 1, grey"
+    assert told in fedseal("join", "all/owner-0", "--terms").out
+    complaint = fedseal("join", "all/owner-1", "--terms").complaint
+    assert "b.npz' is scaled from numbers as they are, and 8 bits or 0 to 1 was agreed on" in complaint
+    assert "--range LOW,HIGH" in complaint
+
+
+def test_a_shape_that_no_memory_holds_is_refused_in_a_sentence(fedseal: Command, tmp_path: Path) -> None:
+    facts = {"version": 1, "kind": "arrays", "classes": 2, "shape": [65536, 65536], "scale": "numbers as they are"}
+    (tmp_path / "t.json").write_text(json.dumps(facts))
+    away = ["--deploy", "all", "--data", "a.npz", "--data", "b.npz", "--examples", "9"]
+    assert "'mlp' cannot be built with inputs=4294967296" in fedseal("train", *away, "--terms", "t.json").complaint
+    wide = ["--shape", "9999999999,9999999999", "--classes", "2"]
+    assert "is larger than any that is read" in fedseal("train", *away, *wide).complaint
 
 
 @pytest.mark.parametrize(

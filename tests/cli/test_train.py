@@ -255,3 +255,50 @@ def test_a_shape_that_arrays_do_not_have_is_refused(fedseal: Command, tmp_path: 
     arrays(tmp_path / "a.npz", side=7)
     wrong = fedseal("train", "--data", "a.npz", "--shape", "1,4,4")
     assert "--shape is 1,4,4, and 'a.npz' holds examples of 1,7,7; leave --shape out" in wrong.complaint
+
+
+TABLE = "age,job,label\n" + "".join(f"{20 + row},{'ab'[row % 2]},{'yn'[row % 2]}\n" for row in range(20))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--data", "a.npz", "--data", "b.npz", "--split", "iid"], "is one owner's, whole, and --split is given"),
+        (["--data", "a.npz", "--data", "b.npz", "--validation-split", "0.2"], "leave out --validation-split;"),
+        (["--data", "a.npz", "--validation", "b.npz", "--validation-split", "0.2"], "--validation names the data"),
+        (["--clip", "0.5", "--dp", "1.1,clip=1"], "--dp has a clip of its own, and --clip is given"),
+        (["--iterations", "3"], "only --reptile takes a number of steps, and --iterations is given"),
+        (["--aggregators", "3", "--protocol", "plain"], "no aggregators add under --protocol plain"),
+        (["--aggregators", "3", "--topology", "ring"], "no aggregators add among owners alone"),
+        (["--port", "9443"], "nothing is deployed, and --port is given; leave out --port, or name its folder with"),
+        (["--classes", "2", "--timeout", "600"], "leave out --classes, --timeout, or name its folder with --deploy"),
+        (["--examples", "9"], "nothing is deployed, and --examples is given"),
+        (["--deploy", "all", "--examples", "9"], "the number of examples is read off data that is here"),
+        (["--label", "job"], "--label names a column, and no --data is a table"),
+        (["--data", "t.csv", "--range", "0,9"], "a table has neither shape nor range to be told, and --range"),
+        (["--data", "t.csv", "--shape", "2", "--propose", "x.json"], "to be told, and --shape is given"),
+        (["--data", "t.csv", "--propose", "x.json", "--validation", "t.csv"], "--propose trains nothing, and --val"),
+        (["--data", "t.csv", "--propose", "x.json", "--seed", "0", "--model", "zoo:mlp"], "leave out --model, --seed"),
+        (["--terms", "p.json", "--propose", "x.json", "--shape", "2"], "--propose without --data reads no data"),
+        (["--terms", "p.json"], "--terms says what data has to be like, and no data is named; name it: --data scans"),
+    ],
+)
+def test_options_of_no_use_are_refused(fedseal: Command, tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    """They were dropped without a word; as defaults they say nothing. Terms alone trained on the bundled pictures."""
+    for name in "ab":
+        arrays(tmp_path / f"{name}.npz")
+    (tmp_path / "t.csv").write_text(TABLE)
+    assert fedseal("train", "--data", "fashion_mnist", "--propose", "p.json").code == 0
+    rounds = [] if "--propose" in arguments else ["--rounds", "1"]
+    assert complaint in fedseal("train", *rounds, *arguments).complaint
+    assert not (tmp_path / "x.json").exists()
+    assert not (tmp_path / "all").exists()
+
+
+def test_how_files_were_read_is_told_as_notes(fedseal: Command, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE.replace(",", ";"))
+    run = ["train", "--data", "t.csv", "--owners", "2", "--rounds", "1"]
+    assert fedseal(*run).err.splitlines()[0] == "note: 't.csv': columns are separated by semicolons"
+    assert "note" not in fedseal(*run, "--json").err + fedseal(*run, "-q").err
+    deployed = fedseal("train", "--data", "t.csv", "--data", "t.csv", "--deploy", "all", "--rounds", "1")
+    assert "rows" not in deployed.err  # what is in it is not how it was read

@@ -17,10 +17,12 @@ from pyarrow import parquet
 from cli.test_audit_recording import PLAN
 from fedseal.errors import BadConfig, FedsealError, StorageFailure, UnfitBatch, UnfitPicture
 from fedseal.modality import Tabular
-from fedseal.setup import load_config
+from fedseal.setup import load_config, load_data
+from fedseal.setup.data.proposal import proposal
 from fedseal.setup.deployment import PartySpec, deployment_of
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch
+from modality.test_depth import png
 
 HOSPITALS: dict[str, tuple[str, ...]] = {"a": ("benign",), "b": ("benign", "malign"), "c": ("malign",)}
 SIDE, EACH = 6, 12
@@ -286,3 +288,97 @@ def test_an_audit_says_the_range_of_its_pictures(tmp_path: Path) -> None:
     assert 0.8 < most("range: [0, 4095]") <= 1
     with pytest.raises(BadConfig, match=r"'range' is \[5.0, 1.0\]"):
         most("range: [5, 1]")
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 1, 6, 6, 6)])
+def test_rows_and_volumes_of_another_scale_are_refused_too(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(17, 93, shape)
+    bytes_, numbers = (arrays(tmp_path / f"{kind}.npz", values.astype(kind)) for kind in ("uint8", "float32"))
+    told = r"float32.npz' holds values from 17 to 9., scaled from numbers as they are, and '.*uint8.npz' values"
+    with pytest.raises(UnfitBatch, match=told):
+        plan(bytes_, numbers, shape=None).read()
+    one, other = plan(bytes_, numbers, shape=None, range="0,255").read().owners
+    assert torch.equal(one.inputs, other.inputs)
+    assert len(plan(numbers, numbers, shape=None).read().owners) == 2
+
+
+def test_rows_of_numbers_are_as_they_are_wherever_they_lie(tmp_path: Path) -> None:
+    """Features of one owner may happen to lie between 0 and 1."""
+    draw = np.random.default_rng(0)
+    narrow, wide = (
+        arrays(tmp_path / "a.npz", draw.random((4, 5))),
+        arrays(tmp_path / "b.npz", draw.normal(0, 3, (4, 5))),
+    )
+    assert plan(narrow, wide, shape=None).read().scale == "numbers as they are"
+
+
+def test_channels_in_an_order_that_is_not_said_do_not_mix_with_others(tmp_path: Path) -> None:
+    images = np.zeros((4, 3, 6, 6), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(4) % 2, channels="BGR")
+    silent = arrays(tmp_path / "b.npz", images)
+    with pytest.raises(UnfitBatch, match=r"b.npz' has channels in the order not said, and '.*a.npz' RGB"):
+        plan(tmp_path / "a.npz", silent, shape=None).read()
+    assert plan(silent, silent, shape=None).read().channels == "not said"
+
+
+def test_on_several_hosts_scale_and_channels_are_those_of_the_data_that_is_here(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    here = arrays(tmp_path / "here.npz", draw.normal(0, 3, (4, 3, 6, 6)))
+    party = deployed(plan("elsewhere/a", str(here), shape="3,6,6"), "2", 0)
+    assert (party.scale, party.channels) == ("numbers as they are", "not said")
+    away = deployed(plan("elsewhere/a", "elsewhere/b", shape="3,6,6"), "2", 0)
+    assert (away.scale, away.channels) == ("8 bits or 0 to 1", "RGB")
+    with pytest.raises(UnfitBatch, match=r"here.npz' is scaled from numbers as they are, and 8 bits or 0 to 1"):
+        own(replace(away, own=str(here)), 0, tmp_path)
+    silent = arrays(tmp_path / "silent.npz", draw.random((4, 3, 6, 6)))
+    with pytest.raises(UnfitBatch, match=r"silent.npz' has channels in the order not said, and RGB was agreed on"):
+        own(replace(away, own=str(silent)), 0, tmp_path)
+    assert deployed(plan("elsewhere/a", "elsewhere/b", shape="5"), "2", 0).scale == "numbers as they are"
+    with pytest.raises(UnfitBatch, match=r"here.npz' holds examples of the shape \(3, 6, 6\), and --shape is 3,7,7"):
+        deployed(plan("elsewhere/a", str(here), shape="3,7,7"), "2", 0)
+
+
+def test_folders_of_deep_colors_go_together_by_their_range(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (6, 6, 3), dtype=np.uint16)
+    for name in ("a", "b"):
+        for kind in ("benign", "malign"):
+            (tmp_path / name / kind).mkdir(parents=True)
+            (tmp_path / name / kind / "0.png").write_bytes(png(values))
+    store(tmp_path / "c" / "benign" / "0.png", pictures("benign", 1, 0)[0], 8)
+    deep = plan(tmp_path / "a", tmp_path / "b", shape="3,6,6")
+    assert len(set(replace(deep, range="0,4095").read().owners[0].inputs.flatten().tolist())) > 50
+    assert deep.read().notes == tuple(
+        f"'{tmp_path / name}': 2 pictures: scaled from 16 bits to [0, 1]" for name in "ab"
+    )
+    with pytest.raises(UnfitBatch, match=r"c' holds values .* scaled from 8 bits or 0 to 1, and '.*a' .* from 16 bits"):
+        plan(tmp_path / "a", tmp_path / "c", shape="3,6,6").read()
+    found = proposal(str(tmp_path / "a"), size=(3, 6, 6), label="label", span=None)[0]
+    assert (found.bits, found.range) == (12, None)
+
+
+def test_notes_on_pictures_are_summed_up_by_kind(tmp_path: Path) -> None:
+    for number, side in enumerate((8, 9, 6)):
+        (tmp_path / "kind").mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((side, 6), np.uint8)).save(tmp_path / "kind" / f"{number}.png")
+    assert load_data(tmp_path, size=(3, 6, 6)).notes == (
+        "note: 2 pictures: cropped the center 6x6 of 6x8, or the like",
+        "note: 3 pictures: repeated its grey channel 3 times",
+    )
+
+
+def test_names_of_classes_are_one_in_either_form_of_an_accent(tmp_path: Path) -> None:
+    """macOS writes it as a letter of its own."""
+    one, two = "b\u00f6sartig", "bo\u0308sartig"
+    for name, kind in {"a": one, "b": two, "c": "gutartig"}.items():
+        store(tmp_path / name / kind / "0.png", pictures("malign", 1, 0)[0], 8)
+    named = [tmp_path / name for name in "abc"]
+    found = plan(*named).read()
+    assert found.names == (one, "gutartig")
+    assert [int(owner.labels) for owner in found.owners] == [0, 0, 1]
+    party = replace(deployed(plan("elsewhere/a", "elsewhere/b"), f"{two},gutartig", 1), own=str(named[0]))
+    assert party.names == (one, "gutartig")
+    labeled = own(party, 1, tmp_path)
+    assert isinstance(labeled, Batch)
+    assert labeled.labels.tolist() == [0]
+    store(tmp_path / "a" / two / "1.png", pictures("malign", 1, 0)[0], 8)
+    assert load_data(named[0], size=(1, 6, 6)).batch.labels.tolist() == [0, 0]

@@ -315,3 +315,10 @@ def test_a_record_is_audited_under_the_terms_of_its_training(tmp_path: Path) -> 
     known = manifest.known_federation(tmp_path / "seen", None)
     assert known is not None
     assert [len(owner.build_data()) for owner in known.owners] == [EACH, 2 * EACH, EACH]
+
+
+def test_a_label_beside_terms_that_have_none_is_refused_by_what_they_are_on() -> None:
+    with pytest.raises(FedsealError, match="--label is 'foo', and the terms are on pictures, which have no columns"):
+        plan("photos", shape=None, label="foo").under(terms())
+    with pytest.raises(FedsealError, match="--label is 'foo', and 'kind' was agreed on"):
+        plan("a.csv", shape=None, label="foo").under(rows("kind", age=AGE))

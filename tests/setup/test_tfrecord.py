@@ -20,6 +20,7 @@ from PIL import Image
 from fedseal.errors import MissingExtra, StorageFailure, UnfitBatch
 from fedseal.setup.data.example import _readers, features, tensor
 from fedseal.setup.data.tfrecord import read_tfrecord, records
+from modality.test_depth import png
 
 # written by the package tfrecord 1.14.6 (with protobuf and crc32c): image [0, 1, 2, 3] with label 3, then
 # [255, 0, 128, 7] with label 300
@@ -238,6 +239,20 @@ def test_pictures_in_every_way(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(contents: tuple[bytes, ...], said: str, tmp_path: Path) -> None:
     with pytest.raises(UnfitBatch, match=said):
         read_tfrecord(put(tmp_path, framed(*contents)))
+
+
+def test_pictures_are_read_with_all_of_their_bits_and_in_their_colors(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 4096, (2, 5, 3), dtype=np.uint16)
+    path = put(tmp_path, framed(record(image=png(deep), label=[1])))
+    with pytest.raises(UnfitBatch, match="and the range is 0 to 255"):
+        read_tfrecord(path)
+    values = read_tfrecord(path, span=(0, 4095)).inputs[0].permute(1, 2, 0)
+    assert (values * 4095).round().int().tolist() == deep.tolist()
+    file = io.BytesIO()
+    colors = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
+    Image.fromarray(colors).convert("P", palette=Image.Palette.ADAPTIVE).save(file, "PNG")
+    found = read_tfrecord(put(tmp_path, framed(record(image=file.getvalue(), label=[1])))).inputs[0]
+    assert (found.permute(1, 2, 0) * 255).round().int().tolist() == colors.tolist()
 
 
 def test_a_wrong_shape_or_file_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def terms_in_words(place: Place, own: PartySpec, federation: Federation, floors:
 
 def _data(own: PartySpec) -> list[str]:
     if own.plan.terms is None:
-        return []
+        sides = " x ".join(map(str, own.shape))
+        return [f"the data of every owner has to be of {sides}: {own.values}"] if own.values else []
     head, *columns = own.plan.terms.words()
     return [f"the data of every owner is {head}", *columns]
 

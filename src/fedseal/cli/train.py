@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fedseal.cli import data_terms, deployment, terminal
+from fedseal.cli import data_terms, deployment, terminal, train_options
 from fedseal.cli import rounds as rounds_of
-from fedseal.errors import BadConfig
 from fedseal.files import writable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
 LARGEST_SEED = 2**63 - 1
 
 
 def train_federation(
+    context: typer.Context,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -243,34 +242,15 @@ def train_federation(
 
     Example:  fedseal train --data scans --propose terms.json
     """
-    if deploy is not None and topology != "star":
-        raise BadConfig(f"--deploy has no --topology {topology}: nodes reach the model owner alone", "simulate it here")
-    for option, number in (("--validation-split", validation_split), ("--timeout", timeout)):
-        if not isfinite(number):  # which no range excludes
-            raise BadConfig(f"{option} is {number}", "give a number")
-    if topology == "gossip" and statistics == "local":
-        raise BadConfig(
-            "owners who gossip send all of their weights, statistics too, and --statistics is local",
-            "leave --statistics out, or train with another --topology",
-        )
-    if resume and checkpoint is None:
-        raise BadConfig("--resume has nothing to go on from", "name the file with --checkpoint")
-    outcomes: dict[str, object] = {"--save": save, "--record": record, "--json": as_json}
-    if propose is not None:
-        others: dict[str, object] = {
-            "--checkpoint": checkpoint,
-            "--deploy": deploy,
-            "--loopback": loopback,
-            "--host": host,
-        }
-        _leave_out(outcomes | others, "--propose trains nothing")
-    elif deploy is not None and not loopback:
-        _leave_out(outcomes, "--deploy without --loopback trains nothing yet", "; 'fedseal join' has some of its own")
+    given = train_options.given_options(context)
+    train_options.check_options(given)
     for path in (save, checkpoint, propose):
         if path is not None:
             writable_file(path)
     with terminal.loading():
         from fedseal.setup import manifest  # secure sums need an extra, and the other verbs must work without it
+        from fedseal.setup.absent_data import is_here
+        from fedseal.setup.data.load import data_kind
         from fedseal.setup.federation import FederationSpec, usual_protocol
     spec = FederationSpec(
         data=tuple(data or ["fashion_mnist"]),
@@ -303,16 +283,15 @@ def train_federation(
         range=range,
         floor=floor,
     )
+    if propose is None or data:
+        elsewhere = not all(map(is_here, spec.data))
+        train_options.check_data_options(given, list(map(data_kind, spec.data)), elsewhere=elsewhere)
     if propose is not None:
         data_terms.propose(spec if data else None, terms or [], propose, quiet=quiet)
         return
     if terms:
         spec = data_terms.under(spec, terms)
     if deploy is not None:
-        if checkpoint is not None or engine != "local":
-            raise BadConfig(
-                "a deployment has an engine and a checkpoint of its own", "leave out --engine, --checkpoint"
-            )
         from fedseal.setup.deployment import deployment_of
 
         paper = deployment_of(
@@ -324,12 +303,12 @@ def train_federation(
             examples=examples,
         )
         paper.write(deploy, hosts=host or [], port=port)
+        _tell_notes(paper.notes, quiet=quiet or as_json)
         _deployed(deploy, loopback=loopback, save=save, record=record, as_json=as_json, quiet=quiet)
         return
-    if loopback or host:
-        raise BadConfig("--loopback and --host are of a deployment", "name its folder with --deploy")
     found = spec.read()
     federation = spec.federation(found)
+    _tell_notes(found.notes, quiet=quiet or as_json)
     trained = rounds_of.fit_rounds(
         federation,
         rounds,
@@ -348,15 +327,10 @@ def train_federation(
     rounds_of.tell_trained(trained, federation, save, as_json=as_json)
 
 
-def _leave_out(options: Mapping[str, object], fact: str, more: str = "") -> None:
-    """Refuse options that would be of no use.
-
-    Raises:
-        BadConfig: one has a value.
-    """
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise BadConfig(f"{fact}, and {given[0]} is given", f"leave out {', '.join(given)}{more}")
+def _tell_notes(notes: Sequence[str], *, quiet: bool) -> None:
+    """Tell how files were read."""
+    for note in notes if not quiet else ():
+        terminal.note(f"note: {note}")
 
 
 def _deployed(

@@ -22,6 +22,7 @@ from torch import Tensor
 from fedseal.errors import BadConfig, StorageFailure, UnfitPicture
 from fedseal.files import write_whole
 from fedseal.layout import canonical
+from fedseal.modality import depth
 
 LARGEST = 200_000_000  # pixels of the largest picture accepted; more is an accident, or an attack on memory
 DRAFT = 16_000_000  # pixels above which a JPEG is decoded at a reduced size where that is enough
@@ -52,7 +53,7 @@ class Loaded:
 
     Args:
         scale: which of the file's values are 0 and 1: those of "8 bits" or "16 bits", the "range" that was asked for,
-            the "same" numbers, or "its own" least and largest.
+            the "same" numbers, or "its own" least and largest. What has 16 bits and was read with 8 has "16 bits".
     """
 
     pixels: Tensor
@@ -74,7 +75,8 @@ def load_picture(
         span: the values that become 0 and 1 where the file has more than 8 bits; None for its type's, or its own.
 
     Raises:
-        UnfitPicture: missing, a folder, no picture, truncated, of more than 200 megapixels, or a value beyond the span.
+        UnfitPicture: missing, a folder, no picture, truncated, of more than 200 megapixels, a value beyond the span, or
+            colors of more than 8 bits of which no more are read, where a span asks for more.
         BadConfig: a shape with another number of channels, or without pixels.
     """
     if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
@@ -85,9 +87,12 @@ def load_picture(
     notes: list[str] = []
     try:
         with _pillow_limits(), Image.open(path) as image:
-            if span is not None and image.mode in DEEP_MODES:
-                _check_within(image, span, path)
-            array, scale = _pixels(image, shape, notes, span)
+            if depth.has_channels_apart(image):
+                raise UnfitPicture(f"'{path}' has each of its channels of 16 bits apart", "store them together, as PNG")
+            colors = depth.stored_colors(path) if ";16" in depth.storage(image) else None
+            if span is not None:
+                _check_within(image, colors, span, path)
+            array, scale = _pixels(image, colors, shape, notes, span)
     except PermissionError:
         raise UnfitPicture(f"the picture '{path}' may not be read", "change its permissions") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -171,9 +176,21 @@ def _pillow_limits() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_within(image: Image.Image, span: tuple[float, float], path: str | Path) -> None:
+def _check_within(image: Image.Image, colors: depth.Values | None, span: tuple[float, float], path: str | Path) -> None:
     """Before anything is resized, which overshoots."""
-    least, most = (float(cast("float", value)) for value in _working(image).getextrema())
+    deep = image.mode in DEEP_MODES
+    if ";16" in depth.storage(image) and not deep and colors is None:
+        raise UnfitPicture(
+            f"'{path}' has colors of more than 8 bits, of which 8 can be read, and the range {span[0]:g} to "
+            f"{span[1]:g} is of all",
+            "store it as PNG, or as TIFF of red, green and blue",
+        )
+    if colors is not None and (seen := depth.visible(colors)).size:
+        least, most = float(seen.min()), float(seen.max())
+    elif deep:
+        least, most = (float(cast("float", value)) for value in _working(image).getextrema())
+    else:
+        return
     if not span[0] <= least <= most <= span[1]:
         value = least if least < span[0] else most
         raise UnfitPicture(
@@ -183,42 +200,68 @@ def _check_within(image: Image.Image, span: tuple[float, float], path: str | Pat
 
 
 def _pixels(
-    image: Image.Image, shape: tuple[int, int, int] | None, notes: list[str], span: tuple[float, float] | None
+    image: Image.Image,
+    colors: depth.Values | None,
+    shape: tuple[int, int, int] | None,
+    notes: list[str],
+    span: tuple[float, float] | None,
 ) -> tuple[npt.NDArray[np.float32], str]:
-    """The opened file as `(C, H, W)` float32 in [0, 1], and its scale. Shrinks first, so that memory stays small."""
-    storage = _storage(image)  # first, because getexif decodes a PNG and so forgets it
+    """The opened file as `(C, H, W)` float32 in [0, 1], and its scale.
+
+    Args:
+        colors: its values, where it has colors of 16 bits that can be read.
+    """
+    stored = depth.storage(image)  # first, because getexif decodes a PNG and so forgets it
     orientation = image.getexif().get(0x0112, 1)
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"took the first of {getattr(image, 'n_frames', 1)} frames")
     if orientation in TURNS:
         notes.append("turned upright as its EXIF data say")
-    mode, deep = image.mode, image.mode in DEEP_MODES
-    if ";16" in storage and not deep:
-        notes.append("scaled from 16 to 8 bits a channel")
-    if shape is not None:
-        image = _fitted(image, (shape[1], shape[2]), orientation in TURNS and orientation >= 5, notes)
+    if image.format == "TIFF":
+        orientation = 1  # Pillow turns such a file itself where it decodes it
+    size = None if shape is None else (shape[1], shape[2])
+    channels = None if shape is None else shape[0]
+    if colors is not None:
+        array = _deep_array(colors, size, orientation, notes, depth.MOST if span is None else span[1])
+        array, scale = _shallow(array, "I;16", notes, span)
+    elif image.mode in DEEP_MODES:
+        array, scale = _shallow(_array(image, size, orientation, notes), image.mode, notes, span)
     else:
-        image = _working(image)
+        scale = "8 bits"
+        if ";16" in stored:
+            notes.append("scaled from 16 to 8 bits a channel")
+            scale = "16 bits"  # whatever was lost, 65535 is 1
+        array = np.divide(_array(image, size, orientation, notes), 255, dtype=np.float32)
+    return _with_channels(array, channels, notes), scale
+
+
+def _array(
+    image: Image.Image, size: tuple[int, int] | None, orientation: int, notes: list[str]
+) -> npt.NDArray[np.float32]:
+    """The opened file's values upright and of a size, `(H, W)` or `(H, W, 3)`. Shrinks first: memory stays small."""
+    mode = image.mode
+    image = _working(image) if size is None else _fitted(image, size, orientation in TURNS and orientation >= 5, notes)
     if image.mode == "RGBA":
         image = _on_white(image, notes)
     if mode in GREY_MODES:
         image = image.convert("L")
-    elif mode not in ("RGB", "RGBA", "RGBX", "P", "PA", "RGBa") and not deep:
+    elif mode not in ("RGB", "RGBA", "RGBX", "P", "PA", "RGBa") and mode not in DEEP_MODES:
         notes.append(f"converted from {mode} to RGB")
     if orientation in TURNS:
         image = image.transpose(TURNS[orientation])
-    array = np.asarray(image, dtype=np.float32)
-    scale = "8 bits"
-    if deep:
-        array, scale = _shallow(array, mode, notes, span)
-    else:
-        array = np.divide(array, 255, dtype=np.float32)
-    return _with_channels(array, shape[0] if shape is not None else None, notes), scale
+    return np.asarray(image, dtype=np.float32)
 
 
-def _storage(image: Image.Image) -> str:
-    """How the file stores its channels, such as "RGB;16B"; Pillow names it in the decoder's arguments only."""
-    return " ".join(str(tile[3]) for tile in getattr(image, "tile", [])[:1])
+def _deep_array(
+    colors: depth.Values, size: tuple[int, int] | None, orientation: int, notes: list[str], white: float
+) -> npt.NDArray[np.float32]:
+    """The same of colors of 16 bits, channel by channel, since Pillow resizes no other pictures of floats."""
+    planes = np.moveaxis(depth.on_white(colors, white, notes), -1, 0)
+    parts = [
+        _array(Image.fromarray(np.ascontiguousarray(plane)), size, orientation, [] if place else notes)
+        for place, plane in enumerate(planes)
+    ]
+    return np.stack(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
 def _working(image: Image.Image) -> Image.Image:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
+from fedseal.setup.absent_data import Absent, elsewhere, is_here, stand_in
 from fedseal.setup.data.common import common_schema
-from fedseal.setup.data.images import BUNDLED, class_names
+from fedseal.setup.data.dataset import AS_STORED, SAY_CHANNELS, UNSAID
+from fedseal.setup.data.images import BUNDLED, class_name, class_names
 from fedseal.setup.data.load import data_kind
 from fedseal.setup.data.tables import pooled_terms
 from fedseal.setup.data.terms import terms_of
@@ -36,7 +36,8 @@ class PartySpec:
         timeout: seconds after which a party that does not answer counts as gone.
         own: this party's examples, a path on its host: a data owner's, or the model owner's for validation.
         names: of the classes, as folders of pictures name them, in the order of their numbers.
-        scale: as of a `Dataset`; None where it is not known.
+        scale, channels: as of a `Dataset`, which every party's examples must have; None where the plan's terms say
+            them.
     """
 
     plan: FederationSpec
@@ -50,6 +51,7 @@ class PartySpec:
     own: str | None = None
     names: tuple[str, ...] = ()
     scale: str | None = None
+    channels: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """For a file."""
@@ -58,6 +60,17 @@ class PartySpec:
         if terms is not None:
             plain["plan"]["terms"] = terms.model_dump(mode="json", exclude_defaults=True)
         return plain
+
+    @property
+    def values(self) -> str:
+        """What the values of this party's examples have to be; empty where the terms say it, or they are dealt out."""
+        if self.own is None or self.scale is None:
+            return ""
+        order = {None: "", "": "", UNSAID: ", the order of their channels not said"}.get(
+            self.channels, f", {self.channels}"
+        )
+        scaled = self.scale if self.scale == AS_STORED else f"scaled from {self.scale}"
+        return f"{scaled}{order}"
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> PartySpec:
@@ -84,12 +97,12 @@ class PartySpec:
         from fedseal.federation.owners import DataOwner
 
         rule = self.plan.rule[0]
-        owners = [DataOwner(_Absent(number), rule) for number in range(self.owners)]
+        owners = [DataOwner(Absent(number), rule) for number in range(self.owners)]
         if place.number < self.owners:
             own = self._data(place)
             self._check(own, place)
             owners[place.number] = DataOwner.holding(own, rule)
-        found = replace(_stand_in(self.shape, self.classes), validation=None)
+        found = replace(stand_in(self.shape, self.classes), validation=None)
         if place.leads:
             found = replace(found, validation=self._validation(place))
         return self.plan.of(self.plan.model_owner(found), owners, place.pact.secure)
@@ -114,7 +127,14 @@ class PartySpec:
         if self.scale is not None and found.scale != self.scale:
             raise UnfitBatch(
                 f"'{path}' is scaled from {found.scale or 'nothing'}, and {self.scale or 'nothing'} was agreed on",
-                "store it alike, or deploy anew with the values that become 0 and 1: --range LOW,HIGH",
+                "store it alike, or deploy anew with the values that become 0 and 1, --range LOW,HIGH, or with what "
+                "all owners propose: --terms FILE",
+            )
+        if self.channels is not None and found.channels != self.channels:
+            raise UnfitBatch(
+                f"'{path}' has channels in the order {found.channels or 'of no picture'}, and "
+                f"{self.channels or 'no picture'} was agreed on",
+                f"{SAY_CHANNELS}, or deploy anew with what all owners propose: --terms FILE",
             )
         return found.batch
 
@@ -145,10 +165,15 @@ class PartySpec:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A deployment on paper: the federation it is for, and what each party's folder says of the training."""
+    """A deployment on paper: the federation it is for, and what each party's folder says of the training.
+
+    Args:
+        notes: on how data that is here was read.
+    """
 
     federation: Federation
     trainings: dict[int, PartySpec]
+    notes: tuple[str, ...] = ()
 
     def write(self, folder: Path, *, hosts: Sequence[str], port: int) -> None:
         """Make the folders.
@@ -186,11 +211,11 @@ def deployment_of(
         if outputs is not None:
             raise BadConfig("the terms on the data, or tables themselves, say the classes", "leave out --classes")
         outputs, names = plan.terms.classes, plan.terms.names
-    if bundled is not None or all(map(_here, plan.data)):
+    if bundled is not None or all(map(is_here, plan.data)):
         found = plan.read()
         federation = plan.adding(found)
     else:
-        found, federation = _elsewhere(plan, outputs, examples)
+        found, federation = elsewhere(plan, outputs, names, examples)
     federation = replace(federation, protocol=replace(federation.secure, rounds=rounds))
     count = len(federation.data_owners)
     common = PartySpec(
@@ -205,7 +230,8 @@ def deployment_of(
         timeout=timeout,
         bundled=bundled,
         names=found.names or names,
-        scale=found.scale if bundled is None and all(map(_here, plan.data)) else None,
+        scale=found.scale if plan.terms is None else None,
+        channels=found.channels if plan.terms is None else None,
     )
     aggregators = federation.secure.parties_who_add
     model_owner, *nodes = party_numbers(count, aggregators)
@@ -214,7 +240,7 @@ def deployment_of(
         parts |= {number: replace(common, own=_place(name)) for number, name in enumerate(plan.data)}
     if plan.validation is not None:
         parts[model_owner] = replace(common, own=_place(plan.validation))
-    return Drawn(federation, parts)
+    return Drawn(federation, parts, found.notes)
 
 
 def _class_terms(text: str | None) -> tuple[int | None, tuple[str, ...]]:
@@ -223,7 +249,7 @@ def _class_terms(text: str | None) -> tuple[int | None, tuple[str, ...]]:
         return None, ()
     if text.isdecimal() and int(text) > 1:
         return int(text), ()
-    names = tuple(sorted({part.strip() for part in text.split(",")}))
+    names = tuple(sorted({class_name(part.strip()) for part in text.split(",")}))
     if len(names) < 2 or not all(names):
         raise BadConfig(f"--classes is '{text}'", "give a number of at least 2, or two or more names: benign,malign")
     return len(names), names
@@ -236,7 +262,7 @@ def _check_named(plan: FederationSpec, bundled: str | None) -> None:
             "name each owner's own: --data a.npz --data b.npz",
         )
     for name in plan.data:
-        if plan.terms is None and data_kind(name) == "table" and not all(map(_here, plan.data)):
+        if plan.terms is None and data_kind(name) == "table" and not all(map(is_here, plan.data)):
             raise BadConfig(
                 f"'{name}' is a table, and nobody has agreed on its columns with the owners on other hosts",
                 "let each owner run 'fedseal train --data TABLE --propose FILE', and deploy with --terms FILE for each",
@@ -250,53 +276,10 @@ def _with_schema(plan: FederationSpec) -> FederationSpec:
     found = common_schema(plan.data, plan.label)
     if found is None:
         return plan
-    held = None if plan.validation is None or not _here(plan.validation) else Path(plan.validation)
+    held = None if plan.validation is None or not is_here(plan.validation) else Path(plan.validation)
     return plan.under(pooled_terms([Path(name) for name in plan.data], found, plan.label, held))
-
-
-def _elsewhere(plan: FederationSpec, classes: int | None, examples: int | None) -> tuple[OwnersData, Federation]:
-    from fedseal.federation.owners import DataOwner
-
-    missing = [
-        option
-        for option, value in (("--shape", plan.shape), ("--classes", classes), ("--examples", examples))
-        if value is None
-    ]
-    if missing or plan.sizes is None or classes is None or examples is None:
-        away = next(name for name in plan.data if not _here(name))
-        raise BadConfig(
-            f"'{away}' is not on this machine, and {' and '.join(missing)} must say what cannot be read off it",
-            "give shape, number of classes and most examples of an owner: --shape 1,28,28 --classes 10 --examples 600; "
-            "what owners proposed has the first two: --terms FILE",
-        )
-    if plan.owners not in (None, len(plan.data)):
-        raise BadConfig(f"--owners is {plan.owners}, and {len(plan.data)} data sets are named", "leave --owners out")
-    rule, secure = plan.rule[0], plan.secure
-    most = 1 if secure.noise is not None else min(examples, rule.draw or examples)
-    found = _stand_in(plan.sizes, classes)
-    owners = [DataOwner(_Absent(number), rule) for number in range(len(plan.data))]
-    return found, plan.of(plan.model_owner(found), owners, replace(secure, max_weight=most))
-
-
-def _here(name: str) -> bool:
-    return name in BUNDLED or Path(name).exists()
 
 
 def _place(name: str) -> str:
     """A path as it will be found: from anywhere, if it is here; as typed, if it is on another host."""
     return str(Path(name).resolve()) if Path(name).exists() else name
-
-
-def _stand_in(shape: Sequence[int], classes: int) -> OwnersData:
-    """One example that has the shape and the last class, from which a model can be made that fits all."""
-    return OwnersData((Batch(torch.zeros(1, *shape), torch.tensor([classes - 1])),), None, classes)
-
-
-class _Absent:
-    """Loads examples that are on another host."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __call__(self) -> Batch:
-        raise BadConfig(f"the examples of data owner {self._number} are on its own host", "ask that owner")

@@ -16,9 +16,9 @@ from fedseal.federation.owners import DataOwner, Local, ModelOwner, gradient_ste
 from fedseal.federation.secure import Secure
 from fedseal.setup import models
 from fedseal.setup.data.common import check_one, class_union, common_schema, read_agreed
-from fedseal.setup.data.dataset import Dataset, digest
+from fedseal.setup.data.dataset import Dataset, digest, reading_notes
 from fedseal.setup.data.load import load_data
-from fedseal.setup.data.terms import DataTerms
+from fedseal.setup.data.terms import KINDS, DataTerms
 from fedseal.types import Batch, Modality
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class OwnersData:
     Args:
         modality: what an example is; None where the data does not say it.
         names: of the classes, where they have any.
-        scale: as of a `Dataset`.
+        scale, channels: as of a `Dataset`.
+        notes: on how files were read, each of which names its file.
     """
 
     owners: tuple[Batch, ...]
@@ -52,6 +53,8 @@ class OwnersData:
     modality: Modality | None = None
     names: tuple[str, ...] = ()
     scale: str = ""
+    channels: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,7 +115,10 @@ class FederationSpec:
         if self.shape is not None or self.range is not None:
             raise BadConfig("shape and range of the data are agreed on", "leave out --shape and --range beside --terms")
         if self.label not in ("label", terms.label):
-            raise BadConfig(f"--label is '{self.label}', and '{terms.label}' was agreed on", "leave it out")
+            agreed = f"'{terms.label}' was agreed on"
+            if terms.label is None:
+                agreed = f"the terms are on {KINDS[terms.kind]}, which have no columns"
+            raise BadConfig(f"--label is '{self.label}', and {agreed}", "leave it out")
         span = None if terms.range is None else f"{terms.range[0]!r},{terms.range[1]!r}"
         shape = ",".join(map(str, terms.inputs))
         return replace(self, terms=terms, shape=shape, range=span, label=terms.label or self.label)
@@ -224,7 +230,16 @@ class FederationSpec:
                 whole, held = shares.held_out(whole, self.validation_split, generator)
             parts = shares.split_among(whole, self.owners or 10, self.split, generator)
         classes = self.terms.classes if self.terms else max(one.classes for one in (first, *others))
-        return OwnersData(tuple(parts), held, classes, first.modality, first.names, first.scale)
+        return OwnersData(
+            tuple(parts),
+            held,
+            classes,
+            first.modality,
+            first.names,
+            first.scale,
+            first.channels,
+            tuple(note for name, one in found.items() for note in reading_notes(name, one)),
+        )
 
     def _check_shape(self, found: Mapping[str, Dataset]) -> None:
         """Pictures in files are brought to the shape that was asked for; others have it or not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedseal.errors import StorageFailure, UnfitBatch, brief
-from fedseal.setup.data.dataset import SAY_RANGE, UNSAID
+from fedseal.setup.data.dataset import AS_STORED, SAY_RANGE, UNIT, UNSAID
 from fedseal.types import Batch
 
 INPUTS = ("inputs", "images", "x", "x_train")
 LABELS = ("labels", "y", "y_train")
 CHANNELS = "channels"  # an array that says their order
 ORDERS = ("RGB", "BGR")
+
+
+class Arrays(NamedTuple):
+    """Examples, and what is known of their values.
+
+    Args:
+        scale, channels: as of a `Dataset`.
+    """
+
+    batch: Batch
+    scale: str
+    channels: str
 
 
 def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch:
@@ -35,11 +47,11 @@ def read_npz(path: str | Path, span: tuple[float, float] | None = None) -> Batch
         StorageFailure: missing, or no such file. Nothing in it is unpickled.
         UnfitBatch: inputs and labels do not belong together, or a value beyond the range.
     """
-    return read_arrays(path, span)[0]
+    return read_arrays(path, span).batch
 
 
-def read_arrays(path: str | Path, span: tuple[float, float] | None = None) -> tuple[Batch, str]:
-    """The same, and in which order the channels of pictures stand, as of a `Dataset`.
+def read_arrays(path: str | Path, span: tuple[float, float] | None = None) -> Arrays:
+    """The same, with their scale, and the order in which the channels of pictures stand.
 
     An array "channels" beside them says it, "RGB" or "BGR"; what stands as blue, green, red is turned around.
 
@@ -57,11 +69,13 @@ def read_arrays(path: str | Path, span: tuple[float, float] | None = None) -> tu
     inputs, labels = (_first(found, names, path) for names in (INPUTS, LABELS))
     if labels.ndim == 1 and not np.issubdtype(labels.dtype, np.integer):
         raise UnfitBatch(f"the labels in '{path}' are of type {labels.dtype}", "store class indices as integers")
-    pixels = _pictures(scaled(inputs, path, span))
+    values, scale = scaled(inputs, path, span)
+    pixels = _pictures(values)
     channels = _order(found.get(CHANNELS), pixels, path)
     if channels == "BGR":
         pixels, channels = pixels.flip(1), "RGB"
-    return Batch(pixels, torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))), channels
+    targets = torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))
+    return Arrays(Batch(pixels, targets), scale, channels)
 
 
 def channel_order(pixels: Tensor) -> str:
@@ -90,8 +104,10 @@ def _first(found: dict[str, NDArray[np.generic]], names: Sequence[str], path: st
     raise StorageFailure(f"'{path}' holds {sorted(found)}", f"name an array '{names[0]}'")
 
 
-def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | None) -> Tensor:
-    """Inputs `(N, ...)` as float32, all by one rule: by the span if there is one, else by their type.
+def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | None) -> tuple[Tensor, str]:
+    """Inputs `(N, ...)` as float32, all by one rule: by the span if there is one, else by their type; and which it was.
+
+    Numbers that are not scaled are pixels from 0 to 1 if they are, and lie in a plane; in a row they may be anything.
 
     Raises:
         UnfitBatch: a value beyond the range, or none that float32 has, or pictures of whole numbers whose range nobody
@@ -109,7 +125,7 @@ def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | N
                 f"correct it, or {SAY_RANGE}",
             )
     if span is not None or whole or inputs.dtype == np.uint8:
-        return torch.from_numpy((inputs.astype(np.float32) - np.float32(low)) / np.float32(high - low))
+        return torch.from_numpy((inputs.astype(np.float32) - np.float32(low)) / np.float32(high - low)), UNIT
     with np.errstate(over="ignore"):  # told below
         values = inputs.astype(np.float32)
     if not np.isfinite(values).all():
@@ -118,7 +134,8 @@ def scaled(inputs: NDArray[Any], path: str | Path, span: tuple[float, float] | N
             f"example {place[0]} of '{path}' holds the value {float(inputs[tuple(place)]):g}",
             "store numbers of float32",
         )
-    return torch.from_numpy(values)
+    within = inputs.ndim >= 3 and inputs.size and bool((values >= 0).all() and (values <= 1).all())
+    return torch.from_numpy(values), UNIT if within else AS_STORED
 
 
 def _pictures(inputs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedseal.errors import BadConfig, UnfitBatch
 from fedseal.setup.data import images, tables
-from fedseal.setup.data.dataset import SAY_RANGE, UNIT, Dataset
+from fedseal.setup.data.dataset import SAY_CHANNELS, SAY_RANGE, UNIT, Dataset
 from fedseal.setup.data.load import TABLES, data_kind, load_data
 from fedseal.setup.data.terms import KINDS, DataTerms
 
@@ -53,7 +53,7 @@ def check_one(found: Mapping[str, Dataset]) -> None:
         found: by the name that was typed.
 
     Raises:
-        UnfitBatch: another shape, or another scale, than the first's.
+        UnfitBatch: another shape, scale or order of channels than the first's.
     """
     (first, one), *others = found.items()
     for name, other in others:
@@ -67,6 +67,10 @@ def check_one(found: Mapping[str, Dataset]) -> None:
                 f"'{name}' holds values {_range(other)}, scaled from {other.scale or 'nothing'}, and '{first}' values "
                 f"{_range(one)}, scaled from {one.scale or 'nothing'}",
                 f"store all alike, or {SAY_RANGE}",
+            )
+        if other.channels != one.channels:
+            raise UnfitBatch(
+                f"'{name}' has channels in the order {other.channels}, and '{first}' {one.channels}", SAY_CHANNELS
             )
 
 
@@ -102,7 +106,7 @@ def _check_fit(found: Dataset, terms: DataTerms, name: str) -> None:
     if found.channels != terms.channels:
         raise UnfitBatch(
             f"'{name}' has channels in the order {found.channels}, and {terms.channels} was agreed on",
-            "store beside the images an array 'channels' that is 'RGB' or 'BGR'",
+            SAY_CHANNELS,
         )
     if soft != (terms.targets == "probabilities") or (soft and found.classes != terms.classes):
         raise UnfitBatch(

@@ -10,7 +10,10 @@ import torch
 from fedseal.types import Batch, Modality
 
 UNSAID = "not said"  # of the order of channels
+NOTE = "note: "
 UNIT = "8 bits or 0 to 1"  # the scale of values that are in [0, 1], or were of 8 bits
+SAY_CHANNELS = "store beside the images an array 'channels' that is 'RGB' or 'BGR'"
+AS_STORED = "numbers as they are"  # of values that are not scaled
 SAY_RANGE = (
     "say which stored values become 0 and 1: --range LOW,HIGH of fedseal train, range: [LOW, HIGH] in an audit's file"
 )
@@ -25,10 +28,9 @@ class Dataset:
         modality: what an input is; None where it is no picture, sentence or row of a table.
         title: a short name of the source, for files and reports.
         classes: number of outputs that a classifier of these examples has.
-        notes: what was changed or assumed on the way.
+        notes: what was changed or assumed on the way; "note: " begins those on how files of several examples were read.
         names: of the classes, where they have any.
-        scale: which stored values became 0 and 1, where inputs are such: `UNIT`, "16 bits"; "" where they are not
-            scaled, or rows of numbers.
+        scale: which stored values became 0 and 1: `UNIT`, "16 bits"; `AS_STORED` where none did; "" of a table.
         channels: in which order three stand: "RGB", `UNSAID`; "grey" where there is one; "" where there are others.
     """
 
@@ -50,6 +52,11 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 of inputs and labels, so that the same examples can be told from others."""
         return digest(self.batch)
+
+
+def reading_notes(name: str, data: Dataset) -> list[str]:
+    """The notes on how a file was read, which is named in them; none on what is in it."""
+    return [f"'{name}': {note.removeprefix(NOTE)}" for note in data.notes if note.startswith(NOTE)]
 
 
 def digest(*batches: Batch) -> str:

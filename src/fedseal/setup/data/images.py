@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -66,10 +69,10 @@ def folder(
     path: Path, image: Image, *, names: tuple[str, ...] = (), span: tuple[float, float] | None = None
 ) -> Dataset:
     """All pictures of a folder; see `picture_batch`."""
-    pixels, scale = _read(path, image.shape, names, span)
+    found = _read(path, image.shape, names, span)
     known = names or class_names(path)
-    data = _encoded(pixels, image, str(path), max(len(known), output_count(pixels)))
-    return replace(data, names=known, scale=scale)
+    data = _encoded(found.batch, image, str(path), max(len(known), output_count(found.batch)))
+    return replace(data, names=known, scale=found.scale, notes=found.notes)
 
 
 def single(path: Path, image: Image, label: int | None, classes: int) -> Dataset:
@@ -94,7 +97,21 @@ def _encoded(pixels: Batch, image: Image, title: str, classes: int) -> Dataset:
 
 def class_names(folder: Path) -> tuple[str, ...]:
     """The classes that a folder names: its subfolders that hold pictures, sorted."""
-    return tuple(entry.name for entry in sorted(folder.iterdir()) if entry.is_dir() and _pictures(entry))
+    return tuple(dict.fromkeys(class_name(entry.name) for entry in _class_folders(folder)))
+
+
+def class_name(name: str) -> str:
+    """A name as it is compared: systems write accents in two ways, as one letter or as two.
+
+    >>> class_name("Bo\\u0308sartig") == "B\\u00f6sartig"
+    True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    held = [entry for entry in folder.iterdir() if entry.is_dir() and _pictures(entry)]
+    return sorted(held, key=lambda entry: (class_name(entry.name), entry.name))
 
 
 def picture_batch(
@@ -118,35 +135,40 @@ def picture_batch(
         BadConfig: no pictures in it, pictures both in it and in its subfolders, or a class that was not agreed on.
         UnfitPicture: a file that is no picture, or that is scaled by another rule than the first.
     """
-    return _read(folder, shape, names, span)[0]
+    return _read(folder, shape, names, span).batch
+
+
+class _Folder(NamedTuple):
+    batch: Batch
+    scale: str
+    notes: tuple[str, ...]
 
 
 def _read(
     folder: Path, shape: tuple[int, int, int], names: tuple[str, ...], span: tuple[float, float] | None
-) -> tuple[Batch, str]:
-    """The pictures, and by which rule they are scaled."""
+) -> _Folder:
+    """The pictures, by which rule they are scaled, and what was changed to make them fit."""
     if not folder.is_dir():
         what = "a file" if folder.exists() else "missing"
         raise StorageFailure(
             f"the data '{folder}' is {what} (looked in '{Path.cwd()}')",
             "give a folder of pictures, or use photos or fashion_mnist",
         )
-    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _pictures(entry)]
-    loose = _pictures(folder)
+    classes, loose = _class_folders(folder), _pictures(folder)
     if classes and loose:
         raise BadConfig(
             f"'{folder}' holds both pictures ('{loose[0].name}') and folders of pictures ('{classes[0].name}')",
             "put every picture in the folder of its class, or all in one folder",
         )
-    numbers = {name: label for label, name in enumerate(names or [entry.name for entry in classes])}
-    if foreign := next((entry for entry in classes if entry.name not in numbers), None):
+    numbers = {class_name(name): label for label, name in enumerate(names or class_names(folder))}
+    if foreign := next((entry for entry in classes if class_name(entry.name) not in numbers), None):
         raise BadConfig(f"'{foreign}' is a class that was not agreed on", f"those are {', '.join(names)}")
     if names and loose:
         raise BadConfig(
             f"'{folder}' holds pictures without a class ('{loose[0].name}'), and {', '.join(names)} were agreed on",
             "put every picture in the folder of its class",
         )
-    labeled = [(path, numbers[entry.name]) for entry in classes for path in _pictures(entry)]
+    labeled = [(path, numbers[class_name(entry.name)]) for entry in classes for path in _pictures(entry)]
     labeled += [(path, label) for label, path in enumerate(loose)]
     if not labeled:
         raise BadConfig(
@@ -155,7 +177,19 @@ def _read(
     loaded = [load_picture(path, shape, span) for path, _ in labeled]
     scale = _one_scale([(path, found.scale) for (path, _), found in zip(labeled, loaded, strict=True)])
     pixels = torch.stack([found.pixels for found in loaded])
-    return Batch(pixels, torch.tensor([label for _, label in labeled])), scale
+    notes = _summed(note for found in loaded for note in found.notes)
+    return _Folder(Batch(pixels, torch.tensor([label for _, label in labeled])), scale, notes)
+
+
+def _summed(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes on single pictures as one of each kind, those that differ in numbers only being of one."""
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault(re.sub(r"-?\d+(\.\d+)?", "0", note), []).append(note)
+    return tuple(
+        f"note: {len(kind)} picture{'s' * (len(kind) > 1)}: {kind[0]}{', or the like' * (len(set(kind)) > 1)}"
+        for kind in kinds.values()
+    )
 
 
 def deepest(folder: Path) -> tuple[Path, float] | None:
@@ -166,8 +200,7 @@ def deepest(folder: Path) -> tuple[Path, float] | None:
 
 
 def _all_pictures(folder: Path) -> list[Path]:
-    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    return [path for entry in classes for path in _pictures(entry)] + _pictures(folder)
+    return [path for entry in _class_folders(folder) for path in _pictures(entry)] + _pictures(folder)
 
 
 def _one_scale(scales: list[tuple[Path, str]]) -> str:

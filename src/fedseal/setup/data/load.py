@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
 from fedseal.modality import Image
 from fedseal.modality.table import Missing
 from fedseal.setup.data import arrays, images, tables, tfrecord
+from fedseal.setup.data.arrays import Arrays
 from fedseal.setup.data.dataset import UNIT, Dataset, output_count
 from fedseal.types import Batch
 
@@ -70,12 +70,10 @@ def load_data(
             f"there is no data '{name}' (looked in '{Path.cwd()}')",
             "give an .npz, .parquet, .csv or .tfrecord file, a folder of pictures, or " + ", ".join(images.BUNDLED),
         )
-    if suffix in tfrecord.SUFFIXES:
-        batch = tfrecord.read_tfrecord(path, shape, span)
-        channels = arrays.channel_order(batch.inputs)
-    else:
-        batch, channels = arrays.read_arrays(path, span)
-    return replace(_plain(batch, path, _tuple(mean), _tuple(std)), channels=channels)
+    read = (
+        tfrecord.tfrecord_arrays(path, shape, span) if suffix in tfrecord.SUFFIXES else arrays.read_arrays(path, span)
+    )
+    return _plain(read, path, _tuple(mean), _tuple(std))
 
 
 def data_kind(source: str) -> str:
@@ -85,18 +83,16 @@ def data_kind(source: str) -> str:
     return "table" if Path(source).suffix.lower() in TABLES else "arrays"
 
 
-def _plain(batch: Batch, path: Path, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Dataset:
+def _plain(read: Arrays, path: Path, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Dataset:
     """Arrays, which are pictures if they have the shape and the range of some."""
+    batch, image = read.batch, None
     shape = tuple(batch.inputs.shape[1:])
     if not batch.inputs.numel():
         raise UnfitBatch(f"the examples in '{path}' have the shape {shape}, and so no values", "give some that have")
-    within = bool(0 <= batch.inputs.min() <= batch.inputs.max() <= 1)
-    scale = "" if len(shape) != 3 else UNIT if within else "numbers as they are"
-    if not within or len(shape) != 3 or shape[0] not in (1, 3):
-        return Dataset(batch, None, path.stem, output_count(batch), scale=scale)
-    image = Image((shape[0], shape[1], shape[2]), mean, std)
-    encoded = Batch(image.encode(batch.inputs), batch.labels)
-    return Dataset(encoded, image, path.stem, output_count(batch), scale=scale)
+    if read.scale == UNIT and len(shape) == 3 and shape[0] in (1, 3):
+        image = Image((shape[0], shape[1], shape[2]), mean, std)
+        batch = Batch(image.encode(batch.inputs), batch.labels)
+    return Dataset(batch, image, path.stem, output_count(batch), scale=read.scale, channels=read.channels)
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

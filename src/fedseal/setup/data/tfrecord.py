@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedseal.errors import MissingExtra, StorageFailure, UnfitBatch
+from fedseal.modality import depth
 from fedseal.modality.picture import DAMAGED
-from fedseal.setup.data.arrays import scaled
+from fedseal.setup.data.arrays import Arrays, channel_order, scaled
 from fedseal.setup.data.example import Feature, features, tensor
 from fedseal.types import Batch
 
@@ -52,6 +53,17 @@ def read_tfrecord(
         UnfitBatch: examples without input or class, or that do not fit together.
         MissingExtra: protobuf or google-crc32c is not installed.
     """
+    return tfrecord_arrays(path, shape, span).batch
+
+
+def tfrecord_arrays(
+    path: str | Path, shape: Sequence[int] | None = None, span: tuple[float, float] | None = None
+) -> Arrays:
+    """The same, and what is known of its values.
+
+    Raises:
+        StorageFailure, UnfitBatch, MissingExtra: as `read_tfrecord`.
+    """
     inputs, labels = [], []
     for place, record in enumerate(records(path)):
         try:
@@ -73,7 +85,8 @@ def read_tfrecord(
             )
     if not inputs:
         raise UnfitBatch(f"'{path}' holds no example", "give a file with at least one")
-    return Batch(scaled(np.stack(inputs), path, span), torch.tensor(labels))
+    values, scale = scaled(np.stack(inputs), path, span)
+    return Arrays(Batch(values, torch.tensor(labels)), scale, channel_order(values))
 
 
 def records(path: str | Path) -> Iterator[bytes]:
@@ -144,10 +157,19 @@ def _input(found: dict[str, Feature], shape: Sequence[int] | None, where: str) -
         return _arranged(told, shape, _sides(found), where)
     if content.startswith((b"\x89PNG", b"\xff\xd8")):
         try:
-            return _arranged(np.asarray(Image.open(io.BytesIO(content))), shape, _Sides(None, None, None), where)
+            return _arranged(_picture(content), shape, _Sides(None, None, None), where)
         except (*DAMAGED, Image.DecompressionBombError) as error:
             raise UnfitBatch(f"{where} holds a picture that cannot be read ({error})", "write it anew") from None
     return _arranged(np.frombuffer(content, np.uint8), shape, _sides(found), where)
+
+
+def _picture(content: bytes) -> NDArray[Any]:
+    """The values that a PNG or JPEG file holds, with all of their bits, and colors in place of places in a palette."""
+    colors = depth.stored_colors(io.BytesIO(content))
+    if colors is not None:
+        return colors
+    image = Image.open(io.BytesIO(content))
+    return np.asarray(image.convert("RGB") if image.mode in ("P", "PA") else image)
 
 
 def _arranged(values: NDArray[Any], shape: Sequence[int] | None, sides: _Sides, where: str) -> NDArray[Any]:
