@@ -23,7 +23,7 @@ from benchmarks.worlds.judgement import Judgement
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "worlds.jsonl.gz"
 JUDGES = ("", "attack", "defense", "metric", "modality", "zoo")  # folders of the package that an attack runs through
-READERS = ("csv_dialect.py", "picture.py", "schema.py", "table.py")  # of files, which no world has
+KINDS = ("__init__.py", "columns.py", "image.py", "language.py", "tabular.py", "text.py")  # the rest reads files
 TALLIES = ("__init__.py", "__main__.py", "cost.py", "journal.py", "shrink.py", "tally.py")  # judge nothing
 TOGETHER = 20  # judgements written at once
 JUDGEMENT = TypeAdapter(Judgement)
@@ -35,7 +35,7 @@ def code() -> str:
         path
         for folder in JUDGES
         for path in (ROOT / "src" / "fedseal" / folder).glob("*.py" if not folder else "**/*.py")
-        if folder != "modality" or path.name not in READERS
+        if folder != "modality" or path.name in KINDS
     ]
     sources += [path for path in Path(__file__).parent.glob("*.py") if path.name not in TALLIES]
     digest = hashlib.sha256(version("torch").encode())
