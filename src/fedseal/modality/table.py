@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy.typing as npt
 import torch
 
 from fedseal.errors import BadConfig, FedsealError, MissingExtra, StorageFailure, UnfitBatch, brief
-from fedseal.modality.columns import Column, by_size, category_name, some
-from fedseal.modality.csv_dialect import dialect
-from fedseal.modality.schema import column_of
+from fedseal.modality.columns import Column, category_name, some
+from fedseal.modality.csv_dialect import dialect, pieces_of, plain, typed, word
+from fedseal.modality.schema import column_of, counts_rows, meaning_one, number_of, ordered
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch
 
@@ -25,6 +26,7 @@ Missing = Literal["refuse", "drop", "fill"]
 LIMIT = 50_000  # rows that are drawn from a larger table
 CHUNK = 50_000  # rows that are read at a time
 CLASSES = 100  # classes at most
+NAMELESS = re.compile(r"|Unnamed: [0-9]+|__index_level_[0-9]+__")  # as pandas writes and reads the numbers of rows
 MISSING = "(missing)"  # the category that stands for a missing value where it is filled in
 
 
@@ -60,8 +62,8 @@ def read_table(
     """Read rows with labels, and infer the schema unless a table with one is given.
 
     Texts are categories. Numbers are continuous, unless they are whole, of few values, each of which occurs often:
-    then they are codes. Constant columns are left out with a note. Of more than `limit` rows so many are drawn,
-    always the same.
+    then they are codes. Classes are named as they are written. Constant columns and those without a name are left out
+    with a note. Of more than `limit` rows so many are drawn, always the same.
 
     Args:
         source: a `.csv` (`.tsv`) or `.parquet` file, or a frame.
@@ -76,7 +78,7 @@ def read_table(
     Raises:
         StorageFailure: the file cannot be read.
         UnfitBatch: missing values, no label column, one row or one class where a schema is to be inferred,
-            values that do not fit the schema given.
+            values that do not fit the schema given, one class written in two ways.
         BadConfig: columns that do not exist.
         MissingExtra: pandas, or pyarrow for parquet, is not installed.
 
@@ -93,7 +95,11 @@ def read_table(
     if limit < 2:
         raise BadConfig(f"{limit} rows are to be kept", "keep at least 2")
     notes: list[str] = []
-    frame = read_frame(source, limit, notes)
+    label, categorical, continuous, drop = (
+        plain(label),
+        *(tuple(map(plain, names)) for names in (categorical, continuous, drop)),
+    )
+    frame = read_frame(source, limit, notes, label)
     _check_names(frame, label, (*categorical, *continuous, *drop))
     frame = frame.drop(columns=list(drop))
     frame = _without_missing(frame, label, missing, set(categorical), notes)
@@ -111,14 +117,15 @@ def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
     """The rows of several tables as those of one, such as several owners' for a schema that fits all.
 
     Raises:
-        UnfitBatch: columns that not all have, or that hold numbers in one table and text in another.
+        UnfitBatch: columns that not all have, or that hold numbers in one table and text in another, a class
+            that two tables write in two ways.
         StorageFailure, BadConfig, MissingExtra: as `read_table`.
     """
     import pandas as pd
     from pandas.api.types import is_numeric_dtype
 
-    notes: list[str] = []
-    frames = [read_frame(source, LIMIT, notes) for source in sources]
+    label = plain(label)
+    frames = [read_frame(source, LIMIT, [], label) for source in sources]
     for source, frame in zip(sources[1:], frames[1:], strict=True):
         different = sorted(set(frame.columns) ^ set(frames[0].columns))
         if different:
@@ -131,33 +138,42 @@ def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
             one, other = frames[0][name], frame[name]
             if is_numeric_dtype(one) != is_numeric_dtype(other) and name != label:
                 words, numbers = (other, sources[0]) if is_numeric_dtype(one) else (one, source)
-                text = next((value for value in words.tolist() if not _is_number(value)), words.iloc[0])
+                text = next((value for value in words.tolist() if number_of(str(value)) is None), words.iloc[0])
                 raise UnfitBatch(
                     f"the column '{brief(str(name))}' holds numbers in '{numbers}', and {brief(repr(text))} in "
                     f"'{source if words is other else sources[0]}'",
                     "write it alike in all tables",
                 )
+    if label in frames[0]:
+        _check_classes(
+            [(source, ordered(frame[label].dropna())) for source, frame in zip(sources, frames, strict=True)]
+        )
     return read_table(pd.concat(frames, ignore_index=True), label=label)
 
 
-def _is_number(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True
+def _check_classes(named: Sequence[tuple[str | Path, tuple[str, ...]]]) -> None:
+    """Refuse a class that two tables write in two ways."""
+    found = {name: source for source, names in named for name in names}
+    if same := meaning_one(found):
+        one, other = same
+        raise UnfitBatch(
+            f"the class '{brief(one)}' in '{found[one]}' and the class '{brief(other)}' in '{found[other]}' mean the "
+            "same",
+            "write it alike in all tables",
+        )
 
 
-def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> pd.DataFrame:
-    """A table as it stands in its file, its columns' names as text.
+def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str], label: str) -> pd.DataFrame:
+    """A table as it stands in its file, its columns' names as text, without columns that have none.
 
     Args:
         limit: rows at most; of more so many are drawn.
         notes: what was found out in reading is appended.
+        label: the column of the class, which is read as it is written.
 
     Raises:
         StorageFailure: nothing is there, or no table, or text that cannot be decoded.
-        UnfitBatch: it has no rows.
+        UnfitBatch: it has no rows, two columns of one name, or numbers that may mean two things.
         BadConfig: neither a path nor a frame.
         MissingExtra: pandas, or pyarrow for parquet, is not installed.
     """
@@ -167,6 +183,7 @@ def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) 
         raise MissingExtra(
             "reading tables needs pandas, which is not installed", "pip install fedseal[tables]"
         ) from None
+    texts = False
     if isinstance(source, pd.DataFrame):
         pieces: Iterable[pd.DataFrame] = [source]
         name = "the frame"
@@ -174,9 +191,8 @@ def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) 
         name = f"'{source}'"
         if not Path(source).is_file():
             raise StorageFailure(f"there is no table {name}", "check the path")
-        pieces = (
-            _parquet(Path(source)) if Path(source).suffix.lower() in (".parquet", ".pq") else _csv(Path(source), notes)
-        )
+        texts = Path(source).suffix.lower() not in (".parquet", ".pq")
+        pieces = _csv(Path(source)) if texts else _parquet(Path(source))
     else:
         raise BadConfig(f"a table of type {type(source).__name__}", "give a path, or a pandas frame")
     try:
@@ -189,26 +205,55 @@ def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) 
         raise StorageFailure(f"{name} cannot be read as a table ({first})", "give a CSV or parquet file") from None
     if len(frame) == 0:
         raise UnfitBatch(f"{name} has no rows", "give a table with rows below its line of names")
-    frame.columns = [str(column).strip() for column in frame.columns]
+    frame = _named(frame, name, notes)
+    if texts:
+        found = dialect(Path(str(source)))
+        notes += found.notes
+        frame = typed(frame, label, name, found.separator == ";", notes)
+    else:
+        frame = _worded(frame)
     if total > len(frame):
         notes.append(f"{len(frame):,} rows of {total:,} were drawn; the schema is theirs")
     return frame
 
 
-def _csv(path: Path, notes: list[str]) -> Iterator[pd.DataFrame]:
+def _named(frame: pd.DataFrame, where: str, notes: list[str]) -> pd.DataFrame:
+    """A table with its columns' names as text, without those that have none: numbers of rows, as pandas writes them."""
+    names = [plain(str(column)) for column in frame.columns]
+    nameless = [place for place, name in enumerate(names) if NAMELESS.fullmatch(name)]
+    kept = [place for place in range(len(names)) if place not in nameless]
+    if twice := next((names[place] for place in kept if names.count(names[place]) > 1), None):
+        raise UnfitBatch(f"{where} has two columns '{brief(twice)}'", "give every column a name of its own")
+    if nameless:
+        places = ", ".join(str(place + 1) for place in nameless)
+        notes.append(f"columns without a name, as rows are numbered in, were left out: number {places}")
+    found = frame.iloc[:, kept]
+    found.columns = [names[place] for place in kept]
+    return found
+
+
+def _worded(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table that has types, whose truths and words are those that a CSV file of it holds."""
+    import pandas as pd
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    def named(value: object) -> object:
+        return word(str(value)) if isinstance(value, (str, bool, np.bool_)) else value
+
+    columns = {
+        name: pd.Series([named(value) for value in values.tolist()], index=frame.index, dtype=object)
+        if is_bool_dtype(values) or not is_numeric_dtype(values)
+        else values
+        for name, values in frame.items()
+    }
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _csv(path: Path) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
-    found = dialect(path)
-    notes += found.notes
-    yield from pd.read_csv(
-        path,
-        chunksize=CHUNK,
-        sep=found.separator,
-        decimal=found.decimal,
-        encoding="utf-8-sig",
-        na_values=["?"],  # marks a missing value in the tables of the UCI repository
-        skipinitialspace=True,
-    )
+    for names, rows in pieces_of(path, dialect(path).separator, CHUNK):
+        yield pd.DataFrame(rows, columns=names, dtype=object)
 
 
 def _parquet(path: Path) -> Iterator[pd.DataFrame]:
@@ -254,9 +299,6 @@ def _hashed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _check_names(frame: pd.DataFrame, label: str, named: Sequence[str]) -> None:
     names = list(frame.columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UnfitBatch(f"the table has two columns '{twice[0]}'", "give every column a name of its own")
     for name in (label, *named):
         if name not in names:
             raise BadConfig(f"the table has no column '{name}'", f"its columns are {some(names, quoted=False)}")
@@ -269,11 +311,14 @@ def _without_missing(
 ) -> pd.DataFrame:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+    marks = {
+        name: f" ('{mark}' in row {row})" if mark else f" (row {row})" for name, (row, mark) in marked(frame).items()
+    }
     frame = frame.replace([float("inf"), float("-inf")], float("nan"))
     counts = {str(name): int(n) for name, n in frame.isna().sum().items() if n > 0}
     if not counts:
         return frame
-    listed = ", ".join(f"{n} in '{name}'" for name, n in counts.items())
+    listed = ", ".join(f"{n} in '{name}'{marks.get(name, '')}" for name, n in counts.items())
     if missing == "refuse":
         raise UnfitBatch(
             f"the table has missing values: {listed}",
@@ -298,10 +343,21 @@ def _without_missing(
     return frame
 
 
+def marked(frame: pd.DataFrame) -> dict[str, tuple[int, str]]:
+    """Of a table that `read_frame` read from CSV, by column: the first row without a value, and what stands there."""
+    return dict(frame.attrs.get("missing", {}))
+
+
 def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> tuple[tuple[str, ...], torch.Tensor]:
     """The names of the classes, and the rows' classes `(N,)`."""
     values = [category_name(value) for value in frame[label].tolist()]
-    distinct = dict.fromkeys(category_name(value) for value in sorted(frame[label].unique().tolist(), key=by_size))
+    distinct = ordered(values)
+    if known is None and (same := meaning_one(distinct)):
+        raise UnfitBatch(
+            f"the label column '{label}' has the classes '{brief(same[0])}' and '{brief(same[1])}', which mean the "
+            "same",
+            "write it alike in all rows",
+        )
     if known is not None:
         foreign = [name for name in distinct if name not in known]
         if foreign:
@@ -314,7 +370,7 @@ def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> t
             f"the label column '{label}' has {len(distinct)} different value{'s' if len(distinct) > 1 else ''}",
             f"name a column of 2 to {CLASSES} classes, or cut this one into bins first",
         )
-    classes = tuple(distinct) if known is None else known
+    classes = distinct if known is None else known
     places = {name: place for place, name in enumerate(classes)}
     return classes, torch.tensor([places[value] for value in values])
 
@@ -335,6 +391,7 @@ def _schema(inputs: pd.DataFrame, categorical: set[str], continuous: set[str], n
             columns.append(column)
     if constant:
         notes.append(f"constant columns were left out: {', '.join(constant)}")
+    notes += [f"column '{brief(str(name))}' numbers the rows" for name in inputs.columns if counts_rows(inputs[name])]
     if not columns:
         raise UnfitBatch("every column of the table is constant", "give a table whose rows differ")
     return Tabular(tuple(columns))
