@@ -151,11 +151,14 @@ def test_models_are_fed_the_same_columns_whatever_the_order_of_files() -> None:
     assert {tuple(column.name for column in terms.table().columns) for terms in found} == {("age", "bmi", "job")}
 
 
+HUGE = {"kind": "codes", "values": ("1e200",), "low": 0, "high": 0, "mean": 0, "std": 0, "digits": None}
+
+
 @pytest.mark.parametrize(
     "facts",
     [
         {"std": 1e-99}, {"std": 0}, {"std": 41}, {"mean": 51}, {"low": 50, "high": 10}, {"owners": -1},
-        {"owners": 10**9}, {"digits": 7},
+        {"owners": 10**9}, {"digits": 7}, HUGE,
         {"kind": "codes", "values": ("0", "1")}, {"kind": "codes", "values": ("x",), "low": 0, "high": 0, "mean": 0},
     ],
 )  # fmt: skip
@@ -165,6 +168,15 @@ def test_a_column_of_no_numbers_is_refused(tmp_path: Path, facts: dict[str, obje
     with pytest.raises(StorageFailure, match=r"t.json' holds no terms on data"):
         read_terms(tmp_path / "t.json")
     assert ColumnTerms.model_validate(AGE | {"name": "age"}).column is not None
+
+
+def test_ends_of_what_a_file_may_say_are_merged() -> None:
+    far = [
+        AGE | {"low": low, "high": low + 1e100, "mean": mean, "std": 1e100}
+        for low, mean in ((-1e100, -1e100), (0, 1e100))
+    ]
+    found = agreed({str(place): rows(age=facts) for place, facts in enumerate(far)}).columns[0]
+    assert (found.low, found.high, found.mean) == (-1e100, 1e100, 0)
 
 
 def test_a_column_in_two_units_is_refused_by_both_files() -> None:

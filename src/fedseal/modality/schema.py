@@ -93,10 +93,10 @@ def counts_rows(values: pd.Series) -> bool:
     return bool((np.diff(np.sort(values.to_numpy(dtype=np.float64))) == 1).all())
 
 
-def number_of(name: str) -> float | None:
+def as_number(name: str) -> float | None:
     """The finite number that a name is, None if it is a word.
 
-    >>> number_of("250.00"), number_of("V45.81"), number_of("nan")
+    >>> as_number("250.00"), as_number("V45.81"), as_number("nan")
     (250.0, None, None)
     """
     try:
@@ -114,7 +114,7 @@ def ordered(values: Iterable[object]) -> tuple[str, ...]:
     """
 
     def place(name: str) -> tuple[bool, float, str]:
-        number = number_of(name)
+        number = as_number(name)
         return number is None, number or 0.0, name
 
     return tuple(sorted({category_name(value) for value in values}, key=place))
@@ -132,7 +132,7 @@ def meaning_one(names: Iterable[str], *, words: bool = False) -> tuple[str, str]
     found: dict[object, str] = {}
     for name in names:
         truth = {"True": 1.0, "False": 0.0}.get(TRUTH.get(name.lower(), ""))
-        number = number_of(name) if truth is None else truth
+        number = as_number(name) if truth is None else truth
         key: object = plain(name) if words or number is None else number
         if key in found:
             return found[key], name

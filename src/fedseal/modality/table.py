@@ -15,7 +15,7 @@ import torch
 from fedseal.errors import BadConfig, FedsealError, MissingExtra, StorageFailure, UnfitBatch, brief
 from fedseal.modality.columns import Column, category_name, some
 from fedseal.modality.csv_dialect import dialect, pieces_of, plain, typed, word
-from fedseal.modality.schema import column_of, counts_rows, meaning_one, number_of, ordered
+from fedseal.modality.schema import as_number, column_of, counts_rows, meaning_one, ordered
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch
 
@@ -104,6 +104,7 @@ def read_table(
     frame = frame.drop(columns=list(drop))
     frame = _without_missing(frame, label, missing, set(categorical), notes)
     inputs = frame.drop(columns=label)
+    notes += [f"column '{brief(name)}' numbers the rows" for name in inputs.columns if counts_rows(inputs[name])]
     modality = _schema(inputs, set(categorical), set(continuous), notes) if like is None else like.modality
     classes, labels = _labels(frame, label, None if like is None else like.classes)
     absent = [column.name for column in modality.columns if column.name not in inputs]
@@ -138,7 +139,7 @@ def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
             one, other = frames[0][name], frame[name]
             if is_numeric_dtype(one) != is_numeric_dtype(other) and name != label:
                 words, numbers = (other, sources[0]) if is_numeric_dtype(one) else (one, source)
-                text = next((value for value in words.tolist() if number_of(str(value)) is None), words.iloc[0])
+                text = next((value for value in words.tolist() if as_number(str(value)) is None), words.iloc[0])
                 raise UnfitBatch(
                     f"the column '{brief(str(name))}' holds numbers in '{numbers}', and {brief(repr(text))} in "
                     f"'{source if words is other else sources[0]}'",
@@ -391,7 +392,6 @@ def _schema(inputs: pd.DataFrame, categorical: set[str], continuous: set[str], n
             columns.append(column)
     if constant:
         notes.append(f"constant columns were left out: {', '.join(constant)}")
-    notes += [f"column '{brief(str(name))}' numbers the rows" for name in inputs.columns if counts_rows(inputs[name])]
     if not columns:
         raise UnfitBatch("every column of the table is constant", "give a table whose rows differ")
     return Tabular(tuple(columns))

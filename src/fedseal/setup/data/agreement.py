@@ -10,7 +10,7 @@ from fedseal.modality.columns import some
 from fedseal.modality.schema import CODES, DECIMALS, VOCABULARY, meaning_one, ordered
 from fedseal.modality.table import CLASSES
 from fedseal.setup.data.dataset import UNIT
-from fedseal.setup.data.terms import KINDS, MANY, ColumnTerms, DataTerms, Span, narrow
+from fedseal.setup.data.terms import KINDS, MANY, MOST, ColumnTerms, DataTerms, Span, narrow
 
 
 def agreed(parts: Mapping[str, DataTerms]) -> DataTerms:
@@ -199,7 +199,7 @@ def _numbers(name: str, parts: Mapping[str, ColumnTerms]) -> ColumnTerms:
         low=low,
         high=high,
         mean=min(max(mean, low), high),
-        std=std,
+        std=min(std, high - low, MOST),  # below all three for numbers that are any
         digits=None if None in digits else max(digit for digit in digits if digit is not None),
         owners=min(owners, MANY),
     )

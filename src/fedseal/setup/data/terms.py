@@ -17,7 +17,7 @@ from fedseal.files import write_whole
 from fedseal.json_file import JsonFile, read_model
 from fedseal.modality import Categorical, Continuous, Tabular
 from fedseal.modality.columns import Column, some
-from fedseal.modality.schema import number_of
+from fedseal.modality.schema import as_number
 from fedseal.setup.data.dataset import UNSAID
 
 MOST: Final = 1e100  # magnitude of a number, whose square is still one
@@ -85,7 +85,8 @@ class ColumnTerms(JsonFile):
             raise ValueError("texts and codes have values, and no range, mean or deviation")
         if self.low > self.high:
             raise ValueError("the range ends before it begins")
-        if self.kind == "codes" and any(number_of(value) is None for value in self.values):
+        numbers = [as_number(value) for value in self.values]
+        if self.kind == "codes" and any(number is None or abs(number) > MOST for number in numbers):
             raise ValueError("codes are numbers")
         if self.kind == "numbers" and not self.low <= self.mean <= self.high:
             raise ValueError("the mean is outside the range")
