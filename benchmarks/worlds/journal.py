@@ -23,7 +23,7 @@ from benchmarks.worlds.judgement import Judgement
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "worlds.jsonl.gz"
 JUDGES = ("", "attack", "defense", "metric", "modality", "zoo")  # folders of the package that an attack runs through
-READERS = ("csv_dialect.py", "picture.py", "schema.py", "table.py")  # of files, which no world has
+READERS = ("csv_dialect.py", "frame.py", "picture.py", "schema.py", "table.py")  # of files, which no world has
 TALLIES = ("__init__.py", "__main__.py", "cost.py", "journal.py", "shrink.py", "tally.py")  # judge nothing
 TOGETHER = 20  # judgements written at once
 JUDGEMENT = TypeAdapter(Judgement)

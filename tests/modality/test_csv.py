@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fedseal.errors import FedsealError
-from fedseal.modality import table as module
+from fedseal.modality import frame as module
 from fedseal.modality.columns import Categorical, Continuous
 from fedseal.modality.table import Table, read_table, read_tables
 

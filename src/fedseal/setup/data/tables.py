@@ -13,7 +13,8 @@ from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.modality import Tabular
 from fedseal.modality.columns import Categorical, Column, by_size, category_name, some
 from fedseal.modality.csv_dialect import plain
-from fedseal.modality.table import LIMIT, Missing, Table, marked, read_frame, read_table, read_tables
+from fedseal.modality.frame import marked, read_frame
+from fedseal.modality.table import LIMIT, Missing, Table, read_table, read_tables
 from fedseal.setup.data.dataset import Dataset
 from fedseal.setup.data.terms import VERSION, ColumnTerms, DataTerms
 from fedseal.types import Batch
