@@ -18,6 +18,12 @@ from setup.test_owners_data import folders, pictures, store, tables
 
 TRAINING = ("--model", "zoo:mlp:widths=[8]", "--epochs", "5", "--rounds", "12", "--seed", "1")
 HOSPITALS = ("a", "b", "c")
+DIALECT = (
+    "columns are separated by tabs",
+    "columns are separated by semicolons",
+    "began with a byte-order mark",
+    "numbers have decimal commas",
+)
 
 
 def agree(fedseal: Command, kind: str, *options: str) -> list[str]:
@@ -25,7 +31,8 @@ def agree(fedseal: Command, kind: str, *options: str) -> list[str]:
     files = []
     for name in (*HOSPITALS, "held"):
         answer = fedseal("train", "--data", f"{name}{kind}", *options, "--propose", f"{name}.json")
-        assert (answer.code, answer.err) == (0, "")
+        assert answer.code == 0
+        assert all(words in DIALECT for words in (line.partition("': ")[2] for line in answer.err.splitlines()))
         assert answer.out.endswith(f"{name}.json says this and no more; read it before you hand it over\n")
         files += ["--terms", f"{name}.json"]
     assert fedseal("train", *files, "--propose", "all.json").code == 0
@@ -67,6 +74,24 @@ def test_three_hospitals_agree_on_tables_and_train_as_one(fedseal: Command, tmp_
     whole = accuracy(fedseal, *data("pooled", kind=".csv"), "--owners", "3", "--label", "kind", *held)
     assert whole > 0.95
     assert abs(three - whole) <= 0.01
+
+
+def test_notes_say_how_a_table_was_read_and_what_its_terms_tell(fedseal: Command, tmp_path: Path) -> None:
+    """Of one patient in stage 7; names that have more values than are shown elsewhere stand there in full."""
+    lines = [f"{20 + n % 45};{7 if n == 3 else n % 2};town {n % 9};{'ab'[n % 2]}" for n in range(90)]
+    (tmp_path / "t.csv").write_text("\n".join(["age;stage;town;label", *lines]) + "\n")
+    whole = fedseal("train", "--data", "t.csv", "--propose", "t.json")
+    assert whole.code == 0
+    assert "  stage: 3 values: '0', '1', '7'\n" in whole.out
+    assert "'town 0', 'town 1', 'town 2', 'town 3', 'town 4', 'town 5', 'town 6', 'town 7', 'town 8'\n" in whole.out
+    tells = "note: 't.csv': values of 'stage' that stand in one row each, and are in the file: 1\n"
+    assert whole.err == "note: 't.csv': columns are separated by semicolons\n" + tells
+    assert fedseal("train", "--data", "t.csv", "--propose", "t.json", "-q").err == tells
+    (tmp_path / "t.json").unlink()
+    (tmp_path / "p.csv").write_text("age,label\n" + "".join(f"{n % 60},Patient{n}\n" for n in range(101)))
+    complaint = fedseal("train", "--data", "p.csv", "--propose", "t.json").complaint
+    assert "'label' has 101 different values in 'p.csv'" in complaint
+    assert not (tmp_path / "t.json").exists()
 
 
 def test_tables_on_other_hosts_are_trained_on_as_was_agreed_on(fedseal: Command, tmp_path: Path) -> None:

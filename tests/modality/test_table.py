@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedseal.errors import BadConfig, FedsealError, MissingExtra, StorageFailure, UnfitBatch
-from fedseal.modality import table as module
+from fedseal.modality import frame as module
 from fedseal.modality.columns import Categorical, Continuous
 from fedseal.modality.table import read_table
 

@@ -16,6 +16,7 @@ from fedseal.federation import View
 from fedseal.modality import Categorical, Continuous
 from fedseal.setup import manifest
 from fedseal.setup.data.agreement import agreed
+from fedseal.setup.data.common import common_schema
 from fedseal.setup.data.proposal import proposal
 from fedseal.setup.data.terms import DataTerms, read_terms, write_terms
 from setup.test_owners_data import EACH, accuracy, arrays, deployed, folders, own, pictures, plan, pooled, store, tables
@@ -155,7 +156,7 @@ def rows(label: str = "l", **columns: dict[str, Any]) -> DataTerms:
 
 AGE = {"kind": "numbers", "low": 10, "high": 50, "mean": 30, "std": 3, "digits": 0}
 JOB = {"kind": "texts", "values": ("cook",)}
-GRADE = {"kind": "codes", "values": ("1", "2"), "low": 1, "high": 2, "mean": 1.5, "std": 0.5, "digits": 0}
+GRADE = {"kind": "codes", "values": ("1", "2")}
 
 
 @pytest.mark.parametrize(
@@ -209,9 +210,9 @@ def test_classes_and_categories_are_united_and_ranges_the_widest() -> None:
     assert age.std == pytest.approx(np.sqrt((9 + 16) / 2 + 100))
     assert isinstance(grade, Categorical)
     assert grade.values == ("1", "2")
-    many = GRADE | {"values": tuple(map(str, range(9, 20))), "low": 9, "high": 19}
+    many = GRADE | {"values": tuple(map(str, range(9, 20)))}
     far = agreed({"a": one, "b": rows(age=AGE, job=JOB | {"values": ("baker",)}, grade=many)})
-    _, job, number = far.table().columns
+    _, number, job = far.table().columns
     assert isinstance(job, Categorical)
     assert job.values == ("baker", "cook")
     assert isinstance(number, Continuous)  # as codes there would be too many
@@ -224,7 +225,7 @@ def test_classes_and_categories_are_united_and_ranges_the_widest() -> None:
 def test_a_proposal_holds_no_row_and_no_count(tmp_path: Path) -> None:
     lines = [f"{20 + 7 * n}.25,{'cook' if n % 2 else 'baker'},{1000 + n},{'yes' if n % 3 else 'no'}" for n in range(11)]
     (tmp_path / "t.csv").write_text("\n".join(["age,job,pay,kind", *lines, "93.25,astronaut,1017,yes"]) + "\n")
-    found, notes = proposal(str(tmp_path / "t.csv"), size=None, label="kind", span=None)
+    found, tells, notes = proposal(str(tmp_path / "t.csv"), size=None, label="kind", span=None)
     write_terms(tmp_path / "t.json", found)
     assert read_terms(tmp_path / "t.json") == found
     text = (tmp_path / "t.json").read_text()
@@ -233,7 +234,8 @@ def test_a_proposal_holds_no_row_and_no_count(tmp_path: Path) -> None:
     assert {column["name"]: column.get("values") for column in json.loads(text)["columns"]} == {
         "age": None, "job": ["astronaut", "baker", "cook"], "pay": None,
     }  # fmt: skip
-    assert notes == ("values of 'job' that stand in one row each, and are in the file: 1",)
+    assert tells == ("values of 'job' that stand in one row each, and are in the file: 1",)
+    assert notes == ()
 
 
 def colors(path: Path, order: str | None, last: bool = False) -> Path:
@@ -282,7 +284,9 @@ def test_arrays_beyond_what_was_agreed_on_are_refused_by_example_and_value(tmp_p
     "facts",
     [
         {"version": 2}, {"classes": 1}, {"classes": 3}, {"names": ["x", "x"]}, {"range": [5, 1]}, {"kind": "table"},
-        {"shape": []}, {"shape": [0]}, {"bits": 8}, {"extra": 1}, {"values": [0, float("nan")]},
+        {"shape": []}, {"shape": [0]}, {"bits": 8}, {"extra": 1}, {"values": [0, float("nan")]}, {"values": [0, 1]},
+        {"kind": "arrays"}, {"kind": "arrays", "names": [], "values": [5, 1]},
+        {"kind": "arrays", "names": [], "bits": 12},
     ],
 )  # fmt: skip
 def test_a_file_that_holds_no_terms_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
@@ -303,6 +307,16 @@ def test_owners_on_other_hosts_read_tables_as_was_agreed_on(tmp_path: Path) -> N
     rewritten("malign\n", "malign\n712,5;64,0;malign\n")(tmp_path)
     with pytest.raises(UnfitBatch, match=r"row 2 of '.*c.csv' has '712.5' in the column 'age'"):
         own(party, 1, tmp_path)
+
+
+def test_notes_on_how_a_table_was_read_come_with_its_examples(tmp_path: Path) -> None:
+    files = tables(tmp_path)
+    under = plan(*files, shape=None).under(proposed(*files))
+    for spec in (plan(*files, label="kind", shape=None), under):
+        like = common_schema(spec.data, "kind") if spec.terms is None else None
+        notes = [spec.read_one(str(path), like=like).notes for path in files]
+        for words in ("note: columns are separated by semicolons", "note: numbers have decimal commas"):
+            assert [words in told for told in notes] == [False, False, True]
 
 
 def test_a_record_is_audited_under_the_terms_of_its_training(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def propose(spec: FederationSpec | None, files: Sequence[Path], out: Path, *, qu
 
     Args:
         spec: names the data; None for none.
+        quiet: do not tell how data was read; what the terms tell of single rows is told all the same.
 
     Raises:
         BadConfig: neither data nor files.
@@ -30,17 +31,20 @@ def propose(spec: FederationSpec | None, files: Sequence[Path], out: Path, *, qu
     if spec is None and not files:
         raise BadConfig("--propose has neither data nor terms to go by", "name your own data: --data scans")
     parts = {str(path): read_terms(path) for path in files}
+    tells: list[str] = []
     notes: list[str] = []
     for name in () if spec is None else spec.data:
         assert spec is not None
-        parts[name], found = proposal(name, size=spec.sizes, label=spec.label, span=spec.span)
-        notes += [f"'{name}': {note}" for note in found]
+        found = proposal(name, size=spec.sizes, label=spec.label, span=spec.span)
+        parts[name] = found.terms
+        tells += [f"'{name}': {note}" for note in found.tells]
+        notes += [f"'{name}': {note}" for note in found.notes]
     terms = next(iter(parts.values())) if len(parts) == 1 and not files else agreed(parts)
     write_terms(out, terms)
-    for line in terms.words():
+    for line in terms.words(whole=True):
         terminal.say(line)
     terminal.say(f"{out} says this and no more; read it before you hand it over")
-    for note in notes if not quiet else ():
+    for note in [*([] if quiet else notes), *tells]:
         terminal.note(f"note: {note}")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.modality.columns import Categorical, Column, Continuous, by_size, category_name
+from fedseal.modality.csv_dialect import TRUTH, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 VOCABULARY = 500  # categories at most: each is a model input
 CODES = 10  # different whole numbers up to which a column of them may hold codes
 OFTEN = 5  # times that a code occurs, on average
+MANY = 10  # rows from which on whole numbers without a gap are the rows' numbers
 DECIMALS = 6  # up to which a column's values are looked at for a grid
 
 
@@ -73,3 +77,64 @@ def _numbers(name: str, values: np.ndarray) -> Continuous:
         (d for d in range(DECIMALS + 1) if np.allclose(values, values.round(d), rtol=0, atol=1e-9 * scale)), None
     )
     return Continuous(name, float(values.min()), float(values.max()), float(values.mean()), float(values.std()), digits)
+
+
+def counts_rows(values: pd.Series) -> bool:
+    """Whether a column numbers the rows: whole numbers without a gap, each once, so that it says how many there are.
+
+    >>> import pandas as pd
+    >>> counts_rows(pd.Series(range(1, 40))), counts_rows(pd.Series([63, 65, 64, 68] * 10))
+    (True, False)
+    """
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if len(values) < MANY or is_bool_dtype(values) or not is_numeric_dtype(values):
+        return False
+    return bool((np.diff(np.sort(values.to_numpy(dtype=np.float64))) == 1).all())
+
+
+def as_number(name: str) -> float | None:
+    """The finite number that a name is, None if it is a word.
+
+    >>> as_number("250.00"), as_number("V45.81"), as_number("nan")
+    (250.0, None, None)
+    """
+    try:
+        found = float(name)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and "_" not in name else None
+
+
+def ordered(values: Iterable[object]) -> tuple[str, ...]:
+    """The names of categories, each once: numbers by size, then words by letter, however they are stored.
+
+    >>> ordered([10, "9", 2.0, "b", "a", 9])
+    ('2', '9', '10', 'a', 'b')
+    """
+
+    def place(name: str) -> tuple[bool, float, str]:
+        number = as_number(name)
+        return number is None, number or 0.0, name
+
+    return tuple(sorted({category_name(value) for value in values}, key=place))
+
+
+def meaning_one(names: Iterable[str], *, words: bool = False) -> tuple[str, str] | None:
+    """Two names of what is one thing: one number, a truth as word and as number, one word in two forms of Unicode.
+
+    Args:
+        words: whether numbers are words, as in names of folders.
+
+    >>> meaning_one(["250.00", "250", "V45"]), meaning_one(["0", "1", "2"]), meaning_one(["1", "True"])
+    (('250.00', '250'), None, ('1', 'True'))
+    """
+    found: dict[object, str] = {}
+    for name in names:
+        truth = {"True": 1.0, "False": 0.0}.get(TRUTH.get(name.lower(), ""))
+        number = as_number(name) if truth is None else truth
+        key: object = plain(name) if words or number is None else number
+        if key in found:
+            return found[key], name
+        found[key] = name
+    return None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from fedseal.errors import BadConfig, FedsealError, MissingExtra, StorageFailure, UnfitBatch, brief
-from fedseal.modality.columns import Column, by_size, category_name, some
-from fedseal.modality.csv_dialect import dialect
-from fedseal.modality.schema import column_of
+from fedseal.errors import BadConfig, UnfitBatch, brief
+from fedseal.modality.columns import Column, category_name, some
+from fedseal.modality.csv_dialect import plain
+from fedseal.modality.frame import marked, read_frame
+from fedseal.modality.schema import as_number, column_of, counts_rows, meaning_one, ordered
 from fedseal.modality.tabular import Tabular
 from fedseal.types import Batch
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 Missing = Literal["refuse", "drop", "fill"]
 LIMIT = 50_000  # rows that are drawn from a larger table
-CHUNK = 50_000  # rows that are read at a time
 CLASSES = 100  # classes at most
 MISSING = "(missing)"  # the category that stands for a missing value where it is filled in
 
@@ -60,8 +58,8 @@ def read_table(
     """Read rows with labels, and infer the schema unless a table with one is given.
 
     Texts are categories. Numbers are continuous, unless they are whole, of few values, each of which occurs often:
-    then they are codes. Constant columns are left out with a note. Of more than `limit` rows so many are drawn,
-    always the same.
+    then they are codes. Classes are named as they are written. Constant columns and those without a name are left out
+    with a note. Of more than `limit` rows so many are drawn, always the same.
 
     Args:
         source: a `.csv` (`.tsv`) or `.parquet` file, or a frame.
@@ -76,7 +74,7 @@ def read_table(
     Raises:
         StorageFailure: the file cannot be read.
         UnfitBatch: missing values, no label column, one row or one class where a schema is to be inferred,
-            values that do not fit the schema given.
+            values that do not fit the schema given, one class written in two ways.
         BadConfig: columns that do not exist.
         MissingExtra: pandas, or pyarrow for parquet, is not installed.
 
@@ -93,11 +91,16 @@ def read_table(
     if limit < 2:
         raise BadConfig(f"{limit} rows are to be kept", "keep at least 2")
     notes: list[str] = []
-    frame = read_frame(source, limit, notes)
+    label, categorical, continuous, drop = (
+        plain(label),
+        *(tuple(map(plain, names)) for names in (categorical, continuous, drop)),
+    )
+    frame = read_frame(source, limit, notes, label)
     _check_names(frame, label, (*categorical, *continuous, *drop))
     frame = frame.drop(columns=list(drop))
     frame = _without_missing(frame, label, missing, set(categorical), notes)
     inputs = frame.drop(columns=label)
+    notes += [f"column '{brief(name)}' numbers the rows" for name in inputs.columns if counts_rows(inputs[name])]
     modality = _schema(inputs, set(categorical), set(continuous), notes) if like is None else like.modality
     classes, labels = _labels(frame, label, None if like is None else like.classes)
     absent = [column.name for column in modality.columns if column.name not in inputs]
@@ -111,14 +114,15 @@ def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
     """The rows of several tables as those of one, such as several owners' for a schema that fits all.
 
     Raises:
-        UnfitBatch: columns that not all have, or that hold numbers in one table and text in another.
+        UnfitBatch: columns that not all have, or that hold numbers in one table and text in another, a class
+            that two tables write in two ways.
         StorageFailure, BadConfig, MissingExtra: as `read_table`.
     """
     import pandas as pd
     from pandas.api.types import is_numeric_dtype
 
-    notes: list[str] = []
-    frames = [read_frame(source, LIMIT, notes) for source in sources]
+    label = plain(label)
+    frames = [read_frame(source, LIMIT, [], label) for source in sources]
     for source, frame in zip(sources[1:], frames[1:], strict=True):
         different = sorted(set(frame.columns) ^ set(frames[0].columns))
         if different:
@@ -131,132 +135,33 @@ def read_tables(sources: Sequence[str | Path], *, label: str) -> Table:
             one, other = frames[0][name], frame[name]
             if is_numeric_dtype(one) != is_numeric_dtype(other) and name != label:
                 words, numbers = (other, sources[0]) if is_numeric_dtype(one) else (one, source)
-                text = next((value for value in words.tolist() if not _is_number(value)), words.iloc[0])
+                text = next((value for value in words.tolist() if as_number(str(value)) is None), words.iloc[0])
                 raise UnfitBatch(
                     f"the column '{brief(str(name))}' holds numbers in '{numbers}', and {brief(repr(text))} in "
                     f"'{source if words is other else sources[0]}'",
                     "write it alike in all tables",
                 )
+    if label in frames[0]:
+        _check_classes(
+            [(source, ordered(frame[label].dropna())) for source, frame in zip(sources, frames, strict=True)]
+        )
     return read_table(pd.concat(frames, ignore_index=True), label=label)
 
 
-def _is_number(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True
-
-
-def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str]) -> pd.DataFrame:
-    """A table as it stands in its file, its columns' names as text.
-
-    Args:
-        limit: rows at most; of more so many are drawn.
-        notes: what was found out in reading is appended.
-
-    Raises:
-        StorageFailure: nothing is there, or no table, or text that cannot be decoded.
-        UnfitBatch: it has no rows.
-        BadConfig: neither a path nor a frame.
-        MissingExtra: pandas, or pyarrow for parquet, is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError:
-        raise MissingExtra(
-            "reading tables needs pandas, which is not installed", "pip install fedseal[tables]"
-        ) from None
-    if isinstance(source, pd.DataFrame):
-        pieces: Iterable[pd.DataFrame] = [source]
-        name = "the frame"
-    elif isinstance(source, (str, Path)):
-        name = f"'{source}'"
-        if not Path(source).is_file():
-            raise StorageFailure(f"there is no table {name}", "check the path")
-        pieces = (
-            _parquet(Path(source)) if Path(source).suffix.lower() in (".parquet", ".pq") else _csv(Path(source), notes)
+def _check_classes(named: Sequence[tuple[str | Path, tuple[str, ...]]]) -> None:
+    """Refuse a class that two tables write in two ways."""
+    found = {name: source for source, names in named for name in names}
+    if same := meaning_one(found):
+        one, other = same
+        raise UnfitBatch(
+            f"the class '{brief(one)}' in '{found[one]}' and the class '{brief(other)}' in '{found[other]}' mean the "
+            "same",
+            "write it alike in all tables",
         )
-    else:
-        raise BadConfig(f"a table of type {type(source).__name__}", "give a path, or a pandas frame")
-    try:
-        frame, total = _thinned(pieces, limit)
-        frame.select_dtypes(exclude="number").astype(object)  # pyarrow decodes texts where they are used
-    except FedsealError:
-        raise
-    except Exception as error:  # noqa: BLE001 - pandas and pyarrow raise whatever they raise on foreign bytes
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StorageFailure(f"{name} cannot be read as a table ({first})", "give a CSV or parquet file") from None
-    if len(frame) == 0:
-        raise UnfitBatch(f"{name} has no rows", "give a table with rows below its line of names")
-    frame.columns = [str(column).strip() for column in frame.columns]
-    if total > len(frame):
-        notes.append(f"{len(frame):,} rows of {total:,} were drawn; the schema is theirs")
-    return frame
-
-
-def _csv(path: Path, notes: list[str]) -> Iterator[pd.DataFrame]:
-    import pandas as pd
-
-    found = dialect(path)
-    notes += found.notes
-    yield from pd.read_csv(
-        path,
-        chunksize=CHUNK,
-        sep=found.separator,
-        decimal=found.decimal,
-        encoding="utf-8-sig",
-        na_values=["?"],  # marks a missing value in the tables of the UCI repository
-        skipinitialspace=True,
-    )
-
-
-def _parquet(path: Path) -> Iterator[pd.DataFrame]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise MissingExtra("parquet needs pyarrow, which is not installed", "pip install fedseal[tables]") from None
-    with parquet.ParquetFile(path) as file:
-        if file.metadata.num_rows == 0:
-            yield file.read().to_pandas()
-        for piece in file.iter_batches(batch_size=CHUNK):
-            yield piece.to_pandas()
-
-
-def _thinned(pieces: Iterable[pd.DataFrame], limit: int) -> tuple[pd.DataFrame, int]:
-    """Up to `limit` rows in their order, and the number of all rows; holds one piece more at any time.
-
-    The rows of least hash of their number: evenly spaced ones would fall in step with a table that repeats itself.
-    """
-    import pandas as pd
-
-    kept, marks, total = pd.DataFrame(), np.empty(0, np.uint64), 0
-    for piece in pieces:
-        new = _hashed(np.arange(total, total + len(piece), dtype=np.uint64))
-        total += len(piece)
-        if len(marks) == limit:
-            few = new < marks.max()
-            piece, new = piece[few], new[few]
-        kept, marks = pd.concat([kept, piece]) if len(kept) else piece, np.concatenate([marks, new])
-        if len(marks) > limit:
-            least = np.sort(np.argpartition(marks, limit)[:limit])
-            kept, marks = kept.iloc[least], marks[least]
-    return kept.reset_index(drop=True), total
-
-
-def _hashed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The splitmix64 generator's output function (Steele, Lea and Flood, OOPSLA 2014): one to one, without pattern."""
-    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _check_names(frame: pd.DataFrame, label: str, named: Sequence[str]) -> None:
     names = list(frame.columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UnfitBatch(f"the table has two columns '{twice[0]}'", "give every column a name of its own")
     for name in (label, *named):
         if name not in names:
             raise BadConfig(f"the table has no column '{name}'", f"its columns are {some(names, quoted=False)}")
@@ -269,11 +174,14 @@ def _without_missing(
 ) -> pd.DataFrame:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+    marks = {
+        name: f" ('{mark}' in row {row})" if mark else f" (row {row})" for name, (row, mark) in marked(frame).items()
+    }
     frame = frame.replace([float("inf"), float("-inf")], float("nan"))
     counts = {str(name): int(n) for name, n in frame.isna().sum().items() if n > 0}
     if not counts:
         return frame
-    listed = ", ".join(f"{n} in '{name}'" for name, n in counts.items())
+    listed = ", ".join(f"{n} in '{name}'{marks.get(name, '')}" for name, n in counts.items())
     if missing == "refuse":
         raise UnfitBatch(
             f"the table has missing values: {listed}",
@@ -301,7 +209,13 @@ def _without_missing(
 def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> tuple[tuple[str, ...], torch.Tensor]:
     """The names of the classes, and the rows' classes `(N,)`."""
     values = [category_name(value) for value in frame[label].tolist()]
-    distinct = dict.fromkeys(category_name(value) for value in sorted(frame[label].unique().tolist(), key=by_size))
+    distinct = ordered(values)
+    if known is None and (same := meaning_one(distinct)):
+        raise UnfitBatch(
+            f"the label column '{label}' has the classes '{brief(same[0])}' and '{brief(same[1])}', which mean the "
+            "same",
+            "write it alike in all rows",
+        )
     if known is not None:
         foreign = [name for name in distinct if name not in known]
         if foreign:
@@ -314,7 +228,7 @@ def _labels(frame: pd.DataFrame, label: str, known: tuple[str, ...] | None) -> t
             f"the label column '{label}' has {len(distinct)} different value{'s' if len(distinct) > 1 else ''}",
             f"name a column of 2 to {CLASSES} classes, or cut this one into bins first",
         )
-    classes = tuple(distinct) if known is None else known
+    classes = distinct if known is None else known
     places = {name: place for place, name in enumerate(classes)}
     return classes, torch.tensor([places[value] for value in values])
 

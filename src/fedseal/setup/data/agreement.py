@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.modality.columns import some
-from fedseal.modality.schema import CODES, VOCABULARY
+from fedseal.modality.schema import CODES, DECIMALS, VOCABULARY, meaning_one, ordered
 from fedseal.modality.table import CLASSES
 from fedseal.setup.data.dataset import UNIT
-from fedseal.setup.data.terms import KINDS, ColumnTerms, DataTerms, Span
+from fedseal.setup.data.terms import KINDS, MANY, MOST, ColumnTerms, DataTerms, Span, narrow
 
 
 def agreed(parts: Mapping[str, DataTerms]) -> DataTerms:
@@ -63,6 +63,14 @@ def _names(parts: Mapping[str, DataTerms]) -> tuple[str, ...]:
         )
     table = next(iter(parts.values())).kind == "table"
     found = _union((one.names for one in parts.values()), sized=table)
+    firsts: dict[str, str] = {}  # the first file that has a class
+    for file, terms in parts.items():
+        firsts |= {name: file for name in terms.names if name not in firsts}
+    if same := meaning_one(firsts, words=not table):
+        one, other = (f"'{brief(name)}' in '{firsts[name]}'" for name in same)
+        raise UnfitBatch(
+            f"the class {one} and the class {other} mean the same", "write it alike in all of them, and propose anew"
+        )
     if table and not 1 < len(found) <= CLASSES:
         files = ", ".join(f"'{name}'" for name in parts)
         raise UnfitBatch(
@@ -72,13 +80,10 @@ def _names(parts: Mapping[str, DataTerms]) -> tuple[str, ...]:
     return found
 
 
-def _union(several: Iterable[tuple[str, ...]], *, sized: bool = True) -> tuple[str, ...]:
-    """All values, by size where they are numbers and that is asked for, else by letter."""
+def _union(several: Iterable[tuple[str, ...]], *, sized: bool) -> tuple[str, ...]:
+    """All values, numbers by size where that is asked for, else by letter."""
     found = {value for values in several for value in values}
-    try:
-        return tuple(sorted(found, key=float)) if sized else tuple(sorted(found))
-    except ValueError:
-        return tuple(sorted(found))
+    return ordered(found) if sized else tuple(sorted(found))
 
 
 def _pictures(parts: Mapping[str, DataTerms]) -> dict[str, object]:
@@ -138,10 +143,8 @@ def _table(parts: Mapping[str, DataTerms]) -> dict[str, object]:
                 "give tables of the same columns",
             )
     by_file = {name: {column.name: column for column in terms.columns} for name, terms in parts.items()}
-    columns = [
-        _column(column.name, {name: found[column.name] for name, found in by_file.items()}) for column in one.columns
-    ]
-    return {"columns": tuple(columns)}
+    names = sorted(column.name for column in one.columns)  # whatever the order of files, models are fed the same inputs
+    return {"columns": tuple(_column(name, {file: found[name] for file, found in by_file.items()}) for name in names)}
 
 
 def _column(name: str, parts: Mapping[str, ColumnTerms]) -> ColumnTerms:
@@ -162,21 +165,56 @@ def _column(name: str, parts: Mapping[str, ColumnTerms]) -> ColumnTerms:
                 f"leave it out, or group its values into at most {VOCABULARY} categories",
             )
         return ColumnTerms(name=name, kind="texts", values=values)
+    fewest = len(values) == 1 or (len(values) <= CODES and all(float(value).is_integer() for value in values))
+    if fewest and all(one.kind == "codes" for one in parts.values()):
+        return ColumnTerms(name=name, kind="codes", values=values)
+    return _numbers(name, parts)
+
+
+def _numbers(name: str, parts: Mapping[str, ColumnTerms]) -> ColumnTerms:
+    """Numbers of several owners, each of whom counts alike whether all are merged at once or in steps.
+
+    Owners of codes say no mean: that of the others holds, or, where all have codes, that of the range, of which no
+    value is likelier than another. So the outcome hangs on nothing but the range and the means that were said.
+    """
     found = list(parts.values())
-    codes = all(one.kind == "codes" for one in found) and len(values) <= CODES
-    mean = math.fsum(one.mean for one in found) / len(found)
-    spread = math.fsum(one.std**2 + (one.mean - mean) ** 2 for one in found) / len(found)
-    digits = [one.digits for one in found]
+    ends = {file: _ends(one) for file, one in parts.items()}
+    low, high = min(low for low, _ in ends.values()), max(high for _, high in ends.values())
+    said = [one for one in found if one.kind == "numbers"]
+    owners = sum(one.owners for one in said)
+    mean, std = (low + high) / 2, (high - low) / math.sqrt(12)
+    if owners:
+        mean = math.fsum(one.owners * one.mean for one in said) / owners
+        std = math.sqrt(math.fsum(one.owners * (one.std**2 + (one.mean - mean) ** 2) for one in said) / owners)
+    if std <= narrow(low, high):
+        near, far = min(ends, key=lambda file: ends[file][0]), max(ends, key=lambda file: ends[file][1])
+        raise UnfitBatch(
+            f"the column '{brief(name)}' goes from {low:g} in '{near}' to {high:g} in '{far}' and else hardly moves",
+            "write it in one unit, or leave it out",
+        )
+    digits = [digit for one in found for digit in (map(_decimals, one.values) if one.values else [one.digits])]
     return ColumnTerms(
         name=name,
-        kind="codes" if codes else "numbers",
-        values=values if codes else (),
-        low=min(one.low for one in found),
-        high=max(one.high for one in found),
-        mean=mean,
-        std=math.sqrt(spread),
+        kind="numbers",
+        low=low,
+        high=high,
+        mean=min(max(mean, low), high),
+        std=min(std, high - low, MOST),  # below all three for numbers that are any
         digits=None if None in digits else max(digit for digit in digits if digit is not None),
+        owners=min(owners, MANY),
     )
+
+
+def _decimals(value: str) -> int | None:
+    number = float(value)
+    return next((digits for digits in range(DECIMALS + 1) if round(number, digits) == number), None)
+
+
+def _ends(column: ColumnTerms) -> tuple[float, float]:
+    if column.kind == "numbers":
+        return column.low, column.high
+    values = [float(value) for value in column.values]
+    return min(values), max(values)
 
 
 def _word(values: tuple[str, ...]) -> str:

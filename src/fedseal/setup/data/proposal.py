@@ -1,19 +1,22 @@
-"""What an owner's data is like, as terms to agree on: no example is in them, and ranges end at round numbers."""
+"""What an owner's data is like, as terms to agree on: no example is in them, and ranges are wider than the rows'."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.federation.local import check_targets
-from fedseal.modality import Categorical, Continuous
+from fedseal.modality import Continuous
 from fedseal.modality.columns import category_name
-from fedseal.modality.schema import DECIMALS, column_of
+from fedseal.modality.csv_dialect import plain
+from fedseal.modality.schema import column_of, counts_rows, meaning_one, ordered
+from fedseal.modality.table import CLASSES
 from fedseal.setup.data import images, tables
 from fedseal.setup.data.dataset import UNIT, Dataset
 from fedseal.setup.data.load import data_kind, load_data
@@ -22,13 +25,27 @@ from fedseal.setup.data.terms import MOST, VERSION, ColumnTerms, DataTerms
 if TYPE_CHECKING:
     import pandas as pd
 
+NEAR = 1e-9  # by which a logarithm may be off
+FEW = 10  # rows below which a mean tells much of each; of two, mean and deviation tell both
+ROOM = 10  # values that a column may take, at least, from one end of a range to the next
 DEPTHS = (10, 12, 14, 16)  # bits of devices that give more than 8
 
 
-def proposal(
-    source: str, *, size: Sequence[int] | None, label: str, span: tuple[float, float] | None
-) -> tuple[DataTerms, tuple[str, ...]]:
-    """Terms that an owner's data fits, and notes on what they tell of single rows.
+class Proposal(NamedTuple):
+    """Terms that an owner's data fits.
+
+    Args:
+        tells: what they tell of single rows.
+        notes: how the data was read, where that is not usual.
+    """
+
+    terms: DataTerms
+    tells: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def proposal(source: str, *, size: Sequence[int] | None, label: str, span: tuple[float, float] | None) -> Proposal:
+    """Terms that an owner's data fits.
 
     Args:
         size: of one example, where it is asked for.
@@ -46,7 +63,7 @@ def proposal(
     own = (0.0, 2.0**bits - 1) if bits is not None else None
     found = load_data(source, size=size, span=span or own)
     check_targets(found.batch, "cross_entropy", where=f" in '{source}'")
-    return _arrays(source, found, span) if kind == "arrays" else _pictures(source, found, bits, span), ()
+    return Proposal(_arrays(source, found, span) if kind == "arrays" else _pictures(source, found, bits, span))
 
 
 def _pictures(source: str, found: Dataset, bits: int | None, span: tuple[float, float] | None) -> DataTerms:
@@ -81,70 +98,92 @@ def _arrays(source: str, found: Dataset, span: tuple[float, float] | None) -> Da
         channels=found.channels,
         scale=found.scale,
         range=span,
-        values=None if span or found.scale == UNIT else widened(float(values.min()), float(values.max())),
+        values=None if span or found.scale == UNIT else _widened_values(values),
     )
 
 
-def _table(path: Path, label: str) -> tuple[DataTerms, tuple[str, ...]]:
-    frame = tables.frame_of(path, label)
+def _widened_values(values: Tensor) -> tuple[float, float]:
+    whole = bool((values == values.round()).all())
+    return widened(float(values.min()), float(values.max()), 0 if whole else None)
+
+
+def _table(path: Path, label: str) -> Proposal:
+    notes: list[str] = []
+    label = plain(label)
+    frame = tables.frame_of(path, label, notes)
+    names = ordered(frame[label].tolist())
+    if len(names) > CLASSES:
+        raise UnfitBatch(
+            f"the label column '{brief(label)}' has {len(names):,} different values in '{path}'",
+            f"name a column of up to {CLASSES} classes: --label",
+        )
+    if same := meaning_one(names):
+        raise UnfitBatch(
+            f"the classes '{brief(same[0])}' and '{brief(same[1])}' in '{path}' mean the same", "write it alike"
+        )
     columns = tuple(_column(frame[name], path) for name in frame.columns if name != label)
-    values = [category_name(value) for value in frame[label].tolist()]
-    names = tables.category_names(frame[label])
     terms = DataTerms(
         version=VERSION, kind="table", classes=max(2, len(names)), names=names, label=label, columns=columns
     )
-    rare = {column.name: _rare(frame[column.name]) for column in columns if column.kind == "texts"}
-    notes = [
+    named = [label, *(column.name for column in columns if column.values)]
+    rare = {name: int((frame[name].map(category_name).value_counts() == 1).sum()) for name in named}
+    tells = [
         f"values of '{brief(name)}' that stand in one row each, and are in the file: {count}"
-        for name, count in ({label: sum(values.count(name) == 1 for name in names)} | rare).items()
+        for name, count in rare.items()
         if count
     ]
-    return terms, tuple(notes)
-
-
-def _rare(values: pd.Series) -> int:
-    return int((values.map(category_name).value_counts() == 1).sum())
+    if len(frame) < FEW and any(column.kind == "numbers" for column in columns):
+        tells.append(f"mean and deviation of as few as {len(frame)} rows tell much of each, and are in the file")
+    return Proposal(terms, tuple(tells), tuple(notes))
 
 
 def _column(values: pd.Series, path: Path) -> ColumnTerms:
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+    from pandas.api.types import is_numeric_dtype
 
     name = str(values.name)
+    if counts_rows(values):
+        raise UnfitBatch(
+            f"the column '{brief(name)}' of '{path}' numbers the rows, so that its range and mean would tell how many "
+            "there are",
+            "leave the column out",
+        )
     try:
         found = column_of(values)
     except UnfitBatch as error:
         raise UnfitBatch(f"in '{path}': {error.fact}", "leave the column out, or group its values") from None
-    if not is_numeric_dtype(values) or is_bool_dtype(values):
+    if not is_numeric_dtype(values):
         return ColumnTerms(name=name, kind="texts", values=tables.category_names(values))
     numbers = values.to_numpy(dtype=np.float64)
     if (most := float(np.abs(numbers).max())) > MOST:
         raise UnfitBatch(
             f"'{path}' has a number as large as {most:g} in '{brief(name)}'", "correct it, or change its unit"
         )
-    low, high, whole = float(numbers.min()), float(numbers.max()), bool((numbers == numbers.round()).all())
-    std = float(f"{numbers.std():.1e}")
-    mean = round(float(numbers.mean()), _places(_power(std or abs(low)) / 10))
-    if isinstance(found, Categorical) or (found is None and whole):
-        names = tables.category_names(values)
-        return ColumnTerms(name=name, kind="codes", values=names, low=low, high=high, mean=mean, std=std, digits=0)
-    digits = found.digits if isinstance(found, Continuous) else _decimals(low)
-    least, most = widened(low, high)
+    if not isinstance(found, Continuous):
+        return ColumnTerms(name=name, kind="codes", values=ordered(values.tolist()))
+    digits = found.digits if found.digits is not None and found.high - found.low >= 10.0**-found.digits else None
+    least, most = widened(found.low, found.high, digits)
+    std = float(f"{found.std:.1e}")
+    mean = min(max(round(found.mean, _places(_power(std) / 10)), least), most)
     return ColumnTerms(name=name, kind="numbers", low=least, high=most, mean=mean, std=std, digits=digits)
 
 
-def _decimals(value: float) -> int | None:
-    return next((digits for digits in range(DECIMALS + 1) if round(value, digits) == value), None)
+def widened(low: float, high: float, digits: int | None) -> tuple[float, float]:
+    """A range that begins below the least value and ends above the greatest, both at the next round number.
 
+    Round is the power of ten that the spread has, and no less than ten steps of the decimals: an end stands for eight
+    values or more that a column may take, and does not say which of them is the rows' own.
 
-def widened(low: float, high: float) -> tuple[float, float]:
-    """A range that ends at round numbers, so that it says less of the rows that have the least and greatest value.
-
-    >>> widened(17.0, 93.0), widened(0.31, 0.68), widened(-1024.0, 2873.0)
-    ((10.0, 100.0), (0.3, 0.7), (-2000.0, 3000.0))
+    >>> widened(17.0, 93.0, 0), widened(63.0, 69.0, 0), widened(0.31, 0.68, 2), widened(60.0, 70.0, 0)
+    ((10.0, 100.0), (60.0, 70.0), (0.3, 0.7), (50.0, 80.0))
     """
-    grid = _power(high - low or abs(high))
-    least, most = (round(whole * grid, _places(grid)) for whole in (math.floor(low / grid), math.ceil(high / grid)))
-    return min(low, least), max(high, most)
+    step = ROOM * (math.ulp(max(abs(low), abs(high))) if digits is None else 10.0**-digits)
+    grid = max(_power(high - low or abs(high)), 10.0 ** math.ceil(math.log10(step) - NEAR))
+    places = _places(grid)
+    least = round((math.ceil(low / grid) - 1) * grid, places)
+    most = round((math.floor(high / grid) + 1) * grid, places)
+    least = least if least < low else round(least - grid, places)  # a product of floats may be off by one step
+    most = most if most > high else round(most + grid, places)
+    return max(least, -MOST), min(most, MOST)
 
 
 def _places(grid: float) -> int:

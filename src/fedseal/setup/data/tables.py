@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,9 @@ import torch
 from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.modality import Tabular
 from fedseal.modality.columns import Categorical, Column, by_size, category_name, some
-from fedseal.modality.table import LIMIT, Missing, Table, read_frame, read_table, read_tables
+from fedseal.modality.csv_dialect import plain
+from fedseal.modality.frame import marked, read_frame
+from fedseal.modality.table import LIMIT, Missing, Table, read_table, read_tables
 from fedseal.setup.data.dataset import Dataset
 from fedseal.setup.data.terms import VERSION, ColumnTerms, DataTerms
 from fedseal.types import Batch
@@ -57,8 +59,10 @@ def pooled_terms(paths: Sequence[Path], found: Dataset, label: str, held: Path |
     assert isinstance(found.modality, Tabular)
     columns = {column.name: _terms_of(column) for column in found.modality.columns}
     if held is not None:
-        columns = {name: _including(column, frame_of(held, label)) for name, column in columns.items()}
-    frame = frame_of(paths[0], label)
+        rows = frame_of(held, label, [])
+        columns = {name: _including(column, rows) for name, column in columns.items()}
+    label = plain(label)
+    frame = frame_of(paths[0], label, [])
     for name in frame.columns:
         if name not in columns and name != label:  # constant in all of them
             columns[name] = ColumnTerms(name=name, kind="texts", values=category_names(frame[name]))
@@ -84,29 +88,34 @@ def _including(column: ColumnTerms, frame: pd.DataFrame) -> ColumnTerms:
     return column.model_copy(update={"low": low, "high": high})
 
 
-def frame_of(path: Path, label: str) -> pd.DataFrame:
+def frame_of(path: Path, label: str, notes: list[str]) -> pd.DataFrame:
     """The rows of a table as they stand in the file, none of which lacks a value.
+
+    Args:
+        label: the column of the class.
+        notes: what was found out in reading is appended.
 
     Raises:
         StorageFailure, MissingExtra: it cannot be read.
         BadConfig: it has no such column.
         UnfitBatch: a value is missing.
     """
-    frame = read_frame(path, LIMIT, [])
+    label = plain(label)
+    frame = read_frame(path, LIMIT, notes, label)
     if label not in frame.columns:
         raise BadConfig(
             f"'{path}' has no column '{brief(label)}'", f"its columns are {some(list(frame.columns), quoted=False)}"
         )
-    if not frame.columns.is_unique:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise UnfitBatch(f"'{path}' has two columns '{brief(twice)}'", "give every column a name of its own")
     if len(frame.columns) < 2:
         raise UnfitBatch(f"'{path}' has no column but '{brief(label)}'", "give a table with more")
-    absent = frame.replace([float("inf"), float("-inf")], float("nan")).isna().any()
+    absent = frame.replace([float("inf"), float("-inf")], float("nan")).isna()
     for name in frame.columns:
-        if bool(absent[name]):
+        if bool(absent[name].any()):
+            row, mark = marked(frame).get(name, (int(absent[name].to_numpy().argmax()) + 1, ""))
+            stands = f", where {brief(repr(mark))} stands" if mark else ""
             raise UnfitBatch(
-                f"'{path}' has no value in some rows of '{brief(name)}'", "complete them, or leave them out"
+                f"'{path}' has no value in some rows of '{brief(name)}', the first of which is row {row}{stands}",
+                "complete them, or leave them out; a category needs a name that does not stand for a missing value",
             )
     return frame
 
@@ -124,7 +133,8 @@ def agreed_table(path: Path, terms: DataTerms) -> Dataset:
         StorageFailure, BadConfig, MissingExtra: as `frame_of`.
     """
     assert terms.label is not None
-    frame = frame_of(path, terms.label)
+    notes: list[str] = []
+    frame = frame_of(path, terms.label, notes)
     named = {terms.label, *(column.name for column in terms.columns)}
     if lacking := sorted(named - set(frame.columns)):
         raise UnfitBatch(f"'{path}' has no column '{brief(lacking[0])}', which was agreed on", "give such a table")
@@ -141,7 +151,7 @@ def agreed_table(path: Path, terms: DataTerms) -> Dataset:
         )
     schema = Table(Batch(torch.zeros(1, 1), torch.zeros(1)), terms.table(), terms.names, terms.label, ())
     read = read_table(frame, label=terms.label, like=schema)
-    return _dataset(read, path.stem)
+    return _dataset(replace(read, notes=(*notes, *read.notes)), path.stem)
 
 
 def _check_column(values: pd.Series, column: ColumnTerms, path: Path) -> None:

@@ -17,6 +17,7 @@ from fedseal.files import write_whole
 from fedseal.json_file import JsonFile, read_model
 from fedseal.modality import Categorical, Continuous, Tabular
 from fedseal.modality.columns import Column, some
+from fedseal.modality.schema import as_number
 from fedseal.setup.data.dataset import UNSAID
 
 MOST: Final = 1e100  # magnitude of a number, whose square is still one
@@ -25,19 +26,44 @@ Span = tuple[Number, Number]
 Side = Annotated[int, Field(ge=1)]
 STRICT = ConfigDict(extra="forbid")
 VERSION: Final = 1
+NARROW: Final = 1e-6  # deviation, as a share of the range; an outlier among a million rows is a thousandth
+MANY: Final = 100_000  # owners, at most
 LARGEST = 2**32  # values of one example
+FOREIGN: Final[dict[str, dict[str, object]]] = {  # facts that a kind of data does not have, as they are left
+    "pictures": {"values": None, "targets": "classes"},
+    "arrays": {"bits": None, "names": ()},
+    "table": {"values": None, "bits": None, "range": None, "scale": "", "channels": "", "targets": "classes"},
+}
 KINDS = {"pictures": "pictures", "arrays": "arrays of numbers", "table": "a table"}
+
+
+def _exact(value: float) -> str:
+    """A number with all of its digits.
+
+    >>> _exact(10.0), _exact(0.1), _exact(1234567.25)
+    ('10', '0.1', '1234567.25')
+    """
+    return f"{value:.15g}" if float(f"{value:.15g}") == value else repr(value)
+
+
+def narrow(low: float, high: float) -> float:
+    """The deviation up to which numbers in a range are taken for one number: divided by it others would be giants."""
+    return NARROW * (high - low)
 
 
 class ColumnTerms(JsonFile):
     """A column of a table.
 
     Args:
-        kind: "texts"; "numbers"; or "codes", a few whole numbers that may be names of categories.
-        values: of texts and codes, all that occur.
-        low, high: of numbers and codes, the range of their values.
+        kind: "texts"; "numbers"; or "codes", a few whole numbers that may be names of categories, or the one number
+            that stands in all rows.
+        values: of texts and codes, all that occur, and no more is said of these: the mean of two codes would be the
+            share of one of them.
+        low, high: of numbers, a range that their values are in.
         mean, std: by which numbers are normalized.
         digits: decimals of the numbers; None where there are more than a grid has.
+        owners: how many owners' means and deviations are in these, so that merging in steps counts each alike; none
+            where all had codes, and the two are those of the range.
     """
 
     model_config = STRICT
@@ -50,11 +76,22 @@ class ColumnTerms(JsonFile):
     mean: Number = 0.0
     std: Annotated[Number, Field(ge=0)] = 0.0
     digits: Annotated[int, Field(ge=0, le=6)] | None = None
+    owners: Annotated[int, Field(ge=0, le=MANY)] = 1
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        said = (self.low, self.high, self.mean, self.std, self.digits, self.owners)
+        if self.kind != "numbers" and said != (0, 0, 0, 0, None, 1):
+            raise ValueError("texts and codes have values, and no range, mean or deviation")
         if self.low > self.high:
             raise ValueError("the range ends before it begins")
+        numbers = [as_number(value) for value in self.values]
+        if self.kind == "codes" and any(number is None or abs(number) > MOST for number in numbers):
+            raise ValueError("codes are numbers")
+        if self.kind == "numbers" and not self.low <= self.mean <= self.high:
+            raise ValueError("the mean is outside the range")
+        if self.kind == "numbers" and not narrow(self.low, self.high) < self.std <= self.high - self.low:
+            raise ValueError("the deviation is none of numbers in the range")
         if len(set(self.values)) < len(self.values) or (self.kind == "numbers") != (not self.values):
             raise ValueError("texts and codes have values, each once, and numbers have none")
         return self
@@ -64,14 +101,24 @@ class ColumnTerms(JsonFile):
         """How the column is fed to a model; None where all its values are the same."""
         if self.kind != "numbers":
             return Categorical(self.name, self.values) if len(self.values) > 1 else None
-        if self.std == 0 or self.low == self.high:
-            return None
         return Continuous(self.name, self.low, self.high, self.mean, self.std, self.digits)
 
     def __str__(self) -> str:
         if self.column is None:
-            return f"{some(self.values) if self.values else f'{self.mean:g}'} alone, so far"
+            return f"{some(self.values)} alone, so far"
         return str(self.column)
+
+    @property
+    def in_full(self) -> str:
+        """All that the file says of the column."""
+        if self.kind != "numbers":
+            what = "value" if self.kind == "codes" else "text"
+            return f"{len(self.values)} {what}{'s' * (len(self.values) > 1)}: {', '.join(map(repr, self.values))}"
+        grid = "no grid" if self.digits is None else f"{self.digits} decimals"
+        return (
+            f"number, {_exact(self.low)} to {_exact(self.high)}, mean {_exact(self.mean)}, deviation "
+            f"{_exact(self.std)}, both of {self.owners} owner{'s' * (self.owners != 1)}, {grid}"
+        )
 
 
 class DataTerms(JsonFile):
@@ -122,6 +169,11 @@ class DataTerms(JsonFile):
             raise ValueError("a table has a label and other columns, and nothing else has")
         if (self.kind == "table") == bool(self.shape):
             raise ValueError("pictures and arrays have a shape, and a table has columns")
+        if self.values is not None and self.values[0] > self.values[1]:
+            raise ValueError("the values end before they begin")
+        for kind, facts in FOREIGN.items():
+            if self.kind == kind and (said := [name for name, usual in facts.items() if getattr(self, name) != usual]):
+                raise ValueError(f"{KINDS[kind]} have no '{said[0]}'")
         if math.prod(self.shape) > LARGEST:
             raise ValueError("one example is larger than any that is read")
         return self
@@ -143,25 +195,37 @@ class DataTerms(JsonFile):
         """Shape of an example as the model is fed it."""
         return self.table().shape if self.kind == "table" else self.shape
 
-    def words(self) -> list[str]:
-        """Sentences on all that the terms say."""
-        named = f"the classes {some(self.names, quoted=False)}" if self.names else f"{self.classes} classes by number"
+    def words(self, *, whole: bool = False) -> list[str]:
+        """Sentences on the terms.
+
+        Args:
+            whole: name every class and category, and write every number as it stands.
+        """
+        named = f"{self.classes} classes by number"
+        if self.names:
+            named = f"the classes {', '.join(self.names) if whole else some(self.names, quoted=False)}"
+        if self.targets == "probabilities":
+            named = f"probabilities of {named}"
         if self.kind == "table":
-            head = f"a table of {len(self.columns)} columns, of which '{brief(self.label or '')}' says {named}"
-            return [head, *[f"  {brief(column.name)}: {column}" for column in self.columns]]
+            label = self.label or ""
+            head = f"a table of {len(self.columns)} columns, of which '{label if whole else brief(label)}' says {named}"
+            told = [(c.name, c.in_full) if whole else (brief(c.name), str(c)) for c in self.columns]
+            return [head, *[f"  {name}: {column}" for name, column in told]]
         sides = " x ".join(map(str, self.shape))
         order = {"": "", UNSAID: ", the order of their channels not said"}.get(self.channels, f", {self.channels}")
         return [f"{KINDS[self.kind]} of {sides}{order}, with {named}{self._scaled()}"]
 
     def _scaled(self) -> str:
+        said = ""
         if self.range is not None:
             deep = " of pictures deeper than 8 bits" if self.kind == "pictures" else ""
-            return f"; the values {self.range[0]:g} and {self.range[1]:g}{deep} become 0 and 1"
-        if self.bits is not None:
-            return f"; scaled from {self.scale}, and from {self.bits} bits where files have more than 8"
+            said += f"; the values {_exact(self.range[0])} and {_exact(self.range[1])}{deep} become 0 and 1"
         if self.values is not None:
-            return f"; numbers from {self.values[0]:g} to {self.values[1]:g} as they are"
-        return f"; scaled from {self.scale}" if self.scale else ""
+            said += f"; numbers from {_exact(self.values[0])} to {_exact(self.values[1])} as they are"
+        elif self.scale:
+            said += f"; scaled from {self.scale}"
+        deeper = "" if self.bits is None else f", and from {self.bits} bits where files have more than 8"
+        return said + deeper
 
 
 def read_terms(path: Path) -> DataTerms:
