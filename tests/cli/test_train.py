@@ -301,4 +301,4 @@ def test_how_files_were_read_is_told_as_notes(fedseal: Command, tmp_path: Path) 
     assert fedseal(*run).err.splitlines()[0] == "note: 't.csv': columns are separated by semicolons"
     assert "note" not in fedseal(*run, "--json").err + fedseal(*run, "-q").err
     deployed = fedseal("train", "--data", "t.csv", "--data", "t.csv", "--deploy", "all", "--rounds", "1")
-    assert "rows" not in deployed.err  # what is in it is not how it was read
+    assert "label" not in deployed.err  # what is in it is not how it was read
