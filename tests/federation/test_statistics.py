@@ -22,7 +22,7 @@ from fedseal.errors import BadConfig, StorageFailure, UnfitUpdate, UnknownName
 from fedseal.federation import View
 from fedseal.federation.federation import Federation
 from fedseal.federation.members import STATISTICS, Members
-from fedseal.federation.owners import DataOwner, ModelOwner, gradient_step, local_steps
+from fedseal.federation.owners import DataOwner, ModelOwner, local_steps
 from fedseal.federation.packing import Packing, statistics_of
 from fedseal.federation.privacy import Spent
 from fedseal.federation.protocol.messages import Ask, Link, Reply
@@ -152,32 +152,6 @@ def test_strong_noise_leaves_a_model_that_can_be_evaluated() -> None:
     found = federation(Secure("sharing", clip=0.01, noise=5.0, statistics_clip=1.0)).fit(10)
     assert all(np.isfinite(report.validation["loss"]) for report in found.history)
     assert float(weights(found)["1.running_var"].min()) >= 0
-
-
-class _Table(nn.Module):
-    """Keeps whole numbers that training changes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(6, 3)
-        self.register_buffer("places", torch.arange(5))
-        self.register_buffer("rate", torch.tensor(0.5))
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.inner(inputs)
-        return outputs
-
-
-def test_other_whole_numbers_stay_and_other_fractions_travel() -> None:
-    def rule(model: nn.Module, batch: Batch, generator: torch.Generator) -> Update:
-        update = gradient_step()(model, batch, generator)
-        return replace(update, buffers={"places": torch.zeros(5, dtype=torch.long), "rate": torch.tensor(1.0)})
-
-    team = [replace(owner, model_fn=rule) for owner in owners()]
-    found = weights(Federation(ModelOwner(_Table()), team, Secure("sharing", max_weight=9)).fit(1))
-    assert found["places"].tolist() == [0, 1, 2, 3, 4]
-    assert float(found["rate"]) == pytest.approx(1.0, abs=1e-4)
-    assert list(statistics_of(_Table())) == ["rate"]
 
 
 def test_an_aggregator_of_ones_own_sees_no_counter_and_breaks_no_variance() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.secure import READABLE, Secure
+from fedseal.federation.statistics import norms
 from fedseal.layout import canonical
 from fedseal.types import Tensors, Update
 
@@ -57,12 +58,13 @@ def architecture_digest(model: nn.Module) -> str:
 
 
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
-    """A model's statistics by name: its buffers of fractions.
+    """A model's statistics by name: running means and variances of its normalization layers, and no other buffer.
 
     >>> list(statistics_of(nn.BatchNorm1d(2)))
     ['running_mean', 'running_var']
     """
-    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    own = {f"{place}{kind}" for place, _ in norms(model) for kind in ("running_mean", "running_var")}
+    return {name: buffer for name, buffer in model.named_buffers() if name in own}
 
 
 class ModelState(dict[str, Tensor]):
@@ -95,7 +97,7 @@ class Packing:
     """Names and shapes, in the order in which they stand in the vector.
 
     Args:
-        buffers: the statistics that travel; counters never do.
+        buffers: the statistics that travel; counters and fixed buffers never do.
         unit: how much of a statistic is 1 in the vector.
 
     >>> Packing.of(nn.Linear(3, 2)).size, Packing.of(nn.BatchNorm1d(3)).size
@@ -120,6 +122,11 @@ class Packing:
     def size(self) -> int:
         """Entries of the vector."""
         return self._weights + sum(math.prod(shape) for _, shape in self.buffers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that a round moves."""
+        return tuple(name for name, _ in (*self.weights, *self.buffers))
 
     @property
     def _weights(self) -> int:
