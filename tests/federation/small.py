@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from fedseal.federation.protocol import Ask, Link, Reply
 from fedseal.types import Batch
 
 STEPS = local_steps(lr=0.1, batch_size=2)
+ANYBODY = -99
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -57,6 +58,25 @@ class Losing:
 
     def run(self, members: Members, serve: Callable[[Link], None]) -> None:
         serve(_Lossy(members, self))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """In this process; what one party answers is changed, or left out where that gives None."""
+
+    party: int
+    change: Callable[[Reply], Reply | None]
+    link: list[Calls] = field(default_factory=list)
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        self.link.append(Calls({n: members.party(n) for n in (*members.clients, *members.aggregators)}))
+        serve(self)
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for ask, reply in self.link[-1].ask(asks):
+            changed = self.change(reply) if self.party in (ask.to, ANYBODY) else reply
+            if changed is not None:
+                yield ask, changed
 
 
 class Tapped:

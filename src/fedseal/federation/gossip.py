@@ -82,6 +82,7 @@ class Gossip:
         data_owners: whose examples train it.
         reach: neighbors on either side of an owner, in a circle.
         seed, threads: as of a `Federation`.
+        bound, statistics_bound: as of `Secure` in the clear: an owner sends no entry beyond the larger of both.
 
     Raises:
         BadConfig: fewer than two owners.
@@ -99,6 +100,8 @@ class Gossip:
     reach: int = 1
     seed: int | None = 0
     threads: int = 1
+    bound: float = Secure.bound
+    statistics_bound: float = Secure.statistics_bound
     topology: str = field(default="gossip", init=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +115,8 @@ class Gossip:
     @property
     def _star(self) -> Federation:
         """The same owners, as an engine runs them."""
-        return Federation(self.model_owner, self.data_owners, Secure("plain", minimum=1), self.seed, self.threads)
+        clear = Secure("plain", minimum=1, bound=self.bound, statistics_bound=self.statistics_bound)
+        return Federation(self.model_owner, self.data_owners, clear, self.seed, self.threads)
 
     def fit(
         self,
