@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from fedseal.client import state_of
+from fedseal.errors import EngineFailure
 from fedseal.federation.federation import Calls, Federation, Trained
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, ModelFunction, ModelOwner, local_steps
 from fedseal.federation.protocol import Ask, Link, Reply
+from fedseal.federation.report import RoundReport
 from fedseal.types import Batch
 
 STEPS = local_steps(lr=0.1, batch_size=2)
@@ -39,6 +42,14 @@ def owners(count: int = 4, rule: ModelFunction = STEPS) -> list[DataOwner]:
 def federation(protocol: Any = "sharing", count: int = 4, rule: ModelFunction = STEPS, **facts: Any) -> Federation:
     owner = ModelOwner(net(), validation=data(9, seed=1))
     return Federation(owner, owners(count, rule), protocol, **facts)
+
+
+def reports(setup: Federation, rounds: int, **arguments: Any) -> list[RoundReport]:
+    """Of all rounds, also where the training ends with an error since none opened a sum."""
+    found: list[RoundReport] = []
+    with suppress(EngineFailure):
+        setup.fit(rounds, progress=found.append, **arguments)
+    return found
 
 
 def weights(trained: Trained | nn.Module) -> dict[str, Tensor]:

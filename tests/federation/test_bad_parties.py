@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from federation.small import ANYBODY, STEPS, Changed, data, federation, gap, net, owners, weights
+from federation.small import ANYBODY, STEPS, Changed, data, federation, gap, net, owners, reports, weights
 from fedseal.cli.rounds import round_line
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.federation import View
@@ -146,7 +146,7 @@ def test_a_ring_that_ends_with_nonsense_opens_nothing(ending: dict[str, np.ndarr
         return Reply((Outgoing(SERVER, digest + content),)) if last else reply
 
     engine = Changed(ANYBODY, change)
-    (report,) = federation(Secure("ring")).fit(1, engine=engine).history
+    (report,) = reports(federation(Secure("ring")), 1, engine=engine)
     assert report.clients == 0
     assert report.failure
 
@@ -157,7 +157,7 @@ def test_a_masked_ring_that_ends_with_nonsense_opens_nothing(content: bytes) -> 
         last = all(to == SERVER for to, _ in reply.messages)
         return Reply((Outgoing(SERVER, hashlib.sha256(content).digest() + content),)) if last else reply
 
-    (report,) = federation(Secure("masked_ring")).fit(1, engine=Changed(ANYBODY, change)).history
+    (report,) = reports(federation(Secure("masked_ring")), 1, engine=Changed(ANYBODY, change))
     assert report.clients == 0
     assert report.failure
 
@@ -212,9 +212,9 @@ def test_an_aggregators_reason_does_not_travel() -> None:
 
     from fedseal.secagg import aggregator
 
-    found = federation("sharing").fit(1, engine=Changed(aggregator(1), change))
-    assert "aggregator 1 refuses (BadMessage: see its log)" in found.history[0].failure
-    assert SECRET not in str(found.history)
+    found = reports(federation("sharing"), 1, engine=Changed(aggregator(1), change))
+    assert "aggregator 1 refuses (BadMessage: see its log)" in found[0].failure
+    assert SECRET not in str(found)
 
 
 def test_a_party_answers_the_next_question_after_any_question() -> None:

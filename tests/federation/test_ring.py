@@ -21,7 +21,6 @@ from fedseal.federation import DataOwner, Federation, ModelOwner, Secure
 from fedseal.federation.owners import gradient_step
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import Ask, Reply
-from fedseal.federation.report import RoundReport
 from fedseal.federation.view import View
 from fedseal.secagg import SERVER, Outgoing
 from fedseal.secagg.ring import Circle, RingSum
@@ -107,10 +106,10 @@ def test_a_sum_that_no_bounded_steps_add_up_to_is_not_opened() -> None:
             return reply
         return Reply((Outgoing(SERVER, hashlib.sha256(content).digest() + content),))
 
-    seen: list[RoundReport] = []
-    with pytest.raises(EngineFailure, match="the parties end with no sum of what was asked for"):
-        federation("ring").fit(2, engine=Changed(ANYBODY, change), progress=seen.append)
-    assert [report.clients for report in seen] == [0, 0]
+    with pytest.raises(
+        EngineFailure, match=r"nothing was trained: .* in 2 rounds, .* the parties end with no sum of what"
+    ):
+        federation("ring").fit(2, engine=Changed(ANYBODY, change))
 
 
 def truth(owner: int) -> dict[str, torch.Tensor]:
