@@ -31,9 +31,9 @@ class SiteStatistics:
 
     def keep(self, tensors: dict[str, Tensor]) -> None:
         """Go on from these: of a round of which the step was accepted."""
-        self.tensors = tensors
         if self._place is not None:
             write_whole(self._place, safetensors.torch.save(tensors))
+        self.tensors = tensors
 
     def dump(self) -> bytes:
         """For a process that goes on where this one ends."""
