@@ -181,6 +181,53 @@ def test_an_interrupted_run_goes_on(fedseal: Command, tmp_path: Path, monkeypatc
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_data_that_is_read_otherwise_is_not_gone_on_with(fedseal: Command, tmp_path: Path) -> None:
+    """Columns in another order, or another normalization, of the same width: the model's inputs were permuted."""
+    rows = [f"{20 + row % 30},{row % 7 + 0.5},{'yn'[row % 2]}" for row in range(40)]
+    swapped = [",".join((line.split(",")[1], line.split(",")[0], line.split(",")[2])) for line in rows]
+    wider = [*rows, "99,3.5,y"]
+    for name, lines in {
+        "a": ["age,size,label", *rows],
+        "b": ["size,age,label", *swapped],
+        "c": ["age,size,label", *wider],
+    }.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    run = ("train", "--owners", "2", "--checkpoint", "run.st", "-q", "--epochs", "1")
+    assert fedseal(*run, "--data", "a.csv", "--rounds", "1").code == 0
+    for other in ("b.csv", "c.csv"):
+        wrong = fedseal(*run, "--data", other, "--rounds", "2", "--resume")
+        assert "is of another federation" in wrong.complaint
+    assert fedseal(*run, "--data", "a.csv", "--rounds", "2", "--resume").code == 0
+
+
+@pytest.mark.parametrize("way", [[], ["--protocol", "plain"], ["--topology", "ring", "--protocol", "plain"]])
+def test_a_training_of_which_every_round_failed_is_an_error_and_saves_nothing(
+    fedseal: Command, tmp_path: Path, way: list[str]
+) -> None:
+    """It ended with exit code 0 and "the model is in un.st", which was the model as it began."""
+    unfit = ["--bound", "1e-6", "--statistics-bound", "1e-6", "--owners", "3", "--rounds", "2", "--save", "un.st"]
+    answer = fedseal("train", *unfit, *way, "-q", "--checkpoint", "run.st")
+    assert (answer.code, answer.out) == (2, "")
+    assert "error: nothing was trained: no sum was opened in 2 rounds, in the last since" in answer.err
+    assert not (tmp_path / "un.st").exists()
+    again = fedseal("train", *unfit, *way, "-q", "--checkpoint", "run.st", "--resume")
+    assert "nothing was trained" in again.err
+    assert not (tmp_path / "un.st").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        (["--statistics", "local"], "updates, without its statistics, which are not sent, against"),
+        ([], "updates, statistics included, against"),
+    ],
+)
+def test_what_is_inside_of_epsilon_is_what_is_sent(fedseal: Command, way: list[str], said: str) -> None:
+    answer = fedseal("train", *RESNET, "--dp", "1", "--rounds", "1", "--validation-split", "0.6", *way)
+    assert said in answer.out
+    assert "updates against zeros" in fedseal("train", *QUICK, "--dp", "1").out
+
+
 def test_a_file_for_every_owner(fedseal: Command, tmp_path: Path) -> None:
     names = [str(arrays(tmp_path / f"{number}.npz", count=6 + number, seed=number)) for number in range(3)]
     data = [part for name in names for part in ("--data", name)]
@@ -236,6 +283,9 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--dp", "1e-300"], "set a larger noise"),
         (["--topology", "gossip", "--statistics", "local"], "leave --statistics out"),
         (["--topology", "gossip", "--dp", "1"], "choose another --topology"),
+        (["--topology", "gossip", "--floor", "0.01"], "--floor is of a secure sum"),
+        (["--topology", "gossip", "--bits", "64"], "--bits is of a secure sum"),
+        (["--topology", "gossip", "--statistics-clip", "2"], "--statistics-clip is of a secure sum"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line(fedseal: Command, arguments: list[str], said: str) -> None:

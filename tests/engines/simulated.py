@@ -14,7 +14,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from federation.lying import Lying, Repeating
-from federation.small import STEPS, federation, gap, net, owners, weights
+from federation.small import STEPS, federation, gap, net, owners, reports, weights
 from fedseal.errors import BadConfig, EngineFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.flower import Simulation
@@ -69,7 +69,7 @@ def lies() -> None:
     """A model owner that sends others other weights, or the same ones twice."""
     for protocol in ("sharing", "masking"):
         for told in (False, True):
-            report = federation(protocol).fit(1, engine=Lying(told, over=ENGINE)).history[0]
+            (report,) = reports(federation(protocol), 1, engine=Lying(told, over=ENGINE))
             say(f"{protocol}-{told}", report.clients, bool(report.failure))
     repeated = federation("sharing").fit(2, engine=Repeating(ENGINE)).history
     say("repeats", *(report.clients for report in repeated))

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from federation.lying import Lying
-from federation.small import Losing, federation, gap, weights
+from federation.small import Losing, federation, gap, reports, weights
 from fedseal.errors import BadConfig
 from fedseal.federation.deployment import Deployment, certificates, node, place, superlink, take_part, write_folders
 from fedseal.federation.deployment.folder import places
@@ -209,9 +209,9 @@ def test_nothing_is_opened_of_owners_that_were_sent_other_models(tmp_path: Path,
     owner, *nodes = places(tmp_path / "all")
     here = PartySpec.of(dict(owner.training)).federation(owner)
     deployed = replace(engine, over=Deployment(owner, nodes, timeout=60.0))
-    trained = here.fit(1, engine=deployed, members=here.members_of(owner.keys))
-    assert trained.history[0].clients == 0
-    assert trained.history[0].failure
+    (report,) = reports(here, 1, engine=deployed, members=here.members_of(owner.keys))
+    assert report.clients == 0
+    assert report.failure
     assert daemons(tmp_path) == []
     gc.collect()  # those sockets close here, and not in the next test
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 
 import fedseal as fs
 from fedseal.client import state_of
+from fedseal.errors import EngineFailure
 from fedseal.federation.federation import Calls, Federation, Trained
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, ModelFunction, ModelOwner, local_steps
 from fedseal.federation.protocol import Ask, Link, Reply
+from fedseal.federation.report import RoundReport
 from fedseal.types import Batch
 
 STEPS = local_steps(lr=0.1, batch_size=2)
+ANYBODY = -99
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -40,6 +44,14 @@ def federation(protocol: Any = "sharing", count: int = 4, rule: ModelFunction = 
     return Federation(owner, owners(count, rule), protocol, **facts)
 
 
+def reports(setup: Federation, rounds: int, **arguments: Any) -> list[RoundReport]:
+    """Of all rounds, also where the training ends with an error since none opened a sum."""
+    found: list[RoundReport] = []
+    with suppress(EngineFailure):
+        setup.fit(rounds, progress=found.append, **arguments)
+    return found
+
+
 def weights(trained: Trained | nn.Module) -> dict[str, Tensor]:
     return state_of(trained.model if isinstance(trained, Trained) else trained)
 
@@ -57,6 +69,25 @@ class Losing:
 
     def run(self, members: Members, serve: Callable[[Link], None]) -> None:
         serve(_Lossy(members, self))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """In this process; what one party answers is changed, or left out where that gives None."""
+
+    party: int
+    change: Callable[[Reply], Reply | None]
+    link: list[Calls] = field(default_factory=list)
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        self.link.append(Calls({n: members.party(n) for n in (*members.clients, *members.aggregators)}))
+        serve(self)
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for ask, reply in self.link[-1].ask(asks):
+            changed = self.change(reply) if self.party in (ask.to, ANYBODY) else reply
+            if changed is not None:
+                yield ask, changed
 
 
 class Tapped:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,21 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from federation.small import STEPS, data, federation, gap, net, owners, weights
+from federation.small import ANYBODY, STEPS, Changed, data, federation, gap, net, owners, reports, weights
 from fedseal.cli.rounds import round_line
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.federation import View
-from fedseal.federation.federation import Calls, Federation
+from fedseal.federation.federation import Federation
 from fedseal.federation.gossip import Gossip
-from fedseal.federation.members import Members
 from fedseal.federation.owners import ModelOwner, gradient_step
 from fedseal.federation.packing import Packing
-from fedseal.federation.protocol import Ask, Link, Reply, known_kind, refusal_kind
+from fedseal.federation.protocol import Ask, Reply, known_kind, refusal_kind
 from fedseal.federation.protocol.messages import KINDS
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, Outgoing
 from fedseal.types import Batch, Update
 
-BAD, ANYBODY = 1, -99
+BAD = 1
 ALL = ("plain", "sharing", "masking")
 SIZE = Packing.of(net()).size
 SECRET = "label 7 of row 3"
@@ -45,25 +43,6 @@ def _without(bad: int, protocol: str) -> dict[str, torch.Tensor]:
         1, engine=Changed(bad, lambda r: None)
     )
     return weights(found)
-
-
-@dataclass(frozen=True)
-class Changed:
-    """In this process; what one party answers is changed, or left out where that gives None."""
-
-    party: int
-    change: Callable[[Reply], Reply | None]
-    link: list[Calls] = field(default_factory=list)
-
-    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
-        self.link.append(Calls({n: members.party(n) for n in (*members.clients, *members.aggregators)}))
-        serve(self)
-
-    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        for ask, reply in self.link[-1].ask(asks):
-            changed = self.change(reply) if self.party in (ask.to, ANYBODY) else reply
-            if changed is not None:
-                yield ask, changed
 
 
 RAISED: dict[str, Exception] = {
@@ -167,7 +146,7 @@ def test_a_ring_that_ends_with_nonsense_opens_nothing(ending: dict[str, np.ndarr
         return Reply((Outgoing(SERVER, digest + content),)) if last else reply
 
     engine = Changed(ANYBODY, change)
-    (report,) = federation(Secure("ring")).fit(1, engine=engine).history
+    (report,) = reports(federation(Secure("ring")), 1, engine=engine)
     assert report.clients == 0
     assert report.failure
 
@@ -178,7 +157,7 @@ def test_a_masked_ring_that_ends_with_nonsense_opens_nothing(content: bytes) -> 
         last = all(to == SERVER for to, _ in reply.messages)
         return Reply((Outgoing(SERVER, hashlib.sha256(content).digest() + content),)) if last else reply
 
-    (report,) = federation(Secure("masked_ring")).fit(1, engine=Changed(ANYBODY, change)).history
+    (report,) = reports(federation(Secure("masked_ring")), 1, engine=Changed(ANYBODY, change))
     assert report.clients == 0
     assert report.failure
 
@@ -233,9 +212,9 @@ def test_an_aggregators_reason_does_not_travel() -> None:
 
     from fedseal.secagg import aggregator
 
-    found = federation("sharing").fit(1, engine=Changed(aggregator(1), change))
-    assert "aggregator 1 refuses (BadMessage: see its log)" in found.history[0].failure
-    assert SECRET not in str(found.history)
+    found = reports(federation("sharing"), 1, engine=Changed(aggregator(1), change))
+    assert "aggregator 1 refuses (BadMessage: see its log)" in found[0].failure
+    assert SECRET not in str(found)
 
 
 def test_a_party_answers_the_next_question_after_any_question() -> None:

@@ -52,6 +52,24 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
             federation().fit(2, checkpoint=place, resume=True)
 
 
+def test_a_checkpoint_of_data_that_is_read_otherwise_is_refused(tmp_path: Path) -> None:
+    """Two files of terms in the other order permuted a model's inputs, and the training went on."""
+    place = tmp_path / "run.safetensors"
+    federation(schema="age, sex").fit(1, checkpoint=place)
+    for other in ("sex, age", ""):
+        with pytest.raises(BadConfig, match=r"another federation; resume with .* data that is read alike"):
+            federation(schema=other).fit(2, checkpoint=place, resume=True)
+    assert len(federation(schema="age, sex").fit(2, checkpoint=place, resume=True).history) == 2
+
+
+def test_a_checkpoint_from_before_schemas_were_kept_is_gone_on_from(tmp_path: Path) -> None:
+    place = tmp_path / "run.safetensors"
+    federation().fit(1, checkpoint=place)
+    assert len(federation(schema="age, sex").fit(2, checkpoint=place, resume=True).history) == 2
+    with pytest.raises(BadConfig, match="another federation"):
+        federation().fit(3, checkpoint=place, resume=True)
+
+
 def test_a_model_is_saved_for_others_to_read(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

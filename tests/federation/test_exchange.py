@@ -125,6 +125,34 @@ def test_without_a_number_another_model_is_the_next_round(tmp_path: Path) -> Non
     assert [float(view.state(round)["w"][0]) for round in (0, 1)] == [1.0, 2.0]
 
 
+class Masked(nn.Module):
+    """With a mask of -inf, which a state dict holds."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net()
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf"), 0.0]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.inner(inputs) * torch.softmax(self.mask, 0)
+        return scores
+
+
+def test_a_mask_of_infinite_entries_stops_no_record(tmp_path: Path) -> None:
+    """The answer "holds NaN or infinity", and nothing of it was kept."""
+    model, update = Masked(), client(Masked(), STEPS)
+    sent = dict(model.state_dict())
+    found = kept(tmp_path, sent, after(model, update))
+    assert "mask" not in found.tensors
+    for name, tensor in update.tensors.items():
+        assert float((found.tensors[name] - tensor).abs().max()) < 1e-6
+    state = View.load(tmp_path).state(1)
+    assert torch.equal(state["mask"], model.mask)
+    assert torch.equal(recording.at(Masked(), state).get_buffer("mask"), model.mask)
+
+
 START = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}
 
 

@@ -69,6 +69,19 @@ def test_who_is_gone_is_mixed_without() -> None:
         gossip().fit(1, engine=Losing(lambda ask: True))
 
 
+def test_owners_take_the_bounds_that_were_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    """A variance moves by the square of what inputs are off by; the bound of 1000 could not be raised."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+    each = [DataOwner.holding(fs.Batch(200 * data(6, seed=n).inputs, data(6).labels), STEPS) for n in range(3)]
+    with pytest.raises(EngineFailure, match="no owner answers"):
+        Gossip(ModelOwner(model), each).fit(1)
+    assert "the statistic '1.running_var' moves by" in caplog.text
+    assert "declare a larger --statistics-bound" in caplog.text
+    assert Gossip(ModelOwner(model), each, statistics_bound=1e7).fit(1).history[0].clients == 3
+    assert Gossip(ModelOwner(model), each, bound=1e7).fit(1).history[0].clients == 3
+
+
 def test_what_makes_no_gossip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="1 owners"):
         gossip(1)

@@ -105,11 +105,11 @@ def test_nothing_and_no_noise() -> None:
     assert mixed.plain() == {
         "rounds": 3, "bare": 1, "trusted": 3, "delta": DELTA, "epsilon": None, "among_owners": None,
     }  # fmt: skip
-    assert privacy_line(mixed) == "no differential privacy: 1 of 3 rounds that owners answered had no noise"
+    assert privacy_line(mixed, "none") == "no differential privacy: 1 of 3 rounds that owners answered had no noise"
 
 
 def test_what_is_printed_names_the_change_of_data_against_whom_and_whose_noise() -> None:
-    said = privacy_line(Spent((release(1.0),) * 2))
+    said = privacy_line(Spent((release(1.0),) * 2), "shared")
     for words in ("one owner's updates", "against zeros in their place", "after 2 rounds", "at delta 1e-05",
                   "if 3 owners of each add their noise", "against one of them"):  # fmt: skip
         assert words in said

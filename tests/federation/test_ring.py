@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fedseal as fs
-from federation.small import Losing, Tapped, federation, gap, net, owners, weights
+from federation.small import ANYBODY, Changed, Losing, Tapped, federation, gap, net, owners, weights
 from fedseal.audit.recording import adversary
 from fedseal.errors import BadConfig, EngineFailure
 from fedseal.federation import DataOwner, Federation, ModelOwner, Secure
 from fedseal.federation.owners import gradient_step
-from fedseal.federation.protocol import Ask
+from fedseal.federation.packing import Packing
+from fedseal.federation.protocol import Ask, Reply
 from fedseal.federation.view import View
+from fedseal.secagg import SERVER, Outgoing
 from fedseal.secagg.ring import Circle, RingSum
 
 RULE = gradient_step()
@@ -65,6 +69,47 @@ def test_a_ring_needs_all(protocol: str) -> None:
         _ = federation(Secure(protocol, minimum=3)).secure
     with pytest.raises(EngineFailure, match="parties answer"):
         federation(protocol).fit(3, engine=Losing(lambda ask: ask.to == 1))
+
+
+@pytest.mark.parametrize("value", [1e200, 1e37, 1e6, float("nan")])
+@pytest.mark.parametrize("which", ["part", "metric", "weight"])
+def test_what_no_bounded_steps_add_up_to_costs_a_round_and_not_the_training(value: float, which: str) -> None:
+    """A part of 1e200 ended the training of all as diverged, and 1e37 went into everybody's model."""
+
+    def change(reply: Reply) -> Reply:
+        (out,) = reply.messages
+        if out.to == SERVER or lied:
+            return reply
+        lied.append(True)
+        sent = safetensors.numpy.load(bytes(out.message))
+        if which == "weight":
+            sent["weight"][:] = 10**9
+        else:
+            sent["part"][-1 if which == "metric" else 0] = value
+        return Reply((Outgoing(out.to, safetensors.numpy.save(sent)),))
+
+    lied: list[bool] = []
+    # the last segment of the vector, with the metric at its end, is what owner 3 hands on first
+    found = federation("ring").fit(2, engine=Changed(3, change))
+    assert [report.clients for report in found.history] == [0, 4]
+    assert found.history[0].refused == {"data owner 0": "BadMessage"}
+    assert "3 of 4 parties answer" in found.history[0].failure
+
+
+def test_a_sum_that_no_bounded_steps_add_up_to_is_not_opened() -> None:
+    """Whoever conducts the round looks as well, should all parties end with it."""
+    size = Packing.of(net()).size
+    content = safetensors.numpy.save({"sum": np.full(size + 1, 5000.0), "weight": np.array([4])})
+
+    def change(reply: Reply) -> Reply:
+        if any(to != SERVER for to, _ in reply.messages):
+            return reply
+        return Reply((Outgoing(SERVER, hashlib.sha256(content).digest() + content),))
+
+    with pytest.raises(
+        EngineFailure, match=r"nothing was trained: .* in 2 rounds, .* the parties end with no sum of what"
+    ):
+        federation("ring").fit(2, engine=Changed(ANYBODY, change))
 
 
 def truth(owner: int) -> dict[str, torch.Tensor]:

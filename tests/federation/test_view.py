@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fedseal as fs
-from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, weights
+from federation.small import STEPS, Losing, Tapped, federation, gap, net, owners, reports, weights
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.federation import Federation
 from fedseal.federation.gossip import Gossip
@@ -50,7 +50,7 @@ def test_a_plain_server_reads_every_owners_update(tmp_path: Path) -> None:
 
 def test_a_record_has_what_was_sent_in_a_round_that_opened_nothing(tmp_path: Path) -> None:
     lost = Losing(lambda ask: ask.to == 1)
-    federation(Secure("plain", minimum=4), rule=RULE).fit(1, record=tmp_path, engine=lost)
+    reports(federation(Secure("plain", minimum=4), rule=RULE), 1, record=tmp_path, engine=lost)
     seen = View.load(tmp_path).of(0, "step")
     assert [entry.sender for entry in seen] == ["0", "2", "3"]
 
@@ -73,7 +73,7 @@ def test_a_record_goes_on_where_its_training_does(protocol: str, tmp_path: Path)
     assert after.rounds == (0, 1)
     assert tuple(entry for entry in after.entries if entry.round == 0) == before.entries
     other = federation(Secure(protocol, bound=4.0), rule=RULE) if protocol == "sharing" else federation(protocol)
-    other.fit(1, record=folder, engine=Losing(lambda ask: True))
+    reports(other, 1, record=folder, engine=Losing(lambda ask: True))
     assert View.load(folder).entries == (), "another training's messages are not in this one's record"
 
 

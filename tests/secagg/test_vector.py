@@ -57,6 +57,22 @@ def test_weights_and_metrics_ride_in_the_sum(
         assert opened.metrics[name] == pytest.approx(mean, abs=round_.error * 2.5 / 8 / sum(weights) + 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("clip", [0.1, 0.3, 0.7, 1.3, 3.0, 5.0])
+def test_what_is_clipped_to_the_bound_is_never_refused_for_rounding(clip: float, dtype: type) -> None:
+    """Scaled down to its norm, an entry that makes up all of it ended a hair above the bound: up to 14 of 300."""
+    round_, rng = terms(clip=clip, bound=clip, bits=64), np.random.default_rng(0)
+    values: np.ndarray = np.zeros(0)
+    for _ in range(300):
+        values = rng.normal(0, 1e-6, SIZE).astype(dtype)
+        values[3] = rng.uniform(1, 1000)
+        (chunk, *_) = Contribution(round_, values, 1, {}).chunks()
+        entries = round_.codec.ring.signed(chunk) / round_.codec.scale
+        assert np.abs(entries[:7]).max() <= clip
+    with pytest.raises(UnfitUpdate, match=r"magnitudes up to 0\.09"):
+        Contribution(terms(clip=clip, bound=0.09), values, 1, {})
+
+
 def test_the_mean_in_float32_is_the_mean_rounded() -> None:
     opened = summed(terms(), [(update(0), 1, {}), (update(1), 1, {})])
     assert opened.mean(np.float32).dtype == np.float32

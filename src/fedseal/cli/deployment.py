@@ -95,8 +95,8 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
         take_part(place, members, floors=floors, say=_nothing if quiet else terminal.note)
     except KeyboardInterrupt:
         if place.number in members.clients and not quiet:
-            answered = stored_ledger(place.folder / LEDGER).entries
-            terminal.note(rounds_of.privacy_line(Spent(tuple(entry.release for entry in answered))))
+            spent = Spent(tuple(entry.release for entry in stored_ledger(place.folder / LEDGER).entries))
+            terminal.note(rounds_of.privacy_line(spent, place.pact.secure.statistics))
         raise terminal.Interrupted(f"{place.who} has left") from None
 
 

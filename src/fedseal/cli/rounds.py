@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fedseal.federation.secure import Secure
 
 
+INSIDE = {"shared": ", statistics included,", "local": ", without its statistics, which are not sent,", "none": ""}
+
+
 def fit_rounds(
     federation: Federation | Gossip, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any
 ) -> Trained:
@@ -119,15 +122,19 @@ def _by_subtracting(cohort: int, *, noisy: bool) -> str:
     )
 
 
-def privacy_line(privacy: Spent) -> str:
-    """What was spent of an owner's privacy: by which change of data, against whom, and on whose word."""
+def privacy_line(privacy: Spent, statistics: str) -> str:
+    """What was spent of an owner's privacy: by which change of data, against whom, and on whose word.
+
+    Args:
+        statistics: as of `Secure`.
+    """
     if not privacy.rounds:
         return "no owner answered, and nothing was spent of an owner's privacy"
     if privacy.bare:
         return f"no differential privacy: {privacy.bare} of {privacy.rounds} rounds that owners answered had no noise"
     among = f"{privacy.among_owners:.2f} against one of them" if isfinite(privacy.among_owners) else "none against them"
     return (
-        f"differential privacy of one owner's updates, statistics included, against zeros in their place: epsilon "
+        f"differential privacy of one owner's updates{INSIDE[statistics]} against zeros in their place: epsilon "
         f"{privacy.epsilon:.2f} at delta {privacy.delta:g} after {privacy.rounds} rounds against who sees all sums, "
         f"if {privacy.trusted} owners of each add their noise; {among}"
     )
@@ -157,6 +164,6 @@ def tell_trained(trained: Trained, federation: Federation | Gossip, save: Path |
     for line in who_could_read(secure, trained.history, federation.topology, noisy=noisy):
         terminal.say(line)
     if secure.noise is not None or trained.privacy.bare < trained.privacy.rounds:
-        terminal.say(privacy_line(trained.privacy))
+        terminal.say(privacy_line(trained.privacy, secure.statistics))
     if save is not None:
         terminal.say(f"the model is in {save}")

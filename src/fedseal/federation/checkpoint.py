@@ -50,8 +50,11 @@ def save_checkpoint(path: Path, mark: str, state: Tensors, history: Sequence[Rou
     write_checkpoint(path, state, {KEY: header.model_dump_json()})
 
 
-def load_checkpoint(path: Path, mark: str) -> tuple[dict[str, Tensor], list[RoundReport]]:
+def load_checkpoint(path: Path, *marks: str) -> tuple[dict[str, Tensor], list[RoundReport]]:
     """The model's tensors, and the rounds so far.
+
+    Args:
+        marks: of the federation, of which the checkpoint has one.
 
     Raises:
         StorageFailure: there is no whole checkpoint.
@@ -70,10 +73,10 @@ def load_checkpoint(path: Path, mark: str) -> tuple[dict[str, Tensor], list[Roun
     if version != VERSION:
         raise BadConfig(f"the checkpoint '{path}' is of version {version}, and this is {VERSION}", "start anew")
     header = parsed_model(text, CheckpointHeader, fact, remedy)
-    if header.mark != mark:
+    if header.mark not in marks:
         raise BadConfig(
             f"the checkpoint '{path}' is of another federation",
-            "resume with the same model, owners, protocol, seed and local training",
+            "resume with the same model, owners, protocol, seed and local training, and with data that is read alike",
         )
     return state, list(header.history)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from fedseal.client import state_of
-from fedseal.errors import BadConfig, UnknownName
+from fedseal.errors import BadConfig, EngineFailure, UnknownName
 from fedseal.federation import checkpoint as kept
 from fedseal.federation.keys import StoredKeys
 from fedseal.federation.ledger import new_ledger, stored_ledger
@@ -98,6 +98,8 @@ class Federation:
         protocol: "sharing", "masking", "plain", or a `Secure` with its figures.
         seed: of all that is random in training, where this process plays all parties; see `Members`.
         threads: of each client's training; sums of many threads differ in their last bits.
+        schema: a digest of what the owners' examples are read as, such as columns and classes in their order; a
+            checkpoint of another one is not gone on from. Empty where nobody keeps account of it.
 
     Raises:
         BadConfig: no data owner, owners that measure different things, or figures that do not fit together.
@@ -115,6 +117,7 @@ class Federation:
     protocol: str | Secure = "sharing"
     seed: int | None = 0
     threads: int = 1
+    schema: str = ""
 
     def __post_init__(self) -> None:
         if not self.data_owners:
@@ -183,7 +186,7 @@ class Federation:
         Raises:
             BadConfig: no round, or a checkpoint of another federation.
             StorageFailure: a file that cannot be read or written.
-            EngineFailure: three rounds in a row failed; the last one's reason.
+            EngineFailure: three rounds in a row failed, or all of fewer; the last one's reason.
             Diverged: a model or a loss that is no number any more.
         """
         if rounds < 1 or evaluate_every < 1:
@@ -191,7 +194,7 @@ class Federation:
         chosen = engine_of(engine)
         state, history = state_of(self.model_owner.model), list[RoundReport]()
         if resume:
-            state, history = kept.load_checkpoint(_file(checkpoint), self._mark())
+            state, history = kept.load_checkpoint(_file(checkpoint), *self._marks())
         members = members or self.members(rounds)
         agreed = members.pact.secure.rounds
         if agreed is not None and rounds > agreed:
@@ -204,7 +207,7 @@ class Federation:
         model = copy.deepcopy(self.model_owner.model)
         put_model(model, state)
         if checkpoint is not None and not resume:  # so that a run that is killed in its first round is resumed as well
-            kept.save_checkpoint(Path(checkpoint), self._mark(), state, history)
+            kept.save_checkpoint(Path(checkpoint), self._marks()[0], state, history)
         run = TrainingRun(
             owner=self.model_owner,
             members=members,
@@ -214,12 +217,18 @@ class Federation:
             evaluate_every=evaluate_every,
             ledger=ledger,
             watchers=watchers,
-            mark=self._mark(),
+            mark=self._marks()[0],
             checkpoint=None if checkpoint is None else Path(checkpoint),
             progress=progress,
         )
         if len(history) < rounds:
             chosen.run(members, run.serve)
+        if history and all(report.failure for report in history):
+            raise EngineFailure(
+                f"nothing was trained: no sum was opened in {len(history)} rounds, in the last since "
+                f"{history[-1].failure}",
+                "see the owners' logs" + (", and resume from the checkpoint with more rounds" if checkpoint else ""),
+            )
         return Trained(
             self.model_owner.usable(model, self.secure.statistics),
             tuple(history),
@@ -233,12 +242,13 @@ class Federation:
 
         return flower.flower_apps(self, keys, **options)
 
-    def _mark(self) -> str:
-        """Tells checkpoints of different federations apart."""
+    def _marks(self) -> tuple[str, ...]:
+        """What tells checkpoints of different federations apart; last without a schema, as in earlier versions."""
         packing = Packing.of(self.model_owner.model, self.secure)
         facts = (self.secure.protocol, self.seed, len(self.data_owners), packing)
         rules = [repr(owner.model_fn) for owner in self.data_owners]
-        return hashlib.sha256(repr((facts, rules)).encode()).hexdigest()
+        whole = [(facts, rules, self.schema)] if self.schema else []
+        return tuple(hashlib.sha256(repr(known).encode()).hexdigest() for known in (*whole, (facts, rules)))
 
 
 def engine_of(engine: str | FederationEngine) -> FederationEngine:

@@ -69,11 +69,7 @@ class Neighbors:
             sent: by owner; who did not send is left out.
             among: whose weights are known to who works this out; None for all. The others are taken for their mean.
         """
-        parts = [sent[one] for one in (owner, *self.of(owner)) if one in sent and (among is None or one in among)]
-        return {
-            name: torch.stack([part[name].double() for part in parts]).mean(0).to(tensor.dtype)
-            for name, tensor in parts[0].items()
-        }
+        return _mean([sent[one] for one in (owner, *self.of(owner)) if one in sent and (among is None or one in among)])
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,7 @@ class Gossip:
         data_owners: whose examples train it.
         reach: neighbors on either side of an owner, in a circle.
         seed, threads: as of a `Federation`.
+        bound, statistics_bound: as of `Secure` in the clear: an owner sends no entry beyond the larger of both.
 
     Raises:
         BadConfig: fewer than two owners.
@@ -103,6 +100,8 @@ class Gossip:
     reach: int = 1
     seed: int | None = 0
     threads: int = 1
+    bound: float = Secure.bound
+    statistics_bound: float = Secure.statistics_bound
     topology: str = field(default="gossip", init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +115,8 @@ class Gossip:
     @property
     def _star(self) -> Federation:
         """The same owners, as an engine runs them."""
-        return Federation(self.model_owner, self.data_owners, Secure("plain", minimum=1), self.seed, self.threads)
+        clear = Secure("plain", minimum=1, bound=self.bound, statistics_bound=self.statistics_bound)
+        return Federation(self.model_owner, self.data_owners, clear, self.seed, self.threads)
 
     def fit(
         self,
@@ -159,7 +159,7 @@ class Gossip:
                 if (number + 1) % evaluate_every == 0 or number + 1 == rounds:
                     report = replace(report, validation=self._validated(run.mean()))
                 history.append(report)
-                check_finite(self.at(run.mean()), history, None)
+                check_finite(run.moved(), history, None)
                 if progress is not None:
                     progress(report)
 
@@ -199,11 +199,12 @@ class _Run:
 
     def mean(self) -> dict[str, Tensor]:
         """Of all owners' weights."""
-        states = list(self._states.values())
-        return {
-            name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
-            for name, tensor in states[0].items()
-        }
+        return _mean(list(self._states.values()))
+
+    def moved(self) -> dict[str, Tensor]:
+        """Of the mean, what rounds move."""
+        mean = self.mean()
+        return {name: mean[name] for name in self._packing.names}
 
     def round(self, link: Link, number: int) -> RoundReport:
         """All train, exchange and mix."""
@@ -283,6 +284,17 @@ class _Run:
             return self._start if not self._before else self._states[reader]
         known = (reader, *self._neighbors.of(reader))
         return self._neighbors.mixed(self._before, sender, known)
+
+
+def _mean(states: Sequence[Tensors]) -> dict[str, Tensor]:
+    """Of every tensor; what all have alike, such as fixed buffers, stays as it is to the last bit."""
+    first, *others = states
+    return {
+        name: tensor
+        if all(torch.equal(tensor, other[name]) for other in others)
+        else torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
+        for name, tensor in first.items()
+    }
 
 
 def _shelf(folder: Path, packing: Packing, gossip: Gossip) -> Shelf:

@@ -265,7 +265,9 @@ def _nothing(model: nn.Module, training: LocalTraining) -> Update:
 
 def _mean(values: Sequence[Tensors]) -> dict[str, Tensor]:
     return {
-        name: torch.stack([value[name] for value in values]).mean(0) if first.is_floating_point() else first
+        name: first
+        if not first.is_floating_point() or all(torch.equal(first, value[name]) for value in values[1:])
+        else torch.stack([value[name] for value in values]).mean(0)
         for name, first in values[0].items()
     }
 

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from fedseal.errors import UnfitUpdate
 from fedseal.federation.secure import READABLE, Secure
+from fedseal.federation.statistics import norms
 from fedseal.layout import canonical
 from fedseal.types import Tensors, Update
 
 Vector = NDArray[np.float32]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+LOCAL = ", or keep statistics at their owners: --statistics local"
 ROUNDING = 1e-6  # of float32, by which what was clipped to a bound may pass it
 
 
@@ -57,12 +59,13 @@ def architecture_digest(model: nn.Module) -> str:
 
 
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
-    """A model's statistics by name: its buffers of fractions.
+    """A model's statistics by name: running means and variances of its normalization layers, and no other buffer.
 
     >>> list(statistics_of(nn.BatchNorm1d(2)))
     ['running_mean', 'running_var']
     """
-    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    own = {f"{place}{kind}" for place, _ in norms(model) for kind in ("running_mean", "running_var")}
+    return {name: buffer for name, buffer in model.named_buffers() if name in own}
 
 
 class ModelState(dict[str, Tensor]):
@@ -95,7 +98,7 @@ class Packing:
     """Names and shapes, in the order in which they stand in the vector.
 
     Args:
-        buffers: the statistics that travel; counters never do.
+        buffers: the statistics that travel; counters and fixed buffers never do.
         unit: how much of a statistic is 1 in the vector.
 
     >>> Packing.of(nn.Linear(3, 2)).size, Packing.of(nn.BatchNorm1d(3)).size
@@ -122,6 +125,11 @@ class Packing:
         return self._weights + sum(math.prod(shape) for _, shape in self.buffers)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that a round moves."""
+        return tuple(name for name, _ in (*self.weights, *self.buffers))
+
+    @property
     def _weights(self) -> int:
         return sum(math.prod(shape) for _, shape in self.weights)
 
@@ -143,29 +151,45 @@ class Packing:
         return vector
 
     def limit(self, vector: Vector, secure: Secure) -> None:
-        """Clip weights and statistics in place, each to its own norm.
+        """Clip weights and statistics in place, each to its own norm and no entry beyond it.
 
         Raises:
-            UnfitUpdate: a statistic that moves further than agreed.
+            UnfitUpdate: a statistic that moves further than agreed, or, in the clear, any entry that does.
         """
-        statistics = vector[self._weights :]
-        if not statistics.size or secure.protocol in READABLE:
-            return  # a secure sum clips weights alone as it encodes them
+        if secure.protocol in READABLE:
+            self._check_entries(vector, secure.largest_entry)
+            return  # a secure sum looks at the weights as it encodes them
+        weights, statistics = vector[: self._weights], vector[self._weights :]
+        if not statistics.size:
+            return  # and clips them there, where they are all
         if secure.clip is not None and secure.statistics_clip is not None:
-            _scale_down(vector[: self._weights], secure.clip)
+            _scale_down(weights, secure.clip)
             _scale_down(statistics, secure.statistics_clip / self.unit)
         place, most = int(np.abs(statistics).argmax()), secure.statistics_bound / self.unit
         if abs(statistics[place]) > most * (1 + ROUNDING):
-            moved = float(statistics[place]) * self.unit
-            raise UnfitUpdate(
-                f"the statistic '{self._statistic(place)}' moves by {moved:g}, and the round takes up to "
-                f"{secure.statistics_bound:g}",
-                "bring inputs to a common scale, declare a larger --statistics-bound, or keep statistics at their "
-                "owners: --statistics local",
-            )
+            raise self._too_far(self._weights + place, vector, secure.statistics_bound, LOCAL)
+        _cap(statistics, most)
 
-    def _statistic(self, place: int) -> str:
-        for name, shape in self.buffers:
+    def _check_entries(self, vector: Vector, most: float) -> None:
+        place = int(np.abs(vector).argmax())
+        if not abs(vector[place]) > most:  # nor where it is no number, which the protocol refuses
+            return
+        if place >= self._weights:
+            raise self._too_far(place, vector, most, "")
+        raise UnfitUpdate(
+            f"an entry of '{self._name(place)}' is {float(vector[place]):g}, and the round takes up to {most:g}",
+            "lower the step length, or declare a larger --bound",
+        )
+
+    def _too_far(self, place: int, vector: Vector, most: float, more: str) -> UnfitUpdate:
+        moved = float(vector[place]) * self.unit
+        return UnfitUpdate(
+            f"the statistic '{self._name(place)}' moves by {moved:g}, and the round takes up to {most:g}",
+            f"bring inputs to a common scale, or declare a larger --statistics-bound{more}",
+        )
+
+    def _name(self, place: int) -> str:
+        for name, shape in (*self.weights, *self.buffers):
             if place < math.prod(shape):
                 return name
             place -= math.prod(shape)
@@ -195,6 +219,16 @@ class Packing:
 
 
 def _scale_down(part: Vector, most: float) -> None:
+    """To a norm, above which no entry is then left by rounding: a sum takes none that is."""
     norm = float(np.linalg.norm(part.astype(np.float64)))
     if norm > most:
         part *= np.float32(most / norm)
+        _cap(part, most)
+
+
+def _cap(part: Vector, most: float) -> None:
+    """Entries that rounding left a little beyond a bound, to the largest number of their format within it."""
+    with np.errstate(over="ignore"):
+        near = np.float32(most)
+    near = near if float(near) <= most else np.nextafter(near, np.float32(0))
+    np.clip(part, -near, near, out=part)

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from torch import nn
-
-from fedseal.client import state_of
 from fedseal.errors import Diverged
+from fedseal.types import Tensors
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,19 @@ class RoundReport:
         return asdict(self)
 
 
-def check_finite(model: nn.Module, history: Sequence[RoundReport], checkpoint: str | Path | None) -> None:
+def check_finite(moved: Tensors, history: Sequence[RoundReport], checkpoint: str | Path | None) -> None:
     """Stop a training that has diverged, while its checkpoint is still of a round before.
 
     Args:
+        moved: what rounds move of the model; what is fixed, such as a mask of -inf, diverges never.
         history: rounds so far, that of the model last.
         checkpoint: where the rounds before are kept, if anywhere.
 
     Raises:
-        Diverged: an entry of the model, or its loss, is no number.
+        Diverged: an entry of these, or the model's loss, is no number.
     """
     last = history[-1]
-    wrong = [name for name, tensor in state_of(model).items() if not bool(tensor.isfinite().all())]
+    wrong = [name for name, tensor in moved.items() if not bool(tensor.isfinite().all())]
     loss = last.validation.get("loss", 0.0)
     if not wrong and math.isfinite(loss):
         return

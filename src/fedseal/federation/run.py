@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,7 @@ class TrainingRun:
                 return
             due = (number + 1) % self.evaluate_every == 0 or number + 1 == self.rounds
             self.history.append(self._round(link, number, evaluate=due))
-            check_finite(self.model, self.history, self.checkpoint)
-            if self.checkpoint is not None:
-                kept.save_checkpoint(self.checkpoint, self.mark, state_of(self.model), self.history)
+            self._keep()
             if self.progress is not None:
                 self.progress(self.history[-1])
             if all(report.failure for report in self.history[-PATIENCE:]) and len(self.history) >= PATIENCE:
@@ -83,6 +82,17 @@ class TrainingRun:
                     f"{PATIENCE} rounds in a row failed, the last since {self.history[-1].failure}",
                     "see the clients' logs, and resume from the checkpoint",
                 )
+
+    def _keep(self) -> None:
+        """Write the checkpoint, unless the training has diverged."""
+        state = state_of(self.model)
+        check_finite({name: state[name] for name in self._packing.names}, self.history, self.checkpoint)
+        if self.checkpoint is not None:
+            kept.save_checkpoint(self.checkpoint, self.mark, state, self.history)
+
+    @cached_property
+    def _packing(self) -> Packing:
+        return Packing.of(self.model, self.members.pact.secure)
 
     def _moved_enough(self, number: int) -> bool:
         """Whether owners will answer the model; it is moved where the round before opened nothing."""
@@ -133,7 +143,7 @@ class TrainingRun:
 
     def _round(self, link: Link, number: int, *, evaluate: bool) -> RoundReport:
         started, members, state = time.perf_counter(), self.members, ModelState(state_of(self.model))
-        packing = Packing.of(self.model, members.pact.secure)
+        packing = self._packing
         call = Call(members.pact, members.keys.identity(SERVER), members.clients, number, packing.size, state)
         watchers = [_Bookkeeper(self.ledger, self._entry(call)), *self.watchers]
         metered = Metered(link, watchers)

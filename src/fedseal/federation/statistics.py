@@ -1,8 +1,9 @@
 """Buffers of a model: statistics that travel or stay, counters that count rounds, and the rest, which is fixed.
 
-A statistic is a buffer of fractions, such as BatchNorm's running mean and variance. A counter is BatchNorm's number of
-batches: it says how many local steps an owner took, so that it is never sent; the model owner's counts rounds. Whatever
-else a model keeps in whole numbers, such as a table of positions, stays as the model owner has it.
+A statistic is the running mean or variance of a normalization layer, torch's own or one derived from it. A counter is
+that layer's number of batches: it says how many local steps an owner took, so that it is never sent; the model owner's
+counts rounds. Whatever else a model keeps, such as a mask, a table of positions or a normalization of its inputs, stays
+as the model owner has it: clip and noise would spoil it. A training that changes such a buffer is refused at the owner.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def settled_buffers(model: nn.Module, found: Tensors) -> dict[str, Tensor]:
         found: what the round's sum gives, by name.
     """
     settled = dict(found)
-    for place, module in _norms(model):
+    for place, module in norms(model):
         if module.num_batches_tracked is not None:
             settled[f"{place}num_batches_tracked"] = module.num_batches_tracked + 1
         name, before = f"{place}running_var", module.running_var
@@ -49,10 +50,10 @@ def estimated(model: nn.Module, inputs: Tensor) -> nn.Module:
     ([2.0], [2.0], True)
     """
     model = copy.deepcopy(model)
-    norms, modes = [module for _, module in _norms(model)], [(module, module.training) for module in model.modules()]
-    averages = [(module, module.momentum) for module in norms]
+    layers, modes = [module for _, module in norms(model)], [(module, module.training) for module in model.modules()]
+    averages = [(module, module.momentum) for module in layers]
     model.eval()
-    for module in norms:
+    for module in layers:
         module.reset_running_stats()
         module.momentum = None  # the mean over all that comes
         module.train()
@@ -66,7 +67,7 @@ def estimated(model: nn.Module, inputs: Tensor) -> nn.Module:
     return model
 
 
-def _norms(model: nn.Module) -> list[tuple[str, _NormBase]]:
+def norms(model: nn.Module) -> list[tuple[str, _NormBase]]:
     """Layers with running statistics, with the beginning of their buffers' names."""
     named = [(f"{name}." if name else "", module) for name, module in model.named_modules()]
     return [

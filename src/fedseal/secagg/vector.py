@@ -75,8 +75,7 @@ class Contribution:
     def __init__(self, terms: Terms, values: Reals, weight: int, metrics: Mapping[str, float]) -> None:
         largest = _largest(terms, values)
         self._layout, self._values, self._weight = Layout(terms), values, _weight(terms, weight)
-        norm = _norm(values) if terms.clip is not None else 0.0
-        self._factor = min(1.0, terms.clip / norm) if terms.clip is not None and norm > 0 else 1.0
+        self._factor = 1.0 if terms.clip is None else _shrinking(values, terms.clip, largest)
         if largest * self._factor > terms.bound:
             place = int(np.abs(values).argmax())
             raise UnfitUpdate(
@@ -147,6 +146,17 @@ def _metrics(terms: Terms, metrics: Mapping[str, float]) -> dict[str, float]:
                 "declare a larger bound for it, or cap it at the client",
             )
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _shrinking(values: Reals, clip: float, largest: float) -> float:
+    """By what an update is scaled down to a norm; no entry is above it then, to which the quotient alone may round."""
+    norm = max(_norm(values), largest)
+    if norm <= clip:
+        return 1.0
+    factor = clip / norm
+    while largest * factor > clip:
+        factor = math.nextafter(factor, 0.0)
+    return factor
 
 
 def _norm(values: Reals, step: int = 1 << 18) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -288,14 +289,30 @@ class FederationSpec:
             raise BadConfig(
                 "noise and a clip are of a sum, and owners who gossip have none", "choose another --topology"
             )
-        _ = self.secure  # complains of what else belongs to a sum
-        owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
-        return Gossip(self.model_owner(found), owners, seed=self.seed, threads=self.threads)
+        secure, usual = self.secure, Secure()  # which complains of what else belongs to a sum
+        for option in ("floor", "bits", "statistics_clip"):
+            if getattr(secure, option) != getattr(usual, option):
+                named = f"--{option.replace('_', '-')}"
+                raise BadConfig(f"{named} is of a secure sum, and owners who gossip have none", "leave it out")
+        return Gossip(
+            self.model_owner(found),
+            [DataOwner.holding(part, self.rule[0]) for part in found.owners],
+            seed=self.seed,
+            threads=self.threads,
+            bound=secure.bound,
+            statistics_bound=secure.statistics_bound,
+        )
 
     def adding(self, found: OwnersData) -> Federation:
         """All parties with their data where steps are added up, by a model owner or around a ring."""
         owners = [DataOwner.holding(part, self.rule[0]) for part in found.owners]
-        return self.of(self.model_owner(found), owners, self.secure)
+        return replace(self.of(self.model_owner(found), owners, self.secure), schema=self._schema(found))
+
+    def _schema(self, found: OwnersData) -> str:
+        """A digest of what the examples are read as: columns and their normalization, classes, scale."""
+        modality = None if found.modality is None else found.modality.describe()
+        facts = (found.shape, found.classes, found.names, found.scale, self.span, modality)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def of(self, model_owner: ModelOwner, owners: Sequence[DataOwner], secure: Secure) -> Federation:
         """These parties, with the seed and threads that were asked for."""

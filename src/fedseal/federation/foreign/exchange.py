@@ -129,12 +129,12 @@ class Exchange:
             self._shelf.close()
 
     def _matching(self, state: Tensors, tensors: Tensors) -> dict[str, Tensor]:
-        """What is of the model that was sent."""
+        """What is of the model that was sent, but for a mask of -inf and the like, which cannot be subtracted."""
         mine = {n: canonical(t.detach().cpu()) for n, t in tensors.items() if n in state and t.shape == state[n].shape}
         for name in sorted(tensors.keys() - mine.keys()):
             sent = f"was sent as {tuple(state[name].shape)}" if name in state else "is not of the model that was sent"
             self.tell(f"'{name}' {tuple(tensors[name].shape)} {sent}")
-        return mine
+        return {name: tensor for name, tensor in mine.items() if not _fixed(tensor, state[name])}
 
     def _misfit(self, sent: Sent, sender: str, mine: Tensors) -> str:
         """Why an answer cannot be kept."""
@@ -197,6 +197,12 @@ def _packing(state: Tensors) -> Packing:
 
 def _is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in STATISTICS
+
+
+def _fixed(tensor: Tensor, sent: Tensor) -> bool:
+    """Whether it holds infinite entries, and is what was sent."""
+    plain = _plain(tensor)
+    return not bool(torch.isfinite(plain).all()) and torch.equal(plain, _plain(canonical(sent.detach().cpu())))
 
 
 def _after(before: Tensor, moved: Tensor) -> Tensor:

@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedseal.client import misfits, put_state
-from fedseal.errors import StorageFailure, UnfitUpdate
+from fedseal.errors import UnfitUpdate
 from fedseal.federation.ledger import ledger_of, ledger_text
 from fedseal.federation.owners import DataOwner, Local
 from fedseal.federation.packing import Packing, statistics_of, trained_arrays
@@ -28,8 +26,8 @@ from fedseal.federation.protocol import PROTOCOLS
 from fedseal.federation.protocol.base import ClientSide, TrainedStep, received
 from fedseal.federation.protocol.messages import Ask, Memory, Reply, answer_of
 from fedseal.federation.protocol.replies import Replies, question_key
+from fedseal.federation.protocol.site import SiteStatistics, check_fixed_buffers, trained_statistics
 from fedseal.federation.secure import Pact
-from fedseal.files import write_whole
 from fedseal.secagg import Identity, Ledger, Outgoing
 from fedseal.types import Batch, Tensors
 
@@ -48,7 +46,7 @@ class ClientMember:
             memory.
 
     Raises:
-        StorageFailure: that file is damaged.
+        StorageFailure: that file is damaged, or of another model.
     """
 
     def __init__(
@@ -66,8 +64,7 @@ class ClientMember:
     ) -> None:
         self._number, self._owner, self._pact, self._identity = number, owner, pact, identity
         self._model, self._packing = copy.deepcopy(model), Packing.of(model, pact.secure)
-        self._place = statistics
-        self._statistics = {} if statistics is None else _stored(statistics)  # this owner's own, where they stay here
+        self._site = SiteStatistics(model, statistics) if pact.secure.statistics == "local" else None
         self._seed, self._threads, self._ledger = seed, threads, ledger or Ledger()
         self._data: Batch | None = None
         self._side, self._replies = self._fresh_side(), Replies()
@@ -87,8 +84,8 @@ class ClientMember:
     def dump(self) -> Memory:
         """The ledger, the present round's secrets, and statistics that stay here."""
         memory = {"ledger": [ledger_text(self._ledger).encode()]}
-        if self._statistics:
-            memory["statistics"] = [safetensors.torch.save(self._statistics)]
+        if self._site is not None and self._site.tensors:
+            memory["statistics"] = [self._site.dump()]
         secrets = self._side.dump()
         return memory | ({} if secrets is None else {"role": [secrets]})
 
@@ -96,7 +93,8 @@ class ClientMember:
         """Go on where `dump` was called."""
         self._ledger = ledger_of(memory["ledger"][0])
         self._side = self._fresh_side()
-        self._statistics = safetensors.torch.load(memory["statistics"][0]) if "statistics" in memory else {}
+        if self._site is not None and "statistics" in memory:
+            self._site.load(memory["statistics"][0])
         if "role" in memory:
             self._side.load(memory["role"][0])
 
@@ -110,13 +108,17 @@ class ClientMember:
                 f"a step of {ask.size} entries is asked for, and the model has {self._packing.size}",
                 "train the model that was agreed on",
             )
-        return self._side.answer(ask, partial(self._step, ask))
+        left: list[dict[str, Tensor]] = []  # statistics, of a training that this question led to
+        yield from self._side.answer(ask, partial(self._step, ask, left))
+        if self._site is not None and left:  # now that the step was accepted
+            self._site.keep(left[-1])
 
-    def _step(self, ask: Ask) -> TrainedStep:
+    def _step(self, ask: Ask, left: list[dict[str, Tensor]]) -> TrainedStep:
         _load(self._model, ask.state)
         if self._data is None:
             self._data = self._owner.examples(self._model)
-        put_state(self._model, self._statistics)
+        if self._site is not None:
+            put_state(self._model, self._site.tensors)
         before = {name: statistic.clone() for name, statistic in statistics_of(self._model).items()}
         secure = self._pact.secure
         if self._held_to_one_model:
@@ -127,10 +129,9 @@ class ClientMember:
             metrics = self._owner.metrics(self._model, self._data, secure.metrics or {})
         assert secure.max_weight is not None
         weight = 1 if secure.max_weight == 1 else update.num_examples or len(self._data)
-        if secure.statistics == "local" and update.buffers is not None:
-            self._statistics = {name: update.buffers[name].clone() for name in before if name in update.buffers}
-            if self._place is not None:
-                write_whole(self._place, safetensors.torch.save(self._statistics))
+        check_fixed_buffers(update, ask.state or {}, before)
+        if self._site is not None and update.buffers is not None:
+            left.append(trained_statistics(update, before))
         step = self._packing.pack(update, before)
         self._packing.limit(step, secure)
         return TrainedStep(step, weight, metrics)
@@ -142,17 +143,6 @@ class ClientMember:
         anew = isinstance(rule, Local) and rule.draws_anew(len(data))  # of another's function nothing is known
         self._ledger.arrived(ask.digest, sketch, anew=anew)
         self._ledger.admit(self._pact.terms(ask.round, ask.size, ask.digest))
-
-
-def _stored(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        return {}
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise StorageFailure(
-            f"'{path}' holds no statistics of a model ({error})", "delete it, and they begin anew"
-        ) from None
 
 
 def draw_seed(seed: int | None, round: int, number: int) -> int:

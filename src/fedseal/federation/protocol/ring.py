@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from fedseal.federation.packing import ROUNDING
 from fedseal.federation.protocol.base import (
     UNREADABLE,
     Call,
@@ -25,7 +26,7 @@ from fedseal.federation.protocol.base import (
 )
 from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.protocol.plain import check_step
-from fedseal.federation.secure import Pact
+from fedseal.federation.secure import Pact, Secure
 from fedseal.secagg import SERVER, Buffer, Identity, Ledger, Opened, Outgoing, Party
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase, WrongSum
 from fedseal.secagg.ring import Circle, MaskedRingClient, RingSum, circle_of
@@ -87,8 +88,22 @@ class RingClient:
         exchange = self._going(self._round)
         part, weight = read_part(message)
         adds = exchange.hop < exchange.circle.adding
+        if not exchange.done:
+            self._check(exchange, part, weight)
         exchange.take(part)
         self._handed = weight + self._own if adds else weight
+
+    def _check(self, exchange: RingSum, part: NDArray[Any], weight: int) -> None:
+        circle, hop = exchange.circle, exchange.hop
+        before = circle.predecessor(self._number)
+        owners, segment = len(circle.summed(before, hop)), circle.segment(before, hop)
+        due = part.shape == (segment.stop - segment.start,)  # else `RingSum.take` says what is due
+        size = circle.size - len(self._metrics)
+        if due and not _may_be_sum(part, segment.start, size, weight, owners, self._pact.secure):
+            raise BadMessage(
+                f"what client {before} hands on is no sum of {owners} owners of {weight} examples within the bounds",
+                "ask that owner, and those before it, what they send",
+            )
 
     def _whole(self, exchange: RingSum) -> bytes:
         return safetensors.numpy.save({"sum": exchange.vector, "weight": np.array([self._handed])})
@@ -147,13 +162,15 @@ def conduct_ring(call: Call, link: Link) -> Sum:
 
     Raises:
         CohortTooSmall: a party is missing.
-        WrongSum: the parties do not end with one sum, or with one of another length, weight or of no numbers.
+        WrongSum: the parties do not end with one sum, or with one of another length, or that no steps within the bounds
+            add up to.
         BadMessage: with what cannot be read.
     """
     secure = call.pact.secure
     total, weight = _read(_carried(call, link), "sum")
-    names, most = sorted(secure.metrics or {}), len(call.clients) * (secure.max_weight or weight)
-    if total.shape != (call.size + len(names),) or not np.isfinite(total).all() or not 1 <= weight <= most:
+    names = sorted(secure.metrics or {})
+    fits = total.shape == (call.size + len(names),)
+    if not fits or not _may_be_sum(total, 0, call.size, weight, len(call.clients), secure):
         raise WrongSum("the parties end with no sum of what was asked for", "run one version at all parties")
     metrics = dict(zip(names, (total[call.size :] / weight).tolist(), strict=True))
     return Sum(total[: call.size], weight, metrics, call.clients)
@@ -192,6 +209,26 @@ def _from_all(call: Call, answers: Iterable[tuple[Ask, Reply]]) -> list[Outgoing
     if len(sent) < len(call.clients):
         raise CohortTooSmall(f"{len(sent)} of {len(call.clients)} parties answer", "a ring needs all: ask again")
     return sent
+
+
+def _may_be_sum(part: NDArray[Any], start: int, size: int, weight: int, owners: int, secure: Secure) -> bool:
+    """Whether so many owners' steps and metrics within the bounds, each times its weight, can add up to this.
+
+    Args:
+        start: the part's first element in the vector.
+        size: entries of a step, after which metrics stand in the vector.
+    """
+    bounds = secure.metrics or {}
+    metrics = np.array([bounds[name] for name in sorted(bounds)])
+    entries, beside = part[: max(0, size - start)], part[max(0, size - start) :]
+    most = metrics[max(0, start - size) :][: len(beside)]
+    scale = weight * (1 + ROUNDING)
+    return (
+        part.dtype == np.float64
+        and owners <= weight <= owners * (secure.max_weight or weight)
+        and bool((np.abs(entries) <= secure.largest_entry * scale).all())
+        and bool((np.abs(beside) <= most * scale).all())  # what is no number is within no bound
+    )
 
 
 def _only_part(ask: Ask) -> Buffer:
