@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from fedseal import Batch, LocalTraining, Update, local_update
 from fedseal.captured import plain_name, read_tensors
 from fedseal.errors import BadConfig, FedsealError, UnfitUpdate, UnknownName
 from fedseal.mechanism import rounded_to
+from fedseal.setup.data.arrays import read_npz
 
 STEPS = LocalTraining.fedavg(lr=0.1, epochs=2)
 BATCH = Batch(torch.rand(2, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0]))
@@ -276,3 +279,17 @@ def test_no_refusal_advises_to_unpickle(tmp_path: Path) -> None:
             read_tensors(tmp_path / name)
         for words in ("allow_pickle", "weights_only", "pickle.load", "unsafe"):
             assert words not in str(refused.value)
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_npz])
+def test_a_damaged_archive_is_left_closed(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """numpy leaves a file open that it opened itself and that is no whole archive."""
+    file = tmp_path / "cut.npz"
+    np.savez(file, inputs=np.zeros((2, 3)), labels=np.zeros(2, int))
+    file.write_bytes(file.read_bytes()[:-10])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(FedsealError):
+            read(file)
+        gc.collect()
+    assert not [warning for warning in told if issubclass(warning.category, ResourceWarning)]

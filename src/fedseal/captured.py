@@ -62,7 +62,7 @@ def read_tensors(path: str | Path) -> Content:
                 header = dict(file.metadata() or {})
                 content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         elif form == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
         else:
             content = _loaded(path)

@@ -59,7 +59,7 @@ def read_arrays(path: str | Path, span: tuple[float, float] | None = None) -> Ar
         StorageFailure, UnfitBatch: as `read_npz`, or another order.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             # of what begins otherwise than an array does, numpy gives the bytes
             found = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # noqa: BLE001 - zipfile, zlib and numpy raise whatever they raise on foreign bytes
