@@ -164,6 +164,7 @@ def test_bad_input_is_one_line(fedseal: Command, own: str, tmp_path: Path, argum
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_interrupted_audit_keeps_what_is_finished_and_goes_on(
     fedseal: Command, own: str, tmp_path: Path, seed: int
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cli.conftest import Command
 from setup.test_tfrecord import framed, record
 
-QUICK = ("--rounds", "1", "--model", "zoo:mlp:widths=[4]", "--protocol", "plain", "--validation-split", "0")
+QUICK = ("--rounds", "1", "--model", "zoo:mlp:widths=[4]", "--protocol", "plain")
 
 
 def write(path: Path, side: int = 4) -> Path:

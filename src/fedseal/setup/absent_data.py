@@ -91,10 +91,7 @@ def is_here(name: str) -> bool:
 
 
 def stand_in(shape: Sequence[int], classes: int) -> OwnersData:
-    """One example that has the shape and the last class, from which a model can be made that fits all.
-
-    It takes no memory, however large the shape is.
-    """
+    """One example that has the shape and the last class, from which a model can be made that fits all."""
     return OwnersData((Batch(torch.zeros(()).expand(1, *shape), torch.tensor([classes - 1])),), None, classes)
 
 

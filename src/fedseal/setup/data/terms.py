@@ -28,7 +28,7 @@ STRICT = ConfigDict(extra="forbid")
 VERSION: Final = 1
 NARROW: Final = 1e-6  # deviation, as a share of the range; an outlier among a million rows is a thousandth
 MANY: Final = 100_000  # owners, at most
-LARGEST = 2**32  # values of one example
+LARGEST = 2**29  # values of one example, such as a volume of 512 pixels a side; 2 GB stand for it where it is elsewhere
 FOREIGN: Final[dict[str, dict[str, object]]] = {  # facts that a kind of data does not have, as they are left
     "pictures": {"values": None, "targets": "classes"},
     "arrays": {"bits": None, "names": ()},
