@@ -33,6 +33,7 @@ from fedseal.attack.search.label_source import Given
 from fedseal.attack.search.matching import GradientMatching
 from fedseal.errors import UnfitUpdate, UnknownToAdversary
 from fedseal.vocabulary import Status
+from marks import slowly
 
 
 def _run(observation: Observation, steps: int = 12) -> Reconstruction:
@@ -83,6 +84,7 @@ def test_a_sigmoid_lenet_is_read_layer_by_layer() -> None:
 
 
 @pytest.mark.parametrize(("model", "words"), [(RELU, "max_pool2d"), (RESNET, "batch_norm")], ids=["relu", "resnet"])
+@pytest.mark.slow
 def test_elsewhere_matching_takes_over(model: nn.Module, words: str) -> None:
     found = _run(observed(model, _single(), training=LocalTraining.fedsgd(mode="eval")))
     assert found.outcome.route in ("matching", "newton", "idlg", "dlg")  # the search, and what goes on from it
@@ -104,7 +106,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slowly(CASES, ["relu"]))
 def test_every_route_is_explained_once_with_a_reason(case: str) -> None:
     model, count, threat = CASES[case]
     found = _run(observed(model, pictures(count, dtype=torch.float32), threat=threat))
@@ -252,6 +254,7 @@ def test_a_batch_without_weights_is_unmixed_where_that_is_all_there_is() -> None
     assert _notes(found)["matching"][0] is False
 
 
+@pytest.mark.slow
 def test_one_example_is_not_taken_apart_and_the_note_says_why() -> None:
     taken, reason = _notes(_run(observed(RELU, _single())))["separation"]
     assert not taken
@@ -322,6 +325,7 @@ def test_a_known_defense_is_modeled_and_named() -> None:
     assert psnr(found, batch) > 20
 
 
+@pytest.mark.slow
 def test_who_was_not_told_of_the_defense_searches_as_before() -> None:
     batch = zoo.photos(size=8, num_classes=5)[:1]
     unaware = _run(_defended("gaussian:0.001", batch, ThreatModel.unaware()))
@@ -341,6 +345,7 @@ def test_what_can_be_found_at_most_is_said(specification: str, words: str) -> No
 
 
 @pytest.mark.parametrize("specification", ["gaussian:0.0001", "laplace:0.0001", "gaussian:0.001", "float16", "int8"])
+@pytest.mark.slow
 def test_knowing_the_defense_never_hurts(specification: str) -> None:
     batch, model, guard = zoo.photos(size=12)[:1], zoo.lenet(size=12), defense.parse(specification)
     update = local_update(model, batch, training=LocalTraining.fedsgd(), defense=guard, generator=seeded())

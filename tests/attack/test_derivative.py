@@ -17,6 +17,7 @@ from fedseal.attack.proof.derivative import derivative_is_real
 from fedseal.attack.proof.sensitivity import VISIBLE, _without_bias
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Candidate, Observation
+from marks import slowly
 
 Way = Callable[[Tensor], Tensor]
 
@@ -76,7 +77,13 @@ def rows(count: int, columns: int, seed: int) -> Tensor:
     return torch.randn(count, columns, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("way", FALSE)
+TAKE_LONG = ("faint columns less a detached mean", "one column rounded", "clamped straight through", "8 bits")
+
+
+TAKE_LONG = ("faint columns less a detached mean", "one column rounded", "clamped straight through", "8 bits")
+
+
+@pytest.mark.parametrize("way", slowly(FALSE, TAKE_LONG))
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_a_derivative_of_its_own_making_proves_nothing(way: str) -> None:
     for seed in range(3):

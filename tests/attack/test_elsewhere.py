@@ -258,6 +258,7 @@ def test_a_model_that_keeps_computed_tensors_is_refused_in_words() -> None:
         _seen(net, _rows(1, 6), torch.tensor([1]))
 
 
+@pytest.mark.slow
 def test_a_model_that_draws_by_python_crashes_no_attack() -> None:
     class Flipped(nn.Module):
         def __init__(self) -> None:

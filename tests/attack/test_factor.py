@@ -16,6 +16,7 @@ from fedseal.attack.batch.spear import Spear
 from fedseal.attack.equations.factor import direction
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from marks import slowly
 
 SERVER, EAVESDROPPER = ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()
 
@@ -110,7 +111,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("threat", [SERVER, EAVESDROPPER], ids=lambda threat: threat.name)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slowly(NETWORKS, ["perceptron"]))
 def test_whichever_tensor_is_frozen_every_route_gives_a_result_or_a_reason(name: str, threat: ThreatModel) -> None:
     model = NETWORKS[name]
     batch = Batch(pictures(2, (1, 6, 6), dtype=torch.float32).inputs, torch.tensor([1, 3]))

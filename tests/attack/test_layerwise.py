@@ -35,6 +35,7 @@ DRAWN = settings(
 
 @DRAWN
 @given(rows_of_layers(), st.integers(0, 2**16))
+@pytest.mark.slow
 def test_float64_gradients_give_the_picture_wherever_the_equations_determine_it(
     model: nn.Sequential, seed: int
 ) -> None:

@@ -150,6 +150,7 @@ def test_examples_whose_gradients_are_parallel_have_rivals_and_others_have_none(
 
 
 @pytest.mark.parametrize("outputs", [1, 14])
+@pytest.mark.slow
 def test_a_batch_under_binary_cross_entropy_raises_nothing(outputs: int) -> None:
     photos = zoo.photos(size=16)[:4]
     batch = Batch(photos.inputs, (torch.rand(4, outputs, generator=seeded(1)) > 0.5).float())

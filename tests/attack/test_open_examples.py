@@ -46,6 +46,7 @@ def _softmax(seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_without_equations_to_spare_other_starts_must_lead_back(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A softmax's update has ten independent values; with one of two equal rows moved freely, twelve are sought."""
     inputs, labels = _rows(seed, 3)[[0, 1, 1]], torch.tensor([0, 1, 1])

@@ -12,6 +12,7 @@ import fedseal as fs
 from attack.test_certificate import certificate_of, claim, made, pictures, seen
 from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
+from marks import slowly
 
 DEAD = -100.0
 
@@ -25,7 +26,7 @@ def dead(act: type[nn.Module], *, inputs: int = 16) -> Any:
 
 
 @pytest.mark.parametrize("act", [nn.Softplus, nn.ELU, nn.ReLU, nn.Sigmoid, nn.Tanh])
-@pytest.mark.parametrize("training", ["gradient", "decay", "adam", "momentum"])
+@pytest.mark.parametrize("training", slowly(["gradient", "decay", "adam", "momentum"], ["adam", "momentum"]))
 def test_a_dead_first_layer_determines_nothing_however_it_is_trained(act: type[nn.Module], training: str) -> None:
     """Weight decay moves the first layer as well, and says nothing of the data."""
     course = {

@@ -13,6 +13,7 @@ from fedseal import audit
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.slow
 def test_a_run_killed_at_every_place_loses_nothing_and_computes_nothing_twice(tmp_path: Path, workers: int) -> None:
     script = Path(__file__).with_name("killed.py")
     folder = tmp_path / "run"

@@ -21,6 +21,7 @@ def _commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("number", range(len(_commands())))
+@pytest.mark.slow
 def test_readme_runs_as_written_but_for_its_steps(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = _commands()[number]
     monkeypatch.chdir(tmp_path)

@@ -218,6 +218,7 @@ def child(folder: Path, code: str) -> processes.Child:
     return processes.start("child", [sys.executable, "-c", code], folder)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_get_up_says_why_and_ends(tmp_path: Path) -> None:
     failing = child(tmp_path, "print('hm'); raise SystemExit('Error: port in use')")
     with pytest.raises(EngineFailure, match=r"'child' does not start: Error: port in use; see its log"):

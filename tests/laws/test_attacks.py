@@ -33,8 +33,19 @@ from fedseal.metric.identify import identify
 from fedseal.metric.match import match
 from fedseal.types import Attack
 from laws.tables import ATTACKS, CHEAP, COMBINED, PICTURES, RECIPES, SETTINGS, facts, same, snapshot
+from marks import slowly
+
+
+def _takes_long(name: str, setting: str) -> bool:
+    return name == "bayes" or setting == "batch norm, local steps" or (name, setting) == ("auto", "relu and pooling")
+
 
 TRIALS, GALLERY = 15, 10
+EVERYWHERE = [
+    pytest.param(name, setting, id=f"{name}-{setting}", marks=pytest.mark.slow if _takes_long(name, setting) else ())
+    for name in ATTACKS
+    for setting in SETTINGS
+]
 
 
 def _run(name: str, observation: Observation, seed: int = 0) -> Reconstruction | None:
@@ -59,8 +70,7 @@ def test_every_recipe_has_a_row_here() -> None:
     assert CHEAP.keys() == TABLE.keys()
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "setting"), EVERYWHERE)
 def test_the_observation_is_untouched(name: str, setting: str) -> None:
     observation = SETTINGS[setting].observation()
     before = snapshot(facts(observation))
@@ -68,8 +78,7 @@ def test_the_observation_is_untouched(name: str, setting: str) -> None:
     assert same(facts(observation), before)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "setting"), EVERYWHERE)
 def test_the_same_generator_gives_the_same_answer_to_the_bit_and_the_world_is_left_alone(
     name: str, setting: str
 ) -> None:
@@ -93,8 +102,7 @@ def test_another_generator_gives_another_answer_where_the_start_is_drawn(name: s
     assert not same(one.inputs, other.inputs)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "setting"), EVERYWHERE)
 def test_a_reconstruction_fits_the_batch_and_its_status_fits_its_residual(name: str, setting: str) -> None:
     observation, batch = SETTINGS[setting].observation(), SETTINGS[setting].batch()
     found = _run(name, observation)
@@ -223,8 +231,8 @@ def _hits(name: str, setting: str, *, related: bool) -> int:
     return hits
 
 
-@pytest.mark.parametrize("setting", ["perceptron", "lenet"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("setting", slowly(["perceptron", "lenet"], ["lenet"]))
+@pytest.mark.parametrize("name", slowly(ATTACKS, ["bayes"]))
 def test_an_unrelated_update_scores_at_chance(name: str, setting: str) -> None:
     """15 trials at one in ten: seven hits or more happen by chance in 3 of 10,000 suites."""
     assert _hits(name, setting, related=False) < 7

@@ -14,6 +14,7 @@ from fedseal.errors import FedsealError
 from fedseal.modality.text import Text
 from fedseal.types import Modality
 from laws.tables import ATTACKS, PICTURES, SENTENCES, SETTINGS, TEXT
+from marks import slowly
 
 SMALL = initialized(
     nn.Sequential(nn.Conv2d(3, 2, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 5)),
@@ -41,8 +42,8 @@ def _frozen(network: str) -> list[str]:
     return [*names[:2], *names[-2:]]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("network", slowly(NETWORKS, ("convolution", "sentences")))
+@pytest.mark.parametrize("name", slowly(ATTACKS, ("auto", "bayes")))
 def test_a_frozen_tensor_is_no_crash(name: str, network: str) -> None:
     model, modality = NETWORKS[network]
     for number, frozen in enumerate(_frozen(network)):
