@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,14 +18,16 @@ from federation.small import ANYBODY, STEPS, Changed, data, federation, gap, net
 from fedseal.cli.rounds import round_line
 from fedseal.errors import BadConfig, UnfitUpdate
 from fedseal.federation import View
-from fedseal.federation.federation import Federation
+from fedseal.federation.federation import Calls, Federation
 from fedseal.federation.gossip import Gossip
+from fedseal.federation.members import Members
 from fedseal.federation.owners import ModelOwner, gradient_step
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import Ask, Reply, known_kind, refusal_kind
-from fedseal.federation.protocol.messages import KINDS
+from fedseal.federation.protocol.messages import KINDS, Link
 from fedseal.federation.secure import Secure
-from fedseal.secagg import SERVER, Outgoing
+from fedseal.secagg import SERVER, Outgoing, wire
+from fedseal.secagg.hazmat.keys import KEY
 from fedseal.types import Batch, Update
 
 BAD = 1
@@ -264,3 +267,36 @@ def test_a_party_answers_the_next_question_after_any_question() -> None:
 
 def test_steps_are_the_rule_of_these_tests() -> None:
     assert STEPS.training.kind == "difference"
+
+
+class _Uncommitted:
+    """In this process; one owner commits to another seed than it masks with, under its own signature."""
+
+    def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+        self._calls = Calls({number: members.party(number) for number in members.clients})
+        self._identity = members.keys.identity(BAD)
+        serve(self)
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for ask, reply in self._calls.ask(asks):
+            if ask.to != BAD or ask.step != "back up":
+                yield ask, reply
+                continue
+            read = wire.read_message(reply.messages[0].message, 10**6)
+            body = bytearray(read.body)
+            body[KEY] ^= 1  # behind the digest of the keys
+            yield (
+                ask,
+                replace(
+                    reply,
+                    messages=(wire.signed_message(read.kind, read.terms, BAD, SERVER, bytes(body), self._identity),),
+                ),
+            )
+
+
+def test_who_signs_another_seed_than_it_committed_to_ends_one_round_and_is_asked_no_more() -> None:
+    found = federation(Secure("masking", minimum=3)).fit(3, engine=_Uncommitted())
+    first, *others = found.history
+    assert "client 1's secret do not fit" in first.failure
+    assert first.refused == {"data owner 1": "WrongSum"}
+    assert [(report.clients, report.failure) for report in others] == [(3, "")] * 2

@@ -10,7 +10,7 @@ import pytest
 
 from fedseal.errors import BadConfig, FedsealError
 from fedseal.secagg import SERVER, Buffer, Identity, Outgoing, Public, Roster, aggregator, wire
-from fedseal.secagg.errors import BadMessage, OutOfPhase
+from fedseal.secagg.errors import BadMessage, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat.keys import LOW_ORDER, PRIME, Agreement, low_order
 from fedseal.secagg.role import Role
 from fedseal.secagg.wire import Kind
@@ -93,7 +93,12 @@ def _masking(phase: int, rng: random.Random) -> None:
     carry([m for to, _ in relays if round_.there(to) for m in round_.clients[to].contribute(update(to))], 2)
     carry(answers(round_.advance()), 3)
     carry(answers(round_.advance()), 4)
-    opened = round_.server.result()
+    try:
+        opened = round_.server.result()
+    except WrongSum:  # it committed to another seed than it signed later, and is named: see test_bad_parties
+        assert phase == 1
+        assert round_.server.false == (LIAR,)
+        return
     assert set(opened.cohort) >= {0, 1, 3}
     assert np.array_equal(opened.total(), total(opened.cohort))
 

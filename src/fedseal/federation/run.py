@@ -31,6 +31,7 @@ from fedseal.federation.protocol.client import draw_seed
 from fedseal.federation.report import RoundReport, check_finite
 from fedseal.federation.traffic import Metered, Watcher
 from fedseal.secagg import SERVER, Ledger, LedgerEntry, Party
+from fedseal.secagg.errors import WrongSum
 from fedseal.types import Tensors
 
 PATIENCE = 3  # failed rounds in a row after which a run ends
@@ -61,6 +62,7 @@ class TrainingRun:
     checkpoint: Path | None = None
     progress: Callable[[RoundReport], None] | None = None
     ended: str = field(default="", init=False)
+    _barred: set[int] = field(default_factory=set, init=False)  # clients who ended a round by what they signed
 
     def serve(self, link: Link) -> None:
         """All rounds that are left, or as many as the model moves enough for.
@@ -144,7 +146,8 @@ class TrainingRun:
     def _round(self, link: Link, number: int, *, evaluate: bool) -> RoundReport:
         started, members, state = time.perf_counter(), self.members, ModelState(state_of(self.model))
         packing = self._packing
-        call = Call(members.pact, members.keys.identity(SERVER), members.clients, number, packing.size, state)
+        clients = tuple(client for client in members.clients if client not in self._barred)
+        call = Call(members.pact, members.keys.identity(SERVER), clients, number, packing.size, state)
         watchers = [_Bookkeeper(self.ledger, self._entry(call)), *self.watchers]
         metered = Metered(link, watchers)
         for watcher in watchers:
@@ -154,6 +157,7 @@ class TrainingRun:
             found = PROTOCOLS[members.pact.secure.protocol].conduct(call, metered)
         except FedsealError as error:
             failure = error.fact
+            self._barred |= {who for who, kind in call.faults.items() if kind == WrongSum.__name__}
             for watcher in watchers:
                 watcher.failed(call)
         if found is not None:

@@ -8,7 +8,7 @@ from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol,
 from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
-from fedseal.secagg.errors import BadMessage, OutOfPhase
+from fedseal.secagg.errors import BadMessage, OutOfPhase, WrongSum
 
 
 class MaskingRole:
@@ -68,7 +68,12 @@ def conduct_masking(call: Call, link: Link) -> Sum:
     for ask, reply in link.ask([call.to(number, "unmask", [message]) for number, message in out]):
         for _, message in reply.messages:
             _receive(call, server, ask.to, message)
-    return Sum.of(server.result())
+    try:
+        return Sum.of(server.result())
+    except WrongSum as error:
+        for number in server.false:
+            call.blame(number, error)
+        raise
 
 
 def _receive(call: Call, server: masking.Server, number: int, message: Buffer) -> None:

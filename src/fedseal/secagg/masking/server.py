@@ -52,6 +52,7 @@ class Server(Role):
         self._confirmations: dict[int, bytes] = {}
         self._answers: dict[int, Answer] = {}
         self.survivors: tuple[int, ...] = ()
+        self.false: tuple[int, ...] = ()  # clients who signed a seed that is not the one that they committed to
         takes = (self._advertised, self._backed_up, self._masked, self._confirmed, self._answered)
         self._takes = dict(zip(PHASES, takes, strict=True))
         self._on = {**dict.fromkeys(PHASES, self._in_phase), Kind.CHUNK: self._chunk}
@@ -220,7 +221,12 @@ class Server(Role):
         if who in self._answers and right(self._answers[who].seed):
             return self._answers[who].seed
         shares = {holder: answer.seeds[who] for holder, answer in self._answers.items() if who in answer.seeds}
-        return self._recovered(who, shares, right)
+        try:
+            return self._recovered(who, shares, right)
+        except WrongSum:
+            if who in self._answers:  # by its own word, where others may be wrong about one who is gone
+                self.false = (who,)
+            raise
 
     def _key_of(self, who: int) -> Agreement:
         def right(secret: bytes) -> bool:
