@@ -283,18 +283,19 @@ def test_what_stands_beside_open_examples_may_move_where_these_go_far() -> None:
     """Two of four rows are fixed in the neighborhood of what is found, and are none of the truth: where the other two
     are elsewhere, a maximum takes other values and these are free (world 1794).
     """
-    torch.manual_seed(4071)
-    model = nn.Sequential(
-        nn.Unflatten(1, (1, 2)),
-        nn.Conv1d(1, 2, 2, padding=1),
-        nn.LeakyReLU(0.2),
-        nn.MaxPool1d(2),
-        nn.Conv1d(2, 1, 1, stride=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(1, 10),
-    ).double()
-    inputs, labels = torch.randn(4, 2).double(), torch.randint(10, (4,))
+    with torch.random.fork_rng():
+        torch.manual_seed(4071)
+        model = nn.Sequential(
+            nn.Unflatten(1, (1, 2)),
+            nn.Conv1d(1, 2, 2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.MaxPool1d(2),
+            nn.Conv1d(2, 1, 1, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(1, 10),
+        ).double()
+        inputs, labels = torch.randn(4, 2).double(), torch.randint(10, (4,))
     update = local_update(model, Batch(inputs, labels), training=LocalTraining.fedsgd())
     seen = SERVER.observe(model, update, modality=_table(2, 8.0))
     # least squares end there, and on other kernels perhaps elsewhere, where nothing is certain either

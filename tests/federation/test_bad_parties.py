@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -294,9 +295,16 @@ class _Uncommitted:
             )
 
 
-def test_who_signs_another_seed_than_it_committed_to_ends_one_round_and_is_asked_no_more() -> None:
-    found = federation(Secure("masking", minimum=3)).fit(3, engine=_Uncommitted())
+@pytest.mark.parametrize("resumed", [False, True])
+def test_who_signs_another_seed_than_it_committed_to_ends_one_round_and_is_asked_no_more(
+    tmp_path: Path, resumed: bool
+) -> None:
+    place = tmp_path / "run.st"
+    team = federation(Secure("masking", minimum=3))
+    if resumed:
+        team.fit(2, engine=_Uncommitted(), checkpoint=place)
+    found = team.fit(3, engine=_Uncommitted(), checkpoint=place, resume=resumed)
     first, *others = found.history
     assert "client 1's secret do not fit" in first.failure
-    assert first.refused == {"data owner 1": "WrongSum"}
+    assert first.refused == {"data owner 1": "BrokenCommitment"}
     assert [(report.clients, report.failure) for report in others] == [(3, "")] * 2

@@ -10,7 +10,7 @@ import pytest
 
 from fedseal.errors import BadConfig, FedsealError
 from fedseal.secagg import SERVER, Buffer, Identity, Outgoing, Public, Roster, aggregator, wire
-from fedseal.secagg.errors import BadMessage, OutOfPhase, WrongSum
+from fedseal.secagg.errors import BadMessage, BrokenCommitment, OutOfPhase
 from fedseal.secagg.hazmat.keys import LOW_ORDER, PRIME, Agreement, low_order
 from fedseal.secagg.role import Role
 from fedseal.secagg.wire import Kind
@@ -95,7 +95,7 @@ def _masking(phase: int, rng: random.Random) -> None:
     carry(answers(round_.advance()), 4)
     try:
         opened = round_.server.result()
-    except WrongSum:  # it committed to another seed than it signed later, and is named: see test_bad_parties
+    except BrokenCommitment:  # it committed to another seed than it signed later, and is named: see test_bad_parties
         assert phase == 1
         assert round_.server.false == (LIAR,)
         return

@@ -20,7 +20,7 @@ from torch import nn
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, EngineFailure, UnknownName
 from fedseal.federation import checkpoint as kept
-from fedseal.federation.keys import StoredKeys
+from fedseal.federation.keys import Keys, StoredKeys
 from fedseal.federation.ledger import new_ledger, stored_ledger
 from fedseal.federation.members import Members
 from fedseal.federation.owners import DataOwner, Local, ModelOwner, common_defense, common_training
@@ -150,7 +150,7 @@ class Federation:
         """All parties with the keys of a folder."""
         return self._members(keys, keys.pact)
 
-    def _members(self, keys: Keyring | StoredKeys, pact: Pact) -> Members:
+    def _members(self, keys: Keys, pact: Pact) -> Members:
         if PROTOCOLS[self.secure.protocol].secure:
             pact.terms(0, Packing.of(self.model_owner.model, pact.secure).size)  # complain before anything starts
         return Members(tuple(self.data_owners), self.model_owner.model, pact, keys, self.seed, self.threads)

@@ -165,3 +165,6 @@ def _read(path: Path, model: type[Model], what: str) -> Model:
     if not path.is_file():
         raise StorageFailure(f"there is no {what} '{path}'", "make them with: fedseal train --deploy")
     return read_model(path, model, f"'{path}' is no {what}", "make new keys for all parties")
+
+
+Keys = Keyring | StoredKeys  # in memory, or in files

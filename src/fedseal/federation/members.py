@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from fedseal.federation.keys import StoredKeys
+from fedseal.federation.keys import Keys
 from fedseal.federation.owners import DataOwner
 from fedseal.federation.protocol import AggregatorMember, Member
 from fedseal.federation.protocol.client import ClientMember
@@ -29,7 +29,7 @@ class Members:
     owners: tuple[DataOwner, ...]
     model: nn.Module = field(repr=False)
     pact: Pact
-    keys: Keyring | StoredKeys
+    keys: Keys
     seed: int | None
     threads: int
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from fedseal.errors import FedsealError, StorageFailure
-from fedseal.federation.keys import StoredKeys
+from fedseal.federation.keys import Keys
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import LOG, PROTOCOLS, Ask, Call, Reply, Sum
 from fedseal.federation.protocol.base import PartyReading, PartyView
-from fedseal.federation.secure import Keyring
 from fedseal.federation.view import EVERYBODY, Shelf
 from fedseal.secagg import SERVER, Buffer, Identity, Party, VectorFormat
 from fedseal.types import LocalTraining
@@ -35,7 +34,7 @@ class PartyRecorder:
     def __init__(
         self,
         folder: Path,
-        keys: Keyring | StoredKeys,
+        keys: Keys,
         packing: Packing,
         training: LocalTraining | None,
         defense: str = "none",

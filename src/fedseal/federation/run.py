@@ -31,7 +31,7 @@ from fedseal.federation.protocol.client import draw_seed
 from fedseal.federation.report import RoundReport, check_finite
 from fedseal.federation.traffic import Metered, Watcher
 from fedseal.secagg import SERVER, Ledger, LedgerEntry, Party
-from fedseal.secagg.errors import WrongSum
+from fedseal.secagg.errors import BrokenCommitment
 from fedseal.types import Tensors
 
 PATIENCE = 3  # failed rounds in a row after which a run ends
@@ -62,7 +62,6 @@ class TrainingRun:
     checkpoint: Path | None = None
     progress: Callable[[RoundReport], None] | None = None
     ended: str = field(default="", init=False)
-    _barred: set[int] = field(default_factory=set, init=False)  # clients who ended a round by what they signed
 
     def serve(self, link: Link) -> None:
         """All rounds that are left, or as many as the model moves enough for.
@@ -146,7 +145,7 @@ class TrainingRun:
     def _round(self, link: Link, number: int, *, evaluate: bool) -> RoundReport:
         started, members, state = time.perf_counter(), self.members, ModelState(state_of(self.model))
         packing = self._packing
-        clients = tuple(client for client in members.clients if client not in self._barred)
+        clients = tuple(client for client in members.clients if not self._is_barred(client))
         call = Call(members.pact, members.keys.identity(SERVER), clients, number, packing.size, state)
         watchers = [_Bookkeeper(self.ledger, self._entry(call)), *self.watchers]
         metered = Metered(link, watchers)
@@ -157,7 +156,6 @@ class TrainingRun:
             found = PROTOCOLS[members.pact.secure.protocol].conduct(call, metered)
         except FedsealError as error:
             failure = error.fact
-            self._barred |= {who for who, kind in call.faults.items() if kind == WrongSum.__name__}
             for watcher in watchers:
                 watcher.failed(call)
         if found is not None:
@@ -182,6 +180,11 @@ class TrainingRun:
             colluders=members.pact.secure.colluders,
             refused={Party.of(who).role: kind for who, kind in sorted((metered.refused | call.faults).items())},
         )
+
+    def _is_barred(self, client: int) -> bool:
+        """Whether it ended a round, one before a resume included, by two signatures that contradict each other."""
+        role = Party.of(client).role
+        return any(report.refused.get(role) == BrokenCommitment.__name__ for report in self.history)
 
     def _entry(self, call: Call) -> LedgerEntry:
         text = self._sketch().tobytes().hex() if call.digest else ""

@@ -3,7 +3,7 @@
 A statistic is the running mean or variance of a normalization layer, torch's own or one derived from it. A counter is
 that layer's number of batches: it says how many local steps an owner took, so that it is never sent; the model owner's
 counts rounds. Whatever else a model keeps, such as a mask, a table of positions or a normalization of its inputs, stays
-as the model owner has it: clip and noise would spoil it. A training that changes such a buffer is refused at the owner.
+as the model owner has it: clip and noise would spoil it. A training that changes one of fractions is refused.
 """
 
 from __future__ import annotations

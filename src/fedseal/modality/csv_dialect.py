@@ -1,7 +1,7 @@
-"""How a CSV file is written, and what stands in it: separators by its first lines, numbers by all of them.
+"""How a CSV file is written, and what stands in it: separators by its first lines, numbers by all rows that are kept.
 
-Every field is read as text. What a column is, and which sign its decimals have, is decided over all rows at once, so
-that it hangs neither on where in the file a value stands nor on what the first rows happen to be.
+Every field is read as text. What a column is, and which sign its decimals have, is decided over all of these at once,
+so that it hangs neither on where in the file a value stands nor on what the first rows happen to be.
 """
 
 from __future__ import annotations

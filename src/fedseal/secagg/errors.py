@@ -33,5 +33,9 @@ class WrongSum(FedsealError):
     """The masks did not cancel, so that what was opened is no sum of the cohort's vectors. The round ends here."""
 
 
+class BrokenCommitment(WrongSum):
+    """A client signed another seed than the one that it committed to, so that its mask cannot be taken out."""
+
+
 class InsecureRandomness(FedsealError):
     """A seed that is not 256 bits."""

@@ -8,7 +8,7 @@ from fedseal.federation.protocol.base import Call, SecureView, Sum, SumProtocol,
 from fedseal.federation.protocol.messages import Ask, Link, Reply
 from fedseal.federation.secure import Pact
 from fedseal.secagg import Buffer, Identity, Ledger, Outgoing, masking
-from fedseal.secagg.errors import BadMessage, OutOfPhase, WrongSum
+from fedseal.secagg.errors import BadMessage, BrokenCommitment, OutOfPhase
 
 
 class MaskingRole:
@@ -70,7 +70,7 @@ def conduct_masking(call: Call, link: Link) -> Sum:
             _receive(call, server, ask.to, message)
     try:
         return Sum.of(server.result())
-    except WrongSum as error:
+    except BrokenCommitment as error:
         for number in server.false:
             call.blame(number, error)
         raise

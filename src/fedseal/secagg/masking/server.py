@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fedseal.secagg import wire
-from fedseal.secagg.errors import BadMessage, CohortTooSmall, OutOfPhase, WrongSum
+from fedseal.secagg.errors import BadMessage, BrokenCommitment, CohortTooSmall, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat import shamir
 from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener
 from fedseal.secagg.hazmat.prg import Masks
@@ -223,10 +223,11 @@ class Server(Role):
         shares = {holder: answer.seeds[who] for holder, answer in self._answers.items() if who in answer.seeds}
         try:
             return self._recovered(who, shares, right)
-        except WrongSum:
-            if who in self._answers:  # by its own word, where others may be wrong about one who is gone
-                self.false = (who,)
-            raise
+        except WrongSum as error:
+            if who not in self._answers:  # of one who is gone, others may have handed over what is wrong
+                raise
+            self.false = (who,)
+            raise BrokenCommitment(error.fact, error.remedy) from None
 
     def _key_of(self, who: int) -> Agreement:
         def right(secret: bytes) -> bool:
