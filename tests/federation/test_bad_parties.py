@@ -307,4 +307,4 @@ def test_who_signs_another_seed_than_it_committed_to_ends_one_round_and_is_asked
     first, *others = found.history
     assert "client 1's secret do not fit" in first.failure
     assert first.refused == {"data owner 1": "BrokenCommitment"}
-    assert [(report.clients, report.failure) for report in others] == [(3, "")] * 2
+    assert [(report.clients, report.failure, report.refused) for report in others] == [(3, "", first.refused)] * 2

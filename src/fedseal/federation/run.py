@@ -145,8 +145,9 @@ class TrainingRun:
     def _round(self, link: Link, number: int, *, evaluate: bool) -> RoundReport:
         started, members, state = time.perf_counter(), self.members, ModelState(state_of(self.model))
         packing = self._packing
-        clients = tuple(client for client in members.clients if not self._is_barred(client))
-        call = Call(members.pact, members.keys.identity(SERVER), clients, number, packing.size, state)
+        barred = {client: BrokenCommitment.__name__ for client in members.clients if self._is_barred(client)}
+        clients = tuple(client for client in members.clients if client not in barred)
+        call = Call(members.pact, members.keys.identity(SERVER), clients, number, packing.size, state, barred)
         watchers = [_Bookkeeper(self.ledger, self._entry(call)), *self.watchers]
         metered = Metered(link, watchers)
         for watcher in watchers:

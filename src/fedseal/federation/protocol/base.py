@@ -58,7 +58,8 @@ class Call:
     Args:
         clients: who is asked.
         identity: the model owner's.
-        faults: filled as the round goes: whose messages were refused, and for which kind of reason.
+        faults: filled as the round goes: whose messages were refused, and for which kind of reason; also who is not
+            asked for what it did in a round before.
     """
 
     pact: Pact
