@@ -25,6 +25,8 @@ from fedseal.federation.members import Members
 from fedseal.federation.owners import ModelOwner, gradient_step
 from fedseal.federation.packing import Packing
 from fedseal.federation.protocol import Ask, Reply, known_kind, refusal_kind
+from fedseal.federation.protocol.client import ClientMember
+from fedseal.federation.protocol.masking import MaskingRole
 from fedseal.federation.protocol.messages import KINDS, Link
 from fedseal.federation.secure import Secure
 from fedseal.secagg import SERVER, Outgoing, wire
@@ -271,11 +273,10 @@ def test_steps_are_the_rule_of_these_tests() -> None:
 
 
 class _Uncommitted:
-    """In this process; one owner commits to another seed than it masks with, under its own signature."""
+    """In this process; one owner commits to another seed than it masks with, in a message of its own."""
 
     def run(self, members: Members, serve: Callable[[Link], None]) -> None:
         self._calls = Calls({number: members.party(number) for number in members.clients})
-        self._identity = members.keys.identity(BAD)
         serve(self)
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
@@ -286,13 +287,12 @@ class _Uncommitted:
             read = wire.read_message(reply.messages[0].message, 10**6)
             body = bytearray(read.body)
             body[KEY] ^= 1  # behind the digest of the keys
-            yield (
-                ask,
-                replace(
-                    reply,
-                    messages=(wire.signed_message(read.kind, read.terms, BAD, SERVER, bytes(body), self._identity),),
-                ),
-            )
+            member = self._calls.parties[BAD]
+            assert isinstance(member, ClientMember)
+            assert isinstance(member._side, MaskingRole)
+            own = member._side._present(ask)._server
+            changed = wire.signed_message(read.kind, read.terms, BAD, SERVER, bytes(body), own)
+            yield ask, replace(reply, messages=(changed,))
 
 
 @pytest.mark.parametrize("resumed", [False, True])

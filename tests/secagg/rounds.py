@@ -21,7 +21,9 @@ from fedseal.secagg import (
     aggregator,
     masking,
     sharing,
+    wire,
 )
+from fedseal.secagg.masking.directory import channel
 from fedseal.secagg.role import Role
 
 SESSION = bytes(range(16))
@@ -119,7 +121,13 @@ class Masking:
         self.terms, self.drops = terms, dict(drops or {})
         self.server = masking.Server(terms, identity(SERVER))
         self.clients = {n: masking.MaskingClient(terms, n, identity(n), Ledger()) for n in terms.roster.clients}
+        opening = identity(SERVER).opening
+        self.channels = {n: channel(terms, n, opening, client._channel.public) for n, client in self.clients.items()}
         self.phase = 0
+
+    def said(self, kind: wire.Kind, to: int, body: bytes) -> bytes:
+        """A message of a server that says what it likes."""
+        return bytes(wire.signed_message(kind, self.terms.digest, SERVER, to, body, self.channels[to]).message)
 
     def there(self, number: int) -> bool:
         return self.drops.get(number, 99) > self.phase

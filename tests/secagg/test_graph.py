@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from fedseal.errors import BadConfig
-from fedseal.secagg import SERVER, masking, wire
+from fedseal.secagg import masking, wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior
 from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.hazmat.ring import Elements
 from fedseal.secagg.masking.graph import Graph, _Odds, degree_for, drawn_holders
 from fedseal.secagg.wire import Kind, Reader
-from secagg.rounds import Masking, identity, terms, total, update
+from secagg.rounds import Masking, terms, total, update
 
 
 def _drawn(clients: int, degree: int) -> dict[int, tuple[int, ...]]:
@@ -77,10 +77,6 @@ def _until_relay(round_: Masking) -> dict[int, bytes]:
     return {to: bytes(raw) for to, raw in round_.advance()}
 
 
-def _signed(round_: Masking, kind: Kind, to: int, body: bytes) -> bytes:
-    return bytes(wire.signed_message(kind, round_.terms.digest, SERVER, to, body, identity(SERVER)).message)
-
-
 def test_a_server_that_changes_what_a_client_drew_is_found_out_by_it() -> None:
     round_ = _sparse()
     relays = _until_relay(round_)
@@ -92,7 +88,7 @@ def test_a_server_that_changes_what_a_client_drew_is_found_out_by_it() -> None:
     body = bytes(wire.read_message(relays[0], 10**6).body)
     assert body.count(honest) == 1
     with pytest.raises(Misbehavior, match="drew other holders"):
-        round_.clients[0].receive(_signed(round_, Kind.RELAY, 0, body.replace(honest, lie)))
+        round_.clients[0].receive(round_.said(Kind.RELAY, 0, body.replace(honest, lie)))
 
 
 def test_clients_that_are_told_two_graphs_unmask_nothing() -> None:
@@ -107,7 +103,7 @@ def test_clients_that_are_told_two_graphs_unmask_nothing() -> None:
     told = Graph(range(40), drawn)
     body = bytes(wire.read_message(relays[victim], 10**6).body).replace(graph.written(), told.written())
     assert told.kept(victim) == graph.kept(victim)
-    round_.clients[victim].receive(_signed(round_, Kind.RELAY, victim, body))
+    round_.clients[victim].receive(round_.said(Kind.RELAY, victim, body))
     round_.to_clients(wire.Outgoing(to, raw) for to, raw in relays.items() if to != victim)
     for who in range(40):
         round_.to_server(round_.clients[who].contribute(update(who)))

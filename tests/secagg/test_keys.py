@@ -1,4 +1,4 @@
-"""Signatures are checked; where one process plays several parties, each right one once."""
+"""Signatures and marks are checked; where one process plays several parties, each right signature once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import contextlib
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedseal.secagg import Identity, Public, trusting_itself
 from fedseal.secagg.errors import BadMessage
 from fedseal.secagg.hazmat import keys
+from fedseal.secagg.hazmat.keys import Agreement, Channel
 
 
 class Counting:
@@ -79,3 +83,31 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             known = keys._right.get()
             assert known is not None
             assert 1 <= len(known._known) <= 3
+
+
+def test_a_channel_is_of_two_for_one_purpose() -> None:
+    here, there, other = Agreement.fresh(), Agreement.fresh(), Agreement.fresh()
+    channel = Channel.between(here, there.public, b"round 1")
+    mark = channel.sign(b"text")
+    assert len(mark) == 64
+    Channel.between(there, here.public, b"round 1").verify(bytearray(mark), memoryview(b"text"))
+    strangers = (
+        Channel.between(here, there.public, b"round 2"),
+        Channel.between(here, other.public, b"round 1"),
+        Channel.between(other, there.public, b"round 1"),
+    )
+    for stranger in strangers:
+        with pytest.raises(BadMessage, match="does not come from its sender"):
+            stranger.verify(mark, b"text")
+    for wrong, data in ((mark[:-1], b"text"), (b"", b"text"), (mark, b"texT"), (mark, b""), (mark[::-1], b"text")):
+        with pytest.raises(BadMessage, match="does not come from its sender"):
+            channel.verify(wrong, data)
+
+
+def test_a_channel_is_hmac_of_what_hkdf_gives() -> None:
+    """Written down once more, with the library's own classes."""
+    here, there = Agreement.fresh(), Agreement.fresh()
+    key = HKDF(SHA256(), 32, salt=None, info=b"fedseal channel 1text").derive(here.agreed(there.public))
+    oracle = HMAC(key, SHA512())
+    oracle.update(b"data")
+    assert Channel.between(there, here.public, b"text").sign(b"data") == oracle.finalize()

@@ -11,7 +11,7 @@ import pytest
 from fedseal.errors import BadConfig, FedsealError
 from fedseal.secagg import SERVER, Buffer, Identity, Outgoing, Public, Roster, aggregator, wire
 from fedseal.secagg.errors import BadMessage, BrokenCommitment, OutOfPhase
-from fedseal.secagg.hazmat.keys import LOW_ORDER, PRIME, Agreement, low_order
+from fedseal.secagg.hazmat.keys import LOW_ORDER, PRIME, Agreement, Channel, low_order
 from fedseal.secagg.role import Role
 from fedseal.secagg.wire import Kind
 from secagg.rounds import Masking, Sharing, identity, terms, total, update
@@ -45,13 +45,14 @@ def _bent(raw: bytes, rng: random.Random) -> bytes:
     return bytes(body)
 
 
-def _resigned(role_terms: bytes, raw: Buffer, rng: random.Random) -> bytes:
-    """The liar's message with another body under its own signature; a chunk with another content."""
+def _resigned(role_terms: bytes, raw: Buffer, rng: random.Random, channel: Channel | None = None) -> bytes:
+    """The liar's message with another body under its own signature or mark; a chunk with another content."""
     message = wire.read_message(raw, 10**7)
     if message.kind is Kind.CHUNK:
         return bytes(raw[:64]) + _bent(bytes(raw[64:]), rng)
     body = _bent(bytes(message.body), rng)
-    return bytes(wire.signed_message(message.kind, role_terms, LIAR, message.to, body, identity(LIAR)).message)
+    signer = identity(LIAR) if channel is None or message.kind is Kind.ADVERTISE else channel
+    return bytes(wire.signed_message(message.kind, role_terms, LIAR, message.to, body, signer).message)
 
 
 def _told(role: Role, raw: bytes) -> None:
@@ -68,7 +69,7 @@ def _masking(phase: int, rng: random.Random) -> None:
     def carry(messages: list[Outgoing], now: int) -> None:
         for message in messages:
             if wire.read_message(message.message, 10**7).sender == LIAR and now == phase:
-                _told(round_.server, _resigned(round_.terms.digest, message.message, rng))
+                _told(round_.server, _resigned(round_.terms.digest, message.message, rng, round_.channels[LIAR]))
             else:
                 try:
                     round_.server.receive(message.message)
@@ -161,7 +162,7 @@ def test_a_server_that_passes_one_on_is_refused() -> None:
     good = [bytes(client.advertise()[0].message) for client in round_.clients.values()]
     bad = wire.signed_message(Kind.ADVERTISE, round_.terms.digest, LIAR, SERVER, bytes(64), identity(LIAR)).message
     body = wire.wire_number(4) + b"".join([*good[:2], bytes(bad), good[3]])
-    raw = wire.signed_message(Kind.KEYS, round_.terms.digest, SERVER, 0, body, identity(SERVER)).message
+    raw = round_.said(Kind.KEYS, 0, body)
     with pytest.raises(BadMessage, match="client 2 advertises a key of low order"):
         round_.clients[0].receive(raw)
 

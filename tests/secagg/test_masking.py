@@ -82,10 +82,6 @@ def test_on_a_graph_of_few_neighbors(bits: int, drops: dict[int, int]) -> None:
 # the lies of a server
 
 
-def _say(round_: Masking, kind: Kind, to: int, body: bytes) -> bytes:
-    return bytes(wire.signed_message(kind, round_.terms.digest, SERVER, to, body, identity(SERVER)).message)
-
-
 def _shares(round_: Masking, raw: bytes) -> tuple[set[int], set[int]]:
     """Whose seeds and whose keys an UNMASK message has shares of."""
     message = wire.read_message(raw, 10_000)
@@ -102,20 +98,20 @@ def test_a_server_that_calls_a_client_dropped_gets_its_key_and_never_its_seed() 
     round_ = Masking(terms(clients=5, quorum=(1, 2)))
     round_.until_survivors()
     said = wire.parties([0, 1, 2, 4])
-    confirmations = [m for n in (0, 1, 2, 4) for m in round_.clients[n].receive(_say(round_, Kind.SURVIVORS, n, said))]
+    confirmations = [m for n in (0, 1, 2, 4) for m in round_.clients[n].receive(round_.said(Kind.SURVIVORS, n, said))]
     with pytest.raises(Misbehavior, match="this client dropped"):
-        round_.clients[3].receive(_say(round_, Kind.SURVIVORS, 3, said))
+        round_.clients[3].receive(round_.said(Kind.SURVIVORS, 3, said))
     body = wire.wire_number(4) + b"".join(
         wire.party(n) + bytes(wire.read_message(m.message, 10_000).body)
         for n, m in zip((0, 1, 2, 4), confirmations, strict=True)
     )
     for n in (0, 1, 2, 4):
-        (answer,) = round_.clients[n].receive(_say(round_, Kind.CONFIRMED, n, body))
+        (answer,) = round_.clients[n].receive(round_.said(Kind.CONFIRMED, n, body))
         seeds, keys = _shares(round_, bytes(answer.message))
         assert seeds == {0, 1, 2, 4}
         assert keys == {3}
     with pytest.raises(OutOfPhase, match="ended"):
-        round_.clients[3].receive(_say(round_, Kind.CONFIRMED, 3, body))
+        round_.clients[3].receive(round_.said(Kind.CONFIRMED, 3, body))
 
 
 def test_a_server_that_tells_two_survivor_sets_gets_no_answer() -> None:
@@ -125,18 +121,18 @@ def test_a_server_that_tells_two_survivor_sets_gets_no_answer() -> None:
     told = {0: [0, 1, 2, 3, 4], 1: [0, 1, 2, 3, 4], 2: [0, 1, 2, 4], 3: [0, 1, 2, 3, 4], 4: [0, 1, 2, 4]}
     signed = {}
     for n, survivors in told.items():
-        (message,) = round_.clients[n].receive(_say(round_, Kind.SURVIVORS, n, wire.parties(survivors)))
+        (message,) = round_.clients[n].receive(round_.said(Kind.SURVIVORS, n, wire.parties(survivors)))
         signed[n] = bytes(wire.read_message(message.message, 10_000).body)
     every = wire.wire_number(4) + b"".join(wire.party(n) + signed[n] for n in (0, 1, 2, 4))
     for n in (0, 1, 2, 4):
         with pytest.raises(Misbehavior, match="different things"):
-            round_.clients[n].receive(_say(round_, Kind.CONFIRMED, n, every))
+            round_.clients[n].receive(round_.said(Kind.CONFIRMED, n, every))
     few = wire.wire_number(2) + b"".join(wire.party(n) + signed[n] for n in (2, 4))
     other = Masking(terms(clients=5, quorum=(1, 2)))
     other.until_survivors()
-    other.clients[2].receive(_say(other, Kind.SURVIVORS, 2, wire.parties(told[2])))
+    other.clients[2].receive(other.said(Kind.SURVIVORS, 2, wire.parties(told[2])))
     with pytest.raises(CohortTooSmall, match="2 clients confirm, and 3 must"):
-        other.clients[2].receive(_say(other, Kind.CONFIRMED, 2, few))
+        other.clients[2].receive(other.said(Kind.CONFIRMED, 2, few))
 
 
 def test_a_server_that_asks_twice_gets_one_answer() -> None:
@@ -144,7 +140,7 @@ def test_a_server_that_asks_twice_gets_one_answer() -> None:
     survivors = round_.until_survivors()
     confirmations = round_.to_clients(survivors)
     with pytest.raises(Misbehavior, match="second SURVIVORS"):
-        round_.clients[0].receive(_say(round_, Kind.SURVIVORS, 0, wire.parties([0, 1, 2])))
+        round_.clients[0].receive(round_.said(Kind.SURVIVORS, 0, wire.parties([0, 1, 2])))
     assert round_.clients[0].ended
     round_.to_server(confirmations)
     asked = round_.advance()
@@ -154,7 +150,7 @@ def test_a_server_that_asks_twice_gets_one_answer() -> None:
     assert [m.to for m in answers] == [SERVER]
     assert round_.clients[1].receive(asked[1].message) == []
     with pytest.raises(Misbehavior, match="second CONFIRMED"):
-        round_.clients[1].receive(_say(round_, Kind.CONFIRMED, 1, wire.wire_number(0)))
+        round_.clients[1].receive(round_.said(Kind.CONFIRMED, 1, wire.wire_number(0)))
 
 
 @pytest.mark.parametrize("swap", ["own", "other", "stranger", "missing"])
@@ -177,25 +173,50 @@ def test_a_server_that_swaps_keys_gets_no_shares(swap: str) -> None:
     }[swap]
     body = wire.wire_number(len(told)) + b"".join(told)
     with pytest.raises((BadMessage, Misbehavior)):
-        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, body))
+        round_.clients[0].receive(round_.said(Kind.KEYS, 0, body))
 
 
 def test_keys_of_too_few_clients_or_twice_one_are_refused() -> None:
     round_ = Masking(terms(clients=3, minimum=3))
     adverts = [bytes(client.advertise()[0].message) for client in round_.clients.values()]
     with pytest.raises(BadMessage, match="one twice"):
-        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, wire.wire_number(3) + adverts[0] + adverts[1] * 2))
+        round_.clients[0].receive(round_.said(Kind.KEYS, 0, wire.wire_number(3) + adverts[0] + adverts[1] * 2))
     with pytest.raises(CohortTooSmall, match="2 clients, and the minimum is 3"):
-        round_.clients[0].receive(_say(round_, Kind.KEYS, 0, wire.wire_number(2) + adverts[0] + adverts[1]))
+        round_.clients[0].receive(round_.said(Kind.KEYS, 0, wire.wire_number(2) + adverts[0] + adverts[1]))
 
 
 def test_messages_that_another_party_signs_in_the_server_s_place_are_refused() -> None:
     round_ = Masking(terms(clients=3))
     round_.until_survivors()
-    for sender, who in ((1, identity(1)), (SERVER, identity(1))):
+    makers = ((1, identity(1)), (SERVER, identity(1)), (SERVER, identity(SERVER)), (SERVER, round_.channels[1]))
+    for sender, who in makers:  # the last as if the server took one client for another
         raw = wire.signed_message(Kind.SURVIVORS, round_.terms.digest, sender, 0, wire.parties([0, 1]), who).message
         with pytest.raises(BadMessage):
             round_.clients[0].receive(raw)
+
+
+@pytest.mark.parametrize("phase", [1, 2, 3, 4])
+def test_a_client_s_messages_by_another_hand_are_refused_without_a_trace(phase: int) -> None:
+    """In each phase, of client 0: under its long-term key alone, another's channel, or from who never advertised."""
+    round_ = Masking(terms(clients=4), {3: 0})
+    messages = [message for n in range(3) for message in round_.clients[n].advertise()]
+    for now in range(5):
+        for message in messages:
+            read = wire.read_message(message.message, 10**6)
+            if now == phase and read.sender == 0 and read.kind is not Kind.CHUNK:
+                for hand in (identity(0), identity(SERVER), round_.channels[1]):
+                    forged = wire.signed_message(read.kind, read.terms, 0, SERVER, bytes(read.body), hand).message
+                    with pytest.raises(BadMessage, match="does not come from its sender"):
+                        round_.server.receive(forged)
+                stranger = wire.signed_message(read.kind, read.terms, 3, SERVER, bytes(read.body), round_.channels[3])
+                with pytest.raises(OutOfPhase, match="client 3 was not in the phase before"):
+                    round_.server.receive(stranger.message)
+            round_.to_server([message])
+        if now < 4:
+            messages = round_.to_clients(round_.advance())
+        if now == 1:
+            messages = [message for n in range(3) for message in round_.clients[n].contribute(update(n))]
+    assert np.array_equal(round_.server.result().total(), total(range(3)))
 
 
 def test_survivors_who_never_shared_and_too_few_survivors_are_refused() -> None:
@@ -203,7 +224,7 @@ def test_survivors_who_never_shared_and_too_few_survivors_are_refused() -> None:
         round_ = Masking(terms(clients=4, minimum=2, quorum=(1, 2)), {3: 1})
         round_.until_survivors()
         with pytest.raises(kind):
-            round_.clients[0].receive(_say(round_, Kind.SURVIVORS, 0, wire.parties(said)))
+            round_.clients[0].receive(round_.said(Kind.SURVIVORS, 0, wire.parties(said)))
 
 
 def test_forged_confirmations_are_found_out() -> None:
@@ -211,7 +232,7 @@ def test_forged_confirmations_are_found_out() -> None:
     round_.to_clients(round_.until_survivors())
     body = wire.wire_number(4) + b"".join(wire.party(n) + identity(SERVER).sign(b"x") for n in range(4))
     with pytest.raises(Misbehavior, match="did not sign"):
-        round_.clients[0].receive(_say(round_, Kind.CONFIRMED, 0, body))
+        round_.clients[0].receive(round_.said(Kind.CONFIRMED, 0, body))
 
 
 def test_a_relay_without_a_neighbor_who_shared_is_refused_and_a_garbled_share_hurts_nobody() -> None:
@@ -224,14 +245,14 @@ def test_a_relay_without_a_neighbor_who_shared_is_refused_and_a_garbled_share_hu
     lists = 4 + 5 * 8
     short = body[:lists] + wire.wire_number(3) + body[lists + 4 : -88]
     with pytest.raises(Misbehavior, match="neighbors"):
-        round_.clients[0].receive(_say(round_, Kind.RELAY, 0, short))
+        round_.clients[0].receive(round_.said(Kind.RELAY, 0, short))
     garbled = Masking(terms(clients=5, quorum=(1, 2)), {4: 2})
     for client in garbled.clients.values():
         garbled.to_server(client.advertise())
     garbled.to_server(garbled.to_clients(garbled.advance()))
     for to, raw in garbled.advance():
         told = bytes(wire.read_message(raw, 10_000).body)
-        garbled.clients[to].receive(_say(garbled, Kind.RELAY, to, told[:-1] + b"\0") if to == 0 else raw)
+        garbled.clients[to].receive(garbled.said(Kind.RELAY, to, told[:-1] + b"\0") if to == 0 else raw)
         if garbled.there(to):
             garbled.to_server(garbled.clients[to].contribute(update(to)))
     garbled.to_server(garbled.to_clients(garbled.advance()))
@@ -301,7 +322,7 @@ def test_answers_before_their_turn_and_second_ones_are_refused_by_the_server() -
     round_.to_server(first)
     with pytest.raises(BadMessage, match="second ADVERTISE"):
         round_.server.receive(other.advertise()[0].message)
-    raw = wire.signed_message(Kind.CONFIRM, round_.terms.digest, 0, SERVER, bytes(64), identity(0)).message
+    raw = wire.signed_message(Kind.CONFIRM, round_.terms.digest, 0, SERVER, bytes(64), round_.channels[0]).message
     with pytest.raises(OutOfPhase, match="CONFIRM message in the phase of ADVERTISE"):
         round_.server.receive(raw)
     with pytest.raises(OutOfPhase):

@@ -30,7 +30,7 @@ def test_a_message_is_read_as_it_was_written() -> None:
 
 
 def test_the_layout_is_as_documented() -> None:
-    assert bytes(WHOLE[:8]) == b"FSEC" + struct.pack("<HH", 1, 11)
+    assert bytes(WHOLE[:8]) == b"FSEC" + struct.pack("<HH", 2, 11)
     assert bytes(WHOLE[8:40]) == TERMS
     assert struct.unpack("<QQQ", WHOLE[40:64]) == (3, 4, 4 + 64)
     assert len(WHOLE) == 64 + 4 + 64
@@ -53,7 +53,7 @@ def test_a_flipped_bit_anywhere_is_refused() -> None:
     [
         (bytes(WHOLE) + b"x", "says 68 bytes and has 69"),
         (b"PICK" + bytes(WHOLE[4:]), "no message"),
-        (bytes(WHOLE[:4]) + b"\x02" + bytes(WHOLE[5:]), "version 2, and this is 1"),
+        (bytes(WHOLE[:4]) + b"\x03" + bytes(WHOLE[5:]), "version 3, and this is 2"),
         (bytes(WHOLE[:6]) + b"\x63" + bytes(WHOLE[7:]), "unknown kind 99"),
         (bytes(2000), "2,000 bytes where at most 1,000"),
     ],

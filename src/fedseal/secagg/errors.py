@@ -34,7 +34,7 @@ class WrongSum(FedsealError):
 
 
 class BrokenCommitment(WrongSum):
-    """A client signed another seed than the one that it committed to, so that its mask cannot be taken out."""
+    """A client handed over another seed than the one that it committed to, so that its mask cannot be taken out."""
 
 
 class InsecureRandomness(FedsealError):

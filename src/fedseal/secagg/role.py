@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
-from fedseal.secagg.hazmat.keys import Buffer, Identity, Public
+from fedseal.secagg.hazmat.keys import Buffer, Identity, Public, Signer, Verifier
 from fedseal.secagg.party import Party
 from fedseal.secagg.terms import Roster, Terms
 from fedseal.secagg.wire import Kind, Message, Outgoing
@@ -58,7 +58,7 @@ class Role:
             raise BadMessage(f"{Party.of(self.number)} takes no {read.kind.name} message", "carry it to its address")
         if read.kind is Kind.CHUNK:
             return self._on[read.kind](read)
-        read.verify(public_of(self.terms.roster, read.sender))
+        read.verify(self._verifier(read))
         digest = hashlib.sha256(message).digest()
         if digest in self._seen:
             return []
@@ -68,7 +68,13 @@ class Role:
         return answer
 
     def _signed(self, kind: Kind, to: int, body: bytes) -> Outgoing:
-        return wire.signed_message(kind, self.terms.digest, self.number, to, body, self._identity)
+        return wire.signed_message(kind, self.terms.digest, self.number, to, body, self._signer(kind, to))
+
+    def _signer(self, kind: Kind, to: int) -> Signer:
+        return self._identity
+
+    def _verifier(self, message: Message) -> Verifier:
+        return public_of(self.terms.roster, message.sender)
 
     def _limit(self) -> int:
         """Bytes of the largest message of this round: a chunk, or a list of everybody's signed message."""

@@ -4,9 +4,9 @@
     4  2 version          40  8 sender                         56 8 bytes after the header
     6  2 kind
 
-Numbers are little-endian. The signature (Ed25519, the last 64 bytes) covers everything before it. A chunk of a vector
-is not signed but sealed (AES-256-GCM, the header and the number of the chunk are associated data) under a key that a
-signed message announced.
+Numbers are little-endian. The signature (the last 64 bytes) covers everything before it: it is Ed25519's or, where
+only the recipient checks it, an HMAC-SHA-512 under a key that signed messages agreed on. A chunk of a vector has none
+but is sealed (AES-256-GCM, the header and the number of the chunk are associated data) under a key that was announced.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener, Public, Sealer
+from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Opener, Sealer, Signer, Verifier
 from fedseal.secagg.hazmat.memory import Arena
 from fedseal.secagg.hazmat.ring import Elements
 
-MAGIC, VERSION = b"FSEC", 1
+MAGIC, VERSION = b"FSEC", 2
 HEADER = struct.Struct("<4sHH32sQQQ")
 NUMBER = struct.Struct("<I")
 BESIDE = NUMBER.size + TAG  # bytes of a chunk's body beside its elements
@@ -64,16 +64,16 @@ class Message(NamedTuple):
     body: memoryview  # without the signature
     raw: Buffer
 
-    def verify(self, sender: Public) -> None:
+    def verify(self, sender: Verifier) -> None:
         """Raises BadMessage unless the sender signed it."""
         raw = memoryview(self.raw)
         sender.verify(raw[-SIGNATURE:], raw[:-SIGNATURE])
 
 
-def signed_message(kind: Kind, terms: bytes, sender: int, to: int, body: bytes, identity: Identity) -> Outgoing:
+def signed_message(kind: Kind, terms: bytes, sender: int, to: int, body: bytes, signer: Signer) -> Outgoing:
     """A message with its signature."""
     data = HEADER.pack(MAGIC, VERSION, kind, terms, sender, to, len(body) + SIGNATURE) + body
-    return Outgoing(to, data + identity.sign(data))
+    return Outgoing(to, data + signer.sign(data))
 
 
 def read_message(raw: Buffer, limit: int) -> Message:

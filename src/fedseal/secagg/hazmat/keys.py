@@ -1,4 +1,5 @@
-"""Who a party is (Ed25519), and what only one party can read (X25519, HKDF-SHA-256, AES-256-GCM).
+"""Who a party is (Ed25519), what only one party can read (X25519, HKDF-SHA-256, AES-256-GCM), and what two know to be
+of each other (HMAC-SHA-512).
 
 A sealed stream is HPKE's construction in its base mode, with a context that both sides must know alike: a fresh
 ephemeral key, one AEAD key derived from it, nonces that count. Whoever sealed it is not proven by it; a signature over
@@ -8,13 +9,14 @@ the ephemeral key does that.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -200,6 +202,52 @@ class Identity:
         if known is not None:
             known.add(self.public, signature, data)
         return signature
+
+
+class Signer(Protocol):
+    """Whoever can end a message."""
+
+    def sign(self, data: Buffer) -> bytes:
+        """64 bytes."""
+
+
+class Verifier(Protocol):
+    """Whoever can tell how a message must end."""
+
+    def verify(self, signature: Buffer, data: Buffer) -> None:
+        """Raises BadMessage where it ends otherwise."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """By which two parties know each other's messages: an HMAC where a signature would be, at a hundredth of its cost.
+
+    Both can make it, so that it proves nothing to anybody else: what others must check is signed.
+
+    >>> here, there = Agreement.fresh(), Agreement.fresh()
+    >>> mark = Channel.between(here, there.public, b"round 1").sign(b"text")
+    >>> Channel.between(there, here.public, b"round 1").verify(mark, b"text")
+    """
+
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def between(cls, own: Agreement, peer: bytes, context: bytes) -> Channel:
+        """The channel of two parties for one purpose that the context names.
+
+        Raises:
+            BadMessage: the peer's key is of low order.
+        """
+        return cls(own.derive(peer, b"fedseal channel 1" + context))
+
+    def sign(self, data: Buffer) -> bytes:
+        """64 bytes."""
+        return hmac.digest(self.key, data, "sha512")
+
+    def verify(self, signature: Buffer, data: Buffer) -> None:
+        """Raises BadMessage unless one of the two made it of this data."""
+        if not hmac.compare_digest(self.sign(data), signature):
+            raise BadMessage("a message does not come from its sender as it is", "send the original")
 
 
 def seal_once(key: bytes, message: bytes) -> bytes:

@@ -9,11 +9,23 @@ from typing import Any
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
 from fedseal.secagg.hazmat import shamir
-from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Identity, Sealer, open_once, seal_once
+from fedseal.secagg.hazmat.keys import (
+    KEY,
+    SIGNATURE,
+    TAG,
+    Agreement,
+    Channel,
+    Identity,
+    Sealer,
+    Signer,
+    Verifier,
+    open_once,
+    seal_once,
+)
 from fedseal.secagg.hazmat.prg import Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.masking.directory import Directory, Keys
+from fedseal.secagg.masking.directory import Directory, Keys, channel
 from fedseal.secagg.masking.graph import Graph, drawn_holders
 from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending
@@ -22,7 +34,7 @@ from fedseal.secagg.vector import Contribution, Layout
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
-VERSION = 3  # of what `dump` gives
+VERSION = 4  # of what `dump` gives
 
 
 class MaskingClient(Role):
@@ -35,6 +47,7 @@ class MaskingClient(Role):
         super().__init__(terms, number, identity)
         self._ledger = ledger
         self._channel, self._masking, self._seed = Agreement.fresh(), Agreement.fresh(), fresh_seed()
+        self._server = channel(terms, number, self._channel, terms.roster.opener.sealing)
         self._steps = {
             Kind.KEYS: self._back_up,
             Kind.RELAY: self._relayed,
@@ -82,6 +95,7 @@ class MaskingClient(Role):
             "due": [int(step) if isinstance(step, Kind) else step for step in self._due],
             "seen": [digest.hex() for digest in sorted(self._seen)],
             "secrets": [secret.hex() for secret in (self._channel.secret, self._masking.secret, self._seed)],
+            "server": self._server.key.hex(),
             "shares": {str(who): share.hex() for who, share in self._shares.items()},
         }
         if Kind.KEYS not in self._due:
@@ -111,6 +125,7 @@ class MaskingClient(Role):
         client._seen = {bytes.fromhex(digest) for digest in facts["seen"]}
         channel, mask, client._seed = (bytes.fromhex(secret) for secret in facts["secrets"])
         client._channel, client._masking = Agreement(channel), Agreement(mask)
+        client._server = Channel(bytes.fromhex(facts["server"]))
         client._shares = {int(who): bytes.fromhex(share) for who, share in facts["shares"].items()}
         if "keys" in facts:
             keys = {int(who): Keys(*map(bytes.fromhex, pair)) for who, pair in facts["keys"].items()}
@@ -123,6 +138,14 @@ class MaskingClient(Role):
             client._survivors = tuple(facts["survivors"])
         return client
 
+    def _signer(self, kind: Kind, to: int) -> Signer:
+        return self._identity if kind is Kind.ADVERTISE else self._server
+
+    def _verifier(self, message: Message) -> Verifier:
+        if message.sender != SERVER:
+            raise BadMessage(f"a {message.kind.name} message that is not the server's", "only the server sends it")
+        return self._server
+
     def _turn(self, step: Kind | str) -> None:
         self._going()
         if self._due[:1] != [step]:
@@ -130,8 +153,6 @@ class MaskingClient(Role):
         self._due.pop(0)
 
     def _in_turn(self, message: Message) -> list[Outgoing]:
-        if message.sender != SERVER:
-            raise BadMessage(f"a {message.kind.name} message that is not the server's", "only the server sends it")
         if message.kind not in self._due:
             raise Misbehavior(f"the server sends a second {message.kind.name}", "nothing more is answered this round")
         if self._due[0] is not message.kind:

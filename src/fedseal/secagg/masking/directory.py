@@ -9,7 +9,7 @@ from functools import cached_property
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import KEY, Agreement, hkdf, low_order
+from fedseal.secagg.hazmat.keys import KEY, Agreement, Channel, hkdf, low_order
 from fedseal.secagg.masking.graph import Graph, drawing
 from fedseal.secagg.party import SERVER, Party
 from fedseal.secagg.role import from_client, public_of
@@ -45,6 +45,11 @@ class Keys:
         if low_order(keys.channel) or low_order(keys.masking):
             raise BadMessage(f"{Party.of(message.sender)} advertises a key of low order", "ask it for another")
         return keys
+
+
+def channel(terms: Terms, client: int, own: Agreement, peer: bytes) -> Channel:
+    """By which a client and the server know each other's messages in a round, once its keys are advertised."""
+    return Channel.between(own, peer, terms.digest + wire.party(client))
 
 
 @dataclass(frozen=True)

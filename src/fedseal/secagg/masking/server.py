@@ -9,14 +9,25 @@ from typing import NamedTuple
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, BrokenCommitment, CohortTooSmall, OutOfPhase, WrongSum
 from fedseal.secagg.hazmat import shamir
-from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, Identity, Opener
+from fedseal.secagg.hazmat.keys import (
+    KEY,
+    SIGNATURE,
+    TAG,
+    Agreement,
+    Buffer,
+    Channel,
+    Identity,
+    Opener,
+    Signer,
+    Verifier,
+)
 from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.intake import Intake
 from fedseal.secagg.masking.client import SHARE, unmask_context
-from fedseal.secagg.masking.directory import Directory, Keys
+from fedseal.secagg.masking.directory import Directory, Keys, channel
 from fedseal.secagg.masking.graph import drawing
 from fedseal.secagg.party import SERVER
-from fedseal.secagg.role import Role, ascending, from_client
+from fedseal.secagg.role import Role, ascending, from_client, public_of
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout, Opened
 from fedseal.secagg.wire import Kind, Message, Outgoing, Reader
@@ -48,11 +59,12 @@ class Server(Role):
         self.phase = PHASES[0]
         self._intake = Intake(terms, SERVER, identity.opening)
         self._adverts: dict[int, tuple[Buffer, Keys]] = {}
+        self._channels: dict[int, Channel] = {}
         self._backups: dict[int, Backup] = {}
         self._confirmations: dict[int, bytes] = {}
         self._answers: dict[int, Answer] = {}
         self.survivors: tuple[int, ...] = ()
-        self.false: tuple[int, ...] = ()  # clients who signed a seed that is not the one that they committed to
+        self.false: tuple[int, ...] = ()  # clients who handed over a seed that is not the one that they committed to
         takes = (self._advertised, self._backed_up, self._masked, self._confirmed, self._answered)
         self._takes = dict(zip(PHASES, takes, strict=True))
         self._on = {**dict.fromkeys(PHASES, self._in_phase), Kind.CHUNK: self._chunk}
@@ -99,6 +111,17 @@ class Server(Role):
         self._forget()
         return opened
 
+    def _signer(self, kind: Kind, to: int) -> Signer:
+        return self._channels[to]
+
+    def _verifier(self, message: Message) -> Verifier:
+        """Nobody but the server checks what comes after the keys, which it passes on."""
+        public = public_of(self.terms.roster, message.sender)
+        if message.kind is Kind.ADVERTISE:
+            return public
+        self._member(message, self._channels)
+        return self._channels[message.sender]
+
     def _in_phase(self, message: Message) -> list[Outgoing]:
         from_client(message)
         if message.kind is not self.phase:
@@ -110,7 +133,9 @@ class Server(Role):
 
     def _advertised(self, message: Message) -> None:
         self._first(message, self._adverts)
-        self._adverts[message.sender] = (bytes(message.raw), Keys.read(message))
+        keys = Keys.read(message)
+        self._channels[message.sender] = channel(self.terms, message.sender, self._identity.opening, keys.channel)
+        self._adverts[message.sender] = (bytes(message.raw), keys)
 
     def _list_keys(self) -> list[Outgoing]:
         self._enough(len(self._adverts), "advertised")
@@ -164,16 +189,16 @@ class Server(Role):
     def _list_survivors(self) -> list[Outgoing]:
         self.survivors = self._intake.complete
         self._enough(len(self.survivors), "sent their vectors")
+        self._statement = self._told.statement(tuple(sorted(self._backups)), self._graph, self.survivors)
         body = wire.parties(self.survivors)
         return [self._signed(Kind.SURVIVORS, who, body) for who in self.survivors]
 
     def _confirmed(self, message: Message) -> None:
         self._member(message, self.survivors)
         self._first(message, self._confirmations)
-        statement = self._told.statement(tuple(sorted(self._backups)), self._graph, self.survivors)
         if len(message.body) != SIGNATURE:
             raise BadMessage("a confirmation of another length", "send the original")
-        self.terms.roster.clients[message.sender].verify(message.body, statement)
+        self.terms.roster.clients[message.sender].verify(message.body, self._statement)
         self._confirmations[message.sender] = bytes(message.body)
 
     def _pass_confirmations(self) -> list[Outgoing]:
