@@ -31,6 +31,7 @@ from fedseal.attack.labels.ways import way_to_labels
 from fedseal.attack.layers.bottleneck import Bottleneck
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.layers.patches import Patches
 from fedseal.attack.proof.sensitivity import layer_misfit
 from fedseal.attack.published import bayes, coarse, sme
 from fedseal.attack.route import Route
@@ -117,6 +118,7 @@ class Auto:
             return LinearFirstLayer(), Repeated(), Spear(), Layerwise(), separation, unmixing
         return (
             LinearFirstLayer(),
+            Patches(),
             Repeated(),
             Spear(),
             Bottleneck(),
