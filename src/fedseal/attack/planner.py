@@ -481,6 +481,8 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     rounded = _modeled(evidence) and evidence.release.family == "interval"
     if rounded and isinstance(route, LinearFirstLayer):
         return "rounding leaves more in the first layer's rows than a search would add"
+    if isinstance(route, Patches) and best.outcome.route == Patches.name and not small(evidence, 1):
+        return "the patches were read as far as the update tells them, and a search through the whole model takes hours"
     if _modeled(evidence):
         return None
     if isinstance(route, Layerwise) and value is not None and value <= _ends(evidence) and _valid(evidence, best):

@@ -25,6 +25,7 @@ SEEN = 1e-2  # standard error, root mean square over the pixels, up to which a d
 SHARP = 1e-3  # standard error, as a share of the range of valid inputs, up to which a direction needs no prior
 PRECISION = 0.25  # units in the last place by which an entry is off, on average
 REAL = 0.1  # share of a squared singular value that must be left once the error's part is taken off
+TURNED = 3.0  # times the variance of the equations, since an error of delta turns the directions too; as measured
 ROUNDS = 4  # in which the errors are worked out anew from the patches
 ITERATIONS = 300  # of conjugate gradients
 PROBES = 4
@@ -55,7 +56,7 @@ def solve_patches(equations: PatchEquations, prior: Belief) -> PatchSolution:
     found = left.T @ gradient / corrected[:, None]
     rows = equations.mean
     for _ in range(ROUNDS):
-        spread = errors.spread(rows)
+        spread = TURNED * errors.spread(rows)
         blur = float(torch.linalg.eigvalsh(spread)[-1].sqrt()) / corrected
         sharp = (blur <= SHARP) & (share > REAL)
         rows = right[sharp].T @ found[sharp]
@@ -149,14 +150,15 @@ def _with_prior(
         picture = equations.picture(known + open_ @ here @ axes.T)
         energy = prior.coordinates(picture).square().sum()
         energy = energy + (weight * (here[: len(blurred)] - seen)).square().sum()
-        (found,) = torch.autograd.grad(0.5 * energy, here)
-        return found
+        (change,) = torch.autograd.grad(0.5 * energy, here)
+        return change
 
     start = open_.T @ (equations.mean - known) @ axes
     start[: len(blurred)] = torch.where(weight > 1, seen, start[: len(blurred)])
     own = torch.zeros_like(start)
     own[: len(blurred)] = weight.square()
-    return known + open_ @ _minimum(slope, start, own) @ axes.T
+    found: Tensor = known + open_ @ _minimum(slope, start, own) @ axes.T
+    return found
 
 
 def _minimum(slope: Callable[[Tensor], Tensor], x: Tensor, diagonal: Tensor) -> Tensor:

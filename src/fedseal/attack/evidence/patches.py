@@ -21,6 +21,11 @@ from fedseal.attack.evidence.trace import MARK, PROBE, Trace, ancestors, module_
 aten = torch.ops.aten
 ADDS = (aten.add.Tensor, aten.add_.Tensor)
 CASTS = (aten._to_copy.default, aten.detach.default, MARK, aten.clone.default)
+MOVING = (
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "expand",
+    "slice", "select", "cat", "slice_scatter", "squeeze", "unsqueeze", "alias", "clone", "contiguous", "_to_copy",
+)  # fmt: skip
+PLACED = ("device", "pin_memory", "layout")  # options of operators that make constants, which are made here on the CPU
 Reading = Callable[[Tensor], Tensor]
 NO_PATCHES = "the first layer takes in no patches, each on its own"
 
@@ -101,9 +106,7 @@ def patch_embedding(trace: Trace) -> PatchEmbedding | str:
     behind = _behind(trace)
     between = [node for node in trace.graph.nodes if node in needed and node in behind and node is not trace.inputs]
     indices = tuple(
-        parameters[node]
-        for node in ancestors(added)
-        if node in parameters and not node.meta["val"].is_floating_point()
+        parameters[node] for node in ancestors(added) if node in parameters and not node.meta["val"].is_floating_point()
     )
 
     def reading(buffers: Mapping[str, Tensor]) -> Reading | None:
@@ -144,23 +147,23 @@ def _first_layer(trace: Trace) -> _Layer | str:
         return NO_PATCHES
     if first.target is aten.convolution.default:
         data, weight, bias, stride, padding, dilation, transposed, _, groups = first.args
-        kernel = tuple(weight.meta["val"].shape[2:])  # type: ignore[union-attr]
-        if weight not in parameters or transposed or groups != 1 or any(padding) or len(kernel) != 2:  # type: ignore[arg-type]
+        kernel = tuple(weight.meta["val"].shape[2:])
+        if weight not in parameters or transposed or groups != 1 or any(padding) or len(kernel) != 2:
             return NO_PATCHES
-        if tuple(stride) != kernel or any(step != 1 for step in dilation):  # type: ignore[arg-type, union-attr]
-            return f"{NO_PATCHES}: its windows of {_sides(kernel)} move by {_sides(stride)}"  # type: ignore[arg-type]
+        if tuple(stride) != kernel or any(step != 1 for step in dilation):
+            return f"{NO_PATCHES}: its windows of {_sides(kernel)} move by {_sides(stride)}"
         width, *grid = first.meta["val"].shape[1:]
         places = math.prod(grid)
     else:
         bias, data, turned = first.args if first.target is aten.addmm.default else (None, *first.args)
         rows = first.meta["val"].shape[0]
-        if turned.target is not aten.t.default or turned.args[0] not in parameters or rows % PROBE:  # type: ignore[union-attr]
+        if turned.target is not aten.t.default or turned.args[0] not in parameters or rows % PROBE:
             return NO_PATCHES
-        weight, kernel = turned.args[0], None  # type: ignore[union-attr]
+        weight, kernel = turned.args[0], None
         places, width = rows // PROBE, first.meta["val"].shape[1]
     if places < 2 or data not in behind or (bias is not None and bias not in parameters):
         return NO_PATCHES
-    return _Layer(first, data, weight, bias, kernel, places, width)  # type: ignore[arg-type]
+    return _Layer(first, data, weight, bias, kernel, places, width)
 
 
 def _sides(numbers: Iterable[int]) -> str:
@@ -181,7 +184,7 @@ def _where_added(trace: Trace, layer: _Layer) -> tuple[Node, Node, Node, tuple[s
     while True:
         users = [user for user in node.users if user.target is not aten.detach.default]
         if len(users) != 1:
-            return "what the patches' layer gives is used in several places before positions are added"
+            return "no learned positions are added to what the patches' layer gives before it goes several ways"
         user = users[0]
         if user.target in ADDS and not user.kwargs:
             other = next((arg for arg in user.args if arg is not node), None)
@@ -212,11 +215,7 @@ def _aside(node: Node) -> bool:
 
 def _moves(node: Node, behind: set[Node]) -> bool:
     """Whether an operator moves values and changes none; other values may be set beside them."""
-    moving = (
-        "view", "_unsafe_view", "reshape", "permute", "transpose", "flatten", "expand", "slice", "select", "cat",
-        "squeeze", "unsqueeze", "alias", "clone", "_to_copy", "contiguous", "t", "unflatten", "movedim", "slice_scatter",
-    )  # fmt: skip
-    return module_name(node.target) in moving and sum(parent in behind for parent in node.all_input_nodes) == 1
+    return module_name(node.target) in MOVING and sum(parent in behind for parent in node.all_input_nodes) == 1
 
 
 def _codes(layer: _Layer) -> Tensor:
@@ -238,15 +237,15 @@ def _reading(
 
     def at_places(own: Tensor) -> Tensor:
         """What is added to each output and patch of the first example, `(width, places)`, for a table."""
-        found = _value(added, {**known, table: own}).expand(data.meta["val"].shape)[0].double()
-        return found.flatten()[places]  # type: ignore[no-any-return]
+        found: Tensor = _value(added, {**known, table: own}).expand(data.meta["val"].shape)[0].double().flatten()
+        return found[places]
 
     try:
         places = _places(layer, _value(data, dict(known)))
         if places is None:
             return None
         entries = at_places(torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape))
-        if bool((entries == entries.round()).all()) and len(entries.unique()) == entries.numel():
+        if bool((entries == entries.round()).all()) and len(set(entries.flatten().tolist())) == entries.numel():
             return lambda gradient: gradient.double().flatten()[entries.long()]
         return _unmixing(at_places, shape, layer)
     except (RuntimeError, TypeError, IndexError, NotImplementedError):
@@ -254,9 +253,11 @@ def _reading(
 
 
 def _places(layer: _Layer, moved: Tensor) -> Tensor | None:
-    """Where each output of the layer stands once it was moved, `(width, places)`; None where some are gone."""
+    """Where each output of the layer stands once it was moved, `(width, places)`; None unless there once."""
     moved, codes = moved[0].double().flatten(), _codes(layer)
     here = moved.isfinite().nonzero()[:, 0]
+    if len(here) != layer.width * layer.places:  # some stand there twice
+        return None
     found = torch.full((codes.numel(),), -1, dtype=torch.long)
     found[moved[here].long()] = here
     own = codes[0].flatten(1) if layer.kernel is not None else codes[: layer.places].T
@@ -291,7 +292,7 @@ def _unmixing(at_places: Callable[[Tensor], Tensor], shape: torch.Size, layer: _
 def _value(node: Node, known: dict[Node, Any]) -> Any:
     """What a node computes, from what is known."""
     if node not in known:
-        if node.op != "call_function":
+        if not callable(node.target):
             raise NotImplementedError(node.op)
         arguments = torch.fx.node.map_arg(node.args, lambda one: _value(one, known))
         options = torch.fx.node.map_arg(node.kwargs, lambda one: _value(one, known))
@@ -301,5 +302,7 @@ def _value(node: Node, known: dict[Node, Any]) -> Any:
         elif node.target in CASTS:
             known[node] = arguments[0]  # codes stay whole in whatever format
         else:
-            known[node] = node.target(*arguments, **{k: v for k, v in options.items() if k not in ("device", "pin_memory")})  # type: ignore[operator]
+            known[node] = node.target(
+                *arguments, **{k: v for k, v in options.items() if k not in ("device", "pin_memory")}
+            )
     return known[node]

@@ -62,8 +62,14 @@ class Patches(Route):
         prior = belief(observation.modality)
         solution = solve_patches(equations, prior)
         undone = equations.inputs(solution.rows, 30 * evidence.eps)
-        notes = [said(equations, solution), *filter(None, [undone.note]), *([] if equations.ordered else [COUNTED])]
-        inputs = undone.inputs if solution.rank == equations.layer.places else observation.modality.project(undone.inputs)
+        notes = [
+            determined(equations, solution),
+            *filter(None, [undone.note]),
+            *([] if equations.ordered else [COUNTED]),
+        ]
+        inputs = (
+            undone.inputs if solution.rank == equations.layer.places else observation.modality.project(undone.inputs)
+        )
         misfit = equations.misfit(solution.rows)
         outcome = Outcome("exact", self.name, misfit, 0, 0.0, "; ".join(notes))
         found = certify(observation, Reconstruction(inputs.to(observation.like), evidence.target, outcome))
@@ -72,12 +78,12 @@ class Patches(Route):
         return replace(found, outcome=replace(found.outcome, seconds=time.perf_counter() - started))
 
 
-def said(equations: PatchEquations, solution: PatchSolution) -> str:
+def determined(equations: PatchEquations, solution: PatchSolution) -> str:
     """How many directions the update determines."""
     layer = equations.layer
     words = f"{layer.places} patches through a width of {layer.width}: {solution.rank} directions are determined"
     left = layer.places - solution.rank
-    return f"{words}; {left} are left to what pictures look like" if left else words
+    return f"{words}; {left} {'is' if left == 1 else 'are'} left to what pictures look like" if left else words
 
 
 def _several(equations: PatchEquations) -> str | None:

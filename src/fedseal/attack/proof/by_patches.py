@@ -1,4 +1,4 @@
-"""The certificate of a picture by the equations of its patches, which need no weights and do not care what is behind."""
+"""The certificate of a picture by the equations of its patches: without weights, whatever stands behind them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.equations.patch_solution import errors_of
+from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.patch_equations import PatchEquations, patch_equations
 from fedseal.attack.evidence.replay import CAP, rounding
 from fedseal.attack.proof.claims import judged_by
@@ -48,7 +48,7 @@ def by_patches(evidence: Evidence, inputs: Tensor) -> Certificate | None:
     tolerance = max(ROOM * off, rounding(observation), LINEAR)
     reasons = [
         *unknown_number(observation, 1),
-        *drawn_in_secret(evidence, equations.secrets),
+        *drawn_in_secret(evidence, equations.secrets, ()),  # what is drawn behind the positions changes nothing
         *_sums_in_doubt(evidence),
         *([] if equations.ordered else ["the order of the positions was not handed over"]),
         *_preprocessing_in_doubt(equations),
