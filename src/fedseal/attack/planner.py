@@ -118,13 +118,13 @@ class Auto:
             return LinearFirstLayer(), Repeated(), Spear(), Layerwise(), separation, unmixing
         return (
             LinearFirstLayer(),
-            Patches(),
             Repeated(),
             Spear(),
             Bottleneck(),
             Layerwise(),
             Separation(steps=max(4, self.steps // 5)),
             CocktailParty(steps=max(1, self.steps // 2)),
+            Patches(),
         )
 
     def __call__(

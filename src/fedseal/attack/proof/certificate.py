@@ -99,8 +99,10 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
     evidence = Evidence.of(observation)
     certificate = by_patches(evidence, inputs)
     if certificate is None or not all(certificate.certain):  # patches alone settle it, and a replay takes far longer
-        replayed = _by_replay(evidence, found) if found.labels is not None else None
-        certificate = by_layer(evidence, inputs, replayed) or replayed or certificate
+        whole = _by_replay(evidence, found) if found.labels is not None else None
+        if whole is None or not all(whole.certain):
+            whole = by_layer(evidence, inputs, whole) or whole
+        certificate = whole or certificate
     if certificate is not None and scaled:
         certificate = replace(certificate, assumption=f"{certificate.assumption}, and that {scaled}")
     if certificate is not None and math.isnan(certificate.residual):  # the replay is not finite: nothing is compared
