@@ -57,7 +57,7 @@ def solve_patches(equations: PatchEquations, prior: Belief) -> PatchSolution:
     rows = equations.mean
     for _ in range(ROUNDS):
         spread = TURNED * errors.spread(rows)
-        blur = float(torch.linalg.eigvalsh(spread)[-1].sqrt()) / corrected
+        blur = math.sqrt(float(torch.trace(spread)) / rows.shape[1]) / corrected
         sharp = (blur <= SHARP) & (share > REAL)
         rows = right[sharp].T @ found[sharp]
         if int(sharp.sum()) == places:
