@@ -3,6 +3,7 @@
 python -m benchmarks.worlds --seed 17
 python -m benchmarks.worlds --count 300 --failures failures.md
 python -m benchmarks.worlds --find "false certificate"
+python -m benchmarks.worlds --again 300 --processes 2
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.worlds import every, one, tally
+from benchmarks.worlds import every, journal, one, tally
 from benchmarks.worlds.generate import World
+from benchmarks.worlds.journal import differs
 from benchmarks.worlds.judgement import KINDS, Judgement, Kind, judge
 from benchmarks.worlds.table import CLOSED, PLANNER, SEARCHES
 
@@ -26,9 +28,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--failures", type=Path, help="append scripts of what fails to this file")
     parser.add_argument("--find", choices=KINDS, help="look for the smallest world with this fault")
+    parser.add_argument("--again", type=int, help="judge so many of the kept worlds by the code as it is, and compare")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.find:
+    if asked.again:
+        _again(asked.again, asked.processes)
+    elif asked.find:
         _found(asked.find)
     elif asked.count == 1:
         _one(one(asked.seed or 0))
@@ -40,6 +45,18 @@ def main() -> None:
         if asked.failures:
             with asked.failures.open("a") as file:
                 file.write(tally.failures(judged, KINDS))
+
+
+def _again(count: int, processes: int) -> None:
+    """Judgements hang on the code that makes them: where it changed, this shows whether it changed any."""
+    code = journal.last_code(journal.KEPT)
+    before = journal.kept(journal.KEPT, code)
+    seeds = sorted(before)[:: max(1, len(before) // count)][:count]
+    parted = [(seed, words) for seed, one in every(seeds, processes=processes) if (words := differs(one, before[seed]))]
+    print(f"{len(seeds)} of {len(before)} worlds that {code} judged, judged again by {journal.code()}")
+    print(f"the same but for the time: {len(seeds) - len(parted)}; otherwise: {len(parted)}")
+    for seed, words in parted:
+        print(f"  world {seed}: {words}")
 
 
 def _one(numbered: tuple[int, Judgement]) -> None:

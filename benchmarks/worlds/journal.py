@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Generator, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,24 @@ def kept(path: Path, code: str) -> dict[int, Judgement]:
             for line in lines
             if line["code"] == code
         }
+
+
+def last_code(path: Path) -> str:
+    """The digest of the code that judged the last world in a file."""
+    with gzip.open(path, "rt") as file:
+        *_, last = file
+    return str(json.loads(last)["code"])
+
+
+def differs(one: Judgement, other: Judgement) -> str:
+    """Where two judgements of one world part, in words; empty where they are the same but for the time they took."""
+    if (one.refused, one.determined, len(one.reads)) != (other.refused, other.determined, len(other.reads)):
+        return "refused, determined or run otherwise"
+    for mine, its in zip(one.reads, other.reads, strict=True):
+        if replace(mine, seconds=0.0) != replace(its, seconds=0.0):
+            what = "certain otherwise" if mine.certain != its.certain else "another result"
+            return f"{mine.attack} as {mine.threat}: {what}"
+    return ""
 
 
 def keeping(

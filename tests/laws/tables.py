@@ -18,6 +18,7 @@ from fedseal.types import Attack, Defense, Modality
 CHEAP = {
     "auto": "auto:steps=4",
     "linear": "linear",
+    "patches": "patches",
     "spear": "spear:starts=256",
     "layerwise": "layerwise:matching_steps=3",
     "separation": "separation:steps=8",
@@ -122,6 +123,7 @@ SETTINGS = {
     "table, two rows": Setting(NARROW, 2, rows=ROWS, modality=TABLE),
     "perceptron": Setting(MLP),
     "lenet": Setting(zoo.lenet(size=8, width=6, num_classes=5)),
+    "vision transformer": Setting(zoo.vit(size=8, width=16, depth=1, num_classes=5)),
     "relu and pooling": Setting(zoo.convnet(size=8, width=4, num_classes=5)),
     "relu perceptron, two": Setting(WIDE, 2),
     "lenet, three of one class": Setting(zoo.lenet(size=8, width=6, num_classes=5), 3, label=2),

@@ -17,6 +17,7 @@ from fedseal.attack.batch.separate import Separation
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.layers.patches import Patches
 from fedseal.attack.planner import Auto
 from fedseal.attack.search.bayes import Bayes
 from fedseal.attack.search.group import GroupConsistency
@@ -151,6 +152,7 @@ STARTLESS = (
     Auto,
     Bayes,  # the most probable input is not the truth, but a little smoother
     LinearFirstLayer,
+    Patches,
     Spear,
     Layerwise,
     Separation,
@@ -164,6 +166,8 @@ STARTLESS = (
 MATCHING = [name for name, value in ATTACKS.items() if not isinstance(value, STARTLESS)]
 EXACT = [
     ("linear", "perceptron"),
+    ("patches", "vision transformer"),
+    ("auto", "vision transformer"),
     ("layerwise", "lenet"),
     ("spear", "relu perceptron, two"),
     ("auto", "relu perceptron, two"),
@@ -273,7 +277,7 @@ def test_without_weights_an_attack_refuses_with_the_reason(name: str) -> None:
         assert (found.outcome.status, found.inputs) == ("not_applicable", None)
         reason = found.outcome.note
     assert reason
-    assert "eavesdropper" in reason or "fully connected" in reason or "no token ids" in reason
+    assert "eavesdropper" in reason or "fully connected" in reason or "no token ids" in reason or "no patches" in reason
 
 
 @pytest.mark.parametrize("missing", ["state", "training"])
@@ -288,6 +292,7 @@ def test_a_recipe_refuses_without_what_the_table_says_it_needs(name: str, missin
 ENOUGH = HOME | {
     "tokens": "a sentence",  # where a recipe that asks for something of the model applies
     **dict.fromkeys(("linear", "auto"), "perceptron"),
+    "patches": "vision transformer",
     **dict.fromkeys(("spear", "cocktail_party"), "relu perceptron, two"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,24 @@ def test_code_that_judges_otherwise_is_other_code(monkeypatch: pytest.MonkeyPatc
     assert journal.code() == before
     (tmp_path / "src/fedseal/attack/a.py").write_text("2")
     assert journal.code() != before
+
+
+def test_the_last_code_is_that_of_the_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "kept.gz"
+    for code in ("one", "other"):
+        list(journal.keeping(map(_judged, range(3)), path, code))
+        assert journal.last_code(path) == code
+
+
+def test_two_judgements_part_where_anything_but_time_does() -> None:
+    _, judged = _judged(3)
+    first, *others = judged.reads
+    assert journal.differs(judged, replace(judged, reads=[replace(first, seconds=9.0), *others], seconds=9.0)) == ""
+    for changed, words in (
+        (replace(first, certain=tuple(not held for held in first.certain)), "certain otherwise"),
+        (replace(first, psnr=first.psnr + 1e-9), "another result"),
+        (replace(first, status="diverged"), "another result"),
+    ):
+        assert words in journal.differs(judged, replace(judged, reads=[changed, *others]))
+    assert journal.differs(judged, replace(judged, reads=[]))
+    assert journal.differs(judged, replace(judged, refused="no update"))

@@ -31,6 +31,7 @@ from fedseal.attack.labels.ways import way_to_labels
 from fedseal.attack.layers.bottleneck import Bottleneck
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.layers.patches import Patches
 from fedseal.attack.proof.sensitivity import layer_misfit
 from fedseal.attack.published import bayes, coarse, sme
 from fedseal.attack.route import Route
@@ -123,6 +124,7 @@ class Auto:
             Layerwise(),
             Separation(steps=max(4, self.steps // 5)),
             CocktailParty(steps=max(1, self.steps // 2)),
+            Patches(),
         )
 
     def __call__(
@@ -479,6 +481,8 @@ def _enough(evidence: Evidence, route: Route, best: Reconstruction) -> str | Non
     rounded = _modeled(evidence) and evidence.release.family == "interval"
     if rounded and isinstance(route, LinearFirstLayer):
         return "rounding leaves more in the first layer's rows than a search would add"
+    if isinstance(route, Patches) and best.outcome.route == Patches.name and not small(evidence, 1):
+        return "the patches were read as far as the update tells them, and a search through the whole model takes hours"
     if _modeled(evidence):
         return None
     if isinstance(route, Layerwise) and value is not None and value <= _ends(evidence) and _valid(evidence, best):

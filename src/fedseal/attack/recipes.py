@@ -66,6 +66,13 @@ RECIPES = {
             "fedseal.attack.layers.linear:LinearFirstLayer",
         ),
         Recipe(
+            "patches",
+            "exact: picture of a vision transformer with learned positions, by one linear solve; needs no weights",
+            (),
+            "fedseal",
+            "fedseal.attack.layers.patches:Patches",
+        ),
+        Recipe(
             "spear",
             "exact: whole batch from a linear first layer with bias and ReLU; needs no weights",
             (),

@@ -99,6 +99,11 @@ class Evidence:
         """
         return None if isinstance(self._before, str) else self._before
 
+    @property
+    def structure_at_entrance(self) -> Structure:
+        """The model as it was traced, whatever stands before the first layer."""
+        return self._traced
+
     @cached_property
     def _traced(self) -> Structure:
         modality = self.observation.modality

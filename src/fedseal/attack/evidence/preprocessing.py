@@ -271,8 +271,8 @@ class _Probe:
             with torch.no_grad(), at_dropout(self.model, scaled), _Watch(state[first]), _untouched():
                 functional_call(self.model, state, (points.reshape(-1, *self.shape),))
         except Entered as entered:
-            if len(entered.data) == len(points):
-                return entered.data.flatten(1)
+            if entered.data.numel() == len(points) * math.prod(self.entrance.shape):  # patches are rows of their own
+                return entered.data.reshape(len(points), -1)
         raise ValueError("the first layer was not met")
 
 

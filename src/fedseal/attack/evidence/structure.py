@@ -16,6 +16,7 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from fedseal.attack.evidence.patches import NO_PATCHES, PatchEmbedding, patch_embedding
 from fedseal.attack.evidence.trace import MARK, PROBE, ancestors, draws, module_name, traced
 from fedseal.criterion import Link, LinkStep
 from fedseal.errors import UnfitModel
@@ -103,6 +104,7 @@ class Structure:
         random: operators that draw random numbers although every dropout module is still.
         link: what the model applies to the head's scores before it gives them.
         folds: whether an operator occurs that gives one value for several, such as GELU or a square.
+        patches: the patch embedding that the model begins with, or why it begins with none.
     """
 
     layers: tuple[Layer, ...]
@@ -116,6 +118,7 @@ class Structure:
     random: tuple[str, ...] = ()
     link: Link = ()
     folds: bool = False
+    patches: PatchEmbedding | str = NO_PATCHES
 
     def dropout_before(self, weight: str) -> tuple[str, ...]:
         """The dropout modules that the data passes on its way to this parameter, by name."""
@@ -149,7 +152,8 @@ def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = Fals
     Raises:
         UnfitModel: the model does not accept such inputs, or its output is not `(N, classes)`.
     """
-    graph, inputs, result, parameters, dropout = traced(model, shape, whole=whole)
+    trace = traced(model, shape, whole=whole)
+    graph, inputs, result, parameters, dropout = trace
     if not isinstance(result, Node) or _shape(result) is None or len(_shape(result) or ()) > 1:
         raise UnfitModel(
             f"{type(model).__name__} does not give one row of class scores for each input",
@@ -176,6 +180,7 @@ def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = Fals
         tuple(dict.fromkeys(module_name(call) for call in calls if draws(call))),
         () if head is None else link,
         any(module_name(call) in _FOLDING for call in calls),
+        NO_PATCHES if whole or len(shape) != 3 else patch_embedding(trace),
     )
 
 

@@ -30,6 +30,7 @@ from fedseal.attack.evidence.replay import (
 from fedseal.attack.evidence.scale import scale_note, unscaled
 from fedseal.attack.proof.batch import BESIDE, beside_open, without_silent
 from fedseal.attack.proof.by_layer import by_layer
+from fedseal.attack.proof.by_patches import by_patches
 from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.derivative import derivative_is_real
 from fedseal.attack.proof.elsewhere import (
@@ -96,9 +97,12 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
     scaled = scale_note(observation)
     observation = drawn(unscaled(observation))
     evidence = Evidence.of(observation)
-    certificate = _by_replay(evidence, found) if found.labels is not None else None
-    if certificate is None or not all(certificate.certain):
-        certificate = by_layer(evidence, inputs, certificate) or certificate
+    certificate = by_patches(evidence, inputs)
+    if certificate is None or not all(certificate.certain):  # patches alone settle it, and a replay takes far longer
+        whole = _by_replay(evidence, found) if found.labels is not None else None
+        if whole is None or not all(whole.certain):
+            whole = by_layer(evidence, inputs, whole) or whole
+        certificate = whole or certificate
     if certificate is not None and scaled:
         certificate = replace(certificate, assumption=f"{certificate.assumption}, and that {scaled}")
     if certificate is not None and math.isnan(certificate.residual):  # the replay is not finite: nothing is compared

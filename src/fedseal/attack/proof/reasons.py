@@ -45,14 +45,22 @@ def unknown_number(observation: Observation, count: int) -> list[str]:
     return [] if told == count else [f"{told} examples made the update, and these are {count}"]
 
 
-def drawn_in_secret(evidence: Evidence, layers: tuple[Secret, ...]) -> list[str]:
-    """What was, or may have been, drawn in secret on the way."""
+def drawn_in_secret(
+    evidence: Evidence, layers: tuple[Secret, ...], operators: tuple[str, ...] | None = None
+) -> list[str]:
+    """What was, or may have been, drawn in secret on the way.
+
+    Args:
+        layers: dropout modules on it.
+        operators: others that draw, by name; None for all of the model's.
+    """
     found = [
         f"'{secret.module}' drops values at random{'' if secret.active else ', if the client trains in train mode'}"
         for secret in layers[:1]
     ]
     if not traits_of(evidence.observation.modality).discrete:  # a language model's rows are read by its own wiring
-        found += [f"the model draws random numbers in '{name}'" for name in evidence.structure.random[:1]]
+        drawing = evidence.structure.random if operators is None else operators
+        found += [f"the model draws random numbers in '{name}'" for name in drawing[:1]]
     kinds = {step.kind for step in evidence.observation.defense or ()}
     return found + [words for kind, words in CHANGED.items() if kind in kinds]
 

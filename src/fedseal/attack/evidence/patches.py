@@ -1,0 +1,308 @@
+"""A patch embedding whose positions are added: what a vision transformer does first, found by what it computes.
+
+One layer takes in all patches of a picture, each on its own, and a table of learned positions is added to what it
+gives. Where which entry of the table is added to which output is found out by letting numbers flow through the
+operators in between, which only move them: no operator, module or parameter is known by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from fedseal.attack.evidence.trace import MARK, PROBE, Trace, ancestors, module_name
+
+aten = torch.ops.aten
+ADDS = (aten.add.Tensor, aten.add_.Tensor)
+CASTS = (aten._to_copy.default, aten.detach.default, MARK, aten.clone.default)
+MOVING = (
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "expand",
+    "slice", "select", "cat", "slice_scatter", "squeeze", "unsqueeze", "alias", "clone", "contiguous", "_to_copy",
+)  # fmt: skip
+PLACED = ("device", "pin_memory", "layout")  # options of operators that make constants, which are made here on the CPU
+Reading = Callable[[Tensor], Tensor]
+NO_PATCHES = "the first layer takes in no patches, each on its own"
+
+
+@dataclass(frozen=True)
+class PatchEmbedding:
+    """A layer on patches `(places, pixels)` of what the model enters, and the table that is added to what it gives.
+
+    Args:
+        weight: of the layer, `(width, pixels)` once flattened, by name.
+        bias: by name, None where there is none.
+        table: the learned positions, by name.
+        shape: of what the layer takes in, for one example.
+        kernel: the sides of a patch, None where the layer takes in rows of patches as they are.
+        places: number of patches.
+        width: outputs for each.
+        state: names of the parameters and buffers that stand before the layer.
+        operators: what is computed before the layer, in order.
+        dropout_before: dropout modules on the way to the layer.
+        dropout: those between the layer and where the positions are added.
+        indices: buffers of whole numbers that say where positions are, by name.
+        reading: for given buffers, what makes of the table's gradient that by what the layer gives, `(width, places)`
+            in float64; None where the table does not show it.
+    """
+
+    weight: str
+    bias: str | None
+    table: str
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...] | None
+    places: int
+    width: int
+    state: tuple[str, ...]
+    operators: tuple[str, ...]
+    dropout_before: tuple[str, ...]
+    dropout: tuple[str, ...]
+    indices: tuple[str, ...]
+    reading: Callable[[Mapping[str, Tensor]], Reading | None]
+
+    def rows(self, entered: Tensor) -> Tensor:
+        """Patches `(places, pixels)` of what the layer takes in, `(1, *shape)`."""
+        if self.kernel is None:
+            return entered.reshape(self.places, -1)
+        return torch.nn.functional.unfold(entered, self.kernel, stride=self.kernel)[0].T
+
+    def entered(self, rows: Tensor) -> Tensor:
+        """What the layer takes in, `(1, *shape)`, from its patches; zeros where no patch reaches."""
+        if self.kernel is None:
+            return rows.reshape(1, *self.shape)
+        return torch.nn.functional.fold(rows.T[None], self.shape[1:], self.kernel, stride=self.kernel)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The operator that takes in patches, and what is known of it."""
+
+    node: Node
+    data: Node
+    weight: Node
+    bias: Node | None
+    kernel: tuple[int, ...] | None
+    places: int
+    width: int
+
+
+def patch_embedding(trace: Trace) -> PatchEmbedding | str:
+    """The patch embedding that a model begins with, or why it begins with none."""
+    layer = _first_layer(trace)
+    if isinstance(layer, str):
+        return layer
+    if len(_uses(layer.weight, trace)) > 1:
+        return f"the patches' layer '{trace.parameters[layer.weight]}' is used a second time"
+    found = _where_added(trace, layer)
+    if isinstance(found, str):
+        return found
+    table, added, data, crossed = found
+    needed, parameters = ancestors(layer.data), trace.parameters
+    behind = _behind(trace)
+    between = [node for node in trace.graph.nodes if node in needed and node in behind and node is not trace.inputs]
+    indices = tuple(
+        parameters[node] for node in ancestors(added) if node in parameters and not node.meta["val"].is_floating_point()
+    )
+
+    def reading(buffers: Mapping[str, Tensor]) -> Reading | None:
+        return _reading(trace, layer, table, added, data, buffers)
+
+    shape = layer.data.meta["val"].shape
+    return PatchEmbedding(
+        parameters[layer.weight],
+        None if layer.bias is None else parameters[layer.bias],
+        parameters[table],
+        tuple(shape[1:]) if layer.kernel is not None else (layer.places, shape[-1]),
+        layer.kernel,
+        layer.places,
+        layer.width,
+        tuple(name for node, name in parameters.items() if node in needed),
+        tuple(module_name(node.target) for node in between if node.op == "call_function"),
+        trace.dropout[layer.data],
+        tuple(name for name in crossed if name not in trace.dropout[layer.data]),
+        indices,
+        reading,
+    )
+
+
+def _behind(trace: Trace) -> set[Node]:
+    """Everything that depends on the model's input."""
+    found = {trace.inputs}
+    for node in trace.graph.nodes:
+        if found.intersection(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _first_layer(trace: Trace) -> _Layer | str:
+    behind, parameters = _behind(trace), trace.parameters
+    mixing = (aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default)
+    first = next((node for node in trace.graph.nodes if node in behind and node.target in mixing), None)
+    if first is None or first.target is aten.bmm.default:
+        return NO_PATCHES
+    if first.target is aten.convolution.default:
+        data, weight, bias, stride, padding, dilation, transposed, _, groups = first.args
+        kernel = tuple(weight.meta["val"].shape[2:])
+        if weight not in parameters or transposed or groups != 1 or any(padding) or len(kernel) != 2:
+            return NO_PATCHES
+        if tuple(stride) != kernel or any(step != 1 for step in dilation):
+            return f"{NO_PATCHES}: its windows of {_sides(kernel)} move by {_sides(stride)}"
+        width, *grid = first.meta["val"].shape[1:]
+        places = math.prod(grid)
+    else:
+        bias, data, turned = first.args if first.target is aten.addmm.default else (None, *first.args)
+        rows = first.meta["val"].shape[0]
+        if turned.target is not aten.t.default or turned.args[0] not in parameters or rows % PROBE:
+            return NO_PATCHES
+        weight, kernel = turned.args[0], None
+        places, width = rows // PROBE, first.meta["val"].shape[1]
+    if places < 2 or data not in behind or (bias is not None and bias not in parameters):
+        return NO_PATCHES
+    return _Layer(first, data, weight, bias, kernel, places, width)
+
+
+def _sides(numbers: Iterable[int]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _uses(parameter: Node, trace: Trace) -> set[Node]:
+    """What a parameter goes into, a transposition aside."""
+    found = set()
+    for user in parameter.users:
+        found |= set(user.users) if user.target is aten.t.default else {user}
+    return {node for node in found if node.target is not aten.detach.default}
+
+
+def _where_added(trace: Trace, layer: _Layer) -> tuple[Node, Node, Node, tuple[str, ...]] | str:
+    """The table, what is added of it, what it is added to, and the dropout modules met until there."""
+    behind, node = _behind(trace), layer.node
+    while True:
+        users = [user for user in node.users if user.target is not aten.detach.default]
+        if len(users) != 1:
+            return "no learned positions are added to what the patches' layer gives before it goes several ways"
+        user = users[0]
+        if user.target in ADDS and not user.kwargs:
+            other = next((arg for arg in user.args if arg is not node), None)
+            if isinstance(other, Node) and other not in behind:
+                table = _table(other, user, trace)
+                if table is not None:
+                    return table, other, node, trace.dropout[node]
+        elif not _moves(user, behind):
+            return (
+                f"no learned positions are added to what the patches' layer gives before '{module_name(user.target)}'"
+            )
+        node = user
+
+
+def _table(added: Node, where: Node, trace: Trace) -> Node | None:
+    """The one parameter of fractions that what is added is made of, used there alone; None for a bias or a constant."""
+    inside = ancestors(added)
+    floats = [node for node in inside if node in trace.parameters and node.meta["val"].is_floating_point()]
+    if len(floats) != 1 or added.meta["val"].ndim < 2 or math.prod(added.meta["val"].shape[-3:-1]) < 2:
+        return None
+    used = [user for node in inside if floats[0] in ancestors(node) for user in node.users]
+    return floats[0] if all(user in inside or user is where or _aside(user) for user in used) else None
+
+
+def _aside(node: Node) -> bool:
+    return node.target is aten.detach.default
+
+
+def _moves(node: Node, behind: set[Node]) -> bool:
+    """Whether an operator moves values and changes none; other values may be set beside them."""
+    return module_name(node.target) in MOVING and sum(parent in behind for parent in node.all_input_nodes) == 1
+
+
+def _codes(layer: _Layer) -> Tensor:
+    """A number for each output of the layer, in its shape; two examples."""
+    shape = layer.node.meta["val"].shape
+    return torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+
+
+def _reading(
+    trace: Trace, layer: _Layer, table: Node, added: Node, data: Node, buffers: Mapping[str, Tensor]
+) -> Reading | None:
+    """See `PatchEmbedding.reading`."""
+    known: dict[Node, Any] = {layer.node: _codes(layer)}
+    for node, name in trace.parameters.items():
+        value = node.meta["val"]
+        whole = not value.is_floating_point()
+        known[node] = buffers[name] if whole and name in buffers else torch.full(value.shape, math.nan)
+    shape = table.meta["val"].shape
+
+    def at_places(own: Tensor) -> Tensor:
+        """What is added to each output and patch of the first example, `(width, places)`, for a table."""
+        found: Tensor = _value(added, {**known, table: own}).expand(data.meta["val"].shape)[0].double().flatten()
+        return found[places]
+
+    try:
+        places = _places(layer, _value(data, dict(known)))
+        if places is None:
+            return None
+        entries = at_places(torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape))
+        if bool((entries == entries.round()).all()) and len(set(entries.flatten().tolist())) == entries.numel():
+            return lambda gradient: gradient.double().flatten()[entries.long()]
+        return _unmixing(at_places, shape, layer)
+    except (RuntimeError, TypeError, IndexError, NotImplementedError):
+        return None
+
+
+def _places(layer: _Layer, moved: Tensor) -> Tensor | None:
+    """Where each output of the layer stands once it was moved, `(width, places)`; None unless there once."""
+    moved, codes = moved[0].double().flatten(), _codes(layer)
+    here = moved.isfinite().nonzero()[:, 0]
+    if len(here) != layer.width * layer.places:  # some stand there twice
+        return None
+    found = torch.full((codes.numel(),), -1, dtype=torch.long)
+    found[moved[here].long()] = here
+    own = codes[0].flatten(1) if layer.kernel is not None else codes[: layer.places].T
+    places = found[own.long()]
+    return None if bool((places < 0).any()) or int((found >= 0).sum()) != places.numel() else places
+
+
+def _unmixing(at_places: Callable[[Tensor], Tensor], shape: torch.Size, layer: _Layer) -> Reading | None:
+    """For a table that is resized before it is added: every row that is added is a mixture of its rows, the same for
+    all channels. None where it is not, or where more rows are added than it has.
+    """
+    if shape[-1] != layer.width or math.prod(shape[:-1]) < layer.places:
+        return None
+    table = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        mixed = at_places(table)
+    mixing = torch.zeros(layer.places, math.prod(shape[:-1]), dtype=torch.float64)
+    for first in range(0, layer.places, layer.width):
+        own = torch.arange(first, min(first + layer.width, layer.places))
+        chosen = torch.zeros_like(mixed)
+        chosen[own - first, own] = 1.0
+        (back,) = torch.autograd.grad(mixed, table, chosen, retain_graph=True)
+        mixing[own] = back.reshape(-1, layer.width)[:, own - first].T
+    probe = torch.linspace(-1, 1, table.numel(), dtype=torch.float64).sin().reshape(shape)
+    rest = at_places(probe) - (mixing @ probe.reshape(-1, layer.width)).T
+    if float(rest.abs().max()) > 1e-6 or int(torch.linalg.matrix_rank(mixing)) < layer.places:
+        return None
+    inverse = torch.linalg.pinv(mixing.T)
+    return lambda gradient: (inverse @ gradient.double().reshape(-1, layer.width)).T
+
+
+def _value(node: Node, known: dict[Node, Any]) -> Any:
+    """What a node computes, from what is known."""
+    if node not in known:
+        if not callable(node.target):
+            raise NotImplementedError(node.op)
+        arguments = torch.fx.node.map_arg(node.args, lambda one: _value(one, known))
+        options = torch.fx.node.map_arg(node.kwargs, lambda one: _value(one, known))
+        if node.target in ADDS:  # a bias or a constant on the way moves nothing
+            kept = [one for one in arguments if isinstance(one, Tensor) and bool(one.isfinite().any())]
+            known[node] = kept[0] if len(kept) == 1 else None
+        elif node.target in CASTS:
+            known[node] = arguments[0]  # codes stay whole in whatever format
+        else:
+            known[node] = node.target(
+                *arguments, **{k: v for k, v in options.items() if k not in ("device", "pin_memory")}
+            )
+    return known[node]
