@@ -297,6 +297,7 @@ class Varied(nn.Module):
         count = ((SIDE - PATCH) // stride + 1) ** 2
         table = 0.02 * torch.randn(1, count, 32)
         self.places = table if what == "fixed" else nn.Parameter(table)
+        self.doubled = nn.Parameter(0.02 * torch.randn(1, 2 * count, 32))
         self.shared = nn.Parameter(0.02 * torch.randn(1, 4, 32))
         self.drop = nn.Dropout(0.1)
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
@@ -310,11 +311,16 @@ class Varied(nn.Module):
             z = self.norm(z)
         if self.what == "used twice":
             z = z + self.places + 0.1 * torch.tanh(self.places)
+        elif self.what == "beside itself":
+            z = torch.cat([z, z], 1) + self.doubled
         elif self.what == "shared rows":
             z = z + self.shared.repeat(1, PLACES // 4, 1)
         else:
             z = z + (self.places.to(z) if self.what == "fixed" else self.places)
-        out: Tensor = self.head(self.block(z).mean(1))
+        mean = self.block(z).mean(1)
+        if self.what == "layer used twice":
+            mean = mean + self.embed(x.flip(-1)).mean((2, 3))
+        out: Tensor = self.head(mean)
         return out
 
 
@@ -327,6 +333,8 @@ class Varied(nn.Module):
         ("normalized", "no learned positions are added"),
         ("used twice", "no learned positions are added"),
         ("shared rows", "does not show the gradient"),
+        ("beside itself", "does not show the gradient"),
+        ("layer used twice", "is used a second time"),
     ],
 )
 def test_what_shows_no_patches_is_refused_with_the_reason(what: str, why: str) -> None:
