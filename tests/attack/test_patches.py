@@ -213,7 +213,7 @@ def noisy(sigma: float) -> Callable[[fs.Update], fs.Update]:
     generator = torch.Generator().manual_seed(3)
 
     def changed(update: fs.Update) -> fs.Update:
-        moved = {n: t + sigma * torch.randn(t.shape, generator=generator) for n, t in update.tensors.items()}
+        moved = {n: t + sigma * torch.randn(t.shape, generator=generator).to(t) for n, t in update.tensors.items()}
         return replace(update, tensors=moved)
 
     return changed
@@ -232,6 +232,47 @@ def test_noise_is_weighed_against_what_pictures_look_like_and_nothing_is_certain
     away = equations.picture(plain).clamp(0, 1).reshape(batch.inputs.shape) - batch.inputs
     assert psnr(found, batch) > -10 * math.log10(float(away.square().mean())) + 8
     assert errors_of(equations).delta == pytest.approx(1e-4, rel=0.5)  # told by the equations, not by anybody
+
+
+class Mixed(nn.Module):
+    """A model that computes in bfloat16 though its weights are not."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out: Tensor = self.inner(x).float()
+        return out
+
+
+def test_mixed_precision_hides_no_picture_and_makes_none_certain() -> None:
+    batch = picture(8)
+    found = read(observed(Mixed(vit()), batch))
+    assert psnr(found, batch) > 24
+    assert not found.certain.any()
+
+
+def test_a_black_picture_leaves_no_gradient_and_is_certain() -> None:
+    batch = fs.Batch(torch.zeros(1, 3, SIDE, SIDE), torch.tensor([1]))
+    found = read(observed(vit(), batch))
+    assert found.inputs is not None
+    assert found.certain.tolist() == [True]
+    assert torch.equal(found.inputs, batch.inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma", [0.0, 1e-8, 1e-6])
+def test_what_is_certain_is_right_in_every_format_and_under_noise_that_nobody_told(
+    dtype: torch.dtype, sigma: float
+) -> None:
+    for seed, width in enumerate((17, 24, 48)):
+        whole = picture(seed + 9)
+        batch = fs.Batch(whole.inputs.to(dtype), whole.labels)
+        found = read(observed(vit(width, seed=seed).to(dtype), batch, change=noisy(sigma)))
+        if found.certain.any():
+            assert psnr(found, batch) > 40
 
 
 # what it does not read
@@ -256,6 +297,7 @@ class Varied(nn.Module):
         count = ((SIDE - PATCH) // stride + 1) ** 2
         table = 0.02 * torch.randn(1, count, 32)
         self.places = table if what == "fixed" else nn.Parameter(table)
+        self.doubled = nn.Parameter(0.02 * torch.randn(1, 2 * count, 32))
         self.shared = nn.Parameter(0.02 * torch.randn(1, 4, 32))
         self.drop = nn.Dropout(0.1)
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
@@ -269,11 +311,16 @@ class Varied(nn.Module):
             z = self.norm(z)
         if self.what == "used twice":
             z = z + self.places + 0.1 * torch.tanh(self.places)
+        elif self.what == "beside itself":
+            z = torch.cat([z, z], 1) + self.doubled
         elif self.what == "shared rows":
             z = z + self.shared.repeat(1, PLACES // 4, 1)
         else:
             z = z + (self.places.to(z) if self.what == "fixed" else self.places)
-        out: Tensor = self.head(self.block(z).mean(1))
+        mean = self.block(z).mean(1)
+        if self.what == "layer used twice":
+            mean = mean + self.embed(x.flip(-1)).mean((2, 3))
+        out: Tensor = self.head(mean)
         return out
 
 
@@ -286,6 +333,8 @@ class Varied(nn.Module):
         ("normalized", "no learned positions are added"),
         ("used twice", "no learned positions are added"),
         ("shared rows", "does not show the gradient"),
+        ("beside itself", "does not show the gradient"),
+        ("layer used twice", "is used a second time"),
     ],
 )
 def test_what_shows_no_patches_is_refused_with_the_reason(what: str, why: str) -> None:

@@ -22,7 +22,7 @@ from fedseal.attack.evidence.preprocessing import Preprocessing, bounds, read_pr
 from fedseal.attack.evidence.structure import Entrance
 from fedseal.types import Secret
 
-VIEWS = ("view", "_unsafe_view", "reshape", "detach", "clone", "contiguous")
+PLAIN = ("view", "_unsafe_view", "reshape", "detach", "clone", "contiguous", "_to_copy")  # a format only rounds
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,12 @@ class PatchEquations:
 
     def misfit(self, rows: Tensor) -> float:
         """How far the patches are from solving the equations, relative to the gradient by the layer's weight."""
-        return float((self.delta @ rows - self.gradient).norm() / self.gradient.norm().clamp_min(1e-300))
+        return float((self.delta @ rows - self.gradient).norm()) / self.size
+
+    @property
+    def size(self) -> float:
+        """What errors of the equations are compared with: a black picture leaves zeros by the layer's weight."""
+        return float(self.gradient.norm()) or float(self.delta.norm())
 
     @property
     def beside(self) -> float:
@@ -98,8 +103,8 @@ def _read(evidence: Evidence) -> PatchEquations | str:
     for name, what in ((layer.weight, "the patches' layer"), (layer.table, "the positions")):
         if name not in tensors:
             return f"the update has no gradient of {what}, '{name}' (frozen or held back)"
-        if not bool(tensors[name].any()):
-            return f"the gradient of {what}, '{name}', is zero"
+    if not bool(tensors[layer.table].any()):
+        return f"the gradient of the positions, '{layer.table}', is zero"
     if layer.dropout and any(secret.module in layer.dropout for secret in observation.secrets):
         return f"dropout '{layer.dropout[0]}' draws between the patches' layer and the positions"
     known = (observation.update.buffers or {}) if observation.state is None else observation.state
@@ -110,7 +115,7 @@ def _read(evidence: Evidence) -> PatchEquations | str:
     if reading is None:
         return f"the table '{layer.table}' does not show the gradient by what the patches' layer gives"
     before = None
-    if layer.kernel is None or layer.dropout_before or any(name not in VIEWS for name in layer.operators):
+    if layer.kernel is None or layer.dropout_before or any(name not in PLAIN for name in layer.operators):
         entrance = Entrance(layer.weight, layer.shape, layer.state, layer.dropout_before, layer.operators)
         rates = {secret.module: secret.rate for secret in observation.secrets}
         found = read_preprocessing(

@@ -146,24 +146,32 @@ def _first_layer(trace: Trace) -> _Layer | str:
     if first is None or first.target is aten.bmm.default:
         return NO_PATCHES
     if first.target is aten.convolution.default:
-        data, weight, bias, stride, padding, dilation, transposed, _, groups = first.args
-        kernel = tuple(weight.meta["val"].shape[2:])
-        if weight not in parameters or transposed or groups != 1 or any(padding) or len(kernel) != 2:
+        data, used, added, stride, padding, dilation, transposed, _, groups = first.args
+        weight = _parameter(used, parameters)
+        kernel = tuple(used.meta["val"].shape[2:])
+        if weight is None or transposed or groups != 1 or any(padding) or len(kernel) != 2:
             return NO_PATCHES
         if tuple(stride) != kernel or any(step != 1 for step in dilation):
             return f"{NO_PATCHES}: its windows of {_sides(kernel)} move by {_sides(stride)}"
         width, *grid = first.meta["val"].shape[1:]
         places = math.prod(grid)
     else:
-        bias, data, turned = first.args if first.target is aten.addmm.default else (None, *first.args)
-        rows = first.meta["val"].shape[0]
-        if turned.target is not aten.t.default or turned.args[0] not in parameters or rows % PROBE:
+        added, data, turned = first.args if first.target is aten.addmm.default else (None, *first.args)
+        rows, weight, kernel = first.meta["val"].shape[0], _parameter(turned, parameters), None
+        if weight is None or weight.meta["val"].shape != turned.meta["val"].shape[::-1] or rows % PROBE:
             return NO_PATCHES
-        weight, kernel = turned.args[0], None
         places, width = rows // PROBE, first.meta["val"].shape[1]
-    if places < 2 or data not in behind or (bias is not None and bias not in parameters):
+    bias = _parameter(added, parameters)
+    if places < 2 or data not in behind or (added is not None and bias is None):
         return NO_PATCHES
     return _Layer(first, data, weight, bias, kernel, places, width)
+
+
+def _parameter(node: Any, parameters: Mapping[Node, str]) -> Node | None:
+    """The parameter that an operand is, if need be in another number format or turned; None if it is none."""
+    while isinstance(node, Node) and node not in parameters and node.target in (*CASTS, aten.t.default):
+        node = node.args[0]
+    return node if isinstance(node, Node) and node in parameters else None
 
 
 def _sides(numbers: Iterable[int]) -> str:
@@ -171,11 +179,16 @@ def _sides(numbers: Iterable[int]) -> str:
 
 
 def _uses(parameter: Node, trace: Trace) -> set[Node]:
-    """What a parameter goes into, a transposition aside."""
-    found = set()
-    for user in parameter.users:
-        found |= set(user.users) if user.target is aten.t.default else {user}
-    return {node for node in found if node.target is not aten.detach.default}
+    """What a parameter goes into, in whatever number format, turned or not."""
+    found: set[Node] = set()
+    waiting = [user for user in parameter.users if not _aside(user)]
+    while waiting:
+        user = waiting.pop()
+        if user.target in (*CASTS, aten.t.default):
+            waiting += [again for again in user.users if not _aside(again)]
+        else:
+            found.add(user)
+    return found
 
 
 def _where_added(trace: Trace, layer: _Layer) -> tuple[Node, Node, Node, tuple[str, ...]] | str:

@@ -45,14 +45,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.place = weight.untyped_storage().data_ptr()
+        self.places = {weight.untyped_storage().data_ptr()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if func in DATA:
             tensors = [arg for arg in args if isinstance(arg, Tensor)]
-            if any(tensor.untyped_storage().data_ptr() == self.place for tensor in tensors):
+            if any(tensor.untyped_storage().data_ptr() in self.places for tensor in tensors):
                 raise Entered(args[DATA[func]])
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func is aten._to_copy.default and args[0].untyped_storage().data_ptr() in self.places:
+            self.places.add(result.untyped_storage().data_ptr())  # mixed precision: the weight in another format
+        return result
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def by_patches(evidence: Evidence, inputs: Tensor) -> Certificate | None:
     if any(evidence.release.sent(name) is not None for name in (layer.weight, layer.table)):
         return None
     rows = equations.rows(inputs)
-    value, size = equations.misfit(rows), float(equations.gradient.norm().clamp_min(1e-300))
+    value, size = equations.misfit(rows), equations.size
     seen = (math.sqrt(layer.width) * VISIBLE * math.sqrt(inputs[0].numel()) * _firmness(equations) / size,)
     bare = Certificate("layer", value, CAP, seen, (False,), assumption_on_number(observation, 1))
     if not value <= CAP:
