@@ -138,7 +138,7 @@ def test_an_owner_elsewhere_is_told_what_values_its_data_has_to_have(fedseal: Co
 
 def test_an_owner_is_told_how_its_own_table_was_read(fedseal: Command, tmp_path: Path) -> None:
     for name, sign in (("a", ","), ("b", ";")):
-        rows = [f"{20 + row}{sign}{row % 7}.5{sign}{'yn'[row % 2]}" for row in range(20)]
+        rows = [f"{20 + row % 9}{sign}{row % 7}.5{sign}{'yn'[row % 2]}" for row in range(20)]
         (tmp_path / f"{name}.csv").write_text("\n".join([f"age{sign}size{sign}label", *rows]))
     tables = ["--data", "a.csv", "--data", "b.csv", "--validation", "b.csv", "--aggregators", "2"]
     assert fedseal("train", "--deploy", "all", *tables, "--rounds", "1").code == 0
