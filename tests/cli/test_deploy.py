@@ -136,6 +136,18 @@ def test_an_owner_elsewhere_is_told_what_values_its_data_has_to_have(fedseal: Co
     assert "--range LOW,HIGH" in complaint
 
 
+def test_an_owner_is_told_how_its_own_table_was_read(fedseal: Command, tmp_path: Path) -> None:
+    for name, sign in (("a", ","), ("b", ";")):
+        rows = [f"{20 + row % 9}{sign}{row % 7}.5{sign}{'yn'[row % 2]}" for row in range(20)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"age{sign}size{sign}label", *rows]))
+    tables = ["--data", "a.csv", "--data", "b.csv", "--validation", "b.csv", "--aggregators", "2"]
+    assert fedseal("train", "--deploy", "all", *tables, "--rounds", "1").code == 0
+    assert fedseal("join", "all/owner-0", "--terms").err == ""
+    answer = fedseal("join", "all/owner-1", "--terms")
+    assert answer.err.endswith("b.csv': columns are separated by semicolons\n")
+    assert fedseal("join", "all/owner-1", "--terms", "-q").err == ""
+
+
 def test_a_shape_that_no_memory_holds_is_refused_in_a_sentence(fedseal: Command, tmp_path: Path) -> None:
     facts = {"version": 1, "kind": "arrays", "classes": 2, "shape": [65536, 65536], "scale": "numbers as they are"}
     (tmp_path / "t.json").write_text(json.dumps(facts))

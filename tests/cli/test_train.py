@@ -161,8 +161,34 @@ def test_a_net_with_batchnorm_trains_for_1002_local_steps(fedseal: Command) -> N
 def test_a_training_that_diverges_is_an_error(fedseal: Command) -> None:
     options = ["--owners", "2", "--rounds", "3", "--learning-rate", "1e30", "--checkpoint", "run.st"]
     answer = fedseal("train", *options, "-q")
-    assert "the training diverged in round" in answer.complaint
-    assert "run.st" in answer.complaint or "no round before it was good" in answer.complaint
+    assert (answer.code, answer.out) == (2, "")
+    *given, complaint = answer.err.splitlines()
+    assert complaint.startswith("error: the training diverged in round")
+    assert "run.st" in complaint or "no round before it was good" in complaint
+    assert given[0].startswith("nobody who follows the protocol could read an owner's update unless aggregator 0")
+    assert given[1].startswith("a round added up 2 owners: either could subtract")
+
+
+def test_a_training_that_is_broken_off_says_what_it_gave_away(
+    fedseal: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said neither who could have read what was sent nor what was spent, whatever round it ended in."""
+
+    def interrupt(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    noisy = [*QUICK, "--dp", "1.1,clip=1"]
+    for place in ("fedseal.cli.rounds.round_line", "fedseal.federation.run.put_model"):  # after a round, and in one
+        with monkeypatch.context() as patched:
+            patched.setattr(place, interrupt)
+            answer = fedseal("train", *noisy)
+        assert answer.code == 130
+        assert "aggregator 0, aggregator 1 and aggregator 2 collude" in answer.err
+        assert "differential privacy of one owner's updates" in answer.err
+        assert "after 1 rounds against who sees all sums" in answer.err
+    failed = fedseal("train", *noisy, "--bound", "1e-6", "-q")
+    assert "no owner answered, and nothing was spent of an owner's privacy\nerror: nothing was trained" in failed.err
+    assert len(fedseal("train", *noisy, "--bound", "1e-6", "--json").err.splitlines()) == 1
 
 
 def test_an_interrupted_run_goes_on(fedseal: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +346,12 @@ TABLE = "age,job,label\n" + "".join(f"{20 + row},{'ab'[row % 2]},{'yn'[row % 2]}
         (["--iterations", "3"], "only --reptile takes a number of steps, and --iterations is given"),
         (["--aggregators", "3", "--protocol", "plain"], "no aggregators add under --protocol plain"),
         (["--aggregators", "3", "--topology", "ring"], "no aggregators add among owners alone"),
+        (["--floor", "0.01", "--protocol", "plain"], "in secret under --protocol plain, and --floor is given"),
+        (["--bits", "64", "--topology", "ring", "--protocol", "plain"], "--protocol plain, and --bits is given"),
+        (["--statistics-clip", "2", "--protocol", "plain"], "--protocol plain, and --statistics-clip is given"),
+        (["--statistics-clip", "2", "--statistics", "local", "--clip", "1"], "under --statistics local, and --stat"),
+        (["--statistics-bound", "9", "--statistics", "local"], "--statistics local, and --statistics-bound is given"),
+        (["--statistics-clip", "2"], "updates are not clipped without --clip or --dp, and --statistics-clip"),
         (["--port", "9443"], "nothing is deployed, and --port is given; leave out --port, or name its folder with"),
         (["--classes", "2", "--timeout", "600"], "leave out --classes, --timeout, or name its folder with --deploy"),
         (["--examples", "9"], "nothing is deployed, and --examples is given"),

@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedseal.errors import FedsealError
+from fedseal.errors import FedsealError, StorageFailure
 from fedseal.modality import frame as module
 from fedseal.modality.columns import Categorical, Continuous
 from fedseal.modality.table import Table, read_table, read_tables
 
 LABELS = ("y", "n")
+KEPT = dict(read_table.__kwdefaults__ or {})
 
 
 def csv(path: Path, names: str, *rows: str, sign: str = ",") -> Path:
@@ -176,3 +177,43 @@ def test_a_column_that_numbers_the_rows_is_told(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FedsealError, match=r"t.csv' has two columns 'age'"):
         read_table(csv(tmp_path / "t.csv", "age,age", "1,2", "3,4"), label="label")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("latin-1", r"t.csv' cannot be read as a table \(line 3 is not in UTF-8, and in Latin-1 .* 'M\u00fcller,n'\)"),
+        ("utf-16", r"t.csv' cannot be read as a table \(it is in UTF-16\)"),
+        ("utf-16-le", r"\(line 1 holds a byte of 0, as UTF-16 does and what is no text\)"),
+    ],
+)
+def test_text_that_is_not_utf_8_is_refused_by_line(tmp_path: Path, encoding: str, told: str) -> None:
+    """It was refused in the words of Python's decoder."""
+    path = tmp_path / "t.csv"
+    path.write_bytes("name,label\nMaier,y\nM\u00fcller,n\n".encode(encoding))
+    with pytest.raises(StorageFailure, match=told) as caught:
+        read_table(path, label="label")
+    assert "save it as UTF-8" in caught.value.remedy
+
+
+def test_a_row_is_named_by_its_number_in_a_file_of_which_not_all_rows_are_kept(tmp_path: Path) -> None:
+    """It was named by its number among those that were kept."""
+    kept = module.read_frame(csv(tmp_path / "t.csv", "a", *map(str, range(40))), 10, [], "label")
+    row = int(kept["a"].iloc[-1]) + 1
+    fields = [str(number) for number in range(40)]
+    for field, told in (("", rf"1 in 'a' \(row {row}\)"), ("1,234.5", rf"'1,234.5' \(row {row}, column 'a'\)")):
+        fields[row - 1] = f'"{field}"'
+        with pytest.raises(FedsealError, match=told):
+            read_table(csv(tmp_path / "t.csv", "a", *fields), label="label", limit=10)
+
+
+def test_several_tables_have_the_categories_of_all_rows_that_are_kept_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all rows together no more were kept than of one table, and a category of the others was refused."""
+    monkeypatch.setattr("fedseal.modality.table.LIMIT", 40)
+    monkeypatch.setattr("fedseal.modality.table.read_table.__kwdefaults__", {**KEPT, "limit": 40})
+    files = [csv(tmp_path / f"{name}.csv", "job", *[f"{name}{row % 20}" for row in range(40)]) for name in "abc"]
+    (jobs,) = read_tables(files, label="label").modality.columns
+    assert isinstance(jobs, Categorical)
+    assert len(jobs.values) == 60

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedseal.setup import manifest
 from fedseal.setup.data.agreement import agreed
 from fedseal.setup.data.common import common_schema
 from fedseal.setup.data.proposal import proposal
+from fedseal.setup.data.tables import frame_of
 from fedseal.setup.data.terms import DataTerms, read_terms, write_terms
 from setup.test_owners_data import EACH, accuracy, arrays, deployed, folders, own, pictures, plan, pooled, store, tables
 
@@ -336,3 +338,34 @@ def test_a_label_beside_terms_that_have_none_is_refused_by_what_they_are_on() ->
         plan("photos", shape=None, label="foo").under(terms())
     with pytest.raises(FedsealError, match="--label is 'foo', and 'kind' was agreed on"):
         plan("a.csv", shape=None, label="foo").under(rows("kind", age=AGE))
+
+
+def test_a_deployment_of_tables_that_are_here_tells_no_row_by_its_ranges(tmp_path: Path) -> None:
+    """Every party's folder had the least and the greatest number of all rows."""
+    files = tables(tmp_path)
+    party = deployed(plan(*files, label="kind", shape=None, validation=str(tmp_path / "held.csv")), None, 1)
+    assert party.plan.terms is not None
+    frames = [frame_of(path, "kind", []) for path in (*files, tmp_path / "held.csv")]
+    for column in party.plan.terms.columns:
+        least, most = (pick(pick(frame[column.name]) for frame in frames) for pick in (min, max))
+        step = 10 * 10.0 ** -(column.digits or 0)
+        assert column.low < least
+        assert column.high > most
+        assert round(column.low / step, 6).is_integer()
+        assert round(column.high / step, 6).is_integer()
+
+
+def test_an_owner_is_told_how_its_own_file_was_read(tmp_path: Path) -> None:
+    """`fedseal join` checked the notes away."""
+    files = tables(tmp_path)
+    party = replace(deployed(plan(*files, shape=None).under(proposed(*files)), None, 2), own=str(files[2]))
+    notes: list[str] = []
+    place: Any = SimpleNamespace(
+        number=2, folder=tmp_path, who="data owner 2", leads=False, pact=SimpleNamespace(secure=party.plan.secure)
+    )
+    party.federation(place, notes)
+    assert [note.split("c.csv': ")[1] for note in notes] == [
+        "columns are separated by semicolons",
+        "began with a byte-order mark",
+        "numbers have decimal commas",
+    ]

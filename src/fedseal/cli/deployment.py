@@ -39,10 +39,13 @@ def lead(
     from fedseal.setup.deployment import PartySpec
 
     own = PartySpec.of(dict(place.training))
-    federation, count = own.federation(place), rounds or own.rounds
+    notes: list[str] = []
+    federation, count = own.federation(place, notes), rounds or own.rounds
     save, checkpoint = save or place.folder / MODEL, place.work / CHECKPOINT
     writable_file(save)
     say = terminal.note if not (quiet or as_json) else _nothing
+    for note in notes:
+        say(f"note: {note}")
     again = f"go on with: fedseal join {place.folder.parent if nodes else place.folder}" + " --loopback" * bool(nodes)
     trained = rounds_of.fit_rounds(
         federation,
@@ -80,10 +83,13 @@ def follow(place: Place, *, quiet: bool = False, look: bool = False) -> None:
 
     own, floors = PartySpec.of(dict(place.training)), Floors.of(place.folder)
     _check_rounds(place, own.rounds)
-    federation = own.federation(place)
+    notes: list[str] = []
+    federation = own.federation(place, notes)
     floors.check(place.pact.secure, federation.model_owner.model, own.rounds)
     members = federation.members_of(place.keys)
     members.keys.identity(place.number)  # what is missing is said before the terms
+    for note in notes if not quiet else ():
+        terminal.note(f"note: {note}")
     for line in terms_in_words(place, own, federation, floors):
         if look:
             terminal.say(line)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedseal.cli import terminal
+from fedseal.errors import FedsealError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fedseal.federation.privacy import Spent
     from fedseal.federation.report import RoundReport
     from fedseal.federation.secure import Secure
+    from fedseal.secagg import Ledger
 
 
 INSIDE = {"shared": ", statistics included,", "local": ", without its statistics, which are not sent,", "none": ""}
@@ -25,13 +27,18 @@ INSIDE = {"shared": ", statistics included,", "local": ", without its statistics
 def fit_rounds(
     federation: Federation | Gossip, rounds: int, *, again: str, as_json: bool, quiet: bool, **arguments: Any
 ) -> Trained:
-    """Train, and say after every round what it gave.
+    """Train, and say after every round what it gave; of a training that breaks off, who could have read what.
 
     Args:
         again: how to go on after Ctrl-C, where that can be done.
         arguments: of `Federation.fit`.
     """
     done: list[RoundReport] = []
+    account: list[tuple[Sequence[RoundReport], Ledger | None]] = []
+    if federation.topology == "gossip":  # which adds nothing up, and keeps no ledger
+        account.append((done, None))
+    else:
+        arguments["account"] = lambda history, ledger: account.append((history, ledger))
 
     def progress(report: RoundReport) -> None:
         done.append(report)
@@ -41,8 +48,42 @@ def fit_rounds(
     try:
         return federation.fit(rounds, progress=progress, **arguments)
     except KeyboardInterrupt:
+        _tell_broken_off(federation, account, as_json=as_json)
         kept = f"; {again}" if again and done else ""
         raise terminal.Interrupted(f"interrupted after {len(done)} rounds{kept}") from None
+    except FedsealError:
+        _tell_broken_off(federation, account, as_json=as_json)
+        raise
+
+
+def _tell_broken_off(
+    federation: Federation | Gossip, account: Sequence[tuple[Sequence[RoundReport], Ledger | None]], *, as_json: bool
+) -> None:
+    """Who could have read what, and what was spent, of a training without a model at its end: beside its error.
+
+    Args:
+        account: the rounds and the ledger, as far as they came; empty where none began.
+    """
+    from fedseal.federation.privacy import Spent
+    from fedseal.federation.report import RoundReport
+
+    for history, ledger in account if not as_json else ():
+        entries = () if ledger is None else ledger.entries
+        rounds = list(history)
+        if any(entry.round >= len(rounds) for entry in entries):  # an owner answered, and the round did not end
+            rounds.append(RoundReport(len(rounds), 0, 0, uploaded=1, failure="it did not end"))
+        if rounds:
+            for line in _what_was_given(federation, rounds, Spent(tuple(entry.release for entry in entries))):
+                terminal.note(line)
+
+
+def _what_was_given(federation: Federation | Gossip, history: Sequence[RoundReport], privacy: Spent) -> list[str]:
+    """Who could have read what in these rounds, and what they spent of an owner's privacy, if any had noise."""
+    secure, noisy = federation.secure, bool(privacy.rounds) and not privacy.bare
+    lines = who_could_read(secure, history, federation.topology, noisy=noisy)
+    if secure.noise is not None or privacy.bare < privacy.rounds:
+        lines.append(privacy_line(privacy, secure.statistics))
+    return lines
 
 
 def round_line(report: RoundReport, rounds: int) -> str:
@@ -160,10 +201,7 @@ def tell_trained(trained: Trained, federation: Federation | Gossip, save: Path |
     last = trained.history[-1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in last.validation.items())
     terminal.say(f"{len(trained.history)} rounds; {figures or 'no validation data'}")
-    noisy = bool(trained.privacy.rounds) and not trained.privacy.bare
-    for line in who_could_read(secure, trained.history, federation.topology, noisy=noisy):
+    for line in _what_was_given(federation, trained.history, trained.privacy):
         terminal.say(line)
-    if secure.noise is not None or trained.privacy.bare < trained.privacy.rounds:
-        terminal.say(privacy_line(trained.privacy, secure.statistics))
     if save is not None:
         terminal.say(f"the model is in {save}")

@@ -104,6 +104,21 @@ def _rules(given: Mapping[str, Any], topology: str) -> list[_Rule]:
         _Rule("clip=" in str(given.get("--dp")), "--dp has a clip of its own", ("--clip",)),
         _Rule(not given.get("--reptile"), "only --reptile takes a number of steps", ("--iterations",)),
         _Rule(not alone, f"no aggregators add {without}", ("--aggregators",)),
+        _Rule(
+            topology != "gossip" and given.get("--protocol") == "plain",
+            "nothing is added up in secret under --protocol plain",
+            ("--floor", "--bits", "--statistics-clip"),
+        ),
+        _Rule(
+            given.get("--statistics") == "local",
+            "statistics stay at their owners under --statistics local",
+            ("--statistics-bound", "--statistics-clip"),
+        ),
+        _Rule(
+            topology != "gossip" and given.get("--clip") is None and given.get("--dp") is None,
+            "updates are not clipped without --clip or --dp",
+            ("--statistics-clip",),
+        ),
     ]
 
 

@@ -167,6 +167,7 @@ class Federation:
         begins: Callable[[], None] | None = None,
         members: Members | None = None,
         ledger: Ledger | None = None,
+        account: Callable[[Sequence[RoundReport], Ledger], None] | None = None,
         progress: Callable[[RoundReport], None] | None = None,
     ) -> Trained:
         """Train.
@@ -181,6 +182,8 @@ class Federation:
             begins: called when all was found to fit, before the first round.
             members: the parties, where they have keys already; None for new keys.
             ledger: of the model owner; None for one in a file beside the checkpoint, or in memory if there is none.
+            account: handed, before the first round, the history and the ledger that grow with the rounds, so that what
+                was sent and spent is known however the training ends.
             progress: called after every round.
 
         Raises:
@@ -204,6 +207,8 @@ class Federation:
         watchers = [] if record is None else [_recorder(record, members, self, len(history))]
         if begins is not None:
             begins()
+        if account is not None:
+            account(history, ledger)
         model = copy.deepcopy(self.model_owner.model)
         put_model(model, state)
         if checkpoint is not None and not resume:  # so that a run that is killed in its first round is resumed as well

@@ -6,6 +6,7 @@ so that it hangs neither on where in the file a value stands nor on what the fir
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 import unicodedata
@@ -79,14 +80,46 @@ def pieces_of(path: Path, separator: str, size: int) -> Iterator[tuple[list[str]
     """The names in the first line, and up to `size` rows at a time, all as texts; a table without rows has one piece.
 
     Raises:
-        StorageFailure: a row that has another number of fields than there are names, which would shift its values.
-        OSError, UnicodeDecodeError, csv.Error: what is no such file.
+        StorageFailure: a row that has another number of fields than there are names, which would shift its values, or
+            text that is not UTF-8.
+        OSError, csv.Error: what is no such file.
     """
+    try:
+        yield from _pieces(path, separator, size)
+    except UnicodeDecodeError:
+        raise _no_utf8(path) from None
+
+
+def _no_utf8(path: Path) -> StorageFailure:
+    """What is wrong with a file that is not in UTF-8: where it first is not, and what stands there."""
+    why = "it is not in UTF-8"
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                why = "it is in UTF-16"
+                break
+            if b"\0" in line:
+                why = f"line {number} holds a byte of 0, as UTF-16 does and what is no text"
+                break
+            try:
+                line.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                near = line[max(0, error.start - 10) : error.start + 10].decode("latin-1").strip()
+                why = f"line {number} is not in UTF-8, and in Latin-1 it would say {brief(repr(near))}"
+                break
+    return StorageFailure(
+        f"'{path}' cannot be read as a table ({why})", "save it as UTF-8 (in a spreadsheet: CSV UTF-8), or give parquet"
+    )
+
+
+def _pieces(path: Path, separator: str, size: int) -> Iterator[tuple[list[str], list[list[str]]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = (row for row in csv.reader(file, delimiter=separator, skipinitialspace=True) if row)
         names = next(lines, None)
         if names is None:
             raise StorageFailure(f"'{path}' cannot be read as a table (it is empty)", "give a CSV or parquet file")
+        if any("\0" in name for name in names):
+            raise _no_utf8(path)
         number = 0
         while (rows := list(islice(lines, size))) or number == 0:
             for row in rows:
@@ -138,7 +171,9 @@ def typed(fields: pd.DataFrame, label: str, where: str, semicolons: bool, notes:
 
     texts = {str(name): [field.strip() for field in fields[name].tolist()] for name in fields.columns}
     numbers = {name for name, column in texts.items() if _numeric(column)}
-    comma = _decimal({name: column for name, column in texts.items() if name in numbers - {label}}, where, semicolons)
+    rows = [int(row) + 1 for row in fields.index]
+    among = {name: column for name, column in texts.items() if name in numbers - {label}}
+    comma = _decimal(among, rows, where, semicolons)
     if comma:
         notes.append("numbers have decimal commas")
     columns: dict[str, pd.Series] = {}
@@ -147,7 +182,7 @@ def typed(fields: pd.DataFrame, label: str, where: str, semicolons: bool, notes:
         marks = NO_NUMBER if name in numbers else NO_VALUE
         absent = next((row for row, field in enumerate(column) if field in marks), None)
         if absent is not None:
-            missing[name] = absent + 1, column[absent]
+            missing[name] = int(fields.index[absent]) + 1, column[absent]
         if name in numbers and name != label:
             columns[name] = pd.Series(_numbers(column, comma), index=fields.index)
             continue
@@ -170,12 +205,16 @@ def _numeric(column: Sequence[str]) -> bool:
     return bool(there) and all(NUMBER.fullmatch(f) or GROUPS.fullmatch(f) or PARTED.fullmatch(f) for f in there)
 
 
-def _decimal(columns: dict[str, list[str]], where: str, semicolons: bool) -> bool:
-    """Whether the decimal sign is a comma."""
+def _decimal(columns: dict[str, list[str]], rows: Sequence[int], where: str, semicolons: bool) -> bool:
+    """Whether the decimal sign is a comma.
+
+    Args:
+        rows: their numbers in the file.
+    """
     fields = [
-        (row + 1, name, field)
+        (row, name, field)
         for name, column in columns.items()
-        for row, field in enumerate(column)
+        for row, field in zip(rows, column, strict=True)
         if field not in NO_NUMBER and not WHOLE.fullmatch(field)
     ]
     if certain := next((field for field in fields if not NUMBER.fullmatch(field[2])), None):

@@ -128,12 +128,14 @@ def _parquet(path: Path) -> Iterator[pd.DataFrame]:
 def _thinned(pieces: Iterable[pd.DataFrame], limit: int) -> tuple[pd.DataFrame, int]:
     """Up to `limit` rows in their order, and the number of all rows; holds one piece more at any time.
 
-    The rows of least hash of their number: evenly spaced ones would fall in step with a table that repeats itself.
+    The rows of least hash of their number: evenly spaced ones would fall in step with a table that repeats itself. The
+    index keeps the rows' numbers in the file, by which one is named that is refused.
     """
     import pandas as pd
 
     kept, marks, total = pd.DataFrame(), np.empty(0, np.uint64), 0
     for piece in pieces:
+        piece = piece.set_axis(pd.RangeIndex(total, total + len(piece)))
         new = _hashed(np.arange(total, total + len(piece), dtype=np.uint64))
         total += len(piece)
         if len(marks) == limit:
@@ -143,7 +145,7 @@ def _thinned(pieces: Iterable[pd.DataFrame], limit: int) -> tuple[pd.DataFrame, 
         if len(marks) > limit:
             least = np.sort(np.argpartition(marks, limit)[:limit])
             kept, marks = kept.iloc[least], marks[least]
-    return kept.reset_index(drop=True), total
+    return kept, total
 
 
 def _hashed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

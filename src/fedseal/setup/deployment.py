@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fedseal.errors import BadConfig, StorageFailure, UnfitBatch
 from fedseal.setup.absent_data import Absent, elsewhere, is_here, stand_in
 from fedseal.setup.data.common import common_schema
-from fedseal.setup.data.dataset import AS_STORED, SAY_CHANNELS, UNSAID
+from fedseal.setup.data.dataset import AS_STORED, SAY_CHANNELS, UNSAID, reading_notes
 from fedseal.setup.data.images import BUNDLED, class_name, class_names
 from fedseal.setup.data.load import data_kind
-from fedseal.setup.data.tables import pooled_terms
+from fedseal.setup.data.proposal import pooled_terms
 from fedseal.setup.data.terms import terms_of
 from fedseal.setup.federation import FederationSpec, OwnersData
 from fedseal.types import Batch
@@ -88,8 +88,11 @@ class PartySpec:
                 f"a deployment of another version of fedseal ({error})", "run the version that wrote it"
             ) from None
 
-    def federation(self, place: Place) -> Federation:
+    def federation(self, place: Place, notes: list[str] | None = None) -> Federation:
         """As one party sees it: other parties' data is on their hosts.
+
+        Args:
+            notes: on how this party's own file was read; they are appended.
 
         Raises:
             FedsealError: this party's data does not exist, or does not fit.
@@ -99,23 +102,23 @@ class PartySpec:
         rule = self.plan.rule[0]
         owners = [DataOwner(Absent(number), rule) for number in range(self.owners)]
         if place.number < self.owners:
-            own = self._data(place)
+            own = self._data(place, notes)
             self._check(own, place)
             owners[place.number] = DataOwner.holding(own, rule)
         found = replace(stand_in(self.shape, self.classes), validation=None)
         if place.leads:
-            found = replace(found, validation=self._validation(place))
+            found = replace(found, validation=self._validation(place, notes))
         return self.plan.of(self.plan.model_owner(found), owners, place.pact.secure)
 
-    def _data(self, place: Place) -> Batch:
-        return self._dealt().owners[place.number] if self.own is None else self._own(place)
+    def _data(self, place: Place, notes: list[str] | None) -> Batch:
+        return self._dealt().owners[place.number] if self.own is None else self._own(place, notes)
 
-    def _validation(self, place: Place) -> Batch | None:
+    def _validation(self, place: Place, notes: list[str] | None) -> Batch | None:
         if self.own is not None:
-            return self._own(place)
+            return self._own(place, notes)
         return None if self.bundled is None else self._dealt().validation
 
-    def _own(self, place: Place) -> Batch:
+    def _own(self, place: Place, notes: list[str] | None = None) -> Batch:
         """The party's own examples, numbered and scaled as agreed."""
         path = self._path(place)
         if not self.names and path not in BUNDLED and Path(path).is_dir() and class_names(Path(path)):
@@ -136,6 +139,8 @@ class PartySpec:
                 f"{self.channels or 'no picture'} was agreed on",
                 f"{SAY_CHANNELS}, or deploy anew with what all owners propose: --terms FILE",
             )
+        if notes is not None:
+            notes += reading_notes(path, found)
         return found.batch
 
     def _path(self, place: Place) -> str:

@@ -103,7 +103,8 @@ def check_step(step: Vector, most: float) -> None:
     if abs(step[place]) > most:
         raise UnfitUpdate(
             f"entry {place} is {step[place]:g}, and a round takes up to {most:g}",
-            "lower the step length, bring inputs to a common scale, or agree on a larger bound (on statistics too)",
+            "lower the step length, bring inputs to a common scale, or declare a larger --bound, or of a statistic a "
+            "larger --statistics-bound",
         )
 
 

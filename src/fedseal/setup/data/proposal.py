@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.federation.local import check_targets
-from fedseal.modality import Continuous
-from fedseal.modality.columns import category_name
+from fedseal.modality import Categorical, Continuous, Tabular
+from fedseal.modality.columns import Column, category_name
 from fedseal.modality.csv_dialect import plain
 from fedseal.modality.schema import column_of, counts_rows, meaning_one, ordered
 from fedseal.modality.table import CLASSES
@@ -137,6 +138,51 @@ def _table(path: Path, label: str) -> Proposal:
     return Proposal(terms, tuple(tells), tuple(notes))
 
 
+def pooled_terms(paths: Sequence[Path], found: Dataset, label: str, held: Path | None = None) -> DataTerms:
+    """The terms on tables of which all rows are here: those that all rows together have, in ranges as wide as proposed
+    ones, since every party is handed them.
+
+    Args:
+        found: all rows as one.
+        held: rows for validation, which are within the ranges as well.
+    """
+    assert isinstance(found.modality, Tabular)
+    label = plain(label)
+    rows = None if held is None else tables.frame_of(held, label, [])
+    columns = {column.name: _pooled(column, rows) for column in found.modality.columns}
+    frame = tables.frame_of(paths[0], label, [])
+    for name in frame.columns:
+        if name not in columns and name != label:  # constant in all of them
+            columns[name] = ColumnTerms(name=name, kind="texts", values=tables.category_names(frame[name]))
+    order = tuple(columns[name] for name in frame.columns if name != label)
+    return DataTerms(
+        version=VERSION,
+        kind="table",
+        classes=max(2, len(found.names)),
+        names=found.names,
+        label=label,
+        columns=order,
+    )
+
+
+def _pooled(column: Column, held: pd.DataFrame | None) -> ColumnTerms:
+    from pandas.api.types import is_numeric_dtype
+
+    if isinstance(column, Categorical):
+        return ColumnTerms(name=column.name, kind="texts", values=column.values)
+    low, high = column.low, column.high
+    if held is not None and column.name in held and is_numeric_dtype(held[column.name]):  # else reading complains
+        numbers = held[column.name].astype(float)
+        low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
+    low, high = widened(low, high, _grid(column))
+    return ColumnTerms(kind="numbers", **{**asdict(column), "low": low, "high": high})
+
+
+def _grid(column: Continuous) -> int | None:
+    """The decimals of a column's numbers, unless all of them lie within one step of these."""
+    return column.digits if column.digits is not None and column.high - column.low >= 10.0**-column.digits else None
+
+
 def _column(values: pd.Series, path: Path) -> ColumnTerms:
     from pandas.api.types import is_numeric_dtype
 
@@ -160,7 +206,7 @@ def _column(values: pd.Series, path: Path) -> ColumnTerms:
         )
     if not isinstance(found, Continuous):
         return ColumnTerms(name=name, kind="codes", values=ordered(values.tolist()))
-    digits = found.digits if found.digits is not None and found.high - found.low >= 10.0**-found.digits else None
+    digits = _grid(found)
     least, most = widened(found.low, found.high, digits)
     std = float(f"{found.std:.1e}")
     mean = min(max(round(found.mean, _places(_power(std) / 10)), least), most)

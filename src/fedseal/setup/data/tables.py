@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,12 @@ import torch
 
 from fedseal.errors import BadConfig, UnfitBatch, brief
 from fedseal.modality import Tabular
-from fedseal.modality.columns import Categorical, Column, by_size, category_name, some
+from fedseal.modality.columns import by_size, category_name, some
 from fedseal.modality.csv_dialect import plain
 from fedseal.modality.frame import marked, read_frame
 from fedseal.modality.table import LIMIT, Missing, Table, read_table, read_tables
 from fedseal.setup.data.dataset import Dataset
-from fedseal.setup.data.terms import VERSION, ColumnTerms, DataTerms
+from fedseal.setup.data.terms import ColumnTerms, DataTerms
 from fedseal.types import Batch
 
 if TYPE_CHECKING:
@@ -49,45 +49,6 @@ def common(paths: Sequence[Path], *, label: str) -> Dataset:
     return _dataset(read_tables(paths, label=label), "common")
 
 
-def pooled_terms(paths: Sequence[Path], found: Dataset, label: str, held: Path | None = None) -> DataTerms:
-    """The terms on tables of which all rows are here: those that all rows together have.
-
-    Args:
-        found: all rows as one.
-        held: rows for validation, which are within the ranges as well.
-    """
-    assert isinstance(found.modality, Tabular)
-    columns = {column.name: _terms_of(column) for column in found.modality.columns}
-    if held is not None:
-        rows = frame_of(held, label, [])
-        columns = {name: _including(column, rows) for name, column in columns.items()}
-    label = plain(label)
-    frame = frame_of(paths[0], label, [])
-    for name in frame.columns:
-        if name not in columns and name != label:  # constant in all of them
-            columns[name] = ColumnTerms(name=name, kind="texts", values=category_names(frame[name]))
-    ordered = tuple(columns[name] for name in frame.columns if name != label)
-    return DataTerms(
-        version=VERSION, kind="table", classes=max(2, len(found.names)), names=found.names, label=label, columns=ordered
-    )
-
-
-def _terms_of(column: Column) -> ColumnTerms:
-    if isinstance(column, Categorical):
-        return ColumnTerms(name=column.name, kind="texts", values=column.values)
-    return ColumnTerms(kind="numbers", **asdict(column))
-
-
-def _including(column: ColumnTerms, frame: pd.DataFrame) -> ColumnTerms:
-    from pandas.api.types import is_numeric_dtype
-
-    if column.kind != "numbers" or column.name not in frame or not is_numeric_dtype(frame[column.name]):
-        return column  # reading says what is wrong
-    numbers = frame[column.name].astype(float)
-    low, high = min(column.low, float(numbers.min())), max(column.high, float(numbers.max()))
-    return column.model_copy(update={"low": low, "high": high})
-
-
 def frame_of(path: Path, label: str, notes: list[str]) -> pd.DataFrame:
     """The rows of a table as they stand in the file, none of which lacks a value.
 
@@ -111,7 +72,7 @@ def frame_of(path: Path, label: str, notes: list[str]) -> pd.DataFrame:
     absent = frame.replace([float("inf"), float("-inf")], float("nan")).isna()
     for name in frame.columns:
         if bool(absent[name].any()):
-            row, mark = marked(frame).get(name, (int(absent[name].to_numpy().argmax()) + 1, ""))
+            row, mark = marked(frame).get(name, (_first(absent[name]), ""))
             stands = f", where {brief(repr(mark))} stands" if mark else ""
             raise UnfitBatch(
                 f"'{path}' has no value in some rows of '{brief(name)}', the first of which is row {row}{stands}",
@@ -144,9 +105,9 @@ def agreed_table(path: Path, terms: DataTerms) -> Dataset:
         _check_column(frame[column.name], column, path)
     classes = frame[terms.label].map(category_name)
     if bool((strange := ~classes.isin(terms.names)).any()):
-        row = int(strange.to_numpy().argmax())
+        row = _first(strange)
         raise UnfitBatch(
-            f"row {row + 1} of '{path}' has the class '{brief(classes.iloc[row])}', which was not agreed on",
+            f"row {row} of '{path}' has the class '{brief(classes[row - 1])}', which was not agreed on",
             f"those are {some(terms.names, quoted=False)}",
         )
     schema = Table(Batch(torch.zeros(1, 1), torch.zeros(1)), terms.table(), terms.names, terms.label, ())
@@ -168,12 +129,17 @@ def _check_column(values: pd.Series, column: ColumnTerms, path: Path) -> None:
     else:
         strange, known = ~values.map(category_name).isin(column.values), some(column.values)
     if bool(strange.any()):
-        row = int(strange.to_numpy().argmax())
+        row = _first(strange)
         raise UnfitBatch(
-            f"row {row + 1} of '{path}' has {brief(repr(category_name(values.iloc[row])))} in the column "
+            f"row {row} of '{path}' has {brief(repr(category_name(values[row - 1])))} in the column "
             f"'{brief(column.name)}', and {known} was agreed on",
             "correct it, or agree anew with a proposal of this table",
         )
+
+
+def _first(marked: pd.Series) -> int:
+    """The number in its file of the first row that is marked: of a long table not all rows are here."""
+    return int(marked.index[int(marked.to_numpy().argmax())]) + 1
 
 
 def _reads_as_number(value: object) -> bool:
