@@ -160,9 +160,17 @@ def test_a_bias_tells_scaled_rows_apart() -> None:
     assert _claimed(_seen(net, inputs, labels), inputs, labels).certain.tolist() == [True]
 
 
-def test_a_fold_has_two_preimages() -> None:
-    """Behind a frozen square layer GELU gives one value for two, and all that is sent is behind it."""
-    net = _drawn(lambda: nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3)), 1)
+class Swish(nn.Module):
+    """By hand."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+
+@pytest.mark.parametrize("fold", [nn.GELU, Swish])
+def test_a_fold_has_two_preimages(fold: Callable[[], nn.Module]) -> None:
+    """Behind a frozen square layer an activation gives one value for two, and all that is sent is behind it."""
+    net = _drawn(lambda: nn.Sequential(nn.Linear(6, 6), fold(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)), 1)
     for parameter in net[0].parameters():  # type: ignore[index]
         parameter.requires_grad_(False)
     turned = torch.linalg.qr(_rows(6, 6))[0]
@@ -172,6 +180,76 @@ def test_a_fold_has_two_preimages() -> None:
     found = _claimed(_seen(net, inputs, labels), inputs, labels)
     assert found.certain.tolist() == [False]
     assert SOLVED_ELSEWHERE in _note(found)
+
+
+class Pooled(nn.Module):
+    """Thirty entries by the head, which repeat two features, and eight by a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(1, 2, 3, padding=1), nn.Linear(2, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(torch.tanh(self.conv(x[:, None])).mean(2))
+        return out
+
+
+class Functional(nn.Module):
+    """The same, whose layers are not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Pooled()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv, head = self.own.conv, self.own.head
+        hidden = torch.tanh(nn.functional.conv1d(x[:, None], conv.weight, conv.bias, padding=1)).mean(2)
+        return nn.functional.linear(hidden, head.weight, head.bias)
+
+
+@pytest.mark.parametrize(("build", "width", "spare"), [(Pooled, 10, 0), (Pooled, 9, 1), (Functional, 10, 0)])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_entries_that_repeat_a_few_numbers_are_no_more_equations(
+    build: Callable[[], nn.Module], width: int, spare: int, seed: int
+) -> None:
+    """A false certificate as it was found: ten numbers show of ten values, which have several solutions."""
+    torch.manual_seed(seed)
+    net = build()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(2)
+    inputs, labels = torch.randn(1, width).clamp(-2.9, 2.9), torch.tensor([seed])
+    observation = _seen(net, inputs, labels)
+    assert to_spare(Evidence.of(observation), Candidate(inputs, labels), 1e-6) == spare
+    if not spare:
+        found = _claimed(observation, inputs, labels)
+        assert found.certain.tolist() == [False]
+        assert NONE_TO_SPARE in _note(found)
+
+
+@pytest.mark.parametrize("behind", [(), (nn.Tanh(),)])
+def test_a_frozen_trunk_leaves_as_many_numbers_as_the_head_takes_in(behind: tuple[nn.Module, ...]) -> None:
+    net = _drawn(lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6), *behind, nn.Linear(6, 3)), 1)
+    for parameter in [*net[0].parameters(), *net[2].parameters()]:  # type: ignore[index]
+        parameter.requires_grad_(False)
+    inputs, labels = _rows(1, 6), torch.tensor([1])
+    assert not _claimed(_seen(net, inputs, labels), inputs, labels).certain.any()
+
+
+def test_a_row_without_a_bias_s_gradient_is_scaled_whatever_its_size() -> None:
+    """More values than a Jacobian is worked out of; a bias that is not trained tells no size."""
+    layer = nn.Linear(1089, 2)
+    inputs = 0.2 + 0.2 * torch.rand(1, 1, 33, 33, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([0.2, 0.0]))
+        layer.weight.div_((layer.weight[0] - layer.weight[1]) @ inputs.flatten())
+    layer.bias.requires_grad_(False)
+    net, labels = nn.Sequential(nn.Flatten(), layer), torch.tensor([0])
+    update = fs.local_update(net, fs.Batch(inputs, labels), training=fs.LocalTraining.fedsgd())
+    seen = fs.ThreatModel.honest_but_curious().observe(net, update, modality=fs.Image(shape=(1, 33, 33)))
+    found = _claimed(seen, inputs, labels)
+    assert found.certain.tolist() == [False]
+    assert "scaled" in _note(found)
 
 
 def test_what_lies_outside_the_valid_range_is_not_certain() -> None:

@@ -19,8 +19,9 @@ from fedseal.attack.batch.spear import Spear
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.layers.layerwise import Layerwise
 from fedseal.attack.layers.linear import LinearFirstLayer
+from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
-from fedseal.types import Modality
+from fedseal.types import Modality, Outcome, Reconstruction
 
 SERVER, EAVESDROPPER = ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()
 BLIND = ThreatModel("message_alone", frozenset({"num_examples", "single_updates"}))
@@ -248,3 +249,49 @@ def test_half_precision_is_undone_to_its_own_rounding() -> None:
     found = LinearFirstLayer()(replace(observation), generator=seeded())
     assert found.inputs is not None
     assert psnr(found, batch) > 40
+
+
+@pytest.mark.parametrize(
+    ("before", "low", "high", "row"),
+    [
+        (nn.Hardtanh(0.0, 1000.0), 0.0, 1900.0, [1800.0, 900.0, 400.0, 41.0]),  # incomes, cut
+        (nn.Threshold(0.06, 0.0), 0.0, 1.0, [0.05, 0.04, 0.5, 0.7]),
+        (nn.Hardtanh(0.0, 1e6), 0.0, 1e7, [2e6, 9e5, 4e5, 41.0]),
+    ],
+)
+def test_a_clip_or_a_threshold_before_the_first_layer_makes_nothing_certain(
+    before: nn.Module, low: float, high: float, row: list[float]
+) -> None:
+    """Values on its flat side leave the update as it is, wherever in the range it begins."""
+    torch.manual_seed(0)
+    net = nn.Sequential(before, nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+    with torch.no_grad():
+        net[1].weight.div_(high)
+    table = Tabular(tuple(Continuous(f"t{column}", low, high) for column in range(4)))
+    batch = Batch(torch.tensor([row]), torch.tensor([1]))
+    update = local_update(net, batch, training=LocalTraining.fedsgd())
+    seen = ThreatModel.honest_but_curious().observe(net, update, modality=table)
+    clipped = Batch(before(batch.inputs), batch.labels)
+    for inputs in (batch.inputs, clipped.inputs):
+        claim = Reconstruction(inputs, batch.labels, Outcome("exact", "by hand", 0.0, 0, 0.0))
+        assert not certify(seen, claim).certain.any()
+    found = LinearFirstLayer()(seen, generator=torch.Generator().manual_seed(0))
+    assert not found.certain.any()
+
+
+def test_a_map_is_asked_again_near_what_was_found() -> None:
+    """A step between the levels at which the whole range is looked at."""
+
+    class Step(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where((x - 0.503).abs() < 0.004, torch.full_like(x, 0.503), x)
+
+    net = nn.Sequential(nn.Flatten(), Step(), nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    table = Tabular(tuple(Continuous(f"t{column}", 0.0, 1.0) for column in range(8)))
+    inputs = torch.tensor([[0.506, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8]])
+    update = local_update(net, Batch(inputs, torch.tensor([1])), training=LocalTraining.fedsgd())
+    seen = ThreatModel.honest_but_curious().observe(net, update, modality=table)
+    before = Evidence.of(seen).preprocessing
+    if before is not None:
+        assert not before.holds_at(torch.where(inputs == 0.506, 0.503, inputs), table, 0.01)
+        assert before.holds_at(torch.full((1, 8), 0.3), table, 0.01)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.replay import replayable
@@ -29,8 +32,13 @@ def small(evidence: Evidence, count: int, most: int = COLUMNS, size: float = ENT
     return columns <= most and columns * entries * len(evidence.observation.rounds) <= size
 
 
-def linearized(evidence: Evidence, candidate: Candidate, dtype: torch.dtype = torch.float64) -> Linearized:
+def linearized(
+    evidence: Evidence, candidate: Candidate, dtype: torch.dtype = torch.float64, *, layers: bool = False
+) -> Linearized:
     """In this precision, where device and model allow it.
+
+    Args:
+        layers: see `Linearized`.
 
     Raises:
         NotTwiceDifferentiable: an operator of the model has no second derivative.
@@ -38,7 +46,7 @@ def linearized(evidence: Evidence, candidate: Candidate, dtype: torch.dtype = to
     own = evidence.observation.like.dtype
     for tried in dict.fromkeys((own if evidence.observation.like.device.type == "mps" else dtype, own)):
         try:
-            return Linearized(evidence, candidate, tried)
+            return Linearized(evidence, candidate, tried, layers=layers)
         except (RuntimeError, UnfitBatch) as error:  # model or loss insist on their own dtype, or no second derivative
             said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     raise NotTwiceDifferentiable(f"the update cannot be linearized ({said})", "use plain operators in the model")
@@ -48,9 +56,13 @@ class Linearized:
     """The update as a function of the inputs and of targets that are real numbers, differentiable at a candidate.
 
     Jacobian products come from the backward pass alone, run twice, so that every model that can be matched has them.
+
+    Args:
+        layers: what every layer takes in may move on its own as well, as if it did not follow from the inputs. These
+            columns stand behind those of inputs and targets. `apart` says whether the model's layers can be told apart.
     """
 
-    def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype) -> None:
+    def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype, *, layers: bool = False) -> None:
         training = replayable(evidence.observation)
         assert training is not None
         self.inputs = candidate.inputs.detach().to(dtype).requires_grad_()
@@ -58,9 +70,12 @@ class Linearized:
         labels = candidate.labels.detach()
         self.targets = labels.to(dtype).requires_grad_() if free else None
         moving = Candidate(self.inputs, labels if self.targets is None else self.targets)
-        with twice_differentiable():
-            self.update = updates(evidence, moving, training, dtype, differentiable=True)
         self.leaves = [self.inputs] if self.targets is None else [self.inputs, self.targets]
+        with twice_differentiable(), _Apart(evidence.observation.model) if layers else nullcontext() as apart:
+            self.update = updates(evidence, moving, training, dtype, differentiable=True)
+        self.apart = apart is not None and apart.told_apart
+        if apart is not None:
+            self.leaves += apart.added.values()
         self.probe = torch.zeros_like(self.update, requires_grad=True)
         pulled = torch.autograd.grad(
             self.update, self.leaves, self.probe, create_graph=True, allow_unused=True, materialize_grads=True
@@ -70,7 +85,7 @@ class Linearized:
 
     @property
     def columns(self) -> int:
-        """Input values and real targets."""
+        """Input values and real targets, and what layers take in if that moves."""
         return len(self.pulled)
 
     def push(self, directions: Tensor) -> Tensor:
@@ -114,6 +129,64 @@ class Linearized:
                 self.update, self.leaves, change, retain_graph=True, allow_unused=True, materialize_grads=True
             )
         return torch.cat([part.flatten() for part in parts]).detach()
+
+
+class _Apart:
+    """Within, what every layer takes in may move on its own, and of a layer that takes in the data what it gives.
+
+    A layer is a module with one weight of its own, of two axes or more. Zeros are added, in units of what they are
+    added to; the steps of a local training share them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.added: dict[tuple[nn.Module, torch.Size], Tensor] = {}
+        self._layers = {module for module in model.modules() if _weights(module)}
+        self._left = set(self._layers)
+        self._first: set[nn.Module] = set()
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether all weights belong to layers that were called."""
+        return not self._left and all(len(_weights(layer)) == 1 for layer in self._layers)
+
+    def __enter__(self) -> _Apart:
+        self._handles = (register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, taken: tuple[Any, ...]) -> Any:
+        data = taken[0] if taken else None
+        if module not in self._layers or not isinstance(data, Tensor) or not data.is_floating_point():
+            return None
+        self._left.discard(module)
+        if not self._follows(data):
+            self._first.add(module)
+            return None
+        return self._moved(module, data), *taken[1:]
+
+    def _after(self, module: nn.Module, _: object, given: Any) -> Any:
+        return self._moved(module, given) if module in self._first and isinstance(given, Tensor) else None
+
+    def _follows(self, data: Tensor) -> bool:
+        """Whether something follows from what was added before."""
+        before = list(self.added.values())
+        if not before or not data.requires_grad:
+            return False
+        found = torch.autograd.grad(data.sum(), before, retain_graph=True, allow_unused=True)
+        return any(part is not None for part in found)
+
+    def _moved(self, module: nn.Module, data: Tensor) -> Tensor:
+        key = (module, data.shape)
+        if key not in self.added:
+            self.added[key] = torch.zeros_like(data.detach()).requires_grad_()
+        return data + data.detach().square().mean().sqrt() * self.added[key]
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in module.parameters(recurse=False) if parameter.ndim > 1]
 
 
 def updates(

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedseal.attack.evidence.entrance import Undone, undo
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.patches import PatchEmbedding
+from fedseal.attack.evidence.input_traits import traits_of
+from fedseal.attack.evidence.patches import NO_PATCHES, PatchEmbedding
 from fedseal.attack.evidence.preprocessing import Preprocessing, bounds, read_preprocessing
 from fedseal.attack.evidence.structure import Entrance
 from fedseal.types import Secret
@@ -96,7 +97,10 @@ def patch_equations(evidence: Evidence) -> PatchEquations | str:
 
 
 def _read(evidence: Evidence) -> PatchEquations | str:
-    layer, observation = evidence.structure_at_entrance.patches, evidence.observation
+    observation = evidence.observation
+    if traits_of(observation.modality).discrete or len(observation.modality.shape) != 3:
+        return NO_PATCHES
+    layer = evidence.structure_at_entrance.patches
     if isinstance(layer, str):
         return layer
     tensors = observation.update.tensors

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from fedseal.attack.evidence.trace import MARK, PROBE, Trace, ancestors, module_name
+from fedseal.attack.evidence.trace import MARK, PROBE, Trace, ancestors, dependents, module_name
 
 aten = torch.ops.aten
 ADDS = (aten.add.Tensor, aten.add_.Tensor)
@@ -103,7 +103,7 @@ def patch_embedding(trace: Trace) -> PatchEmbedding | str:
         return found
     table, added, data, crossed = found
     needed, parameters = ancestors(layer.data), trace.parameters
-    behind = _behind(trace)
+    behind = dependents(trace.graph, trace.inputs)
     between = [node for node in trace.graph.nodes if node in needed and node in behind and node is not trace.inputs]
     indices = tuple(
         parameters[node] for node in ancestors(added) if node in parameters and not node.meta["val"].is_floating_point()
@@ -130,17 +130,8 @@ def patch_embedding(trace: Trace) -> PatchEmbedding | str:
     )
 
 
-def _behind(trace: Trace) -> set[Node]:
-    """Everything that depends on the model's input."""
-    found = {trace.inputs}
-    for node in trace.graph.nodes:
-        if found.intersection(node.all_input_nodes):
-            found.add(node)
-    return found
-
-
 def _first_layer(trace: Trace) -> _Layer | str:
-    behind, parameters = _behind(trace), trace.parameters
+    behind, parameters = dependents(trace.graph, trace.inputs), trace.parameters
     mixing = (aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default)
     first = next((node for node in trace.graph.nodes if node in behind and node.target in mixing), None)
     if first is None or first.target is aten.bmm.default:
@@ -193,7 +184,7 @@ def _uses(parameter: Node, trace: Trace) -> set[Node]:
 
 def _where_added(trace: Trace, layer: _Layer) -> tuple[Node, Node, Node, tuple[str, ...]] | str:
     """The table, what is added of it, what it is added to, and the dropout modules met until there."""
-    behind, node = _behind(trace), layer.node
+    behind, node = dependents(trace.graph, trace.inputs), layer.node
     while True:
         users = [user for user in node.users if user.target is not aten.detach.default]
         if len(users) != 1:

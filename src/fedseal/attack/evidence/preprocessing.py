@@ -10,9 +10,9 @@ A dropout module on the way is a map of the same kind while it keeps a value, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ aten = torch.ops.aten
 DATA = {aten.convolution.default: 0, aten.mm.default: 0, aten.addmm.default: 1}  # which operand is no weight
 BASE = 16  # of the digits by which an input value's place is told; few, so that half precision tells them apart
 CHECKS = 4  # random points at which the map must hold
+LEVELS, VALUES = 65, 1 << 22  # of all values at once from end to end of the valid range, and how many values in all
 TOLERANCE = 1e-6  # of the largest value, up to which it holds in double precision
+NEARBY = 1e-2  # of how far the map moves near given inputs, up to which it holds there
 SINGLE = 1e-2  # the same where the model computes in a coarser format of its own
 WIDEST = 100.0  # a range of valid inputs that is wider, or has no end, is cut to this
 
@@ -118,6 +120,8 @@ class Preprocessing:
         kept: the map of a value that every dropout on the way kept; `plain` without dropout.
         dropped: for each dropout module on the way, by name, what z_j is where it dropped the value, `(M,)`.
         groups: `(M,)`, which z_j share unknown numbers; None where the numbers are known.
+        entering: what the first layer takes in where no dropout draws, `(N, M)`, of flat inputs `(N, numel)`; None
+            where the model does not compute it.
     """
 
     entrance: Entrance
@@ -125,6 +129,30 @@ class Preprocessing:
     kept: Affine
     dropped: Mapping[str, Tensor]
     groups: Tensor | None
+    entering: Callable[[Tensor], Tensor | None] = field(repr=False, compare=False)
+
+    def holds_at(self, inputs: Tensor, modality: Modality, step: float) -> bool:
+        """Whether the map is the model's near valid inputs `(N, numel)`: a clip or a threshold may begin right there.
+
+        Args:
+            step: how far every value is moved, up and down, as far as it is valid.
+        """
+        low, high = whole_range(modality)
+        flat = inputs.detach().double().cpu().flatten(1)
+        for moved in (torch.minimum(flat + step, high), torch.maximum(flat - step, low), flat):
+            seen = self.entering(moved)
+            if seen is None:
+                return False
+            off = (self.plain(moved) - seen).abs()
+            if bool((off > NEARBY * step * self.plain.scale.abs() + TOLERANCE * seen.abs().amax()).any()):
+                return False
+        return True
+
+
+def whole_range(modality: Modality) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest valid input, `(numel,)` each in float64, however far; infinite without an end."""
+    wide = torch.full((1, *modality.shape), math.inf, dtype=torch.float64)
+    return modality.project(-wide)[0].flatten().double(), modality.project(wide)[0].flatten().double()
 
 
 def bounds(modality: Modality) -> tuple[Tensor, Tensor]:
@@ -167,7 +195,7 @@ def read_preprocessing(
     if missing:
         groups = torch.unique(torch.stack([plain.scale, plain.shift], 1), dim=0, return_inverse=True)[1]
     constants = {name: value for name, value in dropped.items() if value is not None}
-    return Preprocessing(entrance, plain, kept, constants, groups)
+    return Preprocessing(entrance, plain, kept, constants, groups, lambda points: probe.entered(points, {})[0])
 
 
 def _no_map(entrance: Entrance) -> str:
@@ -194,6 +222,8 @@ class _Probe:
     ) -> None:
         self.model, self.entrance, self.dtype = model, entrance, dtype
         self.shape, (self.low, self.high) = modality.shape, bounds(modality)
+        cut = zip(whole_range(modality), bounds(modality), strict=True)
+        self.first, self.last = (torch.where(end.isinf(), near, end) for end, near in cut)
         self.numel = math.prod(self.shape)
         self.places = {module: name for name, module in model.named_modules()}
         fixed = torch.Generator().manual_seed(0)  # the points are no draw of the attack: any will do
@@ -215,7 +245,7 @@ class _Probe:
 
     def affine(self, factors: Mapping[str, float]) -> Affine | None:
         """The map with each dropout module scaling by its factor, None if it is none."""
-        seen, tolerance = self._entered(self.points, factors)
+        seen, tolerance = self.entered(self.points, factors)
         if seen is None or not bool(seen.isfinite().all()):
             return None
         bottom, top, digits, checks = seen[0], seen[1], seen[2:-CHECKS], seen[-CHECKS:]
@@ -231,23 +261,38 @@ class _Probe:
         scale = torch.where(moves, (top - bottom) / torch.where(width == 0, 1.0, width), 0.0)
         found = Affine(index, scale, bottom - scale * self.low[index.clamp_min(0)])
         rest = found(self.points[-CHECKS:]) - checks
-        return found if bool((rest.abs() <= tolerance * size).all()) and self._apart(factors, tolerance) else None
+        if bool((rest.abs() > tolerance * size).any()) or not self._apart(factors, tolerance):
+            return None
+        return found if self._everywhere(found, factors) else None
+
+    def _everywhere(self, found: Affine, factors: Mapping[str, float]) -> bool:
+        """Whether the map holds from end to end of the valid range, at so many levels of all values."""
+        levels = max(3, min(LEVELS, VALUES // self.numel))
+        for level in torch.linspace(0, 1, levels, dtype=torch.float64):
+            point = (self.first + level * (self.last - self.first))[None]
+            seen, tolerance = self.entered(point, factors)
+            if seen is None:
+                return False
+            size = seen.abs().max().clamp_min(1e-300)
+            if bool(((found(point) - seen).abs() > tolerance * size).any()):
+                return False
+        return True
 
     def constant(self, factors: Mapping[str, float]) -> Tensor | None:
         """What the first layer takes in where that does not depend on the input, `(M,)`; None if it does."""
-        seen, tolerance = self._entered(self.points, factors)
+        seen, tolerance = self.entered(self.points, factors)
         if seen is None or bool(((seen - seen[0]).abs() > tolerance * seen.abs().max().clamp_min(1e-300)).any()):
             return None
         return seen[0]
 
     def _apart(self, factors: Mapping[str, float], tolerance: float) -> bool:
         """Whether an example enters as it does in any other company."""
-        whole, few = (self._entered(points, factors)[0] for points in (self.points, self.points[[1, 0]]))
+        whole, few = (self.entered(points, factors)[0] for points in (self.points, self.points[[1, 0]]))
         if whole is None or few is None:
             return False
         return bool(((few - whole[[1, 0]]).abs() <= tolerance * whole.abs().max().clamp_min(1e-300)).all())
 
-    def _entered(self, points: Tensor, factors: Mapping[str, float]) -> tuple[Tensor | None, float]:
+    def entered(self, points: Tensor, factors: Mapping[str, float]) -> tuple[Tensor | None, float]:
         """The values `(P, M)` in float64 at points `(P, numel)`, and to what share of their size they are right."""
         if bool((self.low == self.high).all()):
             return None, TOLERANCE

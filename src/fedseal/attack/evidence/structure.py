@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
 from fedseal.attack.evidence.patches import NO_PATCHES, PatchEmbedding, patch_embedding
-from fedseal.attack.evidence.trace import MARK, PROBE, ancestors, draws, module_name, traced
+from fedseal.attack.evidence.trace import MARK, PROBE, ancestors, dependents, draws, module_name, traced
 from fedseal.criterion import Link, LinkStep
 from fedseal.errors import UnfitModel
 
@@ -103,7 +103,7 @@ class Structure:
         dropout: for every parameter, the dropout modules that the data passes on its way to it; for "", to the output.
         random: operators that draw random numbers although every dropout module is still.
         link: what the model applies to the head's scores before it gives them.
-        folds: whether an operator occurs that gives one value for several, such as GELU or a square.
+        folds: whether an operator occurs that may give one value for several, such as GELU or a product of values.
         patches: the patch embedding that the model begins with, or why it begins with none.
     """
 
@@ -136,7 +136,20 @@ _ACTIVATIONS: dict[Any, Callable[[Node], Activation]] = {
 }
 _VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 _NONSMOOTH = ("relu", "max_pool2d", "hardtanh", "threshold")
-_FOLDING = ("gelu", "silu", "mish", "hardswish", "abs", "pow", "square", "sin", "cos")
+# What gives each value its own, or is linear; of anything else that data passes two values may give one.
+_UNFOLDED = (
+    "embedding", "relu", "leaky_relu", "sigmoid", "tanh", "elu", "softplus", "hardtanh", "hardsigmoid", "threshold",
+    "clamp", "clamp_min", "clamp_max", "log_sigmoid_forward", "exp", "log", "add", "add_", "sub", "rsub", "neg",
+    "mean", "sum", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d", "max_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "native_batch_norm",
+    "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_layer_norm",
+    "native_group_norm", "_softmax", "_log_softmax", "native_dropout", "bernoulli_", "view", "_unsafe_view",
+    "reshape", "permute", "transpose", "t", "expand", "slice", "select", "cat", "stack", "split",
+    "split_with_sizes", "unbind", "squeeze", "unsqueeze", "alias", "clone", "detach", "_to_copy", "contiguous",
+    "flip", "constant_pad_nd", "unfold", "im2col", "repeat", "roll", "index", "index_select", "gather", "copy_",
+    "slice_scatter", "upsample_nearest2d", "upsample_bilinear2d",
+)  # fmt: skip
+_PRODUCTS = ("mul", "mul_", "div", "div_", "mm", "addmm", "bmm", "baddbmm", "matmul", "convolution")
 _MIXING = tuple(
     operator.default
     for operator in (aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.matmul, aten.embedding)
@@ -166,6 +179,7 @@ def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = Fals
     assert classes is not None
     calls = [node.target for node in graph.nodes if node.op == "call_function"]
     last, link = _last_linear(result)
+    behind = dependents(graph, inputs)
     head = _linear(last, parameters)
     layers, obstacle = _row(start, result if head is None else last, parameters)
     return Structure(
@@ -179,9 +193,19 @@ def structure_of(model: nn.Module, shape: tuple[int, ...], *, whole: bool = Fals
         (("", dropout[result]), *((name, dropout[node]) for node, name in parameters.items() if dropout[node])),
         tuple(dict.fromkeys(module_name(call) for call in calls if draws(call))),
         () if head is None else link,
-        any(module_name(call) in _FOLDING for call in calls),
+        any(_folds(node, behind) for node in graph.nodes if node in behind and node.op == "call_function"),
         NO_PATCHES if whole or len(shape) != 3 else patch_embedding(trace),
     )
+
+
+def _folds(node: Node, behind: set[Node]) -> bool:
+    """Whether an operator may give one value for several."""
+    name = module_name(node.target)
+    if name in _PRODUCTS:  # of what follows from the data and what does not
+        return sum(parent in behind for parent in node.all_input_nodes) > 1 or (
+            name == "div" and node.args[0] not in behind
+        )
+    return name not in _UNFOLDED and "getitem" not in name
 
 
 def _entrance(

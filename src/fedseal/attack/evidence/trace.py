@@ -152,6 +152,15 @@ def _passed(graph: Graph, modules: Sequence[str], parameters: dict[Node, str]) -
     return passed
 
 
+def dependents(graph: Graph, node: Node) -> set[Node]:
+    """The node and everything that is made of it."""
+    found = {node}
+    for other in graph.nodes:
+        if found.intersection(other.all_input_nodes):
+            found.add(other)
+    return found
+
+
 def ancestors(node: Node) -> set[Node]:
     """The node and everything it is made of."""
     found, waiting = {node}, [node]

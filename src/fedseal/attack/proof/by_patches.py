@@ -51,7 +51,7 @@ def by_patches(evidence: Evidence, inputs: Tensor) -> Certificate | None:
         *drawn_in_secret(evidence, equations.secrets, ()),  # what is drawn behind the positions changes nothing
         *_sums_in_doubt(evidence),
         *([] if equations.ordered else ["the order of the positions was not handed over"]),
-        *_preprocessing_in_doubt(equations),
+        *_preprocessing_in_doubt(equations, inputs),
     ]
     if not value <= tolerance:
         reasons.append("does not explain the gradient of the patches' layer to its precision")
@@ -96,10 +96,11 @@ def _sums_in_doubt(evidence: Evidence) -> list[str]:
     return []
 
 
-def _preprocessing_in_doubt(equations: PatchEquations) -> list[str]:
+def _preprocessing_in_doubt(equations: PatchEquations, inputs: Tensor) -> list[str]:
     before = equations.before
     if before is None:
         return []
     if before.groups is not None:
         return ["the normalization before the patches is withheld"]
-    return []
+    near = before.holds_at(inputs, equations.evidence.observation.modality, VISIBLE)
+    return [] if near else ["near these inputs the model does something else before the patches than elsewhere"]

@@ -65,6 +65,7 @@ NOT_ITS_OWN = "the update does not move as the model's own derivative says"
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
 SOLVED_ELSEWHERE = "other data explain the update as well, found by least squares from elsewhere"
+NOT_NEARBY = "near these inputs the model does something else before its first layer than elsewhere, such as a clip"
 SCALED_ALONE = "the same inputs, scaled, explain the update as well"
 SCALED = "the model has no bias, and the same inputs, scaled, explain the update as well"
 
@@ -103,6 +104,9 @@ def certify(observation: Observation, found: Reconstruction) -> Reconstruction:
         if whole is None or not all(whole.certain):
             whole = by_layer(evidence, inputs, whole) or whole
         certificate = whole or certificate
+    before = evidence.preprocessing if inputs.is_floating_point() else None
+    if certificate is not None and before is not None and not before.holds_at(inputs, observation.modality, VISIBLE):
+        certificate = less_certain(certificate, (False,) * len(certificate.certain), NOT_NEARBY)
     if certificate is not None and scaled:
         certificate = replace(certificate, assumption=f"{certificate.assumption}, and that {scaled}")
     if certificate is not None and math.isnan(certificate.residual):  # the replay is not finite: nothing is compared
@@ -246,6 +250,8 @@ def _elsewhere(
             judged = _returning(evidence, candidate, judged, firm, (False,) * count, NONE_TO_SPARE)
         elif multiples:
             judged = less_certain(judged, (False,), SCALED_ALONE)
+    elif not few and on_its_ray(evidence, candidate, tolerance):
+        judged = less_certain(judged, (False,), SCALED_ALONE)
     if any(held and not sure for held, sure in zip(judged.certain, alone, strict=True)):
         sure = tuple(c and a for c, a in zip(judged.certain, alone, strict=True))
         judged = _returning(evidence, candidate, judged, judged.certain, sure, BESIDE)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedseal.attack.equations.factor import lowest
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.jacobian import QUICK, linearized, small
+from fedseal.attack.evidence.jacobian import CHUNK, QUICK, linearized, small
 from fedseal.attack.evidence.least_squares import steps_from
 from fedseal.attack.evidence.replay import replayable, residual
 from fedseal.attack.proof.sensitivity import VISIBLE, delta_on_the_ray
@@ -26,13 +26,14 @@ from fedseal.vocabulary import MARGIN, OWN_SEED
 
 ELSEWHERE = 2  # inputs and labels drawn at random at which the update's other directions are looked at
 ENOUGH = 16  # equations to spare that are counted, more or less
+INDEPENDENT = 1e-9  # of the largest singular value, up to which a number follows from others
 TWICE = 2.0  # times the inputs, of which a model without a bias makes a multiple of its outputs
 SAME = 1e-5  # of the largest output, how near to a multiple
 SCALES = torch.logspace(-2, 2, 81, dtype=torch.float64).tolist()  # factors at which another solution is looked for
 FEW = 8  # examples that are scaled one by one
 CLASSES = 16  # up to which each is tried
-STARTS, STEPS = 6, 25  # of least squares to another solution
-AGREEING = 4  # ends of twelve starts, from which on it counts where they lie
+STARTS, STEPS = 16, 25  # of least squares to another solution
+AGREEING = 4  # ends of all starts, from which on it counts where they lie
 COLUMNS, ENTRIES = 64, 1e5  # of a Jacobian up to which that takes little time
 DEEP = 4  # valleys of the misfit that are followed down
 
@@ -42,7 +43,9 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
     negative where there are fewer.
 
     Updates lie in a space of as many dimensions as the Jacobians at all data span together; the one at the candidate
-    and some directions at data drawn at random show it.
+    and some directions at data drawn at random show it. And they follow from what the layers take in: where all that
+    they show of it are as many numbers as there are unknowns, these numbers have several preimages in general, however
+    many entries repeat them.
 
     Args:
         tolerance: the relative change of the update that nobody sees.
@@ -55,6 +58,9 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
     own, unknowns = there.matrix(), there.columns
     if own.shape[1] <= unknowns:
         return own.shape[1] - unknowns
+    shown = _shown_numbers(evidence, candidate, unknowns + ENOUGH)
+    if shown is None or shown <= unknowns:
+        return 0 if shown is None else shown - unknowns
     basis, triangle = torch.linalg.qr(own.T)
     taken = _rank(triangle, unseen)
     generator, rows = torch.Generator().manual_seed(OWN_SEED), []
@@ -64,7 +70,26 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
         ways = torch.linalg.qr(torch.randn(other.columns, some, generator=generator, dtype=torch.float64))[0].T
         rows.append(other.push(ways.to(other.inputs)).double())
     moved = torch.cat(rows) / math.sqrt(ELSEWHERE)
-    return taken + _rank(moved - (moved @ basis) @ basis.T, unseen) - unknowns
+    spanned = taken + _rank(moved - (moved @ basis) @ basis.T, unseen)
+    return min(spanned, shown) - unknowns
+
+
+def _shown_numbers(evidence: Evidence, candidate: Candidate, most: int) -> int | None:
+    """How many numbers an update shows, up to some, if what every layer takes in were free: it says no more of the
+    inputs, of which all of that follows. None where the model's layers cannot be told apart.
+
+    What a layer behind the first gives back follows from what it takes in, which shows: it adds nothing. Of the first
+    layer that is no matter of course.
+    """
+    free = linearized(evidence, candidate, layers=True)
+    if not free.apart:
+        return None
+    count, generator = min(most, free.columns), torch.Generator().manual_seed(OWN_SEED)
+    ways = torch.linalg.qr(torch.randn(free.columns, count, generator=generator, dtype=torch.float64))[0].T
+    parts = [free.push(part.to(free.inputs)).double() for part in torch.split(ways, CHUNK)]
+    values = torch.linalg.svdvals(torch.cat(parts))
+    least = max(INDEPENDENT, 1e3 * torch.finfo(free.inputs.dtype).eps)  # some models compute in their own format only
+    return int((values > least * values[0]).sum())
 
 
 def _rank(rows: Tensor, unseen: float) -> int:
