@@ -266,7 +266,7 @@ def test_a_clip_or_a_threshold_before_the_first_layer_makes_nothing_certain(
     torch.manual_seed(0)
     net = nn.Sequential(before, nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
     with torch.no_grad():
-        net[1].weight.div_(high)
+        net.get_parameter("1.weight").div_(high)
     table = Tabular(tuple(Continuous(f"t{column}", low, high) for column in range(4)))
     batch = Batch(torch.tensor([row]), torch.tensor([1]))
     update = local_update(net, batch, training=LocalTraining.fedsgd())
