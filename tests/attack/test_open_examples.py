@@ -51,7 +51,7 @@ def test_without_equations_to_spare_other_starts_must_lead_back(seed: int, monke
     """A softmax's update has ten independent values; with one of two equal rows moved freely, twelve are sought."""
     inputs, labels = _rows(seed, 3)[[0, 1, 1]], torch.tensor([0, 1, 1])
     assert _claimed(_softmax(seed), inputs, labels, inputs).certain.tolist() == [True, False, False]
-    monkeypatch.setattr(elsewhere, "AGREEING", 13)  # more than there are starts
+    monkeypatch.setattr(elsewhere, "AGREEING", 2 * elsewhere.STARTS + 1)  # more than there are starts
     found = _claimed(_softmax(seed), inputs, labels, inputs)
     assert found.certificate is not None
     assert found.certificate.sensitivity[0] > 1e3 * found.certificate.tolerance  # nothing nearby gives the same

@@ -59,7 +59,7 @@ class Linearized:
 
     Args:
         layers: what every layer takes in may move on its own as well, as if it did not follow from the inputs. These
-            columns stand behind those of inputs and targets. `apart` says whether the model's layers can be told apart.
+            columns stand behind those of inputs and targets.
     """
 
     def __init__(self, evidence: Evidence, candidate: Candidate, dtype: torch.dtype, *, layers: bool = False) -> None:
@@ -73,7 +73,6 @@ class Linearized:
         self.leaves = [self.inputs] if self.targets is None else [self.inputs, self.targets]
         with twice_differentiable(), _Apart(evidence.observation.model) if layers else nullcontext() as apart:
             self.update = updates(evidence, moving, training, dtype, differentiable=True)
-        self.apart = apart is not None and apart.told_apart
         if apart is not None:
             self.leaves += apart.added.values()
         self.probe = torch.zeros_like(self.update, requires_grad=True)
@@ -134,20 +133,15 @@ class Linearized:
 class _Apart:
     """Within, what every layer takes in may move on its own, and of a layer that takes in the data what it gives.
 
-    A layer is a module with one weight of its own, of two axes or more. Zeros are added, in units of what they are
-    added to; the steps of a local training share them.
+    A layer is a module with weights of its own, of two axes or more. Zeros are added, in units of what they are added
+    to; the steps of a local training share them. Of several weights in one module what is between them stays as it is,
+    and so does what such a module makes of the data.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.added: dict[tuple[nn.Module, torch.Size], Tensor] = {}
-        self._layers = {module for module in model.modules() if _weights(module)}
-        self._left = set(self._layers)
+        self._layers = {module for module in model.modules() if _weights(module, recurse=False)}
         self._first: set[nn.Module] = set()
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether all weights belong to layers that were called."""
-        return not self._left and all(len(_weights(layer)) == 1 for layer in self._layers)
 
     def __enter__(self) -> _Apart:
         self._handles = (register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after))
@@ -161,9 +155,9 @@ class _Apart:
         data = taken[0] if taken else None
         if module not in self._layers or not isinstance(data, Tensor) or not data.is_floating_point():
             return None
-        self._left.discard(module)
         if not self._follows(data):
-            self._first.add(module)
+            if len(_weights(module, recurse=True)) == 1:
+                self._first.add(module)
             return None
         return self._moved(module, data), *taken[1:]
 
@@ -185,8 +179,8 @@ class _Apart:
         return data + data.detach().square().mean().sqrt() * self.added[key]
 
 
-def _weights(module: nn.Module) -> list[Tensor]:
-    return [parameter for parameter in module.parameters(recurse=False) if parameter.ndim > 1]
+def _weights(module: nn.Module, *, recurse: bool) -> list[Tensor]:
+    return [parameter for parameter in module.parameters(recurse=recurse) if parameter.ndim > 1]
 
 
 def updates(

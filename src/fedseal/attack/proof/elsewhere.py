@@ -59,8 +59,8 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
     if own.shape[1] <= unknowns:
         return own.shape[1] - unknowns
     shown = _shown_numbers(evidence, candidate, unknowns + ENOUGH)
-    if shown is None or shown <= unknowns:
-        return 0 if shown is None else shown - unknowns
+    if shown <= unknowns:
+        return shown - unknowns
     basis, triangle = torch.linalg.qr(own.T)
     taken = _rank(triangle, unseen)
     generator, rows = torch.Generator().manual_seed(OWN_SEED), []
@@ -74,16 +74,14 @@ def to_spare(evidence: Evidence, candidate: Candidate, tolerance: float) -> int:
     return min(spanned, shown) - unknowns
 
 
-def _shown_numbers(evidence: Evidence, candidate: Candidate, most: int) -> int | None:
+def _shown_numbers(evidence: Evidence, candidate: Candidate, most: int) -> int:
     """How many numbers an update shows, up to some, if what every layer takes in were free: it says no more of the
-    inputs, of which all of that follows. None where the model's layers cannot be told apart.
+    inputs, of which all of that follows. Where layers are no modules that are called, they are as many as the inputs.
 
     What a layer behind the first gives back follows from what it takes in, which shows: it adds nothing. Of the first
     layer that is no matter of course.
     """
     free = linearized(evidence, candidate, layers=True)
-    if not free.apart:
-        return None
     count, generator = min(most, free.columns), torch.Generator().manual_seed(OWN_SEED)
     ways = torch.linalg.qr(torch.randn(free.columns, count, generator=generator, dtype=torch.float64))[0].T
     parts = [free.push(part.to(free.inputs)).double() for part in torch.split(ways, CHUNK)]
