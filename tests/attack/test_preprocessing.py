@@ -295,3 +295,24 @@ def test_a_map_is_asked_again_near_what_was_found() -> None:
     if before is not None:
         assert not before.holds_at(torch.where(inputs == 0.506, 0.503, inputs), table, 0.01)
         assert before.holds_at(torch.full((1, 8), 0.3), table, 0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_map_computed_in_half_precision_only_holds_to_its_rounding(dtype: torch.dtype) -> None:
+    """A convolution with a bias takes nothing but its own format; a clip near an input is found there too."""
+
+    class Scaled(nn.Module):
+        def __init__(self, end: float) -> None:
+            super().__init__()
+            self.end = end
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (2 * x + 1).clamp(max=2 * self.end + 1)
+
+    inputs = torch.tensor([[[[0.53, 0.1, 0.2, 0.3, 0.4, 0.45]]]]).to(dtype)
+    for end, holds in ((1.0, True), (0.53, False)):
+        net = nn.Sequential(Scaled(end), nn.Conv2d(1, 4, (1, 3)), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).to(dtype)
+        update = local_update(net, Batch(inputs, torch.tensor([1])), training=LocalTraining.fedsgd())
+        seen = ThreatModel.honest_but_curious().observe(net, update, modality=Image(shape=(1, 1, 6)))
+        before = Evidence.of(seen).preprocessing
+        assert (before is not None and before.holds_at(inputs, Image(shape=(1, 1, 6)), 0.01)) == holds

@@ -29,7 +29,7 @@ BASE = 16  # of the digits by which an input value's place is told; few, so that
 CHECKS = 4  # random points at which the map must hold
 LEVELS, VALUES = 65, 1 << 22  # of all values at once from end to end of the valid range, and how many values in all
 TOLERANCE = 1e-6  # of the largest value, up to which it holds in double precision
-NEARBY = 1e-2  # of how far the map moves near given inputs, up to which it holds there
+NEARBY = 1e-2  # of how far the map moves near given inputs, up to which it holds there in double precision
 SINGLE = 1e-2  # the same where the model computes in a coarser format of its own
 WIDEST = 100.0  # a range of valid inputs that is wider, or has no end, is cut to this
 
@@ -120,8 +120,8 @@ class Preprocessing:
         kept: the map of a value that every dropout on the way kept; `plain` without dropout.
         dropped: for each dropout module on the way, by name, what z_j is where it dropped the value, `(M,)`.
         groups: `(M,)`, which z_j share unknown numbers; None where the numbers are known.
-        entering: what the first layer takes in where no dropout draws, `(N, M)`, of flat inputs `(N, numel)`; None
-            where the model does not compute it.
+        entering: what the first layer takes in where no dropout draws, `(N, M)`, of flat inputs `(N, numel)`, in the
+            format in which the model computes it; None where it does not.
     """
 
     entrance: Entrance
@@ -143,8 +143,9 @@ class Preprocessing:
             seen = self.entering(moved)
             if seen is None:
                 return False
-            off = (self.plain(moved) - seen).abs()
-            if bool((off > NEARBY * step * self.plain.scale.abs() + TOLERANCE * seen.abs().amax()).any()):
+            rounded = max(TOLERANCE, torch.finfo(seen.dtype).eps)  # a model that insists on half precision rounds so
+            off = (self.plain(moved) - seen.double()).abs()
+            if bool((off > NEARBY * step * self.plain.scale.abs() + rounded * seen.double().abs().amax()).any()):
                 return False
         return True
 
@@ -195,7 +196,7 @@ def read_preprocessing(
     if missing:
         groups = torch.unique(torch.stack([plain.scale, plain.shift], 1), dim=0, return_inverse=True)[1]
     constants = {name: value for name, value in dropped.items() if value is not None}
-    return Preprocessing(entrance, plain, kept, constants, groups, lambda points: probe.entered(points, {})[0])
+    return Preprocessing(entrance, plain, kept, constants, groups, lambda points: probe.computed(points, {}))
 
 
 def _no_map(entrance: Entrance) -> str:
@@ -294,17 +295,21 @@ class _Probe:
 
     def entered(self, points: Tensor, factors: Mapping[str, float]) -> tuple[Tensor | None, float]:
         """The values `(P, M)` in float64 at points `(P, numel)`, and to what share of their size they are right."""
-        if bool((self.low == self.high).all()):
+        seen = self.computed(points, factors)
+        if seen is None:
             return None, TOLERANCE
-        for dtype, tolerance in ((torch.float64, TOLERANCE), (self.dtype, SINGLE)):
+        return seen.double(), max(TOLERANCE, min(SINGLE, 30 * torch.finfo(seen.dtype).eps))
+
+    def computed(self, points: Tensor, factors: Mapping[str, float]) -> Tensor | None:
+        """The values `(P, M)` at points `(P, numel)`, in double precision or else in the model's own format."""
+        if bool((self.low == self.high).all()):
+            return None
+        for dtype in (torch.float64, self.dtype):
             try:
-                return self._forward(points.to(dtype), factors).double(), self._precision(dtype, tolerance)
+                return self._forward(points.to(dtype), factors)
             except (RuntimeError, ValueError):  # a module that insists on a format, or on more than a value a channel
                 continue
-        return None, TOLERANCE
-
-    def _precision(self, dtype: torch.dtype, tolerance: float) -> float:
-        return tolerance if dtype == torch.float64 else max(TOLERANCE, min(tolerance, 30 * torch.finfo(dtype).eps))
+        return None
 
     def _forward(self, points: Tensor, factors: Mapping[str, float]) -> Tensor:
         first = self.entrance.weight
