@@ -28,7 +28,7 @@ PROBE = 2  # examples in the traced batch: two, so that BatchNorm in train mode 
 
 
 class Trace(NamedTuple):
-    """The operators on two examples.
+    """The operators on some examples.
 
     Args:
         inputs: the node of the model's input, of which `result` is made.
@@ -44,8 +44,8 @@ class Trace(NamedTuple):
     dropout: dict[Node, tuple[str, ...]]
 
 
-def traced(model: nn.Module, shape: tuple[int, ...], *, whole: bool = False) -> Trace:
-    """Record an architecture (on the meta device) on inputs of this shape, whole numbers or not.
+def traced(model: nn.Module, shape: tuple[int, ...], *, whole: bool = False, examples: int = PROBE) -> Trace:
+    """Record an architecture (on the meta device) on so many inputs of this shape, whole numbers or not.
 
     Raises:
         UnfitModel: the model does not accept such inputs.
@@ -66,12 +66,12 @@ def traced(model: nn.Module, shape: tuple[int, ...], *, whole: bool = False) -> 
         # fake, not meta: a forward may build constants on the CPU
         with FakeTensorMode(allow_non_fake_inputs=True), at_dropout(model, mark):
             fake = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
-            inputs = torch.empty(PROBE, *shape, dtype=torch.long if whole else dtype)
+            inputs = torch.empty(examples, *shape, dtype=torch.long if whole else dtype)
             graph = make_fx(lambda state, x: functional_call(model, state, (x,)))(fake, inputs).graph
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnfitModel(
-            f"{type(model).__name__} does not accept inputs of shape {(PROBE, *shape)} ({first})",
+            f"{type(model).__name__} does not accept inputs of shape {(examples, *shape)} ({first})",
             "give the modality the shape that the model was trained on",
         ) from error
     for node in graph.nodes:

@@ -45,6 +45,7 @@ from fedseal.attack.proof.elsewhere import (
     valid,
 )
 from fedseal.attack.proof.mirrors import mirrored
+from fedseal.attack.proof.preimages import Preimages
 from fedseal.attack.proof.reasons import assumption_on_number, drawn_in_secret, modes_in_doubt, unknown_number
 from fedseal.attack.proof.sensitivity import (
     CLOSED_FORM,
@@ -259,11 +260,18 @@ def _elsewhere(
     judged = less_certain(judged, tuple(c and i for c, i in zip(judged.certain, inside, strict=True)), OUTSIDE)
     if any(True for _ in scaled_inputs(evidence, candidate, judged.certain, tolerance)):
         return less_certain(judged, (False,) * len(judged.certain), SCALED)  # beside the other solution others may move
+    hidden = Preimages.of(evidence, candidate) if any(judged.certain) else None
+    if isinstance(hidden, str):
+        return less_certain(judged, (False,) * count, hidden)
     others = itertools.chain(
-        solved(evidence, candidate, tolerance), freed(evidence, candidate, judged.certain, tolerance)
+        () if hidden is None else hidden.others(judged.certain, tolerance),
+        solved(evidence, candidate, tolerance),
+        freed(evidence, candidate, judged.certain, tolerance),
     )
     for other in others if any(judged.certain) else ():
         judged = _less_by(judged, candidate, other, SOLVED_ELSEWHERE)
+        if not any(judged.certain):
+            break
     return judged
 
 
