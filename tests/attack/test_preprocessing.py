@@ -376,10 +376,18 @@ TOGETHER: dict[str, tuple[Clip, float]] = {
 }
 
 
-@pytest.mark.parametrize("name", TOGETHER)
-def test_a_clip_of_what_values_are_together_is_found_in_the_valid_range(name: str) -> None:
-    clip, most = TOGETHER[name]
-    batch = _picture()
+SELDOM = {  # where uniform noise and values that are all alike stay within
+    "contrast": 0.38,
+    "contrast of channels": 0.4,
+    "contrast of patches": 0.498,
+    "range": 0.6,
+    "neighbors": 0.5,
+}
+
+
+@pytest.mark.parametrize(("name", "most"), [*((n, most) for n, (_, most) in TOGETHER.items()), *SELDOM.items()])
+def test_a_clip_of_what_values_are_together_is_found_in_the_valid_range(name: str, most: float) -> None:
+    clip, batch = TOGETHER[name][0], _picture()
     for threat in (SERVER, EAVESDROPPER):
         found = LinearFirstLayer()(_observed(_model(lambda _, x: clip(x, most)), batch, threat), generator=seeded())
         assert found.outcome.status == "not_applicable"
