@@ -44,9 +44,9 @@ def targets_by_signal(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> Ten
         return torch.stack([_tried(evidence, *pair, possible, count) for pair in pairs]) if criterion.classes else None
     if criterion.classes:
         told = [_nearest(evidence, *pair, possible, count) for pair in pairs]
-        classes, off = torch.stack([label for label, _ in told]), max(off for _, off in told)
+        named, off = torch.stack([label for label, _ in told]), max(off for _, off in told)
         mixed = _mixed(evidence, pairs, count) if off > OFF and criterion.soft else None
-        return classes if mixed is None else mixed.to(inputs)
+        return named if mixed is None else mixed.to(inputs)
     rows = [_solved(evidence, *pair, count) for pair in pairs]
     found = [row for row in rows if row is not None]
     return criterion.formed(torch.stack(found).to(inputs)) if len(found) == len(rows) else None

@@ -146,7 +146,7 @@ class Preprocessing:
         centers = [(near + far) / 2, torch.zeros_like(low), unmoved[0]]
         ways = steps(flat, modality.shape, centers, step, VALUES)
         moved = torch.cat([flat[None], torch.maximum(torch.minimum(flat + ways, high), low)])
-        for points in moved.split(max(1, AT_ONCE // max(1, flat.numel()))):
+        for points in torch.split(moved, max(1, AT_ONCE // max(1, flat.numel()))):
             seen = self.entering(points.flatten(0, 1))
             if seen is None:
                 return False
@@ -282,7 +282,7 @@ class _Probe:
         levels = torch.linspace(0, 1, min(LEVELS, most), dtype=torch.float64)[:, None].expand(-1, self.numel)
         shares = torch.cat([levels, corners(self.shape, most)])
         span = float((found.scale.abs() * (self.last - self.first)[found.index.clamp_min(0)]).amax())
-        for part in shares.split(max(1, AT_ONCE // self.numel)):
+        for part in torch.split(shares, max(1, AT_ONCE // self.numel)):
             points = self.first + part * (self.last - self.first)
             seen, tolerance = self.entered(points, factors)
             if seen is None:
