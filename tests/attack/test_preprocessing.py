@@ -316,3 +316,100 @@ def test_a_map_computed_in_half_precision_only_holds_to_its_rounding(dtype: torc
         seen = ThreatModel.honest_but_curious().observe(net, update, modality=Image(shape=(1, 1, 6)))
         before = Evidence.of(seen).preprocessing
         assert (before is not None and before.holds_at(inputs, Image(shape=(1, 1, 6)), 0.01)) == holds
+
+
+OVER = (1, 2, 3)
+Clip = Callable[[Tensor, float], Tensor]
+
+
+def _norm(x: Tensor, over: tuple[int, ...] = OVER) -> Tensor:
+    return x.square().mean(over, keepdim=True).sqrt()
+
+
+def _within(x: Tensor, center: Tensor, size: Tensor, most: float) -> Tensor:
+    return center + (x - center) * (most / size.clamp_min(1e-9)).clamp_max(1.0)
+
+
+def _by_mean(x: Tensor, size: Callable[[Tensor], Tensor], most: float, over: tuple[int, ...] = OVER) -> Tensor:
+    center = x.mean(over, keepdim=True)
+    return _within(x, center, size(x - center), most)
+
+
+def _patches(x: Tensor, most: float) -> Tensor:
+    parts = x.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))
+    center = parts.mean((3, 5), keepdim=True)
+    return _within(parts, center, _norm(parts - center, (3, 5)), most).reshape(x.shape)
+
+
+def _largest(x: Tensor, share: float) -> Tensor:
+    flat = x.flatten(1)
+    least = flat.kthvalue(int((1 - share) * flat.shape[1]), 1).values[:, None]
+    return torch.where(flat > least, flat, 0.0).view_as(x)
+
+
+TOGETHER: dict[str, tuple[Clip, float]] = {
+    "contrast": (lambda x, most: _by_mean(x, _norm, most), 0.2),
+    "contrast of channels": (lambda x, most: _by_mean(x, lambda d: _norm(d, (2, 3)), most, (2, 3)), 0.2),
+    "contrast of patches": (_patches, 0.15),
+    "low contrast": (
+        lambda x, most: torch.where(
+            _norm(x - x.mean(OVER, keepdim=True)) < most, x.mean(OVER, keepdim=True).expand_as(x), x
+        ),
+        0.35,
+    ),
+    "length": (lambda x, most: _within(x, 0 * x, _norm(x), most), 0.45),
+    "length of rows": (lambda x, most: _within(x, 0 * x, _norm(x, (3,)), most), 0.45),
+    "absolute values about the middle": (
+        lambda x, most: _within(x, 0 * x + 0.5, (x - 0.5).abs().mean(OVER, keepdim=True), most),
+        0.2,
+    ),
+    "largest": (lambda x, most: _within(x, 0 * x, x.amax(OVER, keepdim=True), most), 0.8),
+    "range": (lambda x, most: _by_mean(x, lambda d: d.abs().amax(OVER, keepdim=True), most), 0.4),
+    "neighbors": (
+        lambda x, most: _by_mean(x, lambda d: (d[..., 1:] - d[..., :-1]).abs().mean(OVER, keepdim=True), most),
+        0.2,
+    ),
+    "sum": (lambda x, most: x - (x.mean(OVER, keepdim=True) - most).clamp_min(0), 0.4),
+    "sums of rows": (lambda x, most: x - (x.mean(3, keepdim=True) - most).clamp_min(0), 0.4),
+    "sums of columns": (lambda x, most: x + (most - x.mean(2, keepdim=True)).clamp_min(0), 0.55),
+    "the largest ones": (_largest, 0.3),
+}
+
+
+SELDOM = {  # where uniform noise and values that are all alike stay within
+    "contrast": 0.38,
+    "contrast of channels": 0.4,
+    "contrast of patches": 0.498,
+    "range": 0.6,
+    "neighbors": 0.5,
+}
+
+
+@pytest.mark.parametrize(("name", "most"), [*((n, most) for n, (_, most) in TOGETHER.items()), *SELDOM.items()])
+def test_a_clip_of_what_values_are_together_is_found_in_the_valid_range(name: str, most: float) -> None:
+    clip, batch = TOGETHER[name][0], _picture()
+    for threat in (SERVER, EAVESDROPPER):
+        found = LinearFirstLayer()(_observed(_model(lambda _, x: clip(x, most)), batch, threat), generator=seeded())
+        assert found.outcome.status == "not_applicable"
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_a_clip_of_what_values_are_together_is_found_where_the_reconstruction_stands_on_its_edge(name: str) -> None:
+    clip, most = TOGETHER[name]
+    inputs = ((torch.rand(1, *SHAPE, generator=seeded(1), dtype=torch.float64) - 0.5) * 1.2 + 0.5).clamp(0, 1)
+    before = Evidence.of(_observed(_model(PUBLIC["twice, less one"]), _picture())).preprocessing
+    assert before is not None
+    edge, image = clip(inputs, most), Image(shape=SHAPE)
+    assert not torch.allclose(edge, inputs)
+    assert before.holds_at(edge, image, 0.01)
+    clipped = replace(before, entering=lambda x: 2 * clip(x.view(-1, *SHAPE), most).flatten(1) - 1)
+    assert not clipped.holds_at(edge, image, 0.01)
+
+
+def test_a_picture_on_the_edge_of_a_clip_of_its_contrast_is_not_certain() -> None:
+    picture = ((torch.rand(1, *SHAPE, generator=seeded(2)) > 0.5) * 0.9 + 0.05).float()
+    batch, model = Batch(picture, torch.tensor([2])), _model(lambda _, x: _by_mean(x, _norm, 0.38))
+    for threat in (SERVER, EAVESDROPPER):
+        seen = _observed(model, batch, threat)
+        edge = Reconstruction(_by_mean(picture, _norm, 0.38), batch.labels, Outcome("exact", "by hand", 0.0, 0, 0.0))
+        assert not certify(seen, edge).certain.any()

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attack.cases import initialized, observed, pictures, seeded
-from fedseal import Batch, LocalTraining, Observation, Progress, ThreatModel, zoo
+from fedseal import Batch, LocalTraining, Observation, Progress, ThreatModel, local_update, zoo
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.equations.disaggregate import _Candidates, _independent, disaggregate
 from fedseal.attack.evidence.structure import structure_of
 from fedseal.client import architecture
+from fedseal.modality.tabular import Continuous, Tabular
 from laws.tables import facts, same, snapshot
 
 SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
@@ -183,6 +184,25 @@ def test_labels_of_another_loss_are_found_by_trying_them() -> None:
     assert found.outcome.status == "exact"
     assert found.labels is not None
     assert found.labels.tolist() == batch.labels.tolist()
+
+
+def test_class_probabilities_are_read_and_certified_by_who_has_the_weights() -> None:
+    """Who knows more is told no less: no class explains such an update, and probabilities do."""
+    torch.manual_seed(7)
+    layers = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    inputs = torch.randn(4, 12).clamp(-2.9, 2.9)
+    labels = nn.functional.one_hot(torch.tensor([1, 2, 3, 3]), 10) * 0.9 + 0.01
+    table = Tabular(tuple(Continuous(f"t{column}", -3, 3) for column in range(12)))
+    update = local_update(layers, Batch(inputs, labels), training=LocalTraining.fedsgd())
+    for threat in (ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()):
+        found = Spear()(threat.observe(layers, update, modality=table), generator=seeded())
+        assert found.inputs is not None
+        assert found.certain.all()
+        order = torch.cdist(inputs, found.inputs).argmin(1)
+        assert torch.allclose(found.inputs[order], inputs, atol=1e-4)
+        if threat.name == "honest_but_curious":
+            assert found.labels is not None
+            assert torch.allclose(found.labels[order], labels, atol=1e-4)
 
 
 def test_an_inner_layer_gives_up_its_features() -> None:

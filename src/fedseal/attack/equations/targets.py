@@ -6,6 +6,8 @@ example's scores and how that gradient follows from the one by the scores, which
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +17,8 @@ from fedseal.client import forward, local_training
 from fedseal.types import LocalTraining
 
 APART = 1e-6  # smallest singular value, relative to the largest, at which gradients by the scores are told apart
+OFF = 1e-2  # of an example's gradient, from which no class explains it and probabilities of classes may
+FITS = 1e-3  # the same, up to which these do
 
 
 def targets_by_signal(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> Tensor | None:
@@ -39,7 +43,10 @@ def targets_by_signal(evidence: Evidence, inputs: Tensor, deltas: Tensor) -> Ten
     if not criterion.known:
         return torch.stack([_tried(evidence, *pair, possible, count) for pair in pairs]) if criterion.classes else None
     if criterion.classes:
-        return torch.stack([_nearest(evidence, *pair, possible, count) for pair in pairs])
+        told = [_nearest(evidence, *pair, possible, count) for pair in pairs]
+        named, off = torch.stack([label for label, _ in told]), max(off for _, off in told)
+        mixed = _mixed(evidence, pairs, count) if off > OFF and criterion.soft else None
+        return named if mixed is None else mixed.to(inputs)
     rows = [_solved(evidence, *pair, count) for pair in pairs]
     found = [row for row in rows if row is not None]
     return criterion.formed(torch.stack(found).to(inputs)) if len(found) == len(rows) else None
@@ -67,8 +74,10 @@ class _Slope:
         return pulled.double()
 
 
-def _nearest(evidence: Evidence, example: Tensor, delta: Tensor, possible: Tensor, count: int) -> Tensor:
-    """The class whose gradient by the first layer's output is nearest to the one found."""
+def _nearest(evidence: Evidence, example: Tensor, delta: Tensor, possible: Tensor, count: int) -> tuple[Tensor, float]:
+    """The class whose gradient by the first layer's output is nearest to the one found, and how far off that is beside
+    its size.
+    """
     criterion, slope = evidence.unit, _Slope(evidence, example)
     free = criterion.reduction == "weights"  # the weights' sum over the batch is not known yet
     distances = []
@@ -76,7 +85,37 @@ def _nearest(evidence: Evidence, example: Tensor, delta: Tensor, possible: Tenso
         guess = slope.pull(criterion.signal(slope.scores[None], label[None], float(count))[0])
         share = (guess @ delta / guess.square().sum().clamp_min(1e-300)).clamp_min(0) if free else 1.0
         distances.append(float((share * guess - delta).norm()))
-    return possible[min(range(len(distances)), key=distances.__getitem__)].to(example.device)
+    best = min(range(len(distances)), key=distances.__getitem__)
+    return possible[best].to(example.device), distances[best] / max(float(delta.norm()), 1e-300)
+
+
+def _mixed(evidence: Evidence, pairs: list[tuple[Tensor, Tensor]], count: int) -> Tensor | None:
+    """The class probabilities that give the gradients found, `(b, outputs)`; None where none do, or several.
+
+    Args:
+        pairs: each an example and its gradient by the first layer's output.
+    """
+    criterion, found = evidence.unit, []
+    if not criterion.uniform or criterion.smoothing >= 1:
+        return None
+    for example, delta in pairs:
+        slope = _Slope(evidence, example)
+        pulled = torch.stack([slope.pull(one) for one in torch.eye(criterion.outputs, device=example.device)])
+        size = pulled.norm() / math.sqrt(criterion.outputs)
+        rows = torch.cat([pulled, size.expand(criterion.outputs, 1)], 1)  # a signal sums to zero
+        values = torch.linalg.svdvals(rows)
+        if len(values) < criterion.outputs or not float(values[-1]) > APART * float(values[0]):
+            return None
+        told = torch.cat([delta.double(), delta.new_zeros(1).double()])
+        signal = torch.linalg.lstsq(rows.T, told[:, None]).solution[:, 0]
+        mass = slope.scores.softmax(-1) - signal * count / criterion.factor
+        target = (mass - criterion.smoothing / criterion.outputs) / (1 - criterion.smoothing)
+        if not float((signal @ pulled - delta).norm()) <= FITS * float(delta.norm()):
+            return None
+        if bool((target < -FITS).any()):
+            return None
+        found.append(target.clamp_min(0) / target.clamp_min(0).sum())
+    return torch.stack(found)
 
 
 def _solved(evidence: Evidence, example: Tensor, delta: Tensor, count: int) -> Tensor | None:

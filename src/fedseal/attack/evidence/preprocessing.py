@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedseal.attack.evidence.points import corners, steps
 from fedseal.attack.evidence.structure import Entrance
 from fedseal.attack.evidence.trace import at_dropout
 from fedseal.types import Modality
@@ -28,6 +29,7 @@ DATA = {aten.convolution.default: 0, aten.mm.default: 0, aten.addmm.default: 1} 
 BASE = 16  # of the digits by which an input value's place is told; few, so that half precision tells them apart
 CHECKS = 4  # random points at which the map must hold
 LEVELS, VALUES = 65, 1 << 22  # of all values at once from end to end of the valid range, and how many values in all
+AT_ONCE = 1 << 18  # values in one forward pass
 TOLERANCE = 1e-6  # of the largest value, up to which it holds in double precision
 NEARBY = 1e-2  # of how far the map moves near given inputs, up to which it holds there in double precision
 SINGLE = 1e-2  # the same where the model computes in a coarser format of its own
@@ -135,17 +137,23 @@ class Preprocessing:
         """Whether the map is the model's near valid inputs `(N, numel)`: a clip or a threshold may begin right there.
 
         Args:
-            step: how far every value is moved, up and down, as far as it is valid.
+            step: how far values are moved, up and down and in many other ways, as far as they are valid.
         """
         low, high = whole_range(modality)
         flat = inputs.detach().double().cpu().flatten(1)
-        for moved in (torch.minimum(flat + step, high), torch.maximum(flat - step, low), flat):
-            seen = self.entering(moved)
+        near, far = bounds(modality)
+        unmoved = self.plain.back(torch.zeros(1, len(self.plain.index)).double(), torch.ones(1, 1).bool(), len(low))[0]
+        centers = [(near + far) / 2, torch.zeros_like(low), unmoved[0]]
+        ways = steps(flat, modality.shape, centers, step, VALUES)
+        moved = torch.cat([flat[None], torch.maximum(torch.minimum(flat + ways, high), low)])
+        for points in torch.split(moved, max(1, AT_ONCE // max(1, flat.numel()))):
+            seen = self.entering(points.flatten(0, 1))
             if seen is None:
                 return False
             rounded = max(TOLERANCE, torch.finfo(seen.dtype).eps)  # a model that insists on half precision rounds so
-            off = (self.plain(moved) - seen.double()).abs()
-            if bool((off > NEARBY * step * self.plain.scale.abs() + rounded * seen.double().abs().amax()).any()):
+            off = (self.plain(points.flatten(0, 1)) - seen.double()).abs().view(*points.shape[:2], -1)
+            size = seen.double().abs().view(len(points), 1, -1).amax(2, keepdim=True)
+            if not bool((off <= NEARBY * step * self.plain.scale.abs() + rounded * size).all()):
                 return False
         return True
 
@@ -267,15 +275,20 @@ class _Probe:
         return found if self._everywhere(found, factors) else None
 
     def _everywhere(self, found: Affine, factors: Mapping[str, float]) -> bool:
-        """Whether the map holds from end to end of the valid range, at so many levels of all values."""
-        levels = max(3, min(LEVELS, VALUES // self.numel))
-        for level in torch.linspace(0, 1, levels, dtype=torch.float64):
-            point = (self.first + level * (self.last - self.first))[None]
-            seen, tolerance = self.entered(point, factors)
+        """Whether the map holds from end to end of the valid range: at so many levels of all values at once, and where
+        they differ as much as they can.
+        """
+        most = max(16, VALUES // 2 // self.numel)
+        levels = torch.linspace(0, 1, min(LEVELS, most), dtype=torch.float64)[:, None].expand(-1, self.numel)
+        shares = torch.cat([levels, corners(self.shape, most)])
+        span = float((found.scale.abs() * (self.last - self.first)[found.index.clamp_min(0)]).amax())
+        for part in torch.split(shares, max(1, AT_ONCE // self.numel)):
+            points = self.first + part * (self.last - self.first)
+            seen, tolerance = self.entered(points, factors)
             if seen is None:
                 return False
-            size = seen.abs().max().clamp_min(1e-300)
-            if bool(((found(point) - seen).abs() > tolerance * size).any()):
+            size = seen.abs().amax(1, keepdim=True).clamp_min(max(TOLERANCE * span, 1e-300))
+            if not bool(((found(points) - seen).abs() <= tolerance * size).all()):
                 return False
         return True
 

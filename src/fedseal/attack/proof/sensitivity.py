@@ -106,15 +106,14 @@ def _dense(evidence: Evidence, candidate: Candidate, tolerance: float) -> tuple[
 def _beside_kinks(evidence: Evidence, candidate: Candidate) -> list[Candidate]:
     """Candidates so little aside that only units change sides which stand at their kinks; none where none does.
 
-    A unit of a ReLU that is off by a hair may be the edge of a whole family of data along which it is on.
+    A unit of a ReLU that is off by a hair may be the edge of a whole family of data along which it is on; so may inputs
+    that stand where a clip begins, of whatever operators it is made.
     """
-    if not evidence.structure.nonsmooth:
-        return []
     inputs, drawn = candidate.inputs.double(), torch.Generator().manual_seed(SIDES)
     length = max(float(inputs.square().mean().sqrt()), 1e-3)
     ways = [torch.randn(inputs.shape, generator=drawn).to(inputs) * (ASIDE * length) for _ in range(SIDES)]
     places = [replace(candidate, inputs=inputs + sign * way) for way in ways for sign in (1, -1)]
-    if small(evidence, len(inputs), *QUICK):
+    if evidence.structure.nonsmooth and small(evidence, len(inputs), *QUICK):
         return places
     there = linearized(evidence, candidate)
     here = there.update.detach().double()
