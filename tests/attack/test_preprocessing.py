@@ -336,7 +336,7 @@ def _by_mean(x: Tensor, size: Callable[[Tensor], Tensor], most: float, over: tup
 
 
 def _patches(x: Tensor, most: float) -> Tensor:
-    parts = x.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))
+    parts = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
     center = parts.mean((3, 5), keepdim=True)
     return _within(parts, center, _norm(parts - center, (3, 5)), most).reshape(x.shape)
 
