@@ -92,7 +92,8 @@ class Errors(NamedTuple):
 def errors_of(equations: PatchEquations) -> Errors:
     """How far the update is from what one example leaves, by itself.
 
-    It shows in the table's gradients, which add up to the bias's, and in the equations that are left over.
+    It shows in the table's gradients, which add up to the bias's, and in the equations that are left over. The noise of
+    a known defense is there whether it shows or not.
     """
     return equations.evidence.once("patch errors", lambda: _errors(equations))
 
@@ -107,15 +108,31 @@ def _errors(equations: PatchEquations) -> Errors:
     pixels = max(found, float(equations.mean.square().sum(0).mean()))
     off = 0.0 if equations.bias is None else float((delta.sum(1) - equations.bias).square().mean())
     beside = math.sqrt(off / (1 + delta.shape[1]))
-    of_delta = max(ulp * float(delta.square().mean().sqrt()), beside)
-    of_gradient = max(ulp * float(gradient.square().mean().sqrt()), beside)
-    spare = (delta.shape[0] - len(values)) * gradient.shape[1]
+    told = _told(equations)
+    size_delta, size_gradient = (float(side.square().mean().sqrt()) for side in (delta, gradient))
+    spare = equations.spare * gradient.shape[1]
+    alike = beside if spare else beside * max(1.0, size_gradient / max(size_delta, 1e-300))  # a format's are shares
+    of_delta = max(ulp * size_delta, beside, told[0])
+    of_gradient = max(ulp * size_gradient, alike, told[1])
     if not spare:
         return Errors(of_delta, of_gradient, 1.0)
     rest = float((gradient - left @ inside).square().sum()) / spare
     expected = of_gradient**2 + of_delta**2 * pixels
     more = max(0.0, rest - expected)
     return Errors(of_delta, math.sqrt(of_gradient**2 + more), math.sqrt(rest / max(expected, 1e-300)))
+
+
+def _told(equations: PatchEquations) -> tuple[float, float]:
+    """Standard errors of delta and of the gradient that a known defense leaves, root mean square."""
+    layer, release = equations.layer, equations.evidence.release
+    table = equations.evidence.observation.update.tensors[layer.table]
+    by_weight = float(release.spread(layer.weight).square().mean().sqrt())
+    by_table = release.spread(layer.table).cpu().expand(table.shape)
+    if not bool(by_table.any()):
+        return 0.0, by_weight
+    fixed = torch.Generator().manual_seed(0)  # a resized table's errors are mixed: any signs tell how large they become
+    signs = 2.0 * torch.randint(2, table.shape, generator=fixed, dtype=torch.float64) - 1
+    return float(equations.reading(signs * by_table).square().mean().sqrt()), by_weight
 
 
 def _with_prior(

@@ -27,8 +27,7 @@ def modes_differ(observation: Observation) -> bool:
 
     Nothing is known of the client's weights here, so that whoever sees the message alone can ask.
     """
-    model = copy.deepcopy(observation.model)
-    drawn = torch.Generator().manual_seed(0)
+    drawn, model = torch.Generator().manual_seed(0), observation.model
     state = {name: _some(tensor, drawn) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     shape = (2, *observation.modality.shape)
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
@@ -37,11 +36,13 @@ def modes_differ(observation: Observation) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for seed, training in enumerate((True, True, False)):
             torch.manual_seed(seed)
-            outputs.append(forward(_still(model.train(training)), state, observation.modality.forward(inputs)).double())
+            outputs.append(forward(in_mode(model, training), state, observation.modality.forward(inputs)).double())
     return any(_unlike(outputs[0], other) for other in outputs[1:])
 
 
-def _still(model: nn.Module) -> nn.Module:
+def in_mode(model: nn.Module, training: bool) -> nn.Module:
+    """A copy of an architecture in this mode, with BatchNorm and dropout modules still."""
+    model = copy.deepcopy(model).train(training)
     for module in model.modules():
         if isinstance(module, (_BatchNorm, _DropoutNd)):
             module.eval()

@@ -18,12 +18,12 @@ from torch import Tensor
 from fedseal.attack.evidence.entrance import Undone, undo
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.input_traits import traits_of
-from fedseal.attack.evidence.patches import NO_PATCHES, PatchEmbedding
+from fedseal.attack.evidence.patches import NO_PATCHES, PatchEmbedding, Reading
 from fedseal.attack.evidence.preprocessing import Preprocessing, bounds, read_preprocessing
 from fedseal.attack.evidence.structure import Entrance
 from fedseal.types import Secret
 
-PLAIN = ("view", "_unsafe_view", "reshape", "detach", "clone", "contiguous", "_to_copy")  # a format only rounds
+PLAIN = ("view", "_unsafe_view", "reshape", "detach", "clone", "contiguous")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class PatchEquations:
         bias: `(width,)`, by its bias; None where none was sent. It is the sum of delta over the places.
         secrets: dropout that draws before the layer, or may.
         ordered: whether it is known which place has which row of the table.
+        reading: what makes `delta` of the table's gradient.
     """
 
     evidence: Evidence
@@ -48,6 +49,7 @@ class PatchEquations:
     bias: Tensor | None
     secrets: tuple[Secret, ...]
     ordered: bool
+    reading: Reading
 
     def rows(self, inputs: Tensor) -> Tensor:
         """The patches `(places, pixels)` of a model input `(1, *shape)`, as they enter the layer."""
@@ -73,6 +75,11 @@ class PatchEquations:
         """The model input whose patches these are, `(1, *shape)`."""
         entered = self.layer.entered(rows)
         return undo(self.before, self.evidence.observation.modality, entered, self.secrets, tolerance)
+
+    @property
+    def spare(self) -> int:
+        """How many equations are left over once the patches are solved for, for each pixel."""
+        return max(0, self.layer.width - self.layer.places)
 
     def misfit(self, rows: Tensor) -> float:
         """How far the patches are from solving the equations, relative to the gradient by the layer's weight."""
@@ -132,5 +139,5 @@ def _read(evidence: Evidence) -> PatchEquations | str:
     bias = None if layer.bias is None or layer.bias not in tensors else tensors[layer.bias].double().cpu()
     secrets = tuple(secret for secret in observation.secrets if secret.module in layer.dropout_before)
     return PatchEquations(
-        evidence, layer, before, reading(table).contiguous(), weight.flatten(1), bias, secrets, ordered
+        evidence, layer, before, reading(table).contiguous(), weight.flatten(1), bias, secrets, ordered, reading
     )

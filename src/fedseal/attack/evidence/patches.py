@@ -26,6 +26,7 @@ MOVING = (
     "slice", "select", "cat", "slice_scatter", "squeeze", "unsqueeze", "alias", "clone", "contiguous", "_to_copy",
 )  # fmt: skip
 PLACED = ("device", "pin_memory", "layout")  # options of operators that make constants, which are made here on the CPU
+SIZES = (1e-3, 1.0, 1e3)  # of tables that are tried: what mixes rows does so whatever they hold
 Reading = Callable[[Tensor], Tensor]
 NO_PATCHES = "the first layer takes in no patches, each on its own"
 
@@ -142,6 +143,8 @@ def _first_layer(trace: Trace) -> _Layer | str:
         kernel = tuple(used.meta["val"].shape[2:])
         if weight is None or transposed or groups != 1 or any(padding) or len(kernel) != 2:
             return NO_PATCHES
+        if data.meta["val"].shape[0] != PROBE:
+            return f"{NO_PATCHES}: one example enters it as several, such as each channel alone"
         if tuple(stride) != kernel or any(step != 1 for step in dilation):
             return f"{NO_PATCHES}: its windows of {_sides(kernel)} move by {_sides(stride)}"
         width, *grid = first.meta["val"].shape[1:]
@@ -245,15 +248,23 @@ def _reading(
         return found[places]
 
     try:
-        places = _places(layer, _value(data, dict(known)))
+        places = _places(layer, _value(data, dict(known), layer.node))
         if places is None:
             return None
-        entries = at_places(torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape))
-        if bool((entries == entries.round()).all()) and len(set(entries.flatten().tolist())) == entries.numel():
-            return lambda gradient: gradient.double().flatten()[entries.long()]
-        return _unmixing(at_places, shape, layer)
+        codes = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+        entries, beside = at_places(codes), at_places(torch.zeros_like(codes))
+        moved = entries - beside  # what is added beside the table is no matter
+        if _each_once(moved, codes.numel()) and torch.equal(at_places(codes + 1) - beside, moved + 1):
+            return lambda gradient: gradient.double().flatten()[moved.long()]
+        return _unmixing(lambda own: at_places(own) - beside, shape, layer)
     except (RuntimeError, TypeError, IndexError, NotImplementedError):
         return None
+
+
+def _each_once(entries: Tensor, count: int) -> bool:
+    """Whether they are numbers of that many entries, each one's at most once."""
+    whole = bool((entries == entries.round()).all()) and bool(((entries >= 0) & (entries < count)).all())
+    return whole and len(set(entries.flatten().tolist())) == entries.numel()
 
 
 def _places(layer: _Layer, moved: Tensor) -> Tensor | None:
@@ -271,7 +282,8 @@ def _places(layer: _Layer, moved: Tensor) -> Tensor | None:
 
 def _unmixing(at_places: Callable[[Tensor], Tensor], shape: torch.Size, layer: _Layer) -> Reading | None:
     """For a table that is resized before it is added: every row that is added is a mixture of its rows, the same for
-    all channels. None where it is not, or where more rows are added than it has.
+    all channels. None where it is not, or not for rows of every size, as behind a clip, or where more rows are added
+    than it has.
     """
     if shape[-1] != layer.width or math.prod(shape[:-1]) < layer.places:
         return None
@@ -286,23 +298,36 @@ def _unmixing(at_places: Callable[[Tensor], Tensor], shape: torch.Size, layer: _
         (back,) = torch.autograd.grad(mixed, table, chosen, retain_graph=True)
         mixing[own] = back.reshape(-1, layer.width)[:, own - first].T
     probe = torch.linspace(-1, 1, table.numel(), dtype=torch.float64).sin().reshape(shape)
-    rest = at_places(probe) - (mixing @ probe.reshape(-1, layer.width)).T
-    if float(rest.abs().max()) > 1e-6 or int(torch.linalg.matrix_rank(mixing)) < layer.places:
+    for size in SIZES:
+        added, expected = at_places(size * probe), (mixing @ (size * probe).reshape(-1, layer.width)).T
+        if not bool((added - expected).abs().max() <= 1e-6 * expected.abs().max()):
+            return None
+    if int(torch.linalg.matrix_rank(mixing)) < layer.places:
         return None
     inverse = torch.linalg.pinv(mixing.T)
     return lambda gradient: (inverse @ gradient.double().reshape(-1, layer.width)).T
 
 
-def _value(node: Node, known: dict[Node, Any]) -> Any:
-    """What a node computes, from what is known."""
+def _value(node: Node, known: dict[Node, Any], followed: Node | None = None) -> Any:
+    """What a node computes, from what is known.
+
+    Args:
+        followed: what gives numbers that stand for places; a bias or a constant that is added moves none of them.
+    """
     if node not in known:
         if not callable(node.target):
             raise NotImplementedError(node.op)
-        arguments = torch.fx.node.map_arg(node.args, lambda one: _value(one, known))
-        options = torch.fx.node.map_arg(node.kwargs, lambda one: _value(one, known))
-        if node.target in ADDS:  # a bias or a constant on the way moves nothing
-            kept = [one for one in arguments if isinstance(one, Tensor) and bool(one.isfinite().any())]
-            known[node] = kept[0] if len(kept) == 1 else None
+        arguments = torch.fx.node.map_arg(node.args, lambda one: _value(one, known, followed))
+        options = torch.fx.node.map_arg(node.kwargs, lambda one: _value(one, known, followed))
+        if followed is not None and node.target in ADDS:
+            kept = [
+                one
+                for one, parent in zip(arguments, node.args, strict=True)
+                if isinstance(parent, Node) and followed in ancestors(parent)
+            ]
+            if len(kept) != 1:
+                raise NotImplementedError("what is added cannot be told from what it is added to")
+            known[node] = kept[0]
         elif node.target in CASTS:
             known[node] = arguments[0]  # codes stay whole in whatever format
         else:

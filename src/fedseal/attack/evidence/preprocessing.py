@@ -150,12 +150,25 @@ class Preprocessing:
             seen = self.entering(points.flatten(0, 1))
             if seen is None:
                 return False
+            if _rounds_away(seen.double() / self.plain.scale.abs().clamp_min(1e-300), seen.dtype, inputs.dtype, step):
+                return False
             rounded = max(TOLERANCE, torch.finfo(seen.dtype).eps)  # a model that insists on half precision rounds so
             off = (self.plain(points.flatten(0, 1)) - seen.double()).abs().view(*points.shape[:2], -1)
             size = seen.double().abs().view(len(points), 1, -1).amax(2, keepdim=True)
             if not bool((off <= NEARBY * step * self.plain.scale.abs() + rounded * size).all()):
                 return False
         return True
+
+
+def _rounds_away(values: Tensor, entering: torch.dtype, own: torch.dtype, step: float) -> bool:
+    """Whether a coarser format than the inputs' own hides a change of that size, root mean square.
+
+    Args:
+        values: as they enter, in units of the inputs, `(N, M)`.
+    """
+    eps = torch.finfo(entering).eps
+    coarser = own.is_floating_point and eps > torch.finfo(own).eps
+    return coarser and bool((0.5 * eps * values.square().mean(1).sqrt() > step / 2).any())
 
 
 def whole_range(modality: Modality) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.input_traits import traits_of
+from fedseal.attack.evidence.own_backward import layer_strays
 from fedseal.attack.evidence.replay import CAP, rounding
-from fedseal.attack.proof.claims import judged_by
+from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.reasons import (
     assumption_on_number,
     drawn_in_secret,
@@ -24,6 +25,8 @@ from fedseal.attack.proof.sensitivity import Sensitivity, first_layer, layer_mis
 from fedseal.types import Certificate
 from fedseal.vocabulary import MARGIN
 
+BACKWARD = 4.0  # times what the model's own backward strays on data that were drawn
+STRAYS = "the model's own backward does not make the first layer's gradient of what that layer takes in"
 LINEAR = 1e-13  # relative error of the closed form of an outer product in float64
 
 
@@ -61,12 +64,22 @@ def by_layer(evidence: Evidence, inputs: Tensor, replayed: Certificate | None) -
         *mixtures_in_doubt(evidence, inputs),
         *signs_alone(evidence),
     ]
-    return judged_by(
+    judged = judged_by(
         replace(bare, tolerance=max(tolerance, min(CAP, value))),
         Sensitivity(values, "the first layer's gradient"),
         reasons,
         max(tolerance, value),
     )
+    return less_certain(judged, _held_by_backward(evidence, judged), STRAYS)
+
+
+def _held_by_backward(evidence: Evidence, judged: Certificate) -> tuple[bool, ...]:
+    """Which examples stay certain though the model's own backward may stray from outer products by so much."""
+    if not any(judged.certain):
+        return judged.certain
+    unseen = BACKWARD * layer_strays(evidence, len(judged.certain))
+    pairs = zip(judged.certain, judged.sensitivity, strict=True)
+    return tuple(certain and value > MARGIN * unseen for certain, value in pairs)
 
 
 def _merely_open(replayed: Certificate) -> bool:

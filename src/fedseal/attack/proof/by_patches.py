@@ -10,16 +10,23 @@ from torch import Tensor
 
 from fedseal.attack.equations.patch_solution import errors_of
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.own_backward import patches_stray
 from fedseal.attack.evidence.patch_equations import PatchEquations, patch_equations
 from fedseal.attack.evidence.replay import CAP, rounding
-from fedseal.attack.proof.claims import judged_by
+from fedseal.attack.proof.claims import judged_by, less_certain
 from fedseal.attack.proof.elsewhere import valid
 from fedseal.attack.proof.reasons import assumption_on_number, drawn_in_secret, unknown_number
 from fedseal.attack.proof.sensitivity import VISIBLE, Sensitivity
 from fedseal.types import Certificate
+from fedseal.vocabulary import MARGIN
 
 LINEAR = 1e-13  # relative error of the closed form in float64
 ROOM = 4.0  # times the error that shows
+HALF = 2.0  # times the one that may hide behind few numbers
+CHANCE = 1e-5  # that an error shows by less than its size suggests
+BACKWARD = 4.0  # times what the model's own backward strays on data that were drawn
+UNMEASURED = "no equation is left over, and no gradient by a bias beside one step's, to tell how far off the others are"
+STRAYS = "the model's own backward does not make the gradients of the patches' layer and of the positions as one"
 HOW = "the gradient of the patches' layer"
 
 
@@ -45,19 +52,55 @@ def by_patches(evidence: Evidence, inputs: Tensor) -> Certificate | None:
     if not value <= CAP:
         return replace(bare, note="does not explain the gradient of the patches' layer")
     off = math.sqrt(layer.width * float(torch.trace(errors_of(equations).spread(rows)))) / size
-    tolerance = max(ROOM * off, rounding(observation), LINEAR)
+    tolerance = max(_room(equations, rows) * off, rounding(observation), LINEAR)
     reasons = [
         *unknown_number(observation, 1),
         *drawn_in_secret(evidence, equations.secrets, ()),  # what is drawn behind the positions changes nothing
         *_sums_in_doubt(evidence),
         *([] if equations.ordered else ["the order of the positions was not handed over"]),
+        *([] if _measured(equations) else [UNMEASURED]),
         *_preprocessing_in_doubt(equations, inputs),
     ]
     if not value <= tolerance:
         reasons.append("does not explain the gradient of the patches' layer to its precision")
     if not bool(valid(observation, inputs).all()):
         reasons.append("what solves the equations lies outside the valid range")
-    return judged_by(replace(bare, tolerance=tolerance), Sensitivity(seen, HOW), reasons, max(tolerance, value))
+    judged = judged_by(replace(bare, tolerance=tolerance), Sensitivity(seen, HOW), reasons, max(tolerance, value))
+    if all(judged.certain) and not seen[0] > MARGIN * BACKWARD * patches_stray(equations):
+        return less_certain(judged, (False,), STRAYS)
+    return judged
+
+
+def _measured(equations: PatchEquations) -> bool:
+    """Whether anything that was sent shows how large errors are.
+
+    A bias's gradient does, of tensors that were all made alike; a weight difference of larger weights is off by more.
+    """
+    one_step = equations.evidence.observation.update.kind == "gradient"
+    return equations.spare > 0 or (equations.bias is not None and one_step)
+
+
+def _room(equations: PatchEquations, rows: Tensor) -> float:
+    """How many times the error that shows the true one may be.
+
+    The error that shows is a mean of squares, in the equations left over and in the sum of the positions' gradients
+    beside the bias's: few numbers may all be small by chance. An error of delta comes in times the patches, so that
+    pictures of one color leave one number for each equation left over.
+    """
+    spread = errors_of(equations).spread(rows)
+    numbers = float(torch.trace(spread)) ** 2 / max(float(spread.square().sum()), 1e-300)
+    seen = equations.spare * numbers + (0 if equations.bias is None else equations.layer.width)
+    return max(ROOM, HALF * math.sqrt(seen / max(_least_sum(seen), 1e-300)))
+
+
+def _least_sum(count: float) -> float:
+    """What a sum of so many squares of standard normal numbers falls short of by `CHANCE`."""
+    half, low, high = torch.tensor(count / 2, dtype=torch.float64), -60.0, math.log(max(count, 1e-9))
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = float(torch.special.gammainc(half, torch.tensor(math.exp(middle) / 2, dtype=torch.float64)))
+        low, high = (middle, high) if below < CHANCE else (low, middle)
+    return math.exp(low)
 
 
 def _firmness(equations: PatchEquations) -> float:
