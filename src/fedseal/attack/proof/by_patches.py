@@ -95,12 +95,9 @@ def _room(equations: PatchEquations, rows: Tensor) -> float:
 
 def _least_sum(count: float) -> float:
     """What a sum of so many squares of standard normal numbers falls short of by `CHANCE`."""
-    half, low, high = torch.tensor(count / 2, dtype=torch.float64), -60.0, math.log(max(count, 1e-9))
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = float(torch.special.gammainc(half, torch.tensor(math.exp(middle) / 2, dtype=torch.float64)))
-        low, high = (middle, high) if below < CHANCE else (low, middle)
-    return math.exp(low)
+    from scipy.special import gammaincinv  # takes as long as a closed form
+
+    return 2 * float(gammaincinv(count / 2, CHANCE))
 
 
 def _firmness(equations: PatchEquations) -> float:
