@@ -35,6 +35,8 @@ from fedseal.errors import UnfitUpdate, UnknownToAdversary
 from fedseal.vocabulary import Status
 from marks import slowly
 
+SHORT = 3  # steps of a search of which only the route and the reasons are asked
+
 
 def _run(observation: Observation, steps: int = 12) -> Reconstruction:
     return auto(steps=steps)(observation, generator=seeded())
@@ -109,7 +111,7 @@ CASES = {
 @pytest.mark.parametrize("case", slowly(CASES, ["relu"]))
 def test_every_route_is_explained_once_with_a_reason(case: str) -> None:
     model, count, threat = CASES[case]
-    found = _run(observed(model, pictures(count, dtype=torch.float32), threat=threat))
+    found = _run(observed(model, pictures(count, dtype=torch.float32), threat=threat), SHORT)
     routes = [note.route for note in found.explanation]
     assert {"linear"} <= set(routes)
     assert "matching" in routes
@@ -151,7 +153,7 @@ STEPS = LocalTraining.fedavg(lr=0.1, epochs=2, batch_size=1)
 
 
 def test_several_local_steps_are_simulated_coarsely() -> None:
-    found = _run(observed(RELU, pictures(2, dtype=torch.float32), training=STEPS))
+    found = _run(observed(RELU, pictures(2, dtype=torch.float32), training=STEPS), SHORT)
     assert found.outcome.route in ("coarse", "matching")
     assert found.outcome.residual is not None
     notes = _notes(found)
@@ -165,9 +167,9 @@ def test_where_the_coarse_steps_leave_much_unexplained_the_clients_own_are_tried
     observation = observed(RELU, pictures(2, dtype=torch.float32), training=STEPS)
     module = sys.modules[Auto.__module__]  # the package's name `auto` is the recipe
     monkeypatch.setattr(module, "MATCHED", 1e9)
-    assert "matching" not in _notes(_run(observation))
+    assert "matching" not in _notes(_run(observation, SHORT))
     monkeypatch.setattr(module, "MATCHED", 0.0)
-    both = _run(observation)
+    both = _run(observation, SHORT)
     assert _notes(both)["coarse"][0]
     assert _notes(both)["matching"][0]
     assert "sme" not in _notes(both)
@@ -213,7 +215,7 @@ def test_training_that_cannot_be_simulated_is_matched_at_a_surrogate(
 @pytest.mark.parametrize("threat", [UNKNOWN, ThreatModel.honest_but_curious()], ids=["withheld", "known"])
 def test_labels_are_searched_along_where_local_steps_hide_the_heads_gradient(threat: ThreatModel) -> None:
     training = LocalTraining.fedavg(lr=0.01, epochs=2, optimizer="adam")
-    found = _run(observed(RELU, pictures(3, dtype=torch.float32), training=training, threat=threat))
+    found = _run(observed(RELU, pictures(3, dtype=torch.float32), training=training, threat=threat), SHORT)
     assert found.outcome.route in (("sme",) if threat is UNKNOWN else ("coarse", "matching", "bayes"))
     assert found.labels is not None
     assert found.labels.shape == (3,)
@@ -269,7 +271,7 @@ def test_joint_matching_goes_on_only_from_a_bad_separation() -> None:
     assert near.outcome.residual < NEAR
     assert not _notes(near)["matching"][0]
     # BatchNorm in train mode mixes the examples, so that none can be read alone
-    far = _run(observed(RESNET, batch))
+    far = _run(observed(RESNET, batch), SHORT)
     assert _notes(far)["separation"][0]
     taken, reason = _notes(far)["matching"]
     assert taken
@@ -290,7 +292,7 @@ def test_matching_goes_on_from_what_a_route_found_unless_it_diverged(status: Sta
 def test_more_examples_than_the_head_separates_are_matched_with_counted_labels() -> None:
     batch = pictures(8, dtype=torch.float32)
     observation = observed(RELU, batch)
-    found = _run(observation)
+    found = _run(observation, SHORT)
     assert found.labels is not None
     assert len(found.labels) == 8
     one, several = (matching(Evidence(o), None, 1).attack for o in (observed(RELU, _single()), observation))
@@ -339,7 +341,7 @@ def test_who_was_not_told_of_the_defense_searches_as_before() -> None:
     [("mixup:1", "the mixed inputs"), ("instahide:2", "signs and all"), ("ats:3-1-7", "the transformed inputs")],
 )
 def test_what_can_be_found_at_most_is_said(specification: str, words: str) -> None:
-    found = _run(_defended(specification, zoo.photos(size=8, num_classes=5)[:2]))
+    found = _run(_defended(specification, zoo.photos(size=8, num_classes=5)[:2]), SHORT)
     assert found.inputs is not None
     assert words in found.explanation[-1].reason
 

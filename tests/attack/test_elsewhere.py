@@ -20,6 +20,7 @@ from fedseal.attack.proof.elsewhere import to_spare
 from fedseal.errors import Misfit, UnfitModel
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Candidate
+from marks import slowly
 
 SERVER, LISTENER = ThreatModel.honest_but_curious(), ThreatModel.eavesdropper()
 
@@ -282,7 +283,7 @@ def test_outputs_that_change_places_take_their_targets_along() -> None:
         assert found.certain.tolist() == [False]
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("turns", slowly([1, 2, 3], [2, 3]))
 def test_a_net_that_averages_over_quarter_turns_is_blind_to_them(turns: int) -> None:
     class Turned(nn.Module):
         def __init__(self) -> None:

@@ -21,10 +21,18 @@ def _net(classes: int, bias: bool, activation: nn.Module, seed: int) -> nn.Modul
     )
 
 
-@pytest.mark.parametrize("training", [FEDSGD, LocalTraining.fedavg(lr=0.1), LocalTraining.fedavg(lr=0.01, epochs=3)])
+ONE_STEP, STEPS = LocalTraining.fedavg(lr=0.1), LocalTraining.fedavg(lr=0.01, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "training"),
+    [
+        (3, FEDSGD), (3, ONE_STEP), (3, STEPS), (10, FEDSGD),
+        *(pytest.param(10, training, marks=pytest.mark.slow) for training in (ONE_STEP, STEPS)),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", [nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.Identity()], ids=str)
-@pytest.mark.parametrize("classes", [3, 10])
 def test_every_label_of_a_single_example_is_read(
     classes: int, activation: nn.Module, bias: bool, training: LocalTraining
 ) -> None:

@@ -61,41 +61,43 @@ def read(model: nn.Module, batch: Batch, training: LocalTraining, threat: Threat
     return found
 
 
+@cache
+def read_of_sure(training: LocalTraining, threat: ThreatModel, *, bias: bool = True) -> list[tuple[Labels, bool]]:
+    """The same of every example that a model was trained on, once for all tests of this file."""
+    return read(*trained(bias=bias), training, threat)
+
+
 @pytest.mark.parametrize("threat", WHO, ids=lambda threat: threat.name)
 @pytest.mark.parametrize("training", DECAYED)
 @pytest.mark.parametrize("bias", [True, False])
 def test_weight_decay_leaves_no_wrong_certified_label(bias: bool, training: str, threat: ThreatModel) -> None:
     """Decay moves the bias more than a sure model's gradient does."""
-    model, batch = trained(bias=bias)
-    assert all(right for labels, right in read(model, batch, DECAYED[training], threat) if labels.certified)
+    found = read_of_sure(DECAYED[training], threat, bias=bias)
+    assert all(right for labels, right in found if labels.certified)
 
 
 @pytest.mark.parametrize("training", ["one step", "epochs", "momentum"])
 def test_a_known_decay_of_sgd_is_taken_off(training: str) -> None:
-    model, batch = trained()
-    found = read(model, batch, DECAYED[training], CURIOUS)
-    assert len(found) == len(batch)
+    found = read_of_sure(DECAYED[training], CURIOUS)
+    assert len(found) == len(trained()[1])
     assert all(labels.certified and right for labels, right in found)
 
 
 def test_a_withheld_decay_shows_in_the_weights() -> None:
     """The rows of the gradient sum to zero, those of the decay to the weights' own sums."""
-    model, batch = trained()
-    assert all(labels.certified and right for labels, right in read(model, batch, DECAYED["one step"], UNKNOWN))
-    assert not any(labels.certified for labels, _ in read(model, batch, DECAYED["one step"], EAVESDROPPER))
-    assert not any(labels.certified for labels, _ in read(model, batch, DECAYED["adam"], UNKNOWN))
+    assert all(labels.certified and right for labels, right in read_of_sure(DECAYED["one step"], UNKNOWN))
+    assert not any(labels.certified for labels, _ in read_of_sure(DECAYED["one step"], EAVESDROPPER))
+    assert not any(labels.certified for labels, _ in read_of_sure(DECAYED["adam"], UNKNOWN))
 
 
 @pytest.mark.parametrize("training", PLAIN)
 def test_without_decay_the_sign_of_a_known_training_certifies(training: str) -> None:
-    model, batch = trained()
-    assert all(labels.certified and right for labels, right in read(model, batch, PLAIN[training], CURIOUS))
+    assert all(labels.certified and right for labels, right in read_of_sure(PLAIN[training], CURIOUS))
 
 
 def test_a_withheld_training_certifies_one_gradient_alone() -> None:
-    model, batch = trained()
     for training, who in itertools.product(("gradient", "one step"), (EAVESDROPPER, UNKNOWN)):
-        found = read(model, batch, PLAIN[training], who)
+        found = read_of_sure(PLAIN[training], who)
         assert all(right for _, right in found)
         sure = training == "gradient" or who is UNKNOWN
         assert all(labels.certified == sure for labels, _ in found)

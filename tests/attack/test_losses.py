@@ -21,6 +21,7 @@ from fedseal.attack.equations.separation import _variances
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.labels import METHODS
 from fedseal.errors import FedsealError, UnfitBatch
+from marks import slowly
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 W = torch.linspace(0.5, 2, 10)
@@ -64,7 +65,7 @@ def test_one_picture_is_read_exactly_whatever_the_loss_is_called(name: str) -> N
     assert float(errors(found, batch).max()) < 10 ** (-120 / 20)
 
 
-@pytest.mark.parametrize("name", SPELLED)
+@pytest.mark.parametrize("name", slowly(SPELLED, SPELLED.keys() - {"name", "sum", "weights, smoothing"}))
 def test_a_batch_is_taken_apart_whatever_the_loss_is_called(name: str) -> None:
     batch = zoo.photos(size=16, num_classes=10)[:4]
     found = auto(steps=20)(seen(zoo.lenet(size=16, num_classes=10), batch, SPELLED[name]), generator=seeded())
@@ -114,7 +115,7 @@ def rows_of_wine(kind: str) -> Batch:
 
 
 @pytest.mark.parametrize("kind", ["mse", "bce"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slowly(range(3), [2]))
 def test_a_server_reads_rows_and_targets_of_one_output_where_a_line_tells_two_readings(kind: str, seed: int) -> None:
     batch, modality = rows_of_wine(kind), zoo.wine().modality
     net = nn.Sequential(nn.Linear(13, 100), nn.ReLU(), nn.Linear(100, 1))
@@ -256,17 +257,22 @@ def test_certified_labels_are_right(
     assert not found.certified or observation.update.num_examples == count
 
 
-def test_two_classes_without_a_bias_are_told_apart_by_the_features_sign_or_not_at_all() -> None:
-    certified = 0
-    for seed in range(12):
-        for activation in (nn.Sigmoid, nn.Tanh):
-            batch = pictures(1, (1, 1, 5), classes=2, seed=seed, dtype=torch.float32)
-            observation = observed(small(2, False, activation, seed), batch)
-            found = METHODS["best"].infer(observation, generator=seeded())
-            assert not found.certified or found.labels.tolist() == batch.labels.tolist()
-            assert activation is nn.Sigmoid or not found.certified
-            certified += found.certified
-    assert certified >= 10  # of the 12 whose features have a sign
+def _certified_of_two_classes(activation: type[nn.Module], seed: int) -> bool:
+    """Whether the label is certified, which must be right then."""
+    batch = pictures(1, (1, 1, 5), classes=2, seed=seed, dtype=torch.float32)
+    observation = observed(small(2, False, activation, seed), batch)
+    found = METHODS["best"].infer(observation, generator=seeded())
+    assert not found.certified or found.labels.tolist() == batch.labels.tolist()
+    return found.certified
+
+
+def test_two_classes_without_a_bias_are_told_apart_by_the_features_sign() -> None:
+    assert sum(_certified_of_two_classes(nn.Sigmoid, seed) for seed in range(12)) >= 10
+
+
+@pytest.mark.parametrize("seed", slowly(range(12), range(4, 12)))
+def test_two_classes_without_a_bias_and_a_sign_of_the_features_are_not_told_apart(seed: int) -> None:
+    assert not _certified_of_two_classes(nn.Tanh, seed)
 
 
 # ---- R7: batches that break a solver

@@ -15,6 +15,7 @@ from fedseal.attack.evidence.least_squares import steps_from
 from fedseal.attack.proof.certificate import certify
 from fedseal.modality.tabular import Continuous, Tabular
 from fedseal.types import Candidate
+from marks import slowly
 
 ROWS = Tabular(columns=tuple(Continuous(f"c{n}", -8, 8) for n in range(8)))
 
@@ -83,7 +84,7 @@ def _ends(observation: fs.Observation, labels: Tensor, starts: int) -> list[fs.R
     return found
 
 
-@pytest.mark.parametrize("seed", [0, 4, 6, 7])
+@pytest.mark.parametrize("seed", slowly([0, 4, 6, 7], [6]))
 def test_no_end_of_a_search_is_certain_and_false_beside_kinks_and_open_examples(seed: int) -> None:
     """Of a few ReLUs: a unit that is off by a hair, as from seed 0, is the edge of a family along which it is on."""
     width, count = (2, 3, 4)[seed % 3], (2, 3, 4)[seed // 3 % 3]

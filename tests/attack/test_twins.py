@@ -127,7 +127,12 @@ def told(observation: Observation, inputs: Tensor, labels: Tensor) -> Reconstruc
 
 @pytest.mark.parametrize(
     ("build", "width", "one", "other"),
-    [(Pair, 11, 0, 4), (Beside, 11, 3, 7), (Interest, 16, 8, 12), (Interest, 16, 4, 12)],
+    [
+        (Pair, 11, 0, 4),
+        (Beside, 11, 3, 7),
+        (Interest, 16, 8, 12),
+        pytest.param(Interest, 16, 4, 12, marks=pytest.mark.slow),
+    ],
 )
 def test_blocks_that_may_be_exchanged_are_not_certain(
     build: Callable[[], nn.Module], width: int, one: int, other: int

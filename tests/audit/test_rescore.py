@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +25,18 @@ def case(seed: int = 1) -> Case:
     return Case(zoo.mlp(inputs=192, widths=(16,), num_classes=4, seed=seed), batch, LocalTraining.fedsgd(), name="own")
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Record:
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two batches of two pictures, read through noise, so that scores differ, and one cell that is refused."""
-    return run(
-        case(),
-        attacks=["dlg:steps=3", "dager"],
-        defenses=["gaussian:0.001"],
-        batch_size=2,
-        out=tmp_path / "old",
-    )
+    folder = tmp_path_factory.mktemp("audited")
+    run(case(), attacks=["dlg:steps=3", "dager"], defenses=["gaussian:0.001"], batch_size=2, out=folder)
+    return folder
+
+
+@pytest.fixture
+def old(audited: Path, tmp_path: Path) -> Record:
+    """That run in a folder of the test's own."""
+    return load(shutil.copytree(audited, tmp_path / "old"))
 
 
 PROOF = {"kind": "replay", "residual": 0, "tolerance": 1, "sensitivity": [2, None], "assumption": "a word"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,34 +30,46 @@ MISTAKES = (
 )
 
 
-def _loaded(folder: Path, *arguments: str) -> tuple[int, set[str]]:
-    """The exit code of a command line, and which of the heavy packages it loaded."""
+Line = tuple[str, ...]
+Answer = tuple[int, set[str]]
+
+
+def _answers(folder: Path, lines: Sequence[Line]) -> dict[Line, Answer]:
+    """Exit codes of command lines, one after the other in a process of theirs, and the heavy packages each loaded."""
     script = (
-        "import sys\n"
+        "import json, sys\n"
         "from fedseal.cli import main\n"
-        f"sys.argv = ['fedseal', *{arguments!r}]\n"
-        "try:\n"
-        "    main()\n"
-        "except SystemExit as end:\n"
-        "    code = end.code or 0\n"
-        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "open('loaded.txt', 'w').write(f'{code} ' + ' '.join(loaded))\n"
+        "answers, before = [], set()\n"
+        f"for line in {lines!r}:\n"
+        "    sys.argv = ['fedseal', *line]\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as end:\n"
+        "        code = end.code or 0\n"
+        f"    loaded = set({HEAVY!r}) & set(sys.modules)\n"
+        "    answers.append((code, sorted(loaded - before)))\n"
+        "    before |= loaded\n"
+        "json.dump(answers, open('answers.json', 'w'))\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, check=True)
-    code, *names = (folder / "loaded.txt").read_text().split()
-    return int(code), set(names)
+    answers = json.loads((folder / "answers.json").read_text())
+    return {line: (code, set(names)) for line, (code, names) in zip(lines, answers, strict=True)}
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), *((verb, "--help") for verb in VERBS), ("recipes",)]
-)
-def test_help_and_the_table_of_attacks_load_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    assert _loaded(tmp_path, *arguments) == (0, set())
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[Line, Answer]:
+    """Those of questions and mistakes: a process for each would spend its time on starting."""
+    return _answers(tmp_path_factory.mktemp("door"), QUESTIONS + MISTAKES)
 
 
-@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
-def test_what_was_typed_wrongly_is_answered_at_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    assert _loaded(tmp_path, *arguments) == (2, set())
+@pytest.mark.parametrize("line", QUESTIONS)
+def test_help_and_the_table_of_attacks_load_nothing_heavy(answers: dict[Line, Answer], line: Line) -> None:
+    assert answers[line] == (0, set())
+
+
+@pytest.mark.parametrize("line", MISTAKES, ids=" ".join)
+def test_what_was_typed_wrongly_is_answered_at_once(answers: dict[Line, Answer], line: Line) -> None:
+    assert answers[line] == (2, set())
 
 
 def test_a_report_with_pictures_and_a_comparison_load_nothing_heavy(tmp_path: Path) -> None:
@@ -65,12 +79,12 @@ def test_a_report_with_pictures_and_a_comparison_load_nothing_heavy(tmp_path: Pa
         write_header(tmp_path / name, made.header)
         for cell in made.cells:
             write_cell(tmp_path / name, cell, b"")
-    assert _loaded(tmp_path, "report", "one", "two") == (0, set())
+    lines = (("report", "one", "two"), ("compare", "one", "two"))
+    assert _answers(tmp_path, lines) == dict.fromkeys(lines, (0, set()))
     assert b"data:image/png" in (tmp_path / "mixed.html").read_bytes()
-    assert _loaded(tmp_path, "compare", "one", "two") == (0, set())
 
 
 def test_an_attack_loads_torch(tmp_path: Path) -> None:
     """The watch sees what is loaded."""
-    code, names = _loaded(tmp_path, "recipes", "dlg")
+    ((code, names),) = _answers(tmp_path, [("recipes", "dlg")]).values()
     assert (code, "torch" in names) == (0, True)

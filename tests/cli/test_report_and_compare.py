@@ -1,19 +1,36 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from cli.conftest import Command
+from cli.conftest import OWN, Command
+from fedseal.cli.app import run_command
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one case: with strong noise on the updates and without."""
+    folder = tmp_path_factory.mktemp("audited")
+    (folder / "own_reported.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        for name, defense in (("noisy", "gaussian:0.5"), ("open", "none")):
+            options = ["--samples", "2", "--defenses", defense, "--attacks", "linear", "--out", name, "-q"]
+            assert run_command(["audit", "own_reported:case", *options]) == 0
+    sys.modules.pop("own_reported")
+    return folder
 
 
 @pytest.fixture
-def runs(fedseal: Command, own: str) -> tuple[str, str]:
-    """Two runs of one case: with strong noise on the updates and without."""
-    for name, defense in (("noisy", "gaussian:0.5"), ("open", "none")):
-        assert fedseal("audit", f"{own}:case", "--samples", 2, "--defenses", defense, "--out", name, "-q",
-                       "--attacks", "linear").code == 0  # fmt: skip
+def runs(audited: Path, tmp_path: Path) -> tuple[str, str]:
+    """Those runs in a folder of the test's own."""
+    for name in ("noisy", "open"):
+        shutil.copytree(audited / name, tmp_path / name)
     return "noisy", "open"
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from cli.conftest import Command
+from fedseal.cli.app import run_command
 from fedseal.cli.rounds import who_could_read
 from fedseal.federation import View
 from fedseal.federation.report import RoundReport
@@ -147,8 +148,15 @@ def _trains(fedseal: Command, epochs: int, *way: str) -> None:
     assert report["validation"]["loss"] is not None
 
 
-@pytest.mark.parametrize("way", [[], ["--clip", "1"], ["--dp", "0.5,clip=1"], ["--statistics", "local"]])
-@pytest.mark.parametrize("protocol", ["sharing", "masking"])
+WAYS: list[list[str]] = [[], ["--clip", "1"], ["--dp", "0.5,clip=1"], ["--statistics", "local"]]
+PAIRS = [(protocol, way) for protocol in ("sharing", "masking") for way in WAYS]
+QUICK_PAIRS = [PAIRS[0], PAIRS[5], PAIRS[2], PAIRS[7]]  # every way, and both protocols
+
+
+@pytest.mark.parametrize(
+    ("protocol", "way"),
+    [pytest.param(*pair, marks=() if pair in QUICK_PAIRS else pytest.mark.slow) for pair in PAIRS],
+)
 def test_a_net_with_batchnorm_trains_for_9_local_steps(fedseal: Command, protocol: str, way: list[str]) -> None:
     _trains(fedseal, 3, "--protocol", protocol, *way)
 
@@ -333,6 +341,14 @@ def test_a_shape_that_arrays_do_not_have_is_refused(fedseal: Command, tmp_path: 
     assert "--shape is 1,4,4, and 'a.npz' holds examples of 1,7,7; leave --shape out" in wrong.complaint
 
 
+@pytest.fixture(scope="module")
+def proposed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The terms that are proposed for the bundled pictures."""
+    path = tmp_path_factory.mktemp("terms") / "p.json"
+    assert run_command(["train", "--data", "fashion_mnist", "--propose", str(path)]) == 0
+    return path.read_text()
+
+
 TABLE = "age,job,label\n" + "".join(f"{20 + row},{'ab'[row % 2]},{'yn'[row % 2]}\n" for row in range(20))
 
 
@@ -365,12 +381,14 @@ TABLE = "age,job,label\n" + "".join(f"{20 + row},{'ab'[row % 2]},{'yn'[row % 2]}
         (["--terms", "p.json"], "--terms says what data has to be like, and no data is named; name it: --data scans"),
     ],
 )
-def test_options_of_no_use_are_refused(fedseal: Command, tmp_path: Path, arguments: list[str], complaint: str) -> None:
+def test_options_of_no_use_are_refused(
+    fedseal: Command, tmp_path: Path, proposed: str, arguments: list[str], complaint: str
+) -> None:
     """They were dropped without a word; as defaults they say nothing. Terms alone trained on the bundled pictures."""
     for name in "ab":
         arrays(tmp_path / f"{name}.npz")
     (tmp_path / "t.csv").write_text(TABLE)
-    assert fedseal("train", "--data", "fashion_mnist", "--propose", "p.json").code == 0
+    (tmp_path / "p.json").write_text(proposed)
     rounds = [] if "--propose" in arguments else ["--rounds", "1"]
     assert complaint in fedseal("train", *rounds, *arguments).complaint
     assert not (tmp_path / "x.json").exists()

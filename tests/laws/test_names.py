@@ -41,7 +41,7 @@ def test_names_in_another_order_are_the_same_observation(setting: str) -> None:
     assert list(one.update.buffers or ()) == list(other.update.buffers or ())
 
 
-@pytest.mark.parametrize("name", slowly(RECIPES, ("auto", "bayes", "dlg_batch", "mixture")))
+@pytest.mark.parametrize("name", slowly(RECIPES, ("auto", "bayes", "dlg", "dlg_batch", "dlg_text", "mixture")))
 def test_names_in_another_order_are_the_same_reconstruction(name: str) -> None:
     for setting in dict.fromkeys((ENOUGH.get(name, "lenet"), "batch norm, local steps")):
         one, other = (_found(name, observation) for observation in _both(setting))

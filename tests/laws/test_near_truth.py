@@ -18,6 +18,12 @@ BESIDE = 1e-3  # standard deviation of the start around the truth
 PLACES = ["perceptron", "lenet", "table, two rows"]
 MATCHING = [name for name, value in RECIPES.items() if isinstance(value, (GradientMatching, GroupConsistency))]
 
+CASES = [  # a line search takes long where a step does
+    pytest.param(name, place, marks=pytest.mark.slow if name == "dlg_batch" and place != "perceptron" else ())
+    for name in MATCHING
+    for place in PLACES
+]
+
 
 def _search(name: str) -> GradientMatching:
     value = RECIPES[name]
@@ -52,8 +58,7 @@ def _reach(inner: GradientMatching) -> float:
     return 1.05 * rate * steps * (1 + 5 * inner.optimizer.noise)
 
 
-@pytest.mark.parametrize("setting", PLACES)
-@pytest.mark.parametrize("name", MATCHING)
+@pytest.mark.parametrize(("name", "setting"), CASES)
 def test_a_search_beside_the_truth_ends_no_further_from_it_than_its_rate_allows(name: str, setting: str) -> None:
     observation, truth, start = _beside(setting)
     inner = replace(_search(name), start=start)
@@ -66,8 +71,7 @@ def test_a_search_beside_the_truth_ends_no_further_from_it_than_its_rate_allows(
     assert float(apart) <= _reach(inner) + 1e-6
 
 
-@pytest.mark.parametrize("setting", PLACES)
-@pytest.mark.parametrize("name", MATCHING)
+@pytest.mark.parametrize(("name", "setting"), CASES)
 def test_small_steps_of_a_recipe_lower_its_distance_from_the_update(name: str, setting: str) -> None:
     """Without its priors, whose pull is no news of the update, and at a rate far below the start's own error."""
     observation, _, start = _beside(setting)

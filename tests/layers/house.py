@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,11 +52,17 @@ def floor(package: Path, name: str = "") -> Floor:
         (here, there)
         for path in sorted(folder.rglob("*.py"))
         if (here := path.relative_to(folder).with_suffix("").parts[0]) in rooms
-        for module in imported(ast.parse(path.read_text()))
+        for module in imported_by(path.read_text())
         if module.startswith(f"{dotted}.") and (there := module.removeprefix(f"{dotted}.").split(".")[0]) in rooms
         if there != here
     }
     return Floor(name or package.name, frozenset(rooms), frozenset(arrows))
+
+
+@functools.cache
+def imported_by(code: str) -> tuple[str, ...]:
+    """The same of a file's code, which is part of several floors."""
+    return tuple(imported(ast.parse(code)))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -19,6 +19,7 @@ from fedseal.secagg.masking.client import unmask_context
 from fedseal.secagg.masking.graph import Graph
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.wire import Kind, Reader
+from marks import slowly
 from secagg.rounds import Masking, flipped, identity, refused, terms, total, update
 
 PHASES, NEVER = range(5), 5
@@ -47,7 +48,7 @@ def _check(clients: int, drops: dict[int, int], quorum: tuple[int, int]) -> bool
     return True
 
 
-@pytest.mark.parametrize("clients", [2, 3, 4, 5])
+@pytest.mark.parametrize("clients", slowly([2, 3, 4, 5], [5]))
 def test_every_subset_may_drop_in_every_phase(clients: int) -> None:
     """The subset of one phase; which of them complete does not depend on who they are."""
     done = Counter(
