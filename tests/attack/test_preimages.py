@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import fedseal as fs
@@ -79,6 +82,24 @@ def _exchanged(inputs: Tensor) -> Tensor:
     return inputs
 
 
+def _wave(values: Any) -> Any:
+    return values + 0.1 * np.sin(30 * values)
+
+
+def _on_another_wave(inputs: Tensor) -> Tensor:
+    """Each value where the wave is as high again, if it is so near by."""
+
+    def other(value: float) -> float:
+        grid = np.linspace(value - 0.2, value + 0.2, 4000)
+        crossings = np.flatnonzero(np.diff(np.sign(_wave(grid) - _wave(value))))
+        far = [k for k in crossings if abs(grid[k] - value) > 0.01]
+        if not far:
+            return value
+        return float(brentq(lambda x: _wave(x) - _wave(value), grid[far[0]], grid[far[0] + 1], xtol=1e-15))
+
+    return torch.tensor([[other(value) for value in inputs[0].double().tolist()]]).to(inputs.dtype)
+
+
 def _one_pixel(inputs: Tensor) -> Tensor:
     mask = torch.zeros_like(inputs)
     mask[:, 0, 2, 2] = 1  # written in place
@@ -104,6 +125,7 @@ FOLDS: dict[str, tuple[Map, int, Map, Tensor, int]] = {
     "sets of many columns": (
         lambda x: x.view(len(x), -1, 5).sort(2).values, 70, _exchanged, _rows(70), 24,
     ),
+    "small waves": (lambda x: x + 0.1 * torch.sin(30 * x), 6, _on_another_wave, _rows(6, seed=3), 10),
     "one pixel, written in place": (
         _one_pixel, 108, _other_pixel, torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(3)), 24,
     ),

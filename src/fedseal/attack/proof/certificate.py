@@ -45,6 +45,7 @@ from fedseal.attack.proof.elsewhere import (
     valid,
 )
 from fedseal.attack.proof.mirrors import mirrored
+from fedseal.attack.proof.other_sentences import swaps
 from fedseal.attack.proof.preimages import Preimages
 from fedseal.attack.proof.reasons import assumption_on_number, drawn_in_secret, modes_in_doubt, unknown_number
 from fedseal.attack.proof.sensitivity import (
@@ -53,7 +54,6 @@ from fedseal.attack.proof.sensitivity import (
     VISIBLE,
     WHOLE,
     sensitivity,
-    swaps,
 )
 from fedseal.errors import Misfit, NotTwiceDifferentiable
 from fedseal.types import Candidate, Certificate, Observation, Reconstruction, Status

@@ -25,6 +25,7 @@ from fedseal.types import Candidate, Observation, Tensors
 from fedseal.vocabulary import OWN_SEED
 
 STARTS, STEPS = 4, 30  # of least squares of each kind of start, for each example, and evaluations of each
+NEAR = (0.3, 0.1, 0.03)  # of an example's size: how far from it folds that are many and small are looked for
 COLUMNS, ENTRIES = 256, 1e5  # values of an example, and entries of the trunk's Jacobian, up to which it takes seconds
 EQUAL = 1e-14  # relative change of the distance or of the inputs, from which on more steps change nothing
 STRAIGHT = 1e-6  # share of its largest value by which a linear trunk may be off
@@ -84,7 +85,9 @@ class Preimages:
         return bool((both - one - other + none).abs().max() <= STRAIGHT * none.abs().max().clamp_min(1e-300))
 
     def _starts(self, one: int) -> Iterator[Tensor]:
-        """Valid inputs of one example: drawn evenly, near the middle, about the candidate, and its values mirrored."""
+        """Valid inputs of one example: drawn evenly, near the middle, about the candidate from far to near, and its
+        values mirrored.
+        """
         generator, here = torch.Generator().manual_seed(OWN_SEED), self.candidate.inputs[one].double()
         modality, shape = self.observation.modality, here.shape
         (low, high), (first, last) = bounds(modality), whole_range(modality)
@@ -95,6 +98,8 @@ class Preimages:
         def noise() -> Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.float64)
 
+        for near in NEAR:
+            yield here + near * size * noise()
         for _ in range(STARTS):
             yield low + torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low)
             yield noise()

@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +28,10 @@ from fedseal.attack.equations.recursion import ClosedForm
 from fedseal.attack.equations.rivals import rivaled
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import QUICK, Linearized, linearized, small
-from fedseal.attack.evidence.replay import CAP, replay, replayable
+from fedseal.attack.evidence.replay import CAP
 from fedseal.attack.evidence.structure import Activation, Reshape
 from fedseal.errors import NotTwiceDifferentiable
-from fedseal.modality.text import Text
-from fedseal.norm import distance, length
+from fedseal.norm import length
 from fedseal.types import Candidate
 from fedseal.vocabulary import MARGIN
 
@@ -41,7 +40,6 @@ TOO_LARGE = "the whole Jacobian is too large to work out, and no bound from belo
 FIRST_LAYER, CLOSED_FORM = "the first layer's gradient", "the error bars of the closed form"
 WHOLE = "the whole Jacobian"
 FREE = 1.0  # how far (root mean square) the other examples may move meanwhile
-TRIALS = 16  # replays with another token or order, for all sentences together
 LARGEST = 10.0  # relative change of an update that a visible change of an example can cause
 CHANCE = 3  # units off that may be so by chance
 POWER, ABOVE = 3, 1.5  # power steps, and what the largest singular value may be above what they find
@@ -379,68 +377,3 @@ def _error_bars(evidence: Evidence, candidate: Candidate) -> tuple[float, ...] |
     near = away.double().square().mean(1).sqrt() <= CLOSE * VISIBLE
     values = [MARGIN * (1 - CLOSE) * evidence.eps * VISIBLE / max(value, 1e-300) for value in size.tolist()]
     return tuple(v if held and v <= LARGEST else 0.0 for v, held in zip(values, near.tolist(), strict=True))
-
-
-def swaps(evidence: Evidence, candidate: Candidate) -> Sensitivity:
-    """Of sentences: what another token in one place, or two tokens the other way round, changes at least.
-
-    Args:
-        candidate: token ids `(N, L)` and labels.
-    """
-    observation, training = evidence.observation, replayable(evidence.observation)
-    assert training is not None
-    text = cast("Text", observation.modality)
-    round = observation.rounds[0]
-    still = replay(observation, round, candidate, training)
-    groups = [list(range(first, len(candidate.inputs), TRIALS)) for first in range(min(TRIALS, len(candidate.inputs)))]
-    found = [math.inf] * len(candidate.inputs)
-    spare = TRIALS - len(groups)
-    for number, group in enumerate(groups):
-        tries = [_replaced(evidence, text, candidate.inputs, group)]
-        if number < spare:
-            tries.append(_turned(text, candidate.inputs, group))
-        for other in tries:
-            if torch.equal(other, candidate.inputs):
-                continue
-            moved = distance(still, replay(observation, round, Candidate(other, candidate.labels), training))
-            for one in group:
-                found[one] = min(found[one], moved / math.sqrt(len(group)))
-    return Sensitivity(tuple(0.0 if math.isinf(v) else v for v in found), "other tokens tried")
-
-
-def _replaced(evidence: Evidence, text: Text, ids: Tensor, group: list[int]) -> Tensor:
-    """One ordinary token in the middle of each of these sentences replaced by the next most alike."""
-    changed = ids.clone()
-    for one in group:
-        places = _ordinary(text, ids[one])
-        if places:
-            place = places[len(places) // 2]
-            changed[one, place] = _nearest(evidence, text, int(ids[one, place]))
-    return changed
-
-
-def _turned(text: Text, ids: Tensor, group: list[int]) -> Tensor:
-    """Two neighbors in each of these sentences the other way round."""
-    changed = ids.clone()
-    for one in group:
-        places = _ordinary(text, ids[one])
-        pairs = [(a, b) for a, b in itertools.pairwise(places) if int(ids[one, a]) != int(ids[one, b])]
-        if pairs:
-            a, b = pairs[len(pairs) // 2]
-            changed[one, [a, b]] = ids[one, [b, a]]
-    return changed
-
-
-def _ordinary(text: Text, sentence: Tensor) -> list[int]:
-    return [k for k, token in enumerate(sentence.tolist()) if token != text.pad and token not in text.special]
-
-
-def _nearest(evidence: Evidence, text: Text, token: int) -> int:
-    """The token whose row in a table as long as the vocabulary is nearest; the next one where there is none."""
-    state = evidence.observation.state or {}
-    table = next((t for t in state.values() if t.ndim == 2 and len(t) == text.size), None)
-    if table is None:
-        return (token + 1) % text.size
-    far = (table.float() - table[token].float()).norm(dim=1)
-    far[token] = math.inf
-    return int(far.argmin())
