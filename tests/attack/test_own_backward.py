@@ -214,7 +214,6 @@ HOOKS: dict[str, Callable[[Tensor], Tensor]] = {
     "turned": lambda back: -back,
     "permuted": lambda back: back.roll(1, 1),
     "small ones turned": lambda back: torch.where(back.abs() < 1e-2, -back, back),
-    "among examples": lambda back: back.roll(1, 0) * torch.arange(1, 1 + len(back))[:, None],
 }
 
 
@@ -238,18 +237,16 @@ def labels_of(
 def test_labels_read_off_a_backward_of_the_head_s_own_are_not_certified(
     hook: str, classes: int, bias: bool, threat: fs.ThreatModel
 ) -> None:
-    found, labels = labels_of(Scored(with_hook(HOOKS[hook]), classes=classes, bias=bias), threat)
-    if hook == "among examples":  # nothing is moved where there is one
-        assert not found.certified or torch.equal(found.labels, labels)
-    else:
-        assert not found.certified
-    if found.confidence is None and hook == "permuted":
-        assert "own backward" in found.note
+    found, _ = labels_of(Scored(with_hook(HOOKS[hook]), classes=classes, bias=bias), threat)
+    assert not found.certified
+    assert "own backward" in found.note or (hook, classes) == ("turned", 4)  # of which no sign tells a label
 
 
 def test_two_labels_read_off_a_backward_of_the_head_s_own_are_not_certified() -> None:
-    for hook in HOOKS.values():
-        assert not labels_of(Scored(with_hook(hook)), SERVER, count=2)[0].certified
+    """The equations hold, for the other one's gradient is large."""
+    found, _ = labels_of(Scored(with_hook(HOOKS["small ones turned"])), SERVER, count=2)
+    assert not found.certified
+    assert "own backward" in found.note
 
 
 @pytest.mark.parametrize("threat", [LISTENER, SERVER], ids=["eavesdropper", "server"])
@@ -300,21 +297,23 @@ class OwnFormat(Scored):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_format_within_the_model_is_no_backward_of_its_own(dtype: torch.dtype) -> None:
-    def own(*change: Callable[[Tensor], Tensor]) -> bool:
-        update = fs.local_update(
-            OwnFormat(dtype, *change),
-            fs.Batch(INPUTS, torch.tensor([1])),
-            training=fs.LocalTraining.fedsgd(mode="eval"),
-        )
-        modality = Tabular(columns=tuple(Continuous(f"c{k}", -3.0, 3.0) for k in range(12)))
-        return derives(Evidence(LISTENER.observe(OwnFormat(dtype, *change), update, modality=modality)), HEAD)
-
-    assert own()
-    assert not own(with_hook(HOOKS["permuted"]))
+    assert own(OwnFormat(dtype))
+    assert not own(OwnFormat(dtype, with_hook(HOOKS["permuted"])))
 
 
-HEAD = Linear("head.weight", "head.bias", (20,), (4,))
-INPUTS = torch.rand(1, 12, generator=torch.Generator().manual_seed(5))
+def test_gradients_that_go_to_other_examples_are_seen() -> None:
+    assert own(Scored(), 2)
+    assert not own(Scored(with_hook(lambda back: back.roll(1, 0))), 2)
+
+
+def own(model: nn.Module, count: int = 1) -> bool:
+    """Whether the head's gradient is found to be the derivative, of a batch of so many."""
+    inputs = torch.rand(count, 12, generator=torch.Generator().manual_seed(5))
+    batch = fs.Batch(inputs, torch.arange(count))
+    update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd(mode="eval"))
+    modality = Tabular(columns=tuple(Continuous(f"c{k}", -3.0, 3.0) for k in range(12)))
+    evidence = Evidence(LISTENER.observe(model, update, modality=modality))
+    return derives(evidence, Linear("head.weight", "head.bias", (20,), (4,)))
 
 
 def test_two_labels_of_a_plain_model_stay_certified() -> None:
