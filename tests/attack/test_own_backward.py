@@ -14,7 +14,10 @@ import fedseal as fs
 from fedseal.attack.batch.spear import Spear
 from fedseal.attack.equations.patch_solution import errors_of
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.own_backward import derives
 from fedseal.attack.evidence.patch_equations import PatchEquations, patch_equations
+from fedseal.attack.evidence.structure import Linear
+from fedseal.attack.labels import Labels, best
 from fedseal.attack.layers.linear import LinearFirstLayer
 from fedseal.attack.layers.patches import Patches
 from fedseal.modality.tabular import Continuous, Tabular
@@ -172,6 +175,151 @@ def test_a_linear_layer_s_own_backward_makes_nothing_certain(how: str, count: in
     assert found.certain.tolist() == [how == "plain"] * count
     assert found.certificate is not None
     assert ("own backward" in found.certificate.note) == (how != "plain")
+
+
+# the head
+
+
+class Scored(nn.Module):
+    """Two layers, and something done to the scores."""
+
+    def __init__(
+        self,
+        change: Callable[[Tensor], Tensor] = lambda scores: scores,
+        *,
+        classes: int = 4,
+        bias: bool = True,
+        before: Callable[[Tensor], Tensor] = lambda features: features,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.head = nn.Linear(12, 20), nn.Linear(20, classes, bias=bias)
+        self.drop = nn.Dropout(0.5)
+        self.change, self.before = change, before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.head(self.drop(self.before(torch.relu(self.first(x))))))
+
+
+def with_hook(hook: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def change(scores: Tensor) -> Tensor:
+        if scores.requires_grad:
+            scores.register_hook(hook)  # type: ignore[no-untyped-call]
+        return scores
+
+    return change
+
+
+HOOKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned": lambda back: -back,
+    "permuted": lambda back: back.roll(1, 1),
+    "small ones turned": lambda back: torch.where(back.abs() < 1e-2, -back, back),
+}
+
+
+def labels_of(
+    model: nn.Module, threat: fs.ThreatModel, count: int = 1, dtype: torch.dtype = torch.float32
+) -> tuple[Labels, Tensor]:
+    torch.manual_seed(7)
+    model = model.eval().to(dtype)
+    inputs, labels = torch.randn(count, 12).clamp(-2.9, 2.9).to(dtype), torch.arange(1, 1 + count)
+    training = fs.LocalTraining.fedsgd(mode="eval")
+    update = fs.local_update(model, fs.Batch(inputs, labels), training=training)
+    modality = Tabular(columns=tuple(Continuous(f"c{k}", -3.0, 3.0) for k in range(12)))
+    observation = threat.observe(model, update, modality=modality)
+    return best(observation, generator=torch.Generator().manual_seed(0)), labels
+
+
+@pytest.mark.parametrize("threat", [LISTENER, SERVER], ids=["eavesdropper", "server"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_labels_read_off_a_backward_of_the_head_s_own_are_not_certified(
+    hook: str, classes: int, bias: bool, threat: fs.ThreatModel
+) -> None:
+    found, _ = labels_of(Scored(with_hook(HOOKS[hook]), classes=classes, bias=bias), threat)
+    assert not found.certified
+    assert "own backward" in found.note or (hook, classes) == ("turned", 4)  # of which no sign tells a label
+
+
+def test_two_labels_read_off_a_backward_of_the_head_s_own_are_not_certified() -> None:
+    """The equations hold, for the other one's gradient is large."""
+    found, _ = labels_of(Scored(with_hook(HOOKS["small ones turned"])), SERVER, count=2)
+    assert not found.certified
+    assert "own backward" in found.note
+
+
+@pytest.mark.parametrize("threat", [LISTENER, SERVER], ids=["eavesdropper", "server"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Scored(),
+        lambda: Scored(bias=False),
+        lambda: Scored(lambda scores: scores.log_softmax(1)),
+        lambda: Scored(lambda scores: scores.log_softmax(1), bias=False),
+        lambda: Scored(lambda scores: scores.float()),
+        lambda: Scored(before=lambda features: features.to(torch.bfloat16).to(features.dtype)),
+        lambda: Scored(classes=1000),
+        lambda: nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.LayerNorm(20), nn.Linear(20, 5)),
+        lambda: nn.Sequential(nn.Linear(12, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 5, bias=False)),
+        lambda: nn.Sequential(
+            *[layer for _ in range(12) for layer in (nn.Linear(12, 12), nn.ReLU())], nn.Linear(12, 5)
+        ),
+    ],
+    ids=["plain", "no bias", "link", "link, no bias", "float", "cast", "wide", "tanh", "batchnorm", "deep"],
+)
+def test_a_plain_head_s_label_stays_certified(model: Callable[[], nn.Module], threat: fs.ThreatModel) -> None:
+    found, labels = labels_of(model(), threat)
+    assert torch.equal(found.labels, labels)
+    assert found.certified, found.note
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_plain_head_s_label_stays_certified_in_other_formats(bias: bool, dtype: torch.dtype) -> None:
+    found, labels = labels_of(Scored(bias=bias), LISTENER, dtype=dtype)
+    assert torch.equal(found.labels, labels)
+    assert found.certified, found.note
+
+
+class OwnFormat(Scored):
+    """Computes in one format, whatever the weights come in."""
+
+    def __init__(self, dtype: torch.dtype, change: Callable[[Tensor], Tensor] = lambda scores: scores) -> None:
+        super().__init__(change)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.relu(self.first(x)).to(self.dtype)
+        weight, bias = self.head.weight.to(self.dtype), self.head.bias.to(self.dtype)
+        return self.change(nn.functional.linear(features, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_format_within_the_model_is_no_backward_of_its_own(dtype: torch.dtype) -> None:
+    assert own(OwnFormat(dtype))
+    assert not own(OwnFormat(dtype, with_hook(HOOKS["permuted"])))
+
+
+def test_gradients_that_go_to_other_examples_are_seen() -> None:
+    assert own(Scored(), 2)
+    assert not own(Scored(with_hook(lambda back: back.roll(1, 0))), 2)
+
+
+def own(model: nn.Module, count: int = 1) -> bool:
+    """Whether the head's gradient is found to be the derivative, of a batch of so many."""
+    inputs = torch.rand(count, 12, generator=torch.Generator().manual_seed(5))
+    batch = fs.Batch(inputs, torch.arange(count))
+    update = fs.local_update(model, batch, training=fs.LocalTraining.fedsgd(mode="eval"))
+    modality = Tabular(columns=tuple(Continuous(f"c{k}", -3.0, 3.0) for k in range(12)))
+    evidence = Evidence(LISTENER.observe(model, update, modality=modality))
+    return derives(evidence, Linear("head.weight", "head.bias", (20,), (4,)))
+
+
+def test_two_labels_of_a_plain_model_stay_certified() -> None:
+    found, labels = labels_of(Scored(), SERVER, count=2)
+    assert torch.equal(found.labels, labels)
+    assert found.certified, found.note
 
 
 # no equation is left over

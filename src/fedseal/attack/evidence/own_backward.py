@@ -4,6 +4,9 @@ An autograd function or a hook may hand back other gradients than the derivative
 granted that the gradient by its weight is the sum of outer products of what it takes in and the gradient by what it
 gives; whoever holds the architecture can see whether that is so. Weights, inputs and gradients are drawn, and what is
 off comes back relative to the gradient, infinite where nothing can be seen.
+
+Labels are read off rows and signs of the head's gradient. Of that no more is asked than that it is the derivative,
+which the outputs tell without autograd, at weights moved back and forth.
 """
 
 from __future__ import annotations
@@ -22,11 +25,18 @@ from fedseal.attack.evidence.modes import in_mode
 from fedseal.attack.evidence.patch_equations import PatchEquations
 from fedseal.attack.evidence.patches import ADDS
 from fedseal.attack.evidence.preprocessing import bounds
+from fedseal.attack.evidence.structure import Linear
 from fedseal.types import Observation
 from fedseal.vocabulary import OWN_SEED
 
 TRIES = 3  # of draws, each with weights half as large, until a gradient shows
 ROUNDED = 4.0  # units in the last place up to which a gradient is off by its arithmetic alone
+DRAWS = 2  # of directions in which weights are moved
+ROOM = 4.0  # for what a difference is off, over what its second difference says
+EXACT = 64.0  # units in the last place that a difference is off at least
+VAGUE = 0.3  # share of a difference that it may be off for it to tell anything
+SMALL = 20_000_000  # parameters up to which a model is tried in double precision
+NOT_DERIVED = "the model's own backward does not give the derivative by its head, off whose gradient labels are read"
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)  # of a model on weights not its own
 
 
@@ -35,6 +45,25 @@ def layer_strays(evidence: Evidence, count: int) -> float:
     give it, by the architecture's own backward.
     """
     return evidence.once(f"own backward of {count}", lambda: _in_modes(evidence, _of_layer(evidence, count)))
+
+
+def derives(evidence: Evidence, *inner: Linear) -> bool:
+    """Whether the gradients sent of the head, and of inner layers that are read with it, are derivatives of the outputs
+    by the architecture's own backward: no row in another's place, no sign turned.
+    """
+    head = evidence.structure.head
+    layers = inner if head is None else (head, *inner)
+    sent = evidence.observation.update.tensors
+    names = tuple(
+        dict.fromkeys(n for layer in layers for n in (layer.weight, layer.bias) if n is not None and n in sent)
+    )
+    found = evidence.once(
+        f"own backward by {', '.join(names)}",
+        lambda: _in_modes(
+            evidence, _of_outputs(evidence, names, smooth=all(one is head or one == head for one in inner))
+        ),
+    )
+    return bool(names) and found == 0.0
 
 
 def patches_stray(equations: PatchEquations) -> float:
@@ -85,6 +114,99 @@ def _of_layer(evidence: Evidence, count: int) -> Callable[[nn.Module, torch.Gene
         return _share(gradient - gradient @ torch.linalg.pinv(rows) @ rows, gradient)
 
     return strays
+
+
+def _of_outputs(
+    evidence: Evidence, names: tuple[str, ...], *, smooth: bool
+) -> Callable[[nn.Module, torch.Generator, float], float | None]:
+    """Differences of the outputs, against gradients by what is named.
+
+    Args:
+        smooth: the scores are linear in all that is named.
+    """
+    observation, count = evidence.observation, evidence.batch_size or 1
+    linear = smooth and set(evidence.structure.link) <= {"column"}
+    parameters = sum(tensor.numel() for tensor in observation.model.parameters())
+
+    def strays(model: nn.Module, generator: torch.Generator, size: float) -> float | None:
+        state = _drawn_state(observation, (), size, generator)
+        noise = torch.randn(count, *observation.modality.shape, generator=generator)
+        inputs = observation.modality.project(observation.modality.start(noise)).to(observation.like.dtype)
+        found = None
+        if parameters <= SMALL:  # a format with more digits shows more
+            found = _off(_Outputs(observation, model, _double(state), inputs.double()), names, generator, linear)
+        return (
+            found if found is not None else _off(_Outputs(observation, model, state, inputs), names, generator, linear)
+        )
+
+    return strays
+
+
+def _off(outputs: _Outputs, names: tuple[str, ...], generator: torch.Generator, linear: bool) -> float | None:
+    """How far gradients by what is named are from differences, relative; 0 as far as rounding goes."""
+    wanted = {name: outputs.state[name].detach().requires_grad_() for name in names}
+
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+    try:
+        scores = outputs(wanted)
+        here = scores.detach().double()
+        rows = here.reshape(len(here), -1)
+        label = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
+        signal = rows.softmax(1).scatter_add(1, label, -torch.ones(label.shape, dtype=torch.float64)).view_as(here)
+        backs = [drawn(here), 1e-4 * drawn(here), signal if rows.shape[1] > 1 else drawn(here)]
+        backs = [back.to(scores.dtype) for back in backs]
+        grads = [
+            torch.autograd.grad(scores, list(wanted.values()), back, retain_graph=True, allow_unused=True)
+            for back in backs
+        ]
+        if any(grad is None or not 0 < float(grad.double().norm()) < math.inf for each in grads for grad in each):
+            return None
+        digits = max(torch.finfo(tensor.dtype).eps for tensor in (scores, *grads[0]))
+        step = 1.0 if linear else digits**0.25
+        # each tensor moves the scores by as much as the others
+        sizes = [step * float(backs[0].double().norm() / grad.double().norm()) for grad in grads[0]]
+        worst = 0.0
+        for _ in range(DRAWS):
+            moves = [(size * drawn(grad)).to(grad.dtype) for size, grad in zip(sizes, grads[0], strict=True)]
+            with torch.no_grad():
+                ahead, behind = (
+                    outputs({n: w + sign * move for (n, w), move in zip(wanted.items(), moves, strict=True)}).double()
+                    for sign in (1, -1)
+                )
+            for back, each in zip(backs, grads, strict=True):
+                products = [float((g.double() * m.double()).sum()) for g, m in zip(each, moves, strict=True)]
+                scale = math.hypot(*(float(g.double().norm()) * s for g, s in zip(each, sizes, strict=True)))
+                off = abs(sum(products) - float((back.double() * (ahead - behind) / 2).sum()))
+                unknown = ROOM * float(back.double().norm() * (ahead + behind - 2 * here).norm()) / 2
+                if not unknown <= VAGUE * scale or not math.isfinite(off):
+                    return None
+                if off > unknown + EXACT * digits * scale:
+                    worst = max(worst, off / scale)
+    except FAILURES:
+        return None
+    return worst
+
+
+class _Outputs:
+    """A model's outputs as a function of some of its tensors; what it draws is the same each time."""
+
+    def __init__(self, observation: Observation, model: nn.Module, state: dict[str, Tensor], inputs: Tensor) -> None:
+        self.observation, self.model, self.state, self.inputs = observation, model, state, inputs
+        self.buffers = {name for name, _ in model.named_buffers()}
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        torch.manual_seed(OWN_SEED)
+        state = {n: t.clone() if n in self.buffers else t for n, t in self.state.items()}  # training writes to them
+        outputs: Tensor = functional_call(
+            self.model, {**state, **tensors}, (self.observation.modality.forward(self.inputs),)
+        )
+        return outputs
+
+
+def _double(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _of_patches(equations: PatchEquations) -> Callable[[nn.Module, torch.Generator, float], float | None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedseal.attack.equations import separation
 from fedseal.attack.equations.separation import Separated
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.own_backward import NOT_DERIVED, derives
 from fedseal.attack.labels.base import LabelMethod, Labels, from_counts
 from fedseal.attack.labels.dimitrov import Dimitrov
 from fedseal.attack.labels.geng import Geng
@@ -43,7 +44,7 @@ class Best:
     A count starts the separation, and labels are exchanged one at a time until the equations hold. Where the head has
     fewer classes than the batch has examples, or local steps mix gradients, the count is all there is; its own error
     gives the confidence. Without a batch size the rank of the head's gradient is taken for it. Where a method refuses,
-    the next one counts.
+    the next one counts. Nothing is certified where the model's own backward gives no derivatives.
     """
 
     name: str = "best"
@@ -78,6 +79,8 @@ class Best:
         classes = evidence.structure.num_classes
         labels = _certified(separated, classes, counted)
         doubt = _doubt(evidence, separated) or rival
+        if labels.certified and not doubt and not derives(evidence, separated.site.layer):
+            doubt = NOT_DERIVED
         if labels.certified and doubt:
             labels = replace(labels, certified=False, confidence=counted.confidence, note=doubt)
         return Found(labels, separated)

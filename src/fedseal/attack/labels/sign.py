@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.own_backward import NOT_DERIVED, derives
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.head import undefended
 from fedseal.errors import UnfitBatch, UnknownToAdversary
@@ -17,8 +18,9 @@ from fedseal.types import Observation
 class Sign:
     """Softmax minus one-hot is negative at the label alone (Zhao, Mopuri and Bilen 2020, arXiv:2001.02610).
 
-    The label is certain, so it is certified, where the client names one example, nothing was done to its update, and
-    that is a sum of gradients (`evidence/signs.py`). Labels that the loss smooths have a sign only with the weights.
+    The label is certain, so it is certified, where the client names one example, nothing was done to its update, that
+    is a sum of gradients (`evidence/signs.py`), and the model's own backward gives derivatives by the head. Labels that
+    the loss smooths have a sign only with the weights.
     """
 
     name: str = "sign"
@@ -30,7 +32,7 @@ class Sign:
             UnfitBatch: more than one example.
             UnknownToAdversary: the number of examples is withheld, or the head shows no sign.
         """
-        evidence = Evidence(observation)
+        evidence = Evidence.of(observation)
         count = evidence.batch_size
         if count is None:
             raise UnknownToAdversary(
@@ -56,4 +58,6 @@ class Sign:
         note = (
             "" if reading.unique else "another label may have left such signs: local steps do more than add gradients"
         )
+        if sure and not derives(evidence):
+            return from_counts(counts, note=NOT_DERIVED)
         return from_counts(counts, certified=sure, confidence=1.0 if reading.unique else None, note=note)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
+from fedseal.attack.evidence.own_backward import NOT_DERIVED, derives
 from fedseal.attack.evidence.single import Single
 from fedseal.attack.labels.base import Labels, from_counts
 from fedseal.attack.labels.head import Head, read_head, undefended
@@ -56,7 +57,7 @@ class Soft:
                 "local steps",
                 "use a counting method, such as moments, which gives hard labels",
             )
-        evidence = Evidence(observation)
+        evidence = Evidence.of(observation)
         if not head.criterion.uniform:
             raise BadConfig(
                 "soft reads a target whose classes weigh the same, and the loss weighs classes",
@@ -73,11 +74,13 @@ class Soft:
             form = _scaled(head.gradient, weight, bias) if single is None else _hard(single, head.classes)
         precision = 100 * evidence.eps
         counts = torch.nn.functional.one_hot(form.target.argmax(), head.classes)
+        sure = _trusted(evidence) and form.distance <= precision and _known(head, weight, form, precision)
+        derived = not sure or derives(evidence)
         return from_counts(
             counts,
             residual=form.distance,
-            certified=_trusted(evidence) and form.distance <= precision and _known(head, weight, form, precision),
-            note=form.words,
+            certified=sure and derived,
+            note=form.words if derived else f"{form.words}; {NOT_DERIVED}",
             soft=form.target[None],
         )
 
