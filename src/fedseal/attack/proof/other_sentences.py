@@ -42,11 +42,20 @@ def swaps(evidence: Evidence, candidate: Candidate) -> Sensitivity:
     for one in range(count):
         moved = []
         for other in _least_moving(evidence, candidate, one)[: max(1, min(MOST, TRIALS // count))]:
-            changed = candidate.inputs.clone()
-            changed[one] = other
-            moved.append(distance(still, replay(observation, round, Candidate(changed, candidate.labels), training)))
+            changed = _with(candidate, one, other)
+            moved.append(distance(still, replay(observation, round, changed, training)))
         found.append(min(moved, default=0.0))
     return Sensitivity(tuple(found), "other tokens tried")
+
+
+def _with(candidate: Candidate, one: int, other: Tensor) -> Candidate:
+    """The candidate with another sentence in the place of that one, and labels that are its next tokens with it."""
+    inputs, labels = candidate.inputs.clone(), candidate.labels.clone()
+    inputs[one] = other
+    if labels.ndim == 2 and not labels.is_floating_point() and labels.shape[1] < inputs.shape[1]:
+        next_tokens = slice(1, 1 + labels.shape[1])
+        labels[one] = torch.where(labels[one] == candidate.inputs[one, next_tokens], other[next_tokens], labels[one])
+    return Candidate(inputs, labels)
 
 
 def _least_moving(evidence: Evidence, candidate: Candidate, one: int) -> Tensor:
