@@ -159,6 +159,69 @@ def test_another_loss_is_unknown_and_says_why(name: str) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def each(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels, reduction="none")
+
+
+def entries(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+
+
+BEYOND: dict[str, tuple[Loss, str]] = {  # another loss for some numbers, and what it is for ordinary ones
+    "flooded": (lambda o, y: (F.cross_entropy(o, y) - 0.05).abs() + 0.05, "cross-entropy"),
+    "flooded, hardly": (lambda o, y: (F.cross_entropy(o, y) - 1e-6).abs(), "cross-entropy"),
+    "trimmed": (lambda o, y: each(o, y).clamp(max=6).mean(), "cross-entropy"),
+    "the hardest 16": (lambda o, y: each(o, y).topk(min(16, len(y))).values.mean(), "cross-entropy"),
+    "of outputs that are clamped": (lambda o, y: F.cross_entropy(o.clamp(-8, 8), y), "cross-entropy"),
+    "an epsilon that counts": (
+        lambda o, y: -(o.softmax(1) + 1e-6).log().gather(1, y[:, None]).mean(),
+        "cross-entropy",
+    ),
+    "bce, flooded": (lambda o, y: (entries(o, y).mean() - 0.05).abs() + 0.05, "binary cross-entropy"),
+    "bce, trimmed": (lambda o, y: entries(o, y).clamp(max=6).mean(), "binary cross-entropy"),
+    "bce of outputs that are clamped": (lambda o, y: entries(o.clamp(-6, 6), y).mean(), "binary cross-entropy"),
+    "Huber, wide": (lambda o, y: 6 * F.smooth_l1_loss(o, y, beta=6.0), "the squared error"),
+    "Huber, wider": (partial(F.huber_loss, delta=1000.0), "the squared error"),
+    "trimmed error": (lambda o, y: (o - y).square().clamp(max=1e4).mean(), "the squared error"),
+}
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 4, 10])
+@pytest.mark.parametrize("name", BEYOND)
+def test_a_loss_that_is_another_for_some_numbers_is_unknown(name: str, outputs: int) -> None:
+    loss, like = BEYOND[name]
+    if outputs == 1 and like == "cross-entropy":
+        pytest.skip("one output has no classes")
+    found = settle_loss(loss, outputs)
+    assert not found.known
+    assert f"it is {like} near ordinary outputs alone" in found.reason or "none of softmax" in found.reason
+
+
+SATURATES: dict[str, tuple[Loss, str]] = {
+    "epsilon": (lambda o, y: -(o.softmax(1) + 1e-8).log().gather(1, y[:, None]).mean(), "cross_entropy"),
+    "clamp": (lambda o, y: -o.softmax(1).clamp(1e-7, 1 - 1e-7).log().gather(1, y[:, None]).mean(), "cross_entropy"),
+    "of probabilities": (lambda o, y: F.binary_cross_entropy(o.sigmoid(), y), "bce"),
+    "bce, epsilon": (
+        lambda o, y: -(y * (o.sigmoid() + 1e-8).log() + (1 - y) * (1 - o.sigmoid() + 1e-8).log()).mean(),
+        "bce",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SATURATES)
+def test_an_epsilon_that_shrinks_gradients_of_what_is_wholly_wrong_is_noted(name: str) -> None:
+    loss, kind = SATURATES[name]
+    found = settle_loss(loss, 4)
+    assert (found.kind, found.everywhere) == (kind, False)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *ROWS])
+def test_the_loss_itself_holds_everywhere(name: str) -> None:
+    assert settle_loss(CLASSES[name][0] if name in CLASSES else ROWS[name][0], 4).everywhere
+    naive: Loss = lambda o, y: -o.softmax(1).log().gather(1, y[:, None]).mean()  # noqa: E731
+    assert settle_loss(naive, 4).everywhere
+
+
 def test_a_module_whose_weights_change_is_settled_anew() -> None:
     loss = nn.CrossEntropyLoss(weight=torch.ones(3))
     assert settle_loss(loss, 3) is settle_loss(loss, 3)

@@ -3,7 +3,12 @@
 A loss is evaluated on a few fixed numbers, and its gradient by the outputs is held against closed forms: softmax
 cross-entropy with class weights and label smoothing, binary cross-entropy with logits, and the squared error, each
 summed or averaged and times any factor. What agrees to the arithmetic's precision, at several batch sizes, *is* that
-loss for everything that an update shows; what does not is "unknown", with a reason.
+loss for everything that an update shows; what does not is "unknown", with a reason. Agreement is asked of ordinary
+numbers first, then of outputs that are nearly alike, sure, or sure and wrong, and of errors small and large, so that a
+floor under the loss, a trim or a Huber loss does not pass.
+
+One deviation is let pass, and noted (`Criterion.everywhere`): an epsilon inside a logarithm, by which the gradient of
+an example that the model gets wholly wrong shrinks, but keeps its direction. No labels of a batch are certified then.
 
 The closed form gives the gradient by the outputs for a target, and its inverse the target from the gradient.
 """
@@ -30,6 +35,7 @@ Reduction = Literal["mean", "weights", "sum"]
 Form = Literal["classes", "rows", "column", "whole_rows", "whole_column"]
 LinkStep = Literal["log_softmax", "sigmoid", "column"]
 Link = tuple[LinkStep, ...]
+Agreement = Literal["holds", "saturates", "differs"]
 
 LOSSES: dict[str, LossFunction] = {
     "cross_entropy": F.cross_entropy,
@@ -45,6 +51,12 @@ LINKS: dict[LinkStep, Callable[[Tensor], Tensor]] = {
 AGREES = {torch.float64: 1e-6, torch.float32: 2e-4}  # share of the largest entry up to which two gradients agree
 SNAPS = {torch.float64: 1e-7, torch.float32: 2e-5}  # up to which a weight or a factor is 1, and no smoothing is there
 SIZES = (1, 2, 3, 5)  # batches on which a closed form must agree
+SCALES = (0.1, 1.0, 10.0, 30.0)  # of outputs
+SURE = (2.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 16.0, 24.0, 40.0)  # by how much one score leads the others
+ERRORS = (1e-4, 1e-2, 1.0, 10.0, 100.0, 1e3, 1e6)  # of a squared loss
+SATURATED = 9.0  # cross-entropy of an example, beyond which an epsilon may shrink its gradient
+FAINT = 1e-6  # of the largest gradient that an example may have: below, an epsilon may shrink it as well
+MANY = 65  # examples that differ in all of these, tried in one batch
 MOST = 1024  # outputs up to which every class's weight is tried; beyond, SOME are, and must be alike
 SOME = 32
 FEW = 8  # classes that are told apart to full precision
@@ -108,6 +120,8 @@ class Criterion:
         soft: whether the loss takes class probabilities `(N, outputs)` and means by them what `loss` does.
         reason: why it is unknown, as a clause; empty otherwise.
         link: what the model applies to the scores that this is about before the loss sees them.
+        everywhere: whether the closed form holds at all scales; if not, an epsilon shrinks the gradients of examples
+            that the model gets wholly wrong, or the loss fails there.
 
     >>> one = settle_loss(nn.CrossEntropyLoss(reduction="sum"), 10)
     >>> one.kind, one.reduction, one.uniform, one.plain
@@ -127,6 +141,7 @@ class Criterion:
     soft: bool = False
     reason: str = ""
     link: Link = ()
+    everywhere: bool = True
 
     @property
     def known(self) -> bool:
@@ -383,6 +398,10 @@ def _contents(function: LossFunction) -> Hashable:
     return tuple((id(t), t._version) for t in tensors), tuple(sorted(plain.items(), key=lambda item: item[0]))
 
 
+class _OnlyNear(Exception):
+    """The loss is a known one for ordinary numbers, and another beyond; the message says which."""
+
+
 class _Refused(Exception):
     """The loss does not take such targets, or gives no number; the message says which."""
 
@@ -412,6 +431,13 @@ class _Trial:
         Raises:
             _Refused: the function raises, warns, or gives no finite number that depends on the outputs.
         """
+        value, gradient = self._tried(logits, targets)
+        if not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
+            raise _Refused("its gradient by the outputs is zero or not finite")
+        return value, gradient
+
+    def _tried(self, logits: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+        """The same, whatever the numbers."""
         try:
             with _quiet(), torch.enable_grad():
                 targets = targets.to(self.device, self.dtype if targets.is_floating_point() else targets.dtype)
@@ -424,8 +450,6 @@ class _Trial:
         except FAILS as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise _Refused(f"it fails on targets of shape {tuple(targets.shape)} ({first})") from error
-        if not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
-            raise _Refused("its gradient by the outputs is zero or not finite")
         return float(value.detach()), gradient.double().cpu()
 
     def agrees(self, criterion: Criterion, logits: Tensor, targets: Tensor) -> bool:
@@ -433,6 +457,121 @@ class _Trial:
         observed = self.gradient(logits, targets)
         guess = criterion.signal(logits.cpu(), targets)
         return bool((observed - guess).abs().max() <= AGREES[self.dtype] * observed.abs().max())
+
+    def fit(self, criterion: Criterion, logits: Tensor, targets: Tensor, form: Form) -> Agreement:
+        """How a closed form gives the function's gradient example by example, however small that of one is.
+
+        It "saturates" where the loss fails or the gradient of what is `SATURATED` or `FAINT` shrinks.
+        """
+        try:
+            observed = self._tried(logits, targets if criterion.classes else _shaped(targets, form))[1]
+        except _Refused:
+            return "saturates"  # no client sends such an update
+        guess = criterion.signal(logits, targets)
+        most, rounding, costs = _heft(criterion, logits, targets)
+        rounding = 8 * torch.finfo(self.dtype).eps * rounding
+        if criterion.kind == "bce":  # each output for itself
+            observed, guess, most, rounding, costs = (
+                one.reshape(-1, 1) for one in (observed, guess, most, rounding, costs)
+            )
+        size = guess.abs().amax(1, keepdim=True)
+        room = AGREES[torch.float32] * size + rounding
+        holds = ((observed - guess).abs() <= room).all(1)
+        if bool(holds.all()):
+            return "holds"
+        share = ((observed * guess).sum(1, keepdim=True) / guess.square().sum(1, keepdim=True).clamp_min(1e-300)).clamp(
+            0, 1
+        )
+        shrinks = ((observed - share * guess).abs() <= room).all(1) | ~torch.isfinite(observed).all(1)
+        may = ((costs > SATURATED) | (size <= FAINT * most)).any(1)
+        return "saturates" if criterion.kind != "mse" and bool((holds | (shrinks & may)).all()) else "differs"
+
+
+def _heft(criterion: Criterion, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest gradient that each example or output may have, that whose rounding shows, and what each costs."""
+    z, rows = logits.double(), criterion.rows(targets)
+    scale = abs(criterion.factor) / criterion.norm(rows).abs()
+    if criterion.kind == "cross_entropy":
+        mass, logs = criterion.mass(rows).abs(), z.log_softmax(-1)
+        total = scale * mass.sum(1, keepdim=True)
+        wanted = rows.double() if rows.is_floating_point() else F.one_hot(rows, criterion.outputs).double()
+        grain = total * logs.exp() * (1 + z.abs().amax(1, keepdim=True))
+        return total, grain, -(wanted * logs).sum(1, keepdim=True)
+    if criterion.kind == "bce":
+        assert criterion.positive is not None
+        t = rows.double()
+        most = (scale * torch.maximum(criterion.weights.abs(), criterion.positive.abs())).expand_as(z)
+        costs = torch.maximum((t < 1) * F.softplus(z), (t > 0) * F.softplus(-z))
+        return most, most * torch.maximum(z.sigmoid(), t) * (1 + z.abs()), costs
+    most = (scale * 2 * criterion.weights.abs()).expand_as(z)
+    return most, most * (z.abs() + rows.double().abs()), torch.zeros_like(z)
+
+
+def _everywhere(trial: _Trial, criterion: Criterion, form: Form) -> bool:
+    """Whether a closed form that agrees for ordinary numbers holds for all others, too.
+
+    Raises:
+        _OnlyNear: it does not, by more than an epsilon.
+    """
+    far = {"cross_entropy": _far_classes, "bce": _far_binary, "mse": _far_squared}[criterion.kind]
+    fits = {trial.fit(criterion, logits, targets, form) for logits, targets in far(trial, form)}
+    if "differs" in fits:
+        words = {"cross_entropy": "cross-entropy", "bce": "binary cross-entropy", "mse": "the squared error"}
+        where = "far errors" if criterion.kind == "mse" else "examples that the model is sure of or gets wrong"
+        raise _OnlyNear(f"it is {words[criterion.kind]} near ordinary outputs alone, and another loss for {where}")
+    return fits == {"holds"}
+
+
+def _far_classes(trial: _Trial, form: Form) -> Iterator[tuple[Tensor, Tensor]]:
+    outputs = trial.outputs
+
+    def leading(count: int, by: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        labels = _labels(count, outputs)
+        right = F.one_hot(labels, outputs).double()
+        return 0.3 * trial.logits(count, seed) + by.clamp_min(0) * right - by.clamp_max(0) * right.roll(1, 1), labels
+
+    for count in (1, 4):
+        for scale in SCALES:
+            yield scale * trial.logits(count, 40 + count), _labels(count, outputs)
+        for by in SURE:
+            for lead in (by, -by):
+                yield leading(count, torch.full((count, 1), lead, dtype=torch.float64), 50 + count)
+    many = MANY if outputs <= 16 * MOST else 5
+    yield leading(many, _leads(many), 60)
+
+
+def _leads(count: int) -> Tensor:
+    """All of `SURE`, for and against, one an example, `(count, 1)`."""
+    leads = torch.tensor([*SURE, *(-by for by in SURE)], dtype=torch.float64)
+    return leads[5 * torch.arange(count) % len(leads)][:, None]
+
+
+def _far_binary(trial: _Trial, form: Form) -> Iterator[tuple[Tensor, Tensor]]:
+    for count in (1, 4, MANY):
+        spread = trial.logits(count, 40 + count)
+        for scale in SCALES:
+            fractions = trial.logits(count, 50 + count).sigmoid()
+            yield scale * spread, (fractions > 0.5).double() if form.startswith("whole") else fractions
+        for shift in (0, 1):  # both targets for both signs, also of a single output
+            targets = (_checkered(count, trial.outputs) + shift) % 2
+            for by in SURE:
+                yield 0.3 * spread + by, targets
+                yield 0.3 * spread - by, targets
+                yield 0.3 * spread + by * (2 * targets - 1), targets
+                yield 0.3 * spread - by * (2 * targets - 1), targets
+            yield 0.3 * spread + _leads(count), targets
+
+
+def _far_squared(trial: _Trial, form: Form) -> Iterator[tuple[Tensor, Tensor]]:
+    whole = form.startswith("whole")
+    for count in (1, 4, MANY):
+        one, other = trial.logits(count, 40 + count), trial.logits(count, 50 + count)
+        for error in ERRORS:
+            yield one, (error * other).round() if whole else error * other
+            targets = (10 * one).round() if whole else one
+            yield targets + error * other, targets
+        errors = torch.tensor(ERRORS, dtype=torch.float64)[torch.arange(count) % len(ERRORS)][:, None]
+        yield (10 * one).round() + errors * other, (10 * one).round()
 
 
 @contextmanager
@@ -452,14 +591,19 @@ def _settled(function: LossFunction, outputs: int, link: Link, device: torch.dev
             try:
                 with _drawing_undone():
                     found = fit(trial)
+            except _OnlyNear as known:  # in float32 rounding might hide it
+                return Criterion("unknown", outputs, forms=_all_taken(trials), reason=str(known), link=link)
             except _Refused as refusal:
                 refused = refused or str(refusal)
                 continue
             if found.known:
                 return replace(found, link=link)
             tried = tried or found.reason
-    forms = tuple(form for form in FORMS if any(_takes(trial, form) for trial in trials))
-    return Criterion("unknown", outputs, forms=forms, reason=tried or refused, link=link)
+    return Criterion("unknown", outputs, forms=_all_taken(trials), reason=tried or refused, link=link)
+
+
+def _all_taken(trials: list[_Trial]) -> tuple[Form, ...]:
+    return tuple(form for form in FORMS if any(_takes(trial, form) for trial in trials))
 
 
 def _takes(trial: _Trial, form: Form) -> bool:
@@ -521,7 +665,8 @@ def _as_classes(trial: _Trial) -> Criterion:
         factor = mean * float(scaled.norm(labels))
         scaled = replace(scaled, factor=1.0 if abs(factor - 1) < loose else factor)
         if all(trial.agrees(scaled, trial.logits(n, 2 + n), _labels(n, outputs)) for n in SIZES):
-            return replace(scaled, soft=_takes_soft(trial, scaled))
+            everywhere = _everywhere(trial, scaled, "classes")
+            return replace(scaled, soft=_takes_soft(trial, scaled), everywhere=everywhere)
     again = trial.gradient(logits, labels)
     drawn = "it gives another value every time, as if it drew random numbers"
     why = "its gradient is none of softmax cross-entropy" if torch.equal(gradient, again) else drawn
@@ -621,7 +766,7 @@ def _reduced(trial: _Trial, guess: Criterion, form: Form, count: int, fractions:
             targets = (targets > 0.5).double() if form.startswith("whole") else targets
             tried.append(trial.agrees(one, trial.logits(n, 2 + n), _shaped(targets, form)))
         if all(tried):
-            return one
+            return replace(one, everywhere=_everywhere(trial, one, form))
     return None
 
 

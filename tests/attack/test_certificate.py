@@ -404,3 +404,15 @@ def test_an_example_that_puts_nothing_into_the_update_is_not_certain(seed: int) 
         assert told.certificate.residual <= told.certificate.tolerance
         assert told.certain is not None
         assert told.certain.tolist() == [False, True], told.certificate
+
+
+class TestLabelsThatAreNumbers:
+    @pytest.mark.parametrize("loss", [nn.L1Loss(), nn.HuberLoss(delta=6.0), nn.MSELoss()])
+    def test_a_label_that_moves_unseen_is_said_to_be_open_and_the_input_stays_certain(self, loss: nn.Module) -> None:
+        batch = fs.Batch(pictures(1), torch.tensor([[40.0]]))
+        observed = seen(perceptron(classes=1, act=nn.Tanh), batch, training=fs.LocalTraining.fedsgd(loss=loss))
+        squared = isinstance(loss, nn.MSELoss)
+        found = certify(observed, claim(batch.inputs, batch.labels if squared else torch.tensor([[90.0]])))
+        assert found.certain.tolist() == [True]
+        note = certificate_of(found).note
+        assert note == ("" if squared else "another label, visibly moved, explains the update as well (example 1)")

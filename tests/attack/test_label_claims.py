@@ -152,6 +152,57 @@ def test_an_absurd_example_certifies_no_label() -> None:
     assert found.labels.tolist() == [0, 1] or not found.certified
 
 
+# ---- losses that are cross-entropy near ordinary outputs alone
+
+
+def flooded(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Below 0.05 the gradient points the other way."""
+    return (F.cross_entropy(outputs, labels) - 0.05).abs() + 0.05
+
+
+def saturating(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Where the label's probability is below the epsilon the gradient is shorter than that of cross-entropy."""
+    return -(outputs.softmax(1) + 1e-8).log().gather(1, labels[:, None]).mean()
+
+
+def extreme(seed: int, count: int) -> tuple[nn.Module, Tensor]:
+    """A model of two classes that is sure of most examples, and examples."""
+    model = initialized(nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 2)), seed)
+    with torch.no_grad():
+        model.get_parameter("3.weight").mul_(40)
+    return model, pictures(count, (1, 4, 4), classes=2, seed=seed).inputs
+
+
+@pytest.mark.parametrize("threat", WHO, ids=lambda threat: threat.name)
+@pytest.mark.parametrize("local", [False, True])
+def test_a_flooded_loss_of_sure_examples_certifies_no_label(local: bool, threat: ThreatModel) -> None:
+    training = LocalTraining.fedavg(lr=0.1, loss=flooded) if local else LocalTraining.fedsgd(loss=flooded)
+    for seed in range(10):
+        model, inputs = extreme(seed, 1)
+        seen = observed(model, Batch(inputs, model(inputs).argmax(1)), training=training, threat=threat)
+        for name in ("best", "sign", "soft"):
+            with suppress(FedsealError):
+                assert not METHODS[name].infer(seen, generator=seeded()).certified
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["best", "soft", "sign"])
+def test_labels_that_an_epsilon_hides_are_not_certified(name: str, count: int) -> None:
+    """Examples that the model gets wholly wrong, one alone and two."""
+    hidden = 0
+    for seed in range(30):
+        model, inputs = extreme(seed, count)
+        scores = model(inputs)
+        labels = scores.argmin(1)
+        costs = F.cross_entropy(scores, labels, reduction="none")
+        hidden += bool(((costs > 16) & (costs < 30)).any())
+        seen = observed(model, Batch(inputs, labels), training=LocalTraining.fedsgd(loss=saturating))
+        with suppress(FedsealError):
+            found = METHODS[name].infer(seen, generator=seeded())
+            assert not found.certified or found.labels.tolist() == labels.sort().values.tolist()
+    assert hidden > 3
+
+
 # ---- best always counts
 
 

@@ -150,6 +150,8 @@ def _doubt(evidence: Evidence, separated: Separated) -> str:
     The head's gradient by V has classes - 1 independent rows in the span of K examples, and K^2 unknowns. Without a
     bias's gradient there is no equation left over if K is classes - 1, so that other labels may solve them as well.
     """
+    if not evidence.criterion.everywhere:
+        return "the loss hardly counts an example that the model gets wholly wrong, which may be of another label"
     if evidence.observation.update.num_examples is None:
         return "the number of examples is withheld: so many explain the update, and so may others"
     head, count = evidence.structure.head, len(separated.labels)

@@ -88,7 +88,10 @@ class Soft:
 def _trusted(evidence: Evidence) -> bool:
     """Whether the update is one example's gradient, as the client says, and nothing else."""
     observation = evidence.observation
-    return observation.update.num_examples == 1 and undefended(observation) and evidence.sums_gradients
+    whole = (
+        evidence.criterion.everywhere
+    )  # else a shrunk gradient's target lies between the label and the model's guess
+    return whole and observation.update.num_examples == 1 and undefended(observation) and evidence.sums_gradients
 
 
 def _known(head: Head, weight: Tensor, form: Form, precision: float) -> bool:

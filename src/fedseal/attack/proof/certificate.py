@@ -67,6 +67,8 @@ NONE_TO_SPARE = "the update has no more independent values than the data, and ot
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
 SOLVED_ELSEWHERE = "other data explain the update as well, found by least squares from elsewhere"
 NOT_NEARBY = "near these inputs the model does something else before its first layer than elsewhere, such as a clip"
+LABEL_OPEN = "another label, visibly moved, explains the update as well"
+MOVED, LEAST_MOVED = 0.1, 1e-2  # share of a label that is a number by which it moves visibly, and at least
 SCALED_ALONE = "the same inputs, scaled, explain the update as well"
 SCALED = "the model has no bias, and the same inputs, scaled, explain the update as well"
 
@@ -176,7 +178,27 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
         judged = _moving(evidence, candidate, judged, moved.how)
     if any(judged.certain) and moved.how not in EVERYWHERE:
         judged = _elsewhere(evidence, candidate, judged, moved.how, alone.certain)
-    return _alone(observation, candidate, judged) if any(judged.certain) else judged
+    judged = _alone(observation, candidate, judged) if any(judged.certain) else judged
+    return _untold(observation, candidate, judged)
+
+
+def _untold(observation: Observation, candidate: Candidate, judged: Certificate) -> Certificate:
+    """The certificate, with a note of labels that are numbers and, visibly moved, explain the update as well, as far
+    targets of an absolute error do. Inputs may be certain all the same.
+    """
+    labels, tolerance, open_ = candidate.labels, max(judged.tolerance, judged.residual), []
+    if not labels.is_floating_point() or not any(judged.certain):
+        return judged
+    for number in range(len(labels)):
+        step = torch.zeros_like(labels)
+        step[number] = (MOVED * labels[number].abs()).clamp_min(LEAST_MOVED)
+        tried = (residual(observation, replace(candidate, labels=labels + sign * step)) for sign in (1, -1))
+        if any(value is not None and value <= tolerance for value in tried):
+            open_.append(str(number + 1))
+    if not open_:
+        return judged
+    why = f"{LABEL_OPEN} (example {', '.join(open_)})"
+    return replace(judged, note="; ".join(filter(None, [judged.note, why])))
 
 
 def _returning(
