@@ -197,11 +197,12 @@ class _Outputs:
         self.buffers = {name for name, _ in model.named_buffers()}
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        torch.manual_seed(OWN_SEED)
         state = {n: t.clone() if n in self.buffers else t for n, t in self.state.items()}  # training writes to them
-        outputs: Tensor = functional_call(
-            self.model, {**state, **tensors}, (self.observation.modality.forward(self.inputs),)
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(OWN_SEED)
+            outputs: Tensor = functional_call(
+                self.model, {**state, **tensors}, (self.observation.modality.forward(self.inputs),)
+            )
         return outputs
 
 
