@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,9 +144,12 @@ def test_with_keys_in_files_an_owners_draws_follow_from_its_own_key_alone(tmp_pa
     own = setup.members_of(StoredKeys.at(tmp_path / "one", setup.secure, 4))
     other = setup.members_of(StoredKeys.at(tmp_path / "other", setup.secure, 4))
     again = setup.members_of(StoredKeys.at(tmp_path / "one", setup.secure, 4))
-    steps = [read_step(members.party(0).answer(train()).messages[0].message).vector for members in (own, other, again)]
+    steps = [
+        np.stack([read_step(members.party(n).answer(train()).messages[0].message).vector for n in range(4)])
+        for members in (own, other, again)
+    ]
     assert (steps[0] == steps[2]).all()
-    assert not (steps[0] == steps[1]).all()
+    assert not (steps[0] == steps[1]).all()  # few examples of one owner may come in the same order by chance
     seeds = [_own_seed(own.keys.identity(number)) for number in own.clients]
     assert len(set(seeds)) == 4
     assert min(seeds).bit_length() > 200
