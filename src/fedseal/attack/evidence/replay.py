@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedseal.attack.evidence.modes import without_modes
 from fedseal.attack.evidence.release import Release
-from fedseal.client import local_training, step_indices
+from fedseal.client import forward, local_training, step_indices
 from fedseal.errors import FedsealError
 from fedseal.norm import distance, length
 from fedseal.types import Candidate, LocalTraining, Observation, Round, Tensors
@@ -217,3 +217,17 @@ def in_dtype(inputs: Tensor, observation: Observation) -> Tensor:
 def order_is_secret(training: LocalTraining, count: int) -> bool:
     """Whether the client took `count` examples in an order of its own on which the update depends."""
     return training.shuffle and training.batch_size is not None and training.batch_size < count
+
+
+def outputs_of(observation: Observation, inputs: Tensor) -> Tensor:
+    """What the model that the first round began with gives for these inputs, `(N, values)` in float64.
+
+    Buffers and torch's own generator stay as they are, whatever the mode.
+    """
+    state = observation.rounds[0].state
+    assert state is not None
+    names = {name for name, _ in observation.model.named_buffers()}
+    own = {name: tensor.clone() if name in names else tensor for name, tensor in state.items()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        outputs = forward(observation.model, own, observation.modality.forward(inputs))
+    return outputs.double().reshape(len(inputs), -1)

@@ -88,9 +88,7 @@ class Soft:
 def _trusted(evidence: Evidence) -> bool:
     """Whether the update is one example's gradient, as the client says, and nothing else."""
     observation = evidence.observation
-    whole = (
-        evidence.criterion.everywhere
-    )  # else a shrunk gradient's target lies between the label and the model's guess
+    whole = evidence.criterion.everywhere  # else a shrunk gradient's target lies between the label and the guess
     return whole and observation.update.num_examples == 1 and undefended(observation) and evidence.sums_gradients
 
 

@@ -179,25 +179,26 @@ def _by_replay(evidence: Evidence, found: Reconstruction) -> Certificate | None:
     if any(judged.certain) and moved.how not in EVERYWHERE:
         judged = _elsewhere(evidence, candidate, judged, moved.how, alone.certain)
     judged = _alone(observation, candidate, judged) if any(judged.certain) else judged
-    return _untold(observation, candidate, judged)
+    return _with_open_labels(observation, candidate, judged)
 
 
-def _untold(observation: Observation, candidate: Candidate, judged: Certificate) -> Certificate:
-    """The certificate, with a note of labels that are numbers and, visibly moved, explain the update as well, as far
-    targets of an absolute error do. Inputs may be certain all the same.
+def _with_open_labels(observation: Observation, candidate: Candidate, judged: Certificate) -> Certificate:
+    """The certificate with a note of labels that are numbers and, visibly moved, explain the update as well, such as
+    those of an absolute error. Inputs may be certain all the same.
     """
-    labels, tolerance, open_ = candidate.labels, max(judged.tolerance, judged.residual), []
+    labels, tolerance = candidate.labels, max(judged.tolerance, judged.residual)
     if not labels.is_floating_point() or not any(judged.certain):
         return judged
+    free = []
     for number in range(len(labels)):
         step = torch.zeros_like(labels)
         step[number] = (MOVED * labels[number].abs()).clamp_min(LEAST_MOVED)
         tried = (residual(observation, replace(candidate, labels=labels + sign * step)) for sign in (1, -1))
         if any(value is not None and value <= tolerance for value in tried):
-            open_.append(str(number + 1))
-    if not open_:
+            free.append(str(number + 1))
+    if not free:
         return judged
-    why = f"{LABEL_OPEN} (example {', '.join(open_)})"
+    why = f"{LABEL_OPEN} (example {', '.join(free)})"
     return replace(judged, note="; ".join(filter(None, [judged.note, why])))
 
 

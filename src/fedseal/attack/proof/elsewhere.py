@@ -18,10 +18,9 @@ from fedseal.attack.equations.factor import lowest
 from fedseal.attack.evidence.evidence import Evidence
 from fedseal.attack.evidence.jacobian import CHUNK, QUICK, linearized, small
 from fedseal.attack.evidence.least_squares import steps_from
-from fedseal.attack.evidence.replay import replayable, residual
+from fedseal.attack.evidence.replay import outputs_of, replayable, residual
 from fedseal.attack.proof.sensitivity import VISIBLE, delta_on_the_ray
-from fedseal.client import forward
-from fedseal.types import Candidate, Observation, Tensors
+from fedseal.types import Candidate, Observation
 from fedseal.vocabulary import MARGIN, OWN_SEED
 
 ELSEWHERE = 2  # inputs and labels drawn at random at which the update's other directions are looked at
@@ -217,10 +216,8 @@ def _homogeneous(observation: Observation, inputs: Tensor, center: Tensor) -> bo
     """Whether twice the inputs, about a center, give a multiple of the outputs, the same for all outputs of an example,
     and four times the inputs that multiple of the multiple: a single output is always a multiple of another.
     """
-    state = observation.rounds[0].state
-    assert state is not None
     once, twice, again = (
-        _outputs(observation, state, center + factor * (inputs - center)) for factor in (1.0, TWICE, TWICE**2)
+        outputs_of(observation, center + factor * (inputs - center)) for factor in (1.0, TWICE, TWICE**2)
     )
     multiple = (once * twice).sum(1, keepdim=True) / once.square().sum(1, keepdim=True).clamp_min(1e-300)
     return _alike(twice, multiple * once) and _alike(again, multiple * twice)
@@ -228,14 +225,6 @@ def _homogeneous(observation: Observation, inputs: Tensor, center: Tensor) -> bo
 
 def _alike(outputs: Tensor, others: Tensor) -> bool:
     return bool(((outputs - others).abs().amax(1) <= SAME * outputs.abs().amax(1).clamp_min(1e-300)).all())
-
-
-def _outputs(observation: Observation, state: Tensors, inputs: Tensor) -> Tensor:
-    names = {name for name, _ in observation.model.named_buffers()}
-    own = {name: tensor.clone() if name in names else tensor for name, tensor in state.items()}
-    with torch.no_grad():
-        outputs = forward(observation.model, own, observation.modality.forward(inputs))
-    return outputs.double().reshape(len(inputs), -1)
 
 
 def _on_the_ray(

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from fedseal.attack.evidence.evidence import Evidence
-from fedseal.attack.evidence.replay import replay, replayable
+from fedseal.attack.evidence.replay import outputs_of, replay, replayable
 from fedseal.attack.proof.sensitivity import Sensitivity
-from fedseal.client import forward
 from fedseal.modality.text import Text
 from fedseal.norm import distance
-from fedseal.types import Candidate, Observation
+from fedseal.types import Candidate
 from fedseal.vocabulary import OWN_SEED
 
 TRIALS, MOST = 16, 4  # replays of other sentences, for all together if each has one, and for each at most
@@ -71,18 +70,9 @@ def _least_moving(evidence: Evidence, candidate: Candidate, one: int) -> Tensor:
     if not others:
         return sentence[None][:0]
     rows = torch.stack(others)
-    here = _outputs(observation, sentence[None])
-    moved = torch.cat(
-        [(_outputs(observation, part) - here).abs().flatten(1).amax(1) for part in torch.split(rows, ROWS)]
-    )
+    here = outputs_of(observation, sentence[None])
+    moved = torch.cat([(outputs_of(observation, part) - here).abs().amax(1) for part in torch.split(rows, ROWS)])
     return rows[moved.argsort(stable=True)]
-
-
-def _outputs(observation: Observation, sentences: Tensor) -> Tensor:
-    state = observation.rounds[0].state
-    assert state is not None
-    with torch.no_grad():
-        return forward(observation.model, dict(state), observation.modality.forward(sentences)).double()
 
 
 def _others(evidence: Evidence, text: Text, sentence: Tensor, places: list[int]) -> Iterator[Tensor]:
