@@ -61,7 +61,9 @@ from fedseal.vocabulary import MARGIN
 
 CERTAIN: tuple[Status, ...] = ("exact", "converged")
 EVERYWHERE = (FIRST_LAYER,)  # proofs that hold far away as well
+APART = 10.0  # times the margin that an example must move the update by beside others that are open
 ROOM = 100.0  # times the margin that an example must move the update by where no equations are to spare
+FAINT = "beside open examples it moves the update too little to be told from what these may become"
 NOT_ITS_OWN = "the update does not move as the model's own derivative says"
 NONE_TO_SPARE = "the update has no more independent values than the data, and other data far away may give the same"
 OUTSIDE = "what explains the update lies outside the valid range, and other data may be inside"
@@ -276,6 +278,9 @@ def _elsewhere(
             judged = less_certain(judged, (False,), SCALED_ALONE)
     elif not few and on_its_ray(evidence, candidate, tolerance):
         judged = less_certain(judged, (False,), SCALED_ALONE)
+    if not all(judged.certain):  # far from here others may stand together with what the open ones become
+        pairs = zip(judged.certain, judged.sensitivity, strict=True)
+        judged = less_certain(judged, tuple(c and v > APART * MARGIN * tolerance for c, v in pairs), FAINT)
     if any(held and not sure for held, sure in zip(judged.certain, alone, strict=True)):
         sure = tuple(c and a for c, a in zip(judged.certain, alone, strict=True))
         judged = _returning(evidence, candidate, judged, judged.certain, sure, BESIDE)
