@@ -74,7 +74,7 @@ def test_files_of_earlier_versions_say_what_they_said(folder: Path) -> None:
     identity = read_identity(folder / "client-0.key")
     assert (identity.signing.hex(), identity.opening.secret.hex()) == ("a1" * 32, "b2" * 32)
     pact = read_pact(folder)
-    assert pact.secure == Secure(minimum=2, aggregators=2, max_weight=15, metrics={"loss": 16.0})
+    assert pact.secure == Secure(minimum=2, aggregators=2, max_weight=15, metrics={"loss": 16.0}, chunk=131072)
     assert pact.secure.quorum == (2, 3)
     assert pact.session.hex() == "c3" * 16
     assert list(pact.roster.clients) == [0, 1]
@@ -100,7 +100,8 @@ def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None
     secure = Secure("sharing", aggregators=2).settled(2, 15, {"loss": 16.0})
     write_keys(tmp_path / "keys", Keyring.fresh(secure, 2), secure)
     pact = json.loads((tmp_path / "keys" / "pact.json").read_text())
-    later = {"statistics": "none", "statistics_bound": 1000.0, "statistics_clip": None, "floor": 1e-4, "rounds": None}
+    later = {"chunk": 262144}
+    later |= {"statistics": "none", "statistics_bound": 1000.0, "statistics_clip": None, "floor": 1e-4, "rounds": None}
     assert pact["secure"] == SECURE | later
     assert {name: type(value) for name, value in pact.items()} == {
         "version": int, "session": str, "secure": dict, "roster": dict,

@@ -92,7 +92,8 @@ def test_ed25519_of_rfc_8032_test_1() -> None:
 @pytest.mark.parametrize("row", GOLDEN["sealed"])
 def test_a_sealed_stream_is_aes_256_gcm_under_the_derived_key(row: Mapping[str, Any]) -> None:
     ephemeral, recipient, context = Agreement(_(row["key"])), Agreement(bytes(31) + b"\x01"), b"for a test"
-    sealer = Sealer(recipient.public, context, ephemeral)
+    public, sealer = Sealer.towards(recipient.public, context, ephemeral)
+    assert public == ephemeral.public
     message, associated = _(row["message"]), _(row["associated"])
     for _number in range(row["number"]):
         sealer.seal(b"", b"")
@@ -100,7 +101,7 @@ def test_a_sealed_stream_is_aes_256_gcm_under_the_derived_key(row: Mapping[str, 
     shared = second.exchanged(recipient.secret, ephemeral.public)
     key = second.hkdf(shared, context + ephemeral.public + recipient.public)
     assert found == second.sealed(key, row["number"], message, associated)
-    opener = Opener(recipient, context, ephemeral.public)
+    opener = Opener.of(recipient, context, ephemeral.public)
     assert bytes(opener.open(row["number"], found, associated)) == message
     for number, other in ((row["number"] + 1, associated), (row["number"], associated + b"x")):
         with pytest.raises(BadMessage):

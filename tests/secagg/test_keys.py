@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA512
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -80,9 +81,40 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with trusting_itself():
         for number in range(20):
             who.public.verify(who.sign(bytes([number])), bytes([number]))
-            known = keys._right.get()
+            Agreement.fresh().agreed(who.public.sealing)
+            known = keys._known.get()
             assert known is not None
-            assert 1 <= len(known._known) <= 3
+            assert 1 <= len(known._right) <= 3
+            assert 1 <= len(known._agreed) <= 3
+
+
+def test_where_one_process_plays_all_an_agreement_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(Agreement.fresh(), Agreement.fresh()) for _ in range(4)]
+    alone = [here.agreed(there.public) for here, there in pairs]
+    asked = []
+    read = X25519PublicKey.from_public_bytes
+
+    class Counting:
+        @staticmethod
+        def from_public_bytes(data: bytes) -> X25519PublicKey:
+            asked.append(data)
+            return read(data)
+
+    monkeypatch.setattr(keys, "X25519PublicKey", Counting)
+    with trusting_itself():
+        for (here, there), agreed in zip(pairs, alone, strict=True):
+            assert here.agreed(there.public) == there.agreed(here.public) == agreed
+        assert len(asked) == len(pairs)
+        known = keys._known.get()
+        assert known is not None
+        assert not known._agreed  # what both asked for is not kept
+        (here, there), (other, _) = pairs[:2]
+        assert here.agreed(there.public) == here.agreed(there.public) != here.agreed(other.public)
+        with pytest.raises(BadMessage, match="low order"):
+            here.agreed(bytes(32))
+    asked.clear()
+    assert here.agreed(there.public) == there.agreed(here.public) == alone[0]
+    assert len(asked) == 2
 
 
 def test_a_channel_is_of_two_for_one_purpose() -> None:
@@ -104,10 +136,17 @@ def test_a_channel_is_of_two_for_one_purpose() -> None:
             channel.verify(wrong, data)
 
 
-def test_a_channel_is_hmac_of_what_hkdf_gives() -> None:
-    """Written down once more, with the library's own classes."""
+def test_a_channel_s_keys_are_what_hkdf_gives() -> None:
+    """Written down once more, with the library's own classes: three keys, of which none serves two purposes."""
+
+    def derived(secret: bytes, context: bytes) -> bytes:
+        return HKDF(SHA256(), 32, salt=None, info=context).derive(secret)
+
     here, there = Agreement.fresh(), Agreement.fresh()
-    key = HKDF(SHA256(), 32, salt=None, info=b"fedseal channel 1text").derive(here.agreed(there.public))
-    oracle = HMAC(key, SHA512())
+    key = derived(here.agreed(there.public), b"fedseal channel 2text")
+    oracle = HMAC(derived(key, b"fedseal marks 1"), SHA512())
     oracle.update(b"data")
-    assert Channel.between(there, here.public, b"text").sign(b"data") == oracle.finalize()
+    channel = Channel.between(there, here.public, b"text")
+    assert channel.sign(b"data") == oracle.finalize()
+    assert channel.sealing(b"one") == derived(key, b"fedseal seal 1one")
+    assert channel.sealing(b"one") != channel.sealing(b"other")

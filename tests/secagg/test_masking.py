@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fedseal.errors import FedsealError
 from fedseal.secagg import SERVER, Ledger, Outgoing, masking, wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
-from fedseal.secagg.hazmat.keys import KEY, Opener
+from fedseal.secagg.hazmat.keys import KEY, open_once
 from fedseal.secagg.hazmat.prg import Masks
-from fedseal.secagg.masking.client import unmask_context
+from fedseal.secagg.masking.directory import answer_key
 from fedseal.secagg.masking.graph import Graph
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.wire import Kind, Reader
@@ -86,8 +86,8 @@ def test_on_a_graph_of_few_neighbors(bits: int, drops: dict[int, int]) -> None:
 def _shares(round_: Masking, raw: bytes) -> tuple[set[int], set[int]]:
     """Whose seeds and whose keys an UNMASK message has shares of."""
     message = wire.read_message(raw, 10_000)
-    opener = Opener(identity(SERVER).opening, unmask_context(round_.terms, message.sender), bytes(message.body[:KEY]))
-    reader = Reader(opener.open(0, message.body[KEY:], b""))
+    key = answer_key(round_.server._channels[message.sender], round_.terms, message.sender)
+    reader = Reader(open_once(key, bytes(message.body)))
     reader.take(KEY)
     seeds = {reader.party(): reader.take(KEY) for _ in reader.count(99)}
     keys = {reader.party(): reader.take(KEY) for _ in reader.count(99)}

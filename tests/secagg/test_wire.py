@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fedseal.errors import FedsealError
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import Agreement
-from fedseal.secagg.wire import ChunkReader, ChunkWriter, Kind, Reader
+from fedseal.secagg.hazmat.keys import Agreement, Opener
+from fedseal.secagg.wire import ChunkWriter, Kind, Reader, open_chunk
 from secagg.rounds import flipped, identity
 
 TERMS = bytes(range(32))
@@ -30,7 +30,7 @@ def test_a_message_is_read_as_it_was_written() -> None:
 
 
 def test_the_layout_is_as_documented() -> None:
-    assert bytes(WHOLE[:8]) == b"FSEC" + struct.pack("<HH", 2, 11)
+    assert bytes(WHOLE[:8]) == b"FSEC" + struct.pack("<HH", 3, 11)
     assert bytes(WHOLE[8:40]) == TERMS
     assert struct.unpack("<QQQ", WHOLE[40:64]) == (3, 4, 4 + 64)
     assert len(WHOLE) == 64 + 4 + 64
@@ -53,7 +53,7 @@ def test_a_flipped_bit_anywhere_is_refused() -> None:
     [
         (bytes(WHOLE) + b"x", "says 68 bytes and has 69"),
         (b"PICK" + bytes(WHOLE[4:]), "no message"),
-        (bytes(WHOLE[:4]) + b"\x03" + bytes(WHOLE[5:]), "version 3, and this is 2"),
+        (bytes(WHOLE[:4]) + b"\x02" + bytes(WHOLE[5:]), "version 2, and this is 3"),
         (bytes(WHOLE[:6]) + b"\x63" + bytes(WHOLE[7:]), "unknown kind 99"),
         (bytes(2000), "2,000 bytes where at most 1,000"),
     ],
@@ -85,18 +85,17 @@ def test_what_is_left_or_missing_in_a_body_is_refused() -> None:
 
 
 @pytest.fixture
-def stream() -> tuple[ChunkWriter, ChunkReader]:
+def stream() -> tuple[ChunkWriter, Opener]:
     mine = Agreement.fresh()
-    writer = ChunkWriter(TERMS, 3, 4, mine.public, b"beside")
-    return writer, ChunkReader(TERMS, 3, 4, writer.key, mine)
+    key, sealer = wire.announcement(TERMS, 3, 4, mine.public, b"beside")
+    secret, opener = wire.announced(TERMS, 3, 4, key, mine)
+    assert secret == b"beside"
+    return ChunkWriter(TERMS, 3, 4, sealer), opener
 
 
 @pytest.mark.parametrize("dtype", ["<u4", "<u8"])
-def test_chunks_are_little_endian_numbers_and_open_in_any_order(
-    stream: tuple[ChunkWriter, ChunkReader], dtype: str
-) -> None:
-    writer, reader = stream
-    assert reader.secret == b"beside"
+def test_chunks_are_little_endian_numbers_and_open_in_any_order(stream: tuple[ChunkWriter, Opener], dtype: str) -> None:
+    writer, opener = stream
     vectors = [np.arange(4, dtype=dtype) + number for number in range(3)]
     messages = [writer.chunk(vector).message for vector in vectors]
     assert {len(message) for message in messages} == {64 + 4 + vectors[0].nbytes + 16}
@@ -104,26 +103,26 @@ def test_chunks_are_little_endian_numbers_and_open_in_any_order(
         out = np.zeros(4, dtype)
         message = wire.read_message(messages[number], 1000)
         assert wire.number_of(message) == number
-        reader.open(message, out)
+        open_chunk(opener, message, out)
         assert np.array_equal(out, vectors[number])
 
 
-def test_a_changed_chunk_does_not_open(stream: tuple[ChunkWriter, ChunkReader]) -> None:
-    writer, reader = stream
+def test_a_changed_chunk_does_not_open(stream: tuple[ChunkWriter, Opener]) -> None:
+    writer, opener = stream
     raw = writer.chunk(np.arange(4, dtype="<u4")).message
     out = np.zeros(4, "<u4")
     for bit in range(8 * len(raw)):
         with pytest.raises(FedsealError):
-            reader.open(wire.read_message(flipped(raw, bit), 1000), out)
+            open_chunk(opener, wire.read_message(flipped(raw, bit), 1000), out)
     with pytest.raises(BadMessage, match="16 bytes where 32 are due"):
-        reader.open(wire.read_message(raw, 1000), np.zeros(8, "<u4"))
+        open_chunk(opener, wire.read_message(raw, 1000), np.zeros(8, "<u4"))
 
 
 @pytest.mark.parametrize(("terms", "sender", "to"), [(bytes(32), 3, 4), (TERMS, 2, 4), (TERMS, 3, 5)])
 def test_a_key_is_bound_to_its_round_its_sender_and_its_recipient(terms: bytes, sender: int, to: int) -> None:
     mine = Agreement.fresh()
-    writer = ChunkWriter(TERMS, 3, 4, mine.public)
+    key, _ = wire.announcement(TERMS, 3, 4, mine.public)
     with pytest.raises(BadMessage, match="does not open"):
-        ChunkReader(terms, sender, to, writer.key, mine)
+        wire.announced(terms, sender, to, key, mine)
     with pytest.raises(BadMessage, match="does not open"):
-        ChunkReader(TERMS, 3, 4, writer.key, Agreement.fresh())
+        wire.announced(TERMS, 3, 4, key, Agreement.fresh())

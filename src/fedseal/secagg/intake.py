@@ -14,12 +14,12 @@ import numpy as np
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import Agreement, Buffer
+from fedseal.secagg.hazmat.keys import Buffer, Opener
 from fedseal.secagg.hazmat.ring import Elements
 from fedseal.secagg.party import Party
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout
-from fedseal.secagg.wire import ChunkReader, Message
+from fedseal.secagg.wire import Message, open_chunk
 
 IN_MEMORY = 1 << 26  # bytes of all that waits; the rest waits in a file without a name
 
@@ -28,16 +28,14 @@ class Intake:
     """The sum of some senders' vectors.
 
     Args:
-        number: the recipient's.
-        opening: its key.
         final: every sender belongs in the sum, so that nothing is kept.
     """
 
-    def __init__(self, terms: Terms, number: int, opening: Agreement, *, final: bool = False) -> None:
-        self._terms, self._number, self._opening, self._final = terms, number, opening, final
+    def __init__(self, terms: Terms, *, final: bool = False) -> None:
+        self._final = final
         self._layout, self._room = Layout(terms), IN_MEMORY
         self._scratch = np.empty(min(terms.chunk, self._layout.elements), terms.codec.ring.dtype)
-        self._readers: dict[int, ChunkReader] = {}
+        self._openers: dict[int, Opener] = {}
         self._kept: dict[
             int, dict[int, Buffer | int]
         ] = {}  # by sender and chunk: the message, or its place in the file
@@ -45,11 +43,9 @@ class Intake:
         self._begun: set[int] = set()  # chunks that hold anybody's already
         self.elements = terms.codec.ring.zeros(self._layout.elements)
 
-    def announce(self, sender: int, key: bytes) -> bytes:
-        """Expect a sender's vector; gives what is sealed beside its key."""
-        self._readers[sender] = ChunkReader(self._terms.digest, sender, self._number, key, self._opening)
-        self._kept[sender] = {}
-        return self._readers[sender].secret
+    def announce(self, sender: int, opener: Opener) -> None:
+        """Expect a sender's vector, of which this opens the chunks."""
+        self._openers[sender], self._kept[sender] = opener, {}
 
     def take(self, message: Message) -> None:
         """Add a chunk; the same one again changes nothing.
@@ -68,7 +64,7 @@ class Intake:
         own, empty = self.elements[start:end], chunk not in self._begun
         part = own if empty else self._scratch[: end - start]
         try:
-            self._readers[message.sender].open(message, part)
+            open_chunk(self._openers[message.sender], message, part)
         except BadMessage:
             if empty:
                 own[:] = 0  # what does not open may have been written all the same
@@ -83,7 +79,7 @@ class Intake:
     @property
     def announced(self) -> frozenset[int]:
         """Senders whose vectors are expected."""
-        return frozenset(self._readers)
+        return frozenset(self._openers)
 
     @property
     def complete(self) -> tuple[int, ...]:
@@ -104,13 +100,13 @@ class Intake:
         """Take no more, and forget what was kept."""
         if self._file is not None:
             self._file.close()
-        self._file, self._readers, self._kept = None, {}, {}
+        self._file, self._openers, self._kept = None, {}, {}
 
     def _take_out(self, sender: int, chunk: int, waiting: Buffer | int) -> None:
         start, end = self._layout.span(chunk)
         part = self._scratch[: end - start]
         size = wire.HEADER.size + wire.BESIDE + part.nbytes
-        self._readers[sender].open(wire.read_message(self._fetched(waiting, size), size), part)
+        open_chunk(self._openers[sender], wire.read_message(self._fetched(waiting, size), size), part)
         self.elements[start:end] -= part
 
     def _keep(self, raw: Buffer) -> Buffer | int:

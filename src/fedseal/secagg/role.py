@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase, WrongSum
@@ -49,7 +50,7 @@ class Role:
             Misbehavior, CohortTooSmall: the round ends at this party.
         """
         self._going()
-        read = wire.read_message(message, self._limit())
+        read = wire.read_message(message, self._limit)
         if read.terms != self.terms.digest:
             raise BadMessage("a message of another round or of other terms", "give all parties the same terms")
         if read.to != self.number:
@@ -76,6 +77,7 @@ class Role:
     def _verifier(self, message: Message) -> Verifier:
         return public_of(self.terms.roster, message.sender)
 
+    @cached_property
     def _limit(self) -> int:
         """Bytes of the largest message of this round: a chunk, or a list of everybody's signed message."""
         most = len(self.terms.roster.clients) * (ENTRY + 4 * self.terms.degree)

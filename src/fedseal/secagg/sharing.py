@@ -26,7 +26,7 @@ from fedseal.secagg.party import OWNER, Party, aggregator
 from fedseal.secagg.role import Role, ascending, from_client, public_of
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Contribution, Layout, Opened
-from fedseal.secagg.wire import ChunkReader, ChunkWriter, Kind, Message, Outgoing, Reader
+from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 TICKET = 16  # bytes that name one contribution at all aggregators
 
@@ -60,10 +60,11 @@ class SharingClient(Role):
         for place, public in enumerate(others, 1):
             seeds.append(fresh_seed())
             to = aggregator(place)
-            key = ChunkWriter(digest, self.number, to, public.sealing, ticket + seeds[-1]).key
+            key, _ = wire.announcement(digest, self.number, to, public.sealing, ticket + seeds[-1])
             yield self._signed(Kind.SHARE, to, key)
-        writer = ChunkWriter(digest, self.number, aggregator(0), first.sealing, ticket, Layout(self.terms).sent)
-        yield self._signed(Kind.SHARE, aggregator(0), writer.key)
+        key, sealer = wire.announcement(digest, self.number, aggregator(0), first.sealing, ticket)
+        yield self._signed(Kind.SHARE, aggregator(0), key)
+        writer = ChunkWriter(digest, self.number, aggregator(0), sealer, Layout(self.terms).sent)
         offset, masks = 0, Masks(subtracted=seeds)
         for elements in contribution.chunks():
             masks.add_to(elements, offset=offset)
@@ -81,7 +82,7 @@ class SharingAggregator(Role):
         super().__init__(terms, aggregator(place), identity)
         self.cohort: tuple[int, ...] | None = None
         self._place, self._closed, self._opened = place, False, False
-        self._intake = Intake(terms, self.number, identity.opening)
+        self._intake = Intake(terms)
         self._tickets: dict[int, bytes] = {}
         self._seeds: dict[int, bytes] = {}
         self._rolls: dict[int, dict[int, bytes]] = {}
@@ -128,12 +129,12 @@ class SharingAggregator(Role):
             raise BadMessage(f"client {client} contributes a second time", "send one contribution a round")
         if len(message.body) != KEY + TAG + TICKET + (SEED if self._place else 0):
             raise BadMessage("a share of another length than the protocol's", "send the original")
-        body = bytes(message.body)
+        key, own = bytes(message.body), self._identity.opening
+        secret, opener = wire.announced(self.terms.digest, client, self.number, key, own)
         if self._place:
-            secret = ChunkReader(self.terms.digest, client, self.number, body, self._identity.opening).secret
             self._seeds[client] = secret[TICKET:]
         else:
-            secret = self._intake.announce(client, body)
+            self._intake.announce(client, opener)
         self._tickets[client] = secret[:TICKET]
         return []
 
@@ -199,11 +200,12 @@ class SharingAggregator(Role):
     def _sum(self) -> Iterator[Outgoing]:
         assert self.cohort is not None
         layout, owner = Layout(self.terms), self.terms.roster.opener
-        writer = ChunkWriter(self.terms.digest, self.number, OWNER, owner.sealing, total=layout.sent)
+        key, sealer = wire.announcement(self.terms.digest, self.number, OWNER, owner.sealing)
+        writer = ChunkWriter(self.terms.digest, self.number, OWNER, sealer, layout.sent)
         signatures = b"".join(
             self._agreements[aggregator(place)] for place in range(len(self.terms.roster.aggregators))
         )
-        yield self._signed(Kind.SUM, OWNER, writer.key + wire.parties(self.cohort) + signatures)
+        yield self._signed(Kind.SUM, OWNER, key + wire.parties(self.cohort) + signatures)
         spans = [layout.span(chunk) for chunk in range(layout.chunks)]
         parts = self._streams(spans) if self._place else self._vectors(spans)
         yield from map(writer.chunk, parts)
@@ -243,7 +245,7 @@ class Owner(Role):
 
     def __init__(self, terms: Terms, identity: Identity) -> None:
         super().__init__(terms, OWNER, identity)
-        self._intake = Intake(terms, OWNER, identity.opening, final=True)
+        self._intake = Intake(terms, final=True)
         self._agreements = b""
         self._cohort: tuple[int, ...] | None = None
         self._on = {Kind.SUM: self._sum, Kind.CHUNK: self._chunk}
@@ -286,7 +288,8 @@ class Owner(Role):
                 public.verify(signature, cohort_statement(self.terms, cohort))
         if len(cohort) < self.terms.minimum or (self._cohort or cohort) != cohort:
             raise Misbehavior(f"the aggregators agreed on two cohorts, or on {len(cohort)} clients", "start anew")
-        self._intake.announce(message.sender, key)
+        _, opener = wire.announced(self.terms.digest, message.sender, self.number, key, self._identity.opening)
+        self._intake.announce(message.sender, opener)
         self._cohort, self._agreements = cohort, agreements
         return []
 

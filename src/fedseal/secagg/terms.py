@@ -105,7 +105,7 @@ class Terms:
     noise: float | None = None
     quorum: tuple[int, int] = (2, 3)
     degree: int = 0
-    chunk: int = 1 << 17
+    chunk: int = 1 << 18
     state: bytes = b""
     floor: float = 0.0
     rounds: int = 0

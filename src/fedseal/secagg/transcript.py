@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage
-from fedseal.secagg.hazmat.keys import KEY, Buffer, Identity, Opener
+from fedseal.secagg.hazmat.keys import Buffer, Channel, Identity, Opener, open_once
 from fedseal.secagg.hazmat.prg import SEED, Masks
 from fedseal.secagg.hazmat.ring import Elements, Ring
-from fedseal.secagg.masking.client import unmask_context
+from fedseal.secagg.masking.directory import Keys, answer_key, channel, stream_key
 from fedseal.secagg.party import Party, aggregator
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout, element_of
-from fedseal.secagg.wire import ChunkReader, Kind, Message
+from fedseal.secagg.wire import Kind, Message
 
 ANY_LENGTH = 1 << 62  # bytes: what is recorded was carried already
 
@@ -44,7 +44,8 @@ class Transcript:
 
     def __init__(self, terms: Terms, number: int, identity: Identity) -> None:
         self._terms, self._number, self._identity, self._layout = terms, number, identity, Layout(terms)
-        self._readers: dict[int, ChunkReader] = {}
+        self._channels: dict[int, Channel] = {}
+        self._openers: dict[int, Opener] = {}
         self._elements: dict[int, Elements] = {}
         self._taken_off: set[int] = set()
 
@@ -55,9 +56,15 @@ class Transcript:
             BadMessage: it was changed, or is none of this round's.
         """
         message = wire.read_message(raw, ANY_LENGTH)
-        if message.kind in (Kind.SHARE, Kind.MASKED):
-            return self._announced(message)
-        if message.kind is Kind.CHUNK and message.sender in self._readers.keys() - self._taken_off:
+        if message.kind is Kind.SHARE:
+            return self._shared(message)
+        if message.kind is Kind.ADVERTISE and message.sender not in self._channels:
+            peer = Keys.read(message).channel
+            self._channels[message.sender] = channel(self._terms, message.sender, self._identity.opening, peer)
+        elif message.kind is Kind.MASKED and message.sender in self._channels.keys() - self._openers.keys():
+            key = stream_key(self._channels[message.sender], self._terms, message.sender)
+            self._expect(message.sender, Opener(key))
+        elif message.kind is Kind.CHUNK and message.sender in self._openers.keys() - self._taken_off:
             self._chunk(message)
         elif message.kind is Kind.UNMASK and message.sender in self._elements:
             self._take_off_own_mask(message)
@@ -68,28 +75,32 @@ class Transcript:
         """By client: its masked vector as signed elements, less the mask that the client itself handed over."""
         return {client: self._terms.codec.ring.signed(elements) for client, elements in self._elements.items()}
 
-    def _announced(self, message: Message) -> Share | None:
+    def _shared(self, message: Message) -> Share | None:
         client = message.sender
-        if not Party.of(client).is_client or client in self._readers:
+        if not Party.of(client).is_client or client in self._openers:
             return None
-        reader = ChunkReader(self._terms.digest, client, message.to, bytes(message.body), self._identity.opening)
-        self._readers[client] = reader
-        if message.kind is Kind.SHARE and self._number != aggregator(0):
-            return Share(client, reader.secret[-SEED:])
+        key, own = bytes(message.body), self._identity.opening
+        secret, opener = wire.announced(self._terms.digest, client, message.to, key, own)
+        if self._number == aggregator(0):
+            self._expect(client, opener)
+            return None
+        self._openers[client] = opener
+        return Share(client, secret[-SEED:])
+
+    def _expect(self, client: int, opener: Opener) -> None:
+        self._openers[client] = opener
         self._elements[client] = self._terms.codec.ring.zeros(self._layout.elements)
-        return None
 
     def _chunk(self, message: Message) -> None:
         chunk = wire.number_of(message)
         if message.sender not in self._elements or chunk >= self._layout.chunks:
             raise BadMessage(f"chunk {chunk} of {Party.of(message.sender)}, who sends none", "send the original")
         start, end = self._layout.span(chunk)
-        self._readers[message.sender].open(message, self._elements[message.sender][start:end])
+        wire.open_chunk(self._openers[message.sender], message, self._elements[message.sender][start:end])
 
     def _take_off_own_mask(self, message: Message) -> None:
-        body = bytes(message.body)
-        opener = Opener(self._identity.opening, unmask_context(self._terms, message.sender), body[:KEY])
-        own = bytes(opener.open(0, body[KEY:], b""))[:SEED]
+        key = answer_key(self._channels[message.sender], self._terms, message.sender)
+        own = open_once(key, bytes(message.body))[:SEED]
         if message.sender not in self._taken_off:
             self._taken_off.add(message.sender)
             Masks(subtracted=[own]).add_to(self._elements[message.sender], offset=0)

@@ -218,7 +218,7 @@ class Opened:
             raise BadConfig(f"a sum of {self._elements.itemsize} bytes an entry cannot hold {dtype}", "use mean()")
         self._left()
         own = self._elements.view(dtype)[: self.terms.size]
-        # An entry's place is never behind its element's, and a chunk is read before it is written.
+        # An entry's place is never behind its element's, and numpy reads a chunk before it writes what overlaps it.
         self._decoded(float(self.weight), dtype, own)
         self._elements = self._elements[:0]
         return own
@@ -230,14 +230,9 @@ class Opened:
     def _decoded(self, divisor: float, dtype: DTypeLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
         self._left()
         out, codec = memory.empty(self.terms.size, dtype) if out is None else out, self.terms.codec
-        scratch = np.empty(AT_A_TIME)
         for chunk in range(self._layout.chunks):
             (first, last), (start, _) = self._layout.entries(chunk), self._layout.span(chunk)
-            for at in range(first, last, scratch.size):
-                part = scratch[: min(last - at, scratch.size)]
-                begin = start + at - first
-                codec.decode(self._elements[begin : begin + part.size], part)
-                np.divide(part, divisor, out=out[at : at + part.size], casting="same_kind")
+            codec.decode(self._elements[start : start + last - first], out[first:last], divisor)
         return out
 
     def _tail(self) -> Elements:

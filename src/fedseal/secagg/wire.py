@@ -6,7 +6,8 @@
 
 Numbers are little-endian. The signature (the last 64 bytes) covers everything before it: it is Ed25519's or, where
 only the recipient checks it, an HMAC-SHA-512 under a key that signed messages agreed on. A chunk of a vector has none
-but is sealed (AES-256-GCM, the header and the number of the chunk are associated data) under a key that was announced.
+but is sealed (AES-256-GCM, the header and the number of the chunk are associated data) under a key that was announced
+or that the two have agreed on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Buffer, O
 from fedseal.secagg.hazmat.memory import Arena
 from fedseal.secagg.hazmat.ring import Elements
 
-MAGIC, VERSION = b"FSEC", 2
+MAGIC, VERSION = b"FSEC", 3
 HEADER = struct.Struct("<4sHH32sQQQ")
 NUMBER = struct.Struct("<I")
 BESIDE = NUMBER.size + TAG  # bytes of a chunk's body beside its elements
@@ -40,7 +41,7 @@ class Kind(IntEnum):
     KEYS = 22  # server to clients: all advertisements
     BACKUP = 23  # client to server: shares of its secrets, sealed for its neighbors
     RELAY = 24  # server to client: who shared, and the shares for it
-    MASKED = 25  # client to server: the key of the masked vector's chunks
+    MASKED = 25  # client to server: the masked vector's chunks follow
     SURVIVORS = 26  # server to clients: whose vectors arrived
     CONFIRM = 27  # client to server: a signature over what it was told
     CONFIRMED = 28  # server to clients: the confirmations
@@ -154,22 +155,41 @@ def party(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
-class ChunkWriter:
-    """The sender's side of a vector: `key` is announced in a signed message, then the chunks follow in order.
+def announcement(terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"") -> tuple[bytes, Sealer]:
+    """What a signed message announces a stream's key by, and what seals the stream's chunks.
 
     Args:
         recipient: the X25519 key to seal for.
         secret: something short that goes beside the key.
+    """
+    ephemeral, sealer = Sealer.towards(recipient, stream_context(terms, sender, to))
+    return ephemeral + bytes(sealer.seal(secret, b"")), sealer
+
+
+def announced(terms: bytes, sender: int, to: int, key: bytes, recipient: Agreement) -> tuple[bytes, Opener]:
+    """The recipient's side of `announcement`: what is sealed beside the key, and what opens the chunks.
+
+    Args:
+        key: as announced, `KEY + TAG` bytes and as many as the secret.
+
+    Raises:
+        BadMessage: it was made for others.
+    """
+    opener = Opener.of(recipient, stream_context(terms, sender, to), key[:KEY])
+    return bytes(opener.open(0, key[KEY:], b"")), opener
+
+
+class ChunkWriter:
+    """The sender's side of a vector, whose chunks go out in order.
+
+    Args:
+        sealer: whose next message has number 1.
         total: bytes of all chunks' messages, if known; memory for several is then asked for at once.
     """
 
-    def __init__(
-        self, terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"", total: int = 0
-    ) -> None:
+    def __init__(self, terms: bytes, sender: int, to: int, sealer: Sealer, total: int = 0) -> None:
         self._terms, self._sender, self._to, self._next = terms, sender, to, 0
-        self._arena = Arena(total)
-        self._sealer = Sealer(recipient, stream_context(terms, sender, to))
-        self.key = self._sealer.ephemeral + self._sealer.seal(secret, b"")
+        self._arena, self._sealer = Arena(total), sealer
 
     def chunk(self, elements: Elements) -> Outgoing:
         """The next chunk, sealed in its place in the message."""
@@ -183,24 +203,13 @@ class ChunkWriter:
         return Outgoing(self._to, message)
 
 
-class ChunkReader:
-    """The recipient's side of a `ChunkWriter`; raises BadMessage if its key was made for others.
-
-    Args:
-        key: as announced, `KEY + TAG` bytes and as many as the secret.
-    """
-
-    def __init__(self, terms: bytes, sender: int, to: int, key: bytes, recipient: Agreement) -> None:
-        self._opener = Opener(recipient, stream_context(terms, sender, to), key[:KEY])
-        self.secret = bytes(self._opener.open(0, key[KEY:], b""))
-
-    def open(self, message: Message, into: Elements) -> None:
-        """Write the chunk's elements into a vector of its length; raises BadMessage if it was changed."""
-        index, raw = number_of(message), memoryview(message.raw)
-        if len(message.body) != BESIDE + into.nbytes:
-            raise BadMessage(f"a chunk of {len(message.body) - BESIDE} bytes where {into.nbytes} are due", RESEND)
-        head = HEADER.size + NUMBER.size
-        self._opener.open(index + 1, raw[head:], bytes(raw[:head]), memoryview(into).cast("B"))  # type: ignore[arg-type]
+def open_chunk(opener: Opener, message: Message, into: Elements) -> None:
+    """Write the chunk's elements into a vector of its length; raises BadMessage if it was changed."""
+    index, raw = number_of(message), memoryview(message.raw)
+    if len(message.body) != BESIDE + into.nbytes:
+        raise BadMessage(f"a chunk of {len(message.body) - BESIDE} bytes where {into.nbytes} are due", RESEND)
+    head = HEADER.size + NUMBER.size
+    opener.open(index + 1, raw[head:], bytes(raw[:head]), memoryview(into).cast("B"))  # type: ignore[arg-type]
 
 
 def number_of(message: Message) -> int:

@@ -3,7 +3,7 @@ of each other (HMAC-SHA-512).
 
 A sealed stream is HPKE's construction in its base mode, with a context that both sides must know alike: a fresh
 ephemeral key, one AEAD key derived from it, nonces that count. Whoever sealed it is not proven by it; a signature over
-the ephemeral key does that.
+the ephemeral key does that. Between two who have a channel, whose keys were signed, the AEAD key follows from that.
 """
 
 from __future__ import annotations
@@ -76,10 +76,17 @@ class Agreement:
         Raises:
             BadMessage: the peer's key is of low order.
         """
+        known = _known.get()
+        there = None if known is None else known.taken(self.public, peer)
+        if there is not None:
+            return there
         try:
-            return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
+            agreed = self._key.exchange(X25519PublicKey.from_public_bytes(peer))
         except ValueError:
             raise BadMessage("a public key is of low order", "ask its owner for another") from None
+        if known is not None:
+            known.keep(self.public, peer, agreed)
+        return agreed
 
 
 def low_order(public: bytes) -> bool:
@@ -113,7 +120,7 @@ class Public:
 
     def verify(self, signature: Buffer, data: Buffer) -> None:
         """Raises BadMessage unless this party signed the data."""
-        signature, data, known = bytes(signature), bytes(data), _right.get()
+        signature, data, known = bytes(signature), bytes(data), _known.get()
         if known is not None and known.has(self, signature, data):
             return
         try:
@@ -124,21 +131,32 @@ class Public:
             known.add(self, signature, data)
 
 
-class _Right:
-    """Signatures that are known to be right."""
+class _Known:
+    """Signatures that are known to be right, and what one of two has agreed on and the other will ask for."""
 
     def __init__(self) -> None:
-        self._known: set[bytes] = set()
+        self._right: set[bytes] = set()
+        self._agreed: dict[tuple[bytes, bytes], bytes] = {}
 
     def has(self, public: Public, signature: bytes, data: bytes) -> bool:
         """Whether this party signed the data with this very signature."""
-        return self._digest(public, signature, data) in self._known
+        return self._digest(public, signature, data) in self._right
 
     def add(self, public: Public, signature: bytes, data: bytes) -> None:
         """It did."""
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known.add(self._digest(public, signature, data))
+        if len(self._right) >= REMEMBERED:
+            self._right.clear()
+        self._right.add(self._digest(public, signature, data))
+
+    def taken(self, own: bytes, peer: bytes) -> bytes | None:
+        """What the peer has agreed on with the holder of this public key, who asks once: it is forgotten then."""
+        return self._agreed.pop((peer, own), None)
+
+    def keep(self, own: bytes, peer: bytes, agreed: bytes) -> None:
+        """For the peer, if it is here."""
+        if len(self._agreed) >= REMEMBERED:
+            self._agreed.clear()
+        self._agreed[own, peer] = agreed
 
     def _digest(self, public: Public, signature: bytes, data: bytes) -> bytes:
         lengths = b"%d %d " % (len(public.verifying), len(signature))
@@ -147,18 +165,19 @@ class _Right:
 
 @contextmanager
 def trusting_itself() -> Iterator[None]:
-    """Within, a signature that was made here, or found right once, is not checked again.
+    """Within, a signature that was made here, or found right once, is not checked again, and what two parties agree on
+    is worked out by one of them.
 
     For a process that plays several parties, of whom each checks what the others signed.
     """
-    token = _right.set(_Right())
+    token = _known.set(_Known())
     try:
         yield
     finally:
-        _right.reset(token)
+        _known.reset(token)
 
 
-_right: ContextVar[_Right | None] = ContextVar("signatures that are known to be right", default=None)
+_known: ContextVar[_Known | None] = ContextVar("what a process that plays several parties knows", default=None)
 
 
 @dataclass(frozen=True)
@@ -197,7 +216,7 @@ class Identity:
 
     def sign(self, data: Buffer) -> bytes:
         """64 bytes."""
-        data, known = bytes(data), _right.get()
+        data, known = bytes(data), _known.get()
         signature = self._key.sign(data)
         if known is not None:
             known.add(self.public, signature, data)
@@ -220,9 +239,13 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True)
 class Channel:
-    """By which two parties know each other's messages: an HMAC where a signature would be, at a hundredth of its cost.
+    """By which two parties know each other's messages, and what seals them, without another agreement.
 
-    Both can make it, so that it proves nothing to anybody else: what others must check is signed.
+    A message ends with an HMAC where a signature would be, at a hundredth of its cost. Both can make it, so that it
+    proves nothing to anybody else: what others must check is signed.
+
+    Args:
+        key: what all keys of the channel are derived from.
 
     >>> here, there = Agreement.fresh(), Agreement.fresh()
     >>> mark = Channel.between(here, there.public, b"round 1").sign(b"text")
@@ -238,11 +261,19 @@ class Channel:
         Raises:
             BadMessage: the peer's key is of low order.
         """
-        return cls(own.derive(peer, b"fedseal channel 1" + context))
+        return cls(own.derive(peer, b"fedseal channel 2" + context))
+
+    @cached_property
+    def _marking(self) -> bytes:
+        return hkdf(self.key, b"fedseal marks 1")
+
+    def sealing(self, context: bytes) -> bytes:
+        """The key of a sealed stream, for one purpose that the context names, sender and recipient included."""
+        return hkdf(self.key, b"fedseal seal 1" + context)
 
     def sign(self, data: Buffer) -> bytes:
         """64 bytes."""
-        return hmac.digest(self.key, data, "sha512")
+        return hmac.digest(self._marking, data, "sha512")
 
     def verify(self, signature: Buffer, data: Buffer) -> None:
         """Raises BadMessage unless one of the two made it of this data."""
@@ -264,16 +295,28 @@ def open_once(key: bytes, sealed: bytes) -> bytes:
 
 
 class Sealer:
-    """Seals messages one after the other for one recipient, under a key that is used for nothing else."""
+    """Seals messages one after the other under a key that is used for nothing else.
 
-    def __init__(self, recipient: bytes, context: bytes, ephemeral: Agreement | None = None) -> None:
+    Args:
+        number: of the first message.
+    """
+
+    def __init__(self, key: bytes, number: int = 0) -> None:
+        self._key, self._next = AESGCM(key), number
+
+    @classmethod
+    def towards(cls, recipient: bytes, context: bytes, ephemeral: Agreement | None = None) -> tuple[bytes, Sealer]:
+        """A fresh public key, which the recipient needs, and what seals for whoever holds the recipient's secret.
+
+        Raises:
+            BadMessage: the recipient's key is of low order.
+        """
         ephemeral = ephemeral or Agreement.fresh()
-        self.ephemeral = ephemeral.public
-        self._key = AESGCM(ephemeral.derive(recipient, context + self.ephemeral + recipient))
-        self._next = 0
+        public = ephemeral.public
+        return public, cls(ephemeral.derive(recipient, context + public + recipient))
 
     def seal(self, message: Buffer, associated: bytes, into: Buffer | None = None) -> Buffer:
-        """The message and a tag of 16 bytes, written into a buffer of that size; the first call has number 0."""
+        """The message and a tag of 16 bytes, written into a buffer of that size."""
         into = bytearray(len(message) + TAG) if into is None else into
         nonce = self._next.to_bytes(NONCE, "little")
         self._next += 1
@@ -284,8 +327,17 @@ class Sealer:
 class Opener:
     """The recipient's side of a `Sealer`."""
 
-    def __init__(self, recipient: Agreement, context: bytes, ephemeral: bytes) -> None:
-        self._key = AESGCM(recipient.derive(ephemeral, context + ephemeral + recipient.public))
+    def __init__(self, key: bytes) -> None:
+        self._key = AESGCM(key)
+
+    @classmethod
+    def of(cls, recipient: Agreement, context: bytes, ephemeral: bytes) -> Opener:
+        """Opens what was sealed towards the recipient under this public key.
+
+        Raises:
+            BadMessage: the key is of low order.
+        """
+        return cls(recipient.derive(ephemeral, context + ephemeral + recipient.public))
 
     def open(self, number: int, sealed: Buffer, associated: bytes, into: Buffer | None = None) -> Buffer:
         """The message of this number, written into a buffer of its size.

@@ -23,6 +23,7 @@ Reals: TypeAlias = NDArray[np.floating[Any]]
 
 SLACK = 2  # elements: what products in float64 are off by near the bound
 EXACT = 2**53  # the largest integer up to which float64 holds all of them
+MOST_BITS = 960  # after the point: a larger scale, times what a sum is divided by, could leave float64
 TAIL = 12.0  # a normal variable passes 12 standard deviations with probability below 1e-32
 
 
@@ -97,7 +98,7 @@ class FixedPoint:
     @cached_property
     def fraction(self) -> int:
         """Bits after the point: the most that fit."""
-        low, high = -60, 1100
+        low, high = -60, MOST_BITS + 1
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._fits(middle) else (low, middle)
@@ -146,6 +147,8 @@ class FixedPoint:
             np.rint(scaled, out=scaled)
             np.copyto(signed[start : start + part.size], scaled, casting="unsafe")
 
-    def decode(self, elements: Elements, out: Reals) -> None:
-        """Write the sum's value, in the unit of the bound, into `out`."""
-        np.multiply(self.ring.signed(elements), 1 / self.scale, out=out, dtype=np.float64, casting="same_kind")
+    def decode(self, elements: Elements, out: Reals, divisor: float = 1.0) -> None:
+        """Write the sum's value, in the unit of the bound and divided by a number below 2^53, into `out`."""
+        # times a power of two is exact: the quotient is rounded once, and to the type of `out`
+        divisor *= self.scale
+        np.divide(self.ring.signed(elements), divisor, out=out, dtype=np.float64, casting="same_kind")

@@ -25,7 +25,7 @@ from fedseal.secagg.hazmat.keys import (
 from fedseal.secagg.hazmat.prg import Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Reals
 from fedseal.secagg.ledger import Ledger
-from fedseal.secagg.masking.directory import Directory, Keys, channel
+from fedseal.secagg.masking.directory import Directory, Keys, answer_key, channel, stream_key
 from fedseal.secagg.masking.graph import Graph, drawn_holders
 from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending
@@ -34,7 +34,7 @@ from fedseal.secagg.vector import Contribution, Layout
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
-VERSION = 4  # of what `dump` gives
+VERSION = 5  # of what `dump` gives
 
 
 class MaskingClient(Role):
@@ -214,9 +214,9 @@ class MaskingClient(Role):
         return []
 
     def _masked(self, contribution: Contribution) -> Iterator[Outgoing]:
-        opener, total = self.terms.roster.opener.sealing, Layout(self.terms).sent
-        writer = ChunkWriter(self.terms.digest, self.number, SERVER, opener, total=total)
-        yield self._signed(Kind.MASKED, SERVER, writer.key)
+        sealer = Sealer(stream_key(self._server, self.terms, self.number), 1)
+        writer = ChunkWriter(self.terms.digest, self.number, SERVER, sealer, Layout(self.terms).sent)
+        yield self._signed(Kind.MASKED, SERVER, b"")
         sharing = set(self._sharing)
         pairs = [who for who in self._graph.neighbors(self.number) if who in sharing]
         seeds = {who: self._told.mask_seed(self._masking, self.number, who) for who in pairs}
@@ -274,8 +274,7 @@ class MaskingClient(Role):
             body += wire.wire_number(len(shares)) + b"".join(
                 wire.party(who) + share for who, share in sorted(shares.items())
             )
-        sealer = Sealer(self.terms.roster.opener.sealing, unmask_context(self.terms, self.number))
-        return self._signed(Kind.UNMASK, SERVER, sealer.ephemeral + bytes(sealer.seal(body, b"")))
+        return self._signed(Kind.UNMASK, SERVER, seal_once(answer_key(self._server, self.terms, self.number), body))
 
     def _enough(self, count: int, what: str) -> None:
         if count < self.terms.minimum:
@@ -294,8 +293,3 @@ class MaskingClient(Role):
         self._shares.clear()
         self._agreed.clear()
         self._seed, self._masking, self._channel = bytes(KEY), Agreement(bytes(KEY)), Agreement(bytes(KEY))
-
-
-def unmask_context(terms: Terms, sender: int) -> bytes:
-    """What an answer is sealed for."""
-    return b"fedseal unmask 1" + terms.digest + wire.party(sender)

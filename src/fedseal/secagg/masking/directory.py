@@ -52,6 +52,16 @@ def channel(terms: Terms, client: int, own: Agreement, peer: bytes) -> Channel:
     return Channel.between(own, peer, terms.digest + wire.party(client))
 
 
+def stream_key(between: Channel, terms: Terms, client: int) -> bytes:
+    """What seals the chunks of a client's masked vector."""
+    return between.sealing(wire.stream_context(terms.digest, client, SERVER))
+
+
+def answer_key(between: Channel, terms: Terms, client: int) -> bytes:
+    """What seals a client's answer, once."""
+    return between.sealing(b"fedseal unmask 2" + terms.digest + wire.party(client))
+
+
 @dataclass(frozen=True)
 class Directory:
     """All that advertised, and what follows from it."""

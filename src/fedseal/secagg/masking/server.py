@@ -20,11 +20,12 @@ from fedseal.secagg.hazmat.keys import (
     Opener,
     Signer,
     Verifier,
+    open_once,
 )
 from fedseal.secagg.hazmat.prg import Masks
 from fedseal.secagg.intake import Intake
-from fedseal.secagg.masking.client import SHARE, unmask_context
-from fedseal.secagg.masking.directory import Directory, Keys, channel
+from fedseal.secagg.masking.client import SHARE
+from fedseal.secagg.masking.directory import Directory, Keys, answer_key, channel, stream_key
 from fedseal.secagg.masking.graph import drawing
 from fedseal.secagg.party import SERVER
 from fedseal.secagg.role import Role, ascending, from_client, public_of
@@ -57,7 +58,7 @@ class Server(Role):
     def __init__(self, terms: Terms, identity: Identity) -> None:
         super().__init__(terms, SERVER, identity)
         self.phase = PHASES[0]
-        self._intake = Intake(terms, SERVER, identity.opening)
+        self._intake = Intake(terms)
         self._adverts: dict[int, tuple[Buffer, Keys]] = {}
         self._channels: dict[int, Channel] = {}
         self._backups: dict[int, Backup] = {}
@@ -174,11 +175,11 @@ class Server(Role):
 
     def _masked(self, message: Message) -> None:
         self._member(message, self._backups)
-        if len(message.body) != KEY + TAG:
-            raise BadMessage("the key of a masked vector, of another length", "send the original")
+        Reader(message.body).end()
         if message.sender in self._intake.announced:
             raise BadMessage(f"client {message.sender} sends a second vector", "send one a round")
-        self._intake.announce(message.sender, bytes(message.body))
+        key = stream_key(self._channels[message.sender], self.terms, message.sender)
+        self._intake.announce(message.sender, Opener(key))
 
     def _chunk(self, message: Message) -> list[Outgoing]:
         if self.phase is not Kind.MASKED:
@@ -214,9 +215,8 @@ class Server(Role):
     def _answered(self, message: Message) -> None:
         self._member(message, self._confirmations)
         self._first(message, self._answers)
-        body = bytes(message.body)
-        opener = Opener(self._identity.opening, unmask_context(self.terms, message.sender), body[:KEY])
-        reader = Reader(opener.open(0, body[KEY:], b""))
+        key = answer_key(self._channels[message.sender], self.terms, message.sender)
+        reader = Reader(open_once(key, bytes(message.body)))
         seed, tables = reader.take(KEY), []
         for _ in range(2):
             tables.append({reader.party(): reader.take(KEY) for _ in reader.count(len(self._told.keys))})
