@@ -100,7 +100,7 @@ def test_files_are_written_as_earlier_versions_read_them(tmp_path: Path) -> None
     secure = Secure("sharing", aggregators=2).settled(2, 15, {"loss": 16.0})
     write_keys(tmp_path / "keys", Keyring.fresh(secure, 2), secure)
     pact = json.loads((tmp_path / "keys" / "pact.json").read_text())
-    later = {"chunk": 262144}
+    later: dict[str, Any] = {"chunk": 262144}
     later |= {"statistics": "none", "statistics_bound": 1000.0, "statistics_clip": None, "floor": 1e-4, "rounds": None}
     assert pact["secure"] == SECURE | later
     assert {name: type(value) for name, value in pact.items()} == {
