@@ -118,6 +118,19 @@ def test_a_changed_chunk_does_not_open(stream: tuple[ChunkWriter, Opener]) -> No
         open_chunk(opener, wire.read_message(raw, 1000), np.zeros(8, "<u4"))
 
 
+def test_one_fresh_key_serves_several_recipients_and_gives_each_another_stream() -> None:
+    ephemeral, mine, other = Agreement.fresh(), Agreement.fresh(), Agreement.fresh()
+    sent = [wire.announcement(TERMS, 3, to, who.public, b"beside", ephemeral)[0] for to, who in ((4, mine), (5, other))]
+    assert sent[0][:32] == sent[1][:32] == ephemeral.public
+    assert sent[0][32:] != sent[1][32:]
+    assert [wire.announced(TERMS, 3, 4, sent[0], mine)[0], wire.announced(TERMS, 3, 5, sent[1], other)[0]] == [
+        b"beside"
+    ] * 2
+    for to, key, who in ((4, sent[1], mine), (5, sent[0], other), (5, sent[1], mine), (4, sent[1], other)):
+        with pytest.raises(BadMessage, match="does not open"):
+            wire.announced(TERMS, 3, to, key, who)
+
+
 @pytest.mark.parametrize(("terms", "sender", "to"), [(bytes(32), 3, 4), (TERMS, 2, 4), (TERMS, 3, 5)])
 def test_a_key_is_bound_to_its_round_its_sender_and_its_recipient(terms: bytes, sender: int, to: int) -> None:
     mine = Agreement.fresh()

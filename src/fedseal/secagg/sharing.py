@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedseal.secagg import wire
 from fedseal.secagg.errors import BadMessage, CohortTooSmall, Misbehavior, OutOfPhase
-from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Identity
+from fedseal.secagg.hazmat.keys import KEY, SIGNATURE, TAG, Agreement, Identity
 from fedseal.secagg.hazmat.prg import SEED, Masks, fresh_seed
 from fedseal.secagg.hazmat.ring import Elements, Reals
 from fedseal.secagg.intake import Intake
@@ -55,14 +55,14 @@ class SharingClient(Role):
         return self._share(contribution)
 
     def _share(self, contribution: Contribution) -> Iterator[Outgoing]:
-        ticket, seeds, digest = secrets.token_bytes(TICKET), [], self.terms.digest
+        ticket, seeds, digest, ephemeral = secrets.token_bytes(TICKET), [], self.terms.digest, Agreement.fresh()
         first, *others = self.terms.roster.aggregators
         for place, public in enumerate(others, 1):
             seeds.append(fresh_seed())
             to = aggregator(place)
-            key, _ = wire.announcement(digest, self.number, to, public.sealing, ticket + seeds[-1])
+            key, _ = wire.announcement(digest, self.number, to, public.sealing, ticket + seeds[-1], ephemeral)
             yield self._signed(Kind.SHARE, to, key)
-        key, sealer = wire.announcement(digest, self.number, aggregator(0), first.sealing, ticket)
+        key, sealer = wire.announcement(digest, self.number, aggregator(0), first.sealing, ticket, ephemeral)
         yield self._signed(Kind.SHARE, aggregator(0), key)
         writer = ChunkWriter(digest, self.number, aggregator(0), sealer, Layout(self.terms).sent)
         offset, masks = 0, Masks(subtracted=seeds)

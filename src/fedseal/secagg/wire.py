@@ -155,15 +155,18 @@ def party(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
-def announcement(terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"") -> tuple[bytes, Sealer]:
+def announcement(
+    terms: bytes, sender: int, to: int, recipient: bytes, secret: bytes = b"", ephemeral: Agreement | None = None
+) -> tuple[bytes, Sealer]:
     """What a signed message announces a stream's key by, and what seals the stream's chunks.
 
     Args:
         recipient: the X25519 key to seal for.
         secret: something short that goes beside the key.
+        ephemeral: the fresh key to agree by, which may serve one stream to each of several recipients.
     """
-    ephemeral, sealer = Sealer.towards(recipient, stream_context(terms, sender, to))
-    return ephemeral + bytes(sealer.seal(secret, b"")), sealer
+    public, sealer = Sealer.towards(recipient, stream_context(terms, sender, to), ephemeral)
+    return public + bytes(sealer.seal(secret, b"")), sealer
 
 
 def announced(terms: bytes, sender: int, to: int, key: bytes, recipient: Agreement) -> tuple[bytes, Opener]:
