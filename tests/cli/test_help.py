@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import click
@@ -33,3 +34,20 @@ def test_a_help_text_starts_with_what_the_option_does(option: str, text: str) ->
     assert text[0].isupper(), text
     assert text.endswith("."), text
     assert text.split(":")[0] in ALONE or not text.startswith(LEANING), f"{option}: {text}"
+
+
+# What an option does that its name does not say.
+BESIDE = {
+    "attack restarts": "starts",  # not those after the first
+    "audit samples": "record",
+    "train local_learning_rate": "one epoch",
+    "train epochs": "--local-learning-rate",
+    "train bound": "--protocol plain",
+    "train quiet": "notes",
+    "join quiet": "terms",
+}
+
+
+@pytest.mark.parametrize(("option", "words"), BESIDE.items())
+def test_a_help_text_says_what_the_options_name_does_not(option: str, words: str) -> None:
+    assert re.search(rf"(?<!\w){re.escape(words)}(?!\w)", dict(texts())[option])

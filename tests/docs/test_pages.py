@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import fedseal
 from docs.pages import PAGES, ROOT, anchors, links, prose
 from fedseal import defense, zoo
 from fedseal.attack import RECIPES
@@ -18,6 +20,7 @@ from fedseal.attack.recipes import INFERENCES
 from fedseal.cli.app import app
 from fedseal.modality import Image
 from fedseal.threat import GRANTS, PRESETS
+from layers.imports import ARROWS
 
 MARKER = "<!-- figures -->"
 PLACEHOLDERS = re.compile(r"\b(TODO|FIXME|TBD|XXX)\b|\{\{|<!--(?! figures -->)|\?\?\?")
@@ -116,6 +119,61 @@ def test_the_table_of_threat_models_is_the_codes() -> None:
         assert granted == PRESETS[row[0]]().grants
         assert set(row[1:]) <= {"yes", "–"}
         assert f"**`{row[0]}`**" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_names_on_the_pages_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # earlier versions had other names
+    for name in re.findall(r"`(?:fs|fedseal)\.([A-Za-z_][\w.]*)", prose(page)):
+        assert name.startswith("nvflare.") or _is_there(name), name  # NVFlare has an environment of its own
+
+
+def test_the_flow_for_contributors_names_what_exists() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    flow = page.split("## The flow\n", 1)[1].split("\n## ")[0]
+    named = re.findall(r"`((?:attack|client)\.[\w.]+)`", flow)
+    assert named
+    for name in named:
+        assert _is_there(name), name
+
+
+def test_a_python_name_that_does_not_exist_is_found() -> None:
+    assert _is_there("audit.recording.audit_recording")
+    assert _is_there("metric.bound.gaussian_bound")
+    for gone in ("audit.recording.run", "metric.bound.gaussian", "client.train", "attack.certificate"):
+        assert not _is_there(gone)
+
+
+def _is_there(name: str) -> bool:
+    """Whether `fedseal` has something of that dotted name, a module or what stands in one."""
+    found: object = fedseal
+    for place, part in enumerate(parts := name.split("."), start=1):
+        if hasattr(found, part):
+            found = getattr(found, part)
+            continue
+        try:
+            found = importlib.import_module(".".join(["fedseal", *parts[:place]]))
+        except ModuleNotFoundError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_bracket_of_a_paragraph_is_closed(page: Path) -> None:
+    for paragraph in prose(page).split("\n\n"):
+        written = re.sub(r"`[^`]*`", "", paragraph)
+        assert written.count("(") == written.count(")"), paragraph
+
+
+def test_the_layout_for_contributors_names_every_module_and_draws_the_arrows_of_captured() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    layout = page.split("## Layout\n", 1)[1].split("\n## ")[0]
+    for path in (ROOT / "src" / "fedseal").glob("*.py"):
+        assert path.stem == "__init__" or path.name in layout, f"{path.name} stands nowhere in the layout"
+    drawn = re.search(r"captured -> \{([\w, ]+)\}", layout)
+    assert drawn is not None
+    assert set(drawn[1].split(", ")) == ARROWS["captured"]
 
 
 def test_files_named_in_the_prose_exist() -> None:

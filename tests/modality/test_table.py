@@ -246,5 +246,5 @@ def test_what_cannot_be_read_is_refused_with_the_reason(case: str, tmp_path: Pat
 
 def test_without_pandas_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingExtra, match=r"pip install fedseal\[tables\]"):
+    with pytest.raises(MissingExtra, match=r"pip install 'fedseal\[tables\]'"):
         read_table("t.csv", label="y")

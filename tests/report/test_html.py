@@ -313,3 +313,12 @@ def test_the_page_says_what_the_attacker_knew_of_each_defense() -> None:
         "Known of the defense: its name, and none of its steps.",
     ]
     assert "Known of the defense" not in page(record(made), lambda _: None)
+
+
+def test_a_secure_sum_is_no_bound_on_attacks() -> None:
+    """Of a sum of ten owners examples/prove_it tells eight pictures from others."""
+    (line,) = (
+        text for text in Reader(in_memory(default_audit(1))).texts if "attacks that nobody has tried yet" in text
+    )
+    assert "differential privacy" in line
+    assert "not what their sum says" in line

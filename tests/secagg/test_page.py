@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docs.pages import ROOT, follow
+from fedseal.secagg.masking.server import PHASES
 
 
 def test_the_page_runs() -> None:
@@ -10,3 +11,10 @@ def test_the_page_runs() -> None:
         raise AssertionError(words)
 
     follow(ROOT / "docs/secagg.md", no_command)
+
+
+def test_the_page_says_how_often_a_client_of_masking_sends() -> None:
+    page = (ROOT / "docs/secagg.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith("| how often a client sends |"))
+    assert len(PHASES) == 5  # each ends with what clients sent
+    assert "five times" in row

@@ -48,5 +48,5 @@ def test_the_diabetes_classes_part_the_patients_at_the_median() -> None:
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     tables._table.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(MissingExtra, match=r"the table 'wine' comes with sklearn.*; pip install fedseal\[tables\]"):
+    with pytest.raises(MissingExtra, match=r"the table 'wine' comes with sklearn.*; pip install 'fedseal\[tables\]'"):
         tables.wine()

@@ -135,7 +135,7 @@ def attack(
     restarts: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Maximum number of restarts.", show_default=f"{STARTS} for dlg and idlg, if they diverge"
+            min=1, help="Maximum number of starts.", show_default=f"{STARTS} for dlg and idlg, if they diverge"
         ),
     ] = None,
     seed: Annotated[

@@ -45,7 +45,14 @@ def audit(
             help="Threat models to attack under, such as honest_but_curious,eavesdropper.", show_default=False
         ),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Number of batches to attack.", show_default="4")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of batches to attack; of a record, of messages of each kind at each party.",
+            show_default="4, or 2 of a record",
+        ),
+    ] = None,
     batch_size: Annotated[
         str | None, typer.Option(help="Number of examples in a batch, or several such as 1,4,8.", show_default="1")
     ] = None,

@@ -38,7 +38,9 @@ def join(
         bool, typer.Option("--terms", help="Print the terms of the training, and take no part (not the model owner).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all rounds as JSON and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print neither progress nor notes, and terms only with --terms.")
+    ] = False,
 ) -> None:
     """Take part in a federated training on several hosts, as the party that the folder belongs to.
 

@@ -108,12 +108,18 @@ def train_federation(
         ),
     ] = None,
     local_learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of the data owners' local steps.", show_default="0.1")
+        float | None,
+        typer.Option(
+            help="Learning rate of the data owners' local steps; given alone, they train one epoch.", show_default="0.1"
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Local epochs of each data owner; without it each sends one gradient.", show_default=False
+            min=1,
+            help="Local epochs of each data owner; without this, --reptile and --local-learning-rate an owner sends "
+            "one gradient.",
+            show_default=False,
         ),
     ] = None,
     reptile: Annotated[
@@ -135,8 +141,8 @@ def train_federation(
     bound: Annotated[
         float,
         typer.Option(
-            help="Largest magnitude of one value of an update; an owner refuses to send a larger one. In the clear, "
-            "the larger of this and --statistics-bound."
+            help="Largest magnitude of one value of an update; an owner refuses to send a larger one. Under "
+            "--protocol plain it is the larger of this and --statistics-bound."
         ),
     ] = 8.0,
     statistics: Annotated[
@@ -226,7 +232,9 @@ def train_federation(
         float, typer.Option(min=1, help="With --deploy: seconds to wait for a party before it counts as gone.")
     ] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print all rounds as JSON and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print no progress, and no notes on how data was read.")
+    ] = False,
 ) -> None:
     """Train a model on data that stays with its owners: the server sees sums of their updates only.
 

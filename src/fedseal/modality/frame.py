@@ -38,7 +38,7 @@ def read_frame(source: str | Path | pd.DataFrame, limit: int, notes: list[str], 
         import pandas as pd
     except ImportError:
         raise MissingExtra(
-            "reading tables needs pandas, which is not installed", "pip install fedseal[tables]"
+            "reading tables needs pandas, which is not installed", "pip install 'fedseal[tables]'"
         ) from None
     texts = False
     if isinstance(source, pd.DataFrame):
@@ -117,7 +117,7 @@ def _parquet(path: Path) -> Iterator[pd.DataFrame]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise MissingExtra("parquet needs pyarrow, which is not installed", "pip install fedseal[tables]") from None
+        raise MissingExtra("parquet needs pyarrow, which is not installed", "pip install 'fedseal[tables]'") from None
     with parquet.ParquetFile(path) as file:
         if file.metadata.num_rows == 0:
             yield file.read().to_pandas()

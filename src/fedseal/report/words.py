@@ -17,7 +17,7 @@ STATUS = {
     "exact": ("Exact", "A closed formula, and every example is certain: see “Certain” in the glossary."),
     "converged": ("Converged", "A search, and every example is certain: see “Certain” in the glossary."),
     "budget": ("Not certain", "Not every example is certain; what is shown for the others is the nearest guess."),
-    "diverged": ("Diverged", "The search ran away from the update: further than nothing at all, or to no numbers."),
+    "diverged": ("Diverged", "What the search found explains the update worse than nothing would, or is no number."),
     "not_applicable": ("No route", "The attack looked at what it was given and found no way that fits."),
     "refused": ("Refused", "The attack could not start: what this attacker holds is not what the attack needs."),
     "failed": ("Failed", "The attack or its scoring crashed, which says nothing of the data."),

@@ -16,7 +16,7 @@
     lr: 0.01                          # of these epochs, where the training has none
     seeds: [0]
     device: cpu
-    cost: {rounds: 20, clients: 10}   # measure what each defense costs too: see `audit.cost.Plan`; else left out
+    cost: {rounds: 20, clients: 10}   # measure what each defense costs too: see `audit.cost.CostPlan`; else left out
     out: runs/first
 
 Sentences take the place of `data` and `size` by `text: notes.txt` (one on each line, or a list of them here) with a
@@ -99,7 +99,7 @@ class Model(_Strict, frozen=True):
 
 
 class CostSpec(_Strict, frozen=True):
-    """How costs are measured; see `audit.cost.Plan`."""
+    """How costs are measured; see `audit.cost.CostPlan`."""
 
     rounds: int = CostPlan.rounds
     clients: int = CostPlan.clients

@@ -1,6 +1,6 @@
 """Language models and sentences without any hub: a trained encoder from a package, small models made here.
 
-None has dropout. Everything but the sentences needs transformers: `pip install fedseal[text]`.
+None has dropout. Everything but the sentences needs transformers: `pip install 'fedseal[text]'`.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _table(name: str) -> Table:
     except ImportError as error:
         raise MissingExtra(
             f"the table '{name}' comes with {(error.name or 'a package').split('.')[0]}, which is not installed",
-            "pip install fedseal[tables]",
+            "pip install 'fedseal[tables]'",
         ) from None
     return read_table(frame, label=label)
 
