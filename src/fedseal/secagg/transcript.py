@@ -66,7 +66,7 @@ class Transcript:
             self._expect(message.sender, Opener(key))
         elif message.kind is Kind.CHUNK and message.sender in self._openers.keys() - self._taken_off:
             self._chunk(message)
-        elif message.kind is Kind.UNMASK and message.sender in self._elements:
+        elif message.kind is Kind.UNMASK and message.sender in self._channels.keys() & self._elements.keys():
             self._take_off_own_mask(message)
         return None
 
