@@ -301,6 +301,9 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--resume", "--checkpoint", "none.st"], "there is no checkpoint"),
         (["--reptile", "--epochs", "2"], "give one of them"),
         (["--dp", "many"], "--dp has 'many'"),
+        (["--save", "one.st", "--checkpoint", "./one.st"], "--save and --checkpoint both name"),
+        (["--checkpoint", "one", "--record", "one"], "--checkpoint and --record both name"),
+        (["--record", "taken"], "cannot record into 'taken' (Not a directory)"),
         (["--dp", "1,size=2"], "there is no option of '--dp' 'size'"),
         (["--dp", "1", "--protocol", "plain"], "belong to a secure sum"),
         (["--bound", "-1"], "not above zero"),
@@ -322,7 +325,8 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--topology", "gossip", "--statistics-clip", "2"], "--statistics-clip is of a secure sum"),
     ],
 )
-def test_what_is_typed_wrong_is_one_line(fedseal: Command, arguments: list[str], said: str) -> None:
+def test_what_is_typed_wrong_is_one_line(fedseal: Command, tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "taken").write_text("a file, and no folder")
     assert said in fedseal("train", "--rounds", "1", *arguments).complaint
 
 

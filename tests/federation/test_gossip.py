@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from fedseal.audit.recording import adversary, at
 from fedseal.client import state_of
 from fedseal.errors import BadConfig, EngineFailure
 from fedseal.federation import DataOwner, ModelOwner
+from fedseal.federation.federation import InThisProcess
 from fedseal.federation.gossip import Gossip, Neighbors
+from fedseal.federation.members import Members
 from fedseal.federation.owners import ModelFunction, gradient_step
+from fedseal.federation.protocol import Link
 from fedseal.federation.view import View
 
 RULE = gradient_step()
@@ -67,6 +71,18 @@ def test_who_is_gone_is_mixed_without() -> None:
     assert [report.clients for report in found.history] == [4, 5]
     with pytest.raises(EngineFailure, match="no owner answers"):
         gossip().fit(1, engine=Losing(lambda ask: True))
+
+
+def test_owners_answer_as_many_rounds_as_were_agreed_on() -> None:
+    agreed: list[int | None] = []
+
+    class Looking:
+        def run(self, members: Members, serve: Callable[[Link], None]) -> None:
+            agreed.append(members.pact.secure.rounds)
+            InThisProcess().run(members, serve)
+
+    gossip().fit(2, engine=Looking())
+    assert agreed == [2]
 
 
 def test_owners_take_the_bounds_that_were_asked_for(caplog: pytest.LogCaptureFixture) -> None:

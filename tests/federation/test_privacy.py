@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -113,6 +114,15 @@ def test_what_is_printed_names_the_change_of_data_against_whom_and_whose_noise()
     for words in ("one owner's updates", "against zeros in their place", "after 2 rounds", "at delta 1e-05",
                   "if 3 owners of each add their noise", "against one of them"):  # fmt: skip
         assert words in said
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.77, 1.0, 1.9])
+def test_what_is_printed_is_never_below_what_was_spent(ratio: float) -> None:
+    for rounds in range(1, 8):
+        spent = Spent((release(ratio),) * rounds)
+        epsilon, among = re.findall(r"(?:epsilon|add their noise;) (\d+\.\d\d)", privacy_line(spent, "none"))
+        assert spent.epsilon <= float(epsilon) <= spent.epsilon + 0.01
+        assert spent.among_owners <= float(among) <= spent.among_owners + 0.01
 
 
 def test_every_round_counts_with_its_own_noise_also_after_a_resume(tmp_path: Path) -> None:

@@ -281,6 +281,37 @@ def test_wrong_shares_of_a_client_are_found_out_and_done_without() -> None:
                 round_.server.result()
 
 
+def test_one_liar_among_many_ends_no_round_whatever_its_number() -> None:
+    """Of 19 shares 18 are right and 11 are needed: the first 64 subsets in their order all have client 0's."""
+    round_ = Masking(terms(clients=20, quorum=(1, 2)), {19: 2})
+    survivors = round_.until_survivors()
+    liar = round_.clients[0]
+    liar._shares = {who: bytes(64) for who in liar._shares}
+    round_.to_server(round_.to_clients(survivors))
+    round_.to_server(round_.to_clients(round_.advance()))
+    assert np.array_equal(round_.server.result().total(), total(range(19)))
+
+
+def test_what_a_client_keeps_after_its_answer_opens_nothing_that_it_sent() -> None:
+    round_ = Masking(terms(clients=3))
+    survivors, client = round_.until_survivors(), round_.clients[1]
+    kept = client.dump()
+    round_.to_server(round_.to_clients(survivors))
+    confirmed = dict(round_.advance())
+    (answer,) = client.receive(confirmed[1])
+    body = bytes(wire.read_message(answer.message, 10_000).body)
+    key, marking = client._server.key, client._server.marking
+    assert key == b""
+    assert marking.hex().encode() in client.dump()
+    loaded = masking.MaskingClient.load(lambda *_: round_.terms, 1, identity(1), Ledger(), client.dump())
+    assert loaded.receive(confirmed[1]) == client.receive(confirmed[1]) == []  # which it knows by its mark
+    for late in (client, loaded):
+        with pytest.raises(OutOfPhase):
+            answer_key(late._server, round_.terms, 1)
+    before = masking.MaskingClient.load(lambda *_: round_.terms, 1, identity(1), Ledger(), kept)
+    assert open_once(answer_key(before._server, round_.terms, 1), body)[:KEY] == before._seed
+
+
 def test_a_client_that_does_not_mask_as_it_said_ends_the_round() -> None:
     round_ = Masking(terms(clients=3))
     for client in round_.clients.values():

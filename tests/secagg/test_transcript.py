@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
-from fedseal.secagg import OWNER, SERVER, Outgoing, Transcript, VectorFormat, aggregator
+from fedseal.secagg import OWNER, SERVER, Outgoing, Transcript, VectorFormat, aggregator, wire
 from fedseal.secagg.errors import BadMessage
+from fedseal.secagg.hazmat.keys import Agreement
 from secagg.rounds import SIZE, Masking, Sharing, flipped, identity, refused, terms, update
 
 
@@ -49,6 +50,10 @@ def test_a_masking_server_has_masks_off_that_clients_hand_over_themselves() -> N
     round_ = Masking(terms())
     transcript, form = Transcript(round_.terms, SERVER, identity(SERVER)), VectorFormat.of(round_.terms)
     receive = round_.server.receive
+    for number, digest in ((2, round_.terms.digest), (1, terms(round=1).digest)):  # by another client; of another round
+        keys = b"".join(Agreement.fresh().public for _ in range(2))
+        foreign = wire.signed_message(wire.Kind.ADVERTISE, digest, 1, SERVER, keys, identity(number)).message
+        refused(lambda raw=foreign: transcript.read(raw), BadMessage)  # type: ignore[misc]
 
     def shown(message: bytes) -> list[Outgoing]:
         for _ in range(2):  # a message that is carried twice changes nothing
@@ -82,6 +87,20 @@ def test_nothing_is_opened_of_other_parties_messages() -> None:
     assert mine.read(first.message) is not None
     assert mine.read(first.message) is None
     assert other.read(second.message) is not None
+
+
+def test_an_answer_of_another_protocol_is_passed_over() -> None:
+    round_ = Sharing(terms("sharing"))
+    reader = Transcript(round_.terms, aggregator(0), identity(aggregator(0)))
+    for to, message in _sent(round_, 0):
+        if to == aggregator(0):
+            reader.read(message)
+    before = reader.vectors[0].copy()
+    foreign = wire.signed_message(
+        wire.Kind.UNMASK, round_.terms.digest, 0, aggregator(0), b"x" * 80, identity(0)
+    ).message
+    assert reader.read(foreign) is None
+    assert np.array_equal(reader.vectors[0], before)
 
 
 def test_sums_on_their_way_to_the_owner_are_no_clients_vectors() -> None:

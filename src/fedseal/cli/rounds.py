@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,12 +173,23 @@ def privacy_line(privacy: Spent, statistics: str) -> str:
         return "no owner answered, and nothing was spent of an owner's privacy"
     if privacy.bare:
         return f"no differential privacy: {privacy.bare} of {privacy.rounds} rounds that owners answered had no noise"
-    among = f"{privacy.among_owners:.2f} against one of them" if isfinite(privacy.among_owners) else "none against them"
+    alone = privacy.among_owners
+    among = f"{written_epsilon(alone)} against one of them" if isfinite(alone) else "none against them"
     return (
         f"differential privacy of one owner's updates{INSIDE[statistics]} against zeros in their place: epsilon "
-        f"{privacy.epsilon:.2f} at delta {privacy.delta:g} after {privacy.rounds} rounds against who sees all sums, "
-        f"if {privacy.trusted} owners of each add their noise; {among}"
+        f"{written_epsilon(privacy.epsilon)} at delta {privacy.delta:g} after {privacy.rounds} rounds against who sees "
+        f"all sums, if {privacy.trusted} owners of each add their noise; {among}"
     )
+
+
+def written_epsilon(value: float) -> str:
+    """In hundredths, rounded up: what is printed is never below what was spent.
+
+    >>> written_epsilon(1.231), written_epsilon(1.23)
+    ('1.24', '1.23')
+    """
+    found = f"{value:.2f}"
+    return found if float(found) >= value else f"{ceil(value * 100) / 100:.2f}"
 
 
 def tell_trained(trained: Trained, federation: Federation | Gossip, save: Path | None, *, as_json: bool) -> None:

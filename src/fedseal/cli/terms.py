@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedseal.cli.rounds import by_colluding
+from fedseal.cli.rounds import by_colluding, written_epsilon
 
 if TYPE_CHECKING:
     from fedseal.federation.deployment import Place
@@ -84,7 +84,7 @@ def _noise(pact: Pact, rounds: int, size: int) -> str:
     epsilon = Spent((pact.release(size),) * rounds).epsilon
     return (
         f"noise of {secure.noise:g} times the norm is on a sum of {secure.minimum} owners if all of them add theirs: "
-        f"epsilon {epsilon:.2f} at delta 1e-05 for each, after all rounds"
+        f"epsilon {written_epsilon(epsilon)} at delta 1e-05 for each, after all rounds"
     )
 
 

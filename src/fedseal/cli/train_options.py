@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
@@ -57,6 +58,7 @@ def check_options(given: Mapping[str, Any]) -> None:
     if "--terms" in given and "--data" not in given and "--propose" not in given:
         raise BadConfig("--terms says what data has to be like, and no data is named", "name it: --data scans")
     _leave_out(given, _rules(given, topology))
+    _check_places(given)
 
 
 def check_data_options(given: Mapping[str, Any], kinds: Sequence[str], *, elsewhere: bool) -> None:
@@ -120,6 +122,16 @@ def _rules(given: Mapping[str, Any], topology: str) -> list[_Rule]:
             ("--statistics-clip",),
         ),
     ]
+
+
+def _check_places(given: Mapping[str, Any]) -> None:
+    """One would be written over the other."""
+    taken: dict[Path, str] = {}
+    for option in ("--save", "--checkpoint", "--record", "--deploy", "--propose"):
+        if option in given:
+            other = taken.setdefault(Path(given[option]).resolve(), option)
+            if other != option:
+                raise BadConfig(f"{other} and {option} both name '{given[option]}'", "give each a place of its own")
 
 
 def _but(given: Iterable[str], useful: Collection[str]) -> list[str]:

@@ -147,7 +147,7 @@ class Gossip:
             raise BadConfig(f"{rounds} rounds, evaluated every {evaluate_every}", "give at least 1 of both")
         if checkpoint is not None or resume:
             raise BadConfig("owners who gossip have a model each, and a checkpoint holds one", "train without one")
-        members = self._star.members()
+        members = self._star.members(rounds)
         run = _Run(self, Neighbors(len(self.data_owners), self.reach), record)
         history: list[RoundReport] = []
         if begins is not None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from fedseal.errors import BadConfig, StorageFailure
 from fedseal.federation.checkpoint import write_checkpoint
 from fedseal.federation.packing import Packing, Shapes
-from fedseal.files import write_whole
+from fedseal.files import reason, write_whole
 from fedseal.json_file import JsonFile, no_more_than, read_model
 from fedseal.mechanism import Mechanism
 from fedseal.secagg import VectorFormat
@@ -112,7 +112,7 @@ class Shelf:
         """Go on from the first so many rounds of a record that is here, and forget the others.
 
         Raises:
-            StorageFailure: it is damaged, or cannot be written.
+            StorageFailure: it is damaged, no folder, or cannot be written.
             BadConfig: it is of another model, or in another unit.
         """
         index = self.folder / INDEX
@@ -121,7 +121,10 @@ class Shelf:
             if (before.packing, before.packing.unit) != (self._packing, self._packing.unit):
                 raise BadConfig(f"'{self.folder}' is a record of another training", "record into another folder")
             self._entries, self.ring = [entry for entry in before.entries if entry.round < done], before.ring
-        index.unlink(missing_ok=True)  # what it says is not of what is recorded from here on
+        try:
+            index.unlink(missing_ok=True)  # what it says is not of what is recorded from here on
+        except OSError as error:
+            raise StorageFailure(f"cannot record into '{self.folder}' ({reason(error)})", "name a folder") from None
         if self._entries:
             self.close()
 

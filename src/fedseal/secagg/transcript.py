@@ -1,7 +1,8 @@
 """What one party's key opens of a round's messages, and how to read that again later without the terms.
 
 For an audit of who could have read what: a `Transcript` is shown the messages that reach a party and opens as much as
-its key does. It takes no part in the round, checks no signature and answers nothing.
+its key does. It takes no part in the round and answers nothing. Of signatures it checks those of the keys from which
+it reads on; what does not open under them is refused by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fedseal.secagg.hazmat.prg import SEED, Masks
 from fedseal.secagg.hazmat.ring import Elements, Ring
 from fedseal.secagg.masking.directory import Keys, answer_key, channel, stream_key
 from fedseal.secagg.party import Party, aggregator
+from fedseal.secagg.role import public_of
 from fedseal.secagg.terms import Terms
 from fedseal.secagg.vector import Layout, element_of
 from fedseal.secagg.wire import Kind, Message
@@ -59,14 +61,13 @@ class Transcript:
         if message.kind is Kind.SHARE:
             return self._shared(message)
         if message.kind is Kind.ADVERTISE and message.sender not in self._channels:
-            peer = Keys.read(message).channel
-            self._channels[message.sender] = channel(self._terms, message.sender, self._identity.opening, peer)
+            self._advertised(message)
         elif message.kind is Kind.MASKED and message.sender in self._channels.keys() - self._openers.keys():
             key = stream_key(self._channels[message.sender], self._terms, message.sender)
             self._expect(message.sender, Opener(key))
         elif message.kind is Kind.CHUNK and message.sender in self._openers.keys() - self._taken_off:
             self._chunk(message)
-        elif message.kind is Kind.UNMASK and message.sender in self._elements:
+        elif message.kind is Kind.UNMASK and message.sender in self._channels.keys() & self._elements.keys():
             self._take_off_own_mask(message)
         return None
 
@@ -74,6 +75,13 @@ class Transcript:
     def vectors(self) -> dict[int, NDArray[Any]]:
         """By client: its masked vector as signed elements, less the mask that the client itself handed over."""
         return {client: self._terms.codec.ring.signed(elements) for client, elements in self._elements.items()}
+
+    def _advertised(self, message: Message) -> None:
+        if message.terms != self._terms.digest:
+            raise BadMessage("keys that were advertised for another round", "show it this round's messages")
+        message.verify(public_of(self._terms.roster, message.sender))
+        peer = Keys.read(message).channel
+        self._channels[message.sender] = channel(self._terms, message.sender, self._identity.opening, peer)
 
     def _shared(self, message: Message) -> Share | None:
         client = message.sender

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedseal.secagg.errors import BadMessage
+from fedseal.secagg.errors import BadMessage, OutOfPhase
 
 KEY, SIGNATURE, TAG, NONCE = 32, 64, 16, 12
 REMEMBERED = 1 << 16  # signatures at most
@@ -245,7 +245,8 @@ class Channel:
     proves nothing to anybody else: what others must check is signed.
 
     Args:
-        key: what all keys of the channel are derived from.
+        key: what seals follow from; empty once the channel is closed.
+        marking: the key of the marks.
 
     >>> here, there = Agreement.fresh(), Agreement.fresh()
     >>> mark = Channel.between(here, there.public, b"round 1").sign(b"text")
@@ -253,6 +254,7 @@ class Channel:
     """
 
     key: bytes = field(repr=False)
+    marking: bytes = field(repr=False)
 
     @classmethod
     def between(cls, own: Agreement, peer: bytes, context: bytes) -> Channel:
@@ -261,19 +263,26 @@ class Channel:
         Raises:
             BadMessage: the peer's key is of low order.
         """
-        return cls(own.derive(peer, b"fedseal channel 2" + context))
+        key = own.derive(peer, b"fedseal channel 2" + context)
+        return cls(key, hkdf(key, b"fedseal marks 1"))
 
-    @cached_property
-    def _marking(self) -> bytes:
-        return hkdf(self.key, b"fedseal marks 1")
+    def closed(self) -> Channel:
+        """Of the marks alone: nothing that was sealed is opened by what is left."""
+        return Channel(b"", self.marking)
 
     def sealing(self, context: bytes) -> bytes:
-        """The key of a sealed stream, for one purpose that the context names, sender and recipient included."""
+        """The key of a sealed stream, for one purpose that the context names, sender and recipient included.
+
+        Raises:
+            OutOfPhase: the channel is closed.
+        """
+        if not self.key:
+            raise OutOfPhase("a channel that is closed seals nothing", "start another round")
         return hkdf(self.key, b"fedseal seal 1" + context)
 
     def sign(self, data: Buffer) -> bytes:
         """64 bytes."""
-        return hmac.digest(self._marking, data, "sha512")
+        return hmac.digest(self.marking, data, "sha512")
 
     def verify(self, signature: Buffer, data: Buffer) -> None:
         """Raises BadMessage unless one of the two made it of this data."""

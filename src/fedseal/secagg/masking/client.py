@@ -34,7 +34,7 @@ from fedseal.secagg.vector import Contribution, Layout
 from fedseal.secagg.wire import ChunkWriter, Kind, Message, Outgoing, Reader
 
 SHARE = 2 * shamir.SECRET  # of the seed and of the masking key
-VERSION = 5  # of what `dump` gives
+VERSION = 6  # of what `dump` gives
 
 
 class MaskingClient(Role):
@@ -95,7 +95,7 @@ class MaskingClient(Role):
             "due": [int(step) if isinstance(step, Kind) else step for step in self._due],
             "seen": [digest.hex() for digest in sorted(self._seen)],
             "secrets": [secret.hex() for secret in (self._channel.secret, self._masking.secret, self._seed)],
-            "server": self._server.key.hex(),
+            "server": [self._server.key.hex(), self._server.marking.hex()],
             "shares": {str(who): share.hex() for who, share in self._shares.items()},
         }
         if Kind.KEYS not in self._due:
@@ -125,7 +125,7 @@ class MaskingClient(Role):
         client._seen = {bytes.fromhex(digest) for digest in facts["seen"]}
         channel, mask, client._seed = (bytes.fromhex(secret) for secret in facts["secrets"])
         client._channel, client._masking = Agreement(channel), Agreement(mask)
-        client._server = Channel(bytes.fromhex(facts["server"]))
+        client._server = Channel(*map(bytes.fromhex, facts["server"]))
         client._shares = {int(who): bytes.fromhex(share) for who, share in facts["shares"].items()}
         if "keys" in facts:
             keys = {int(who): Keys(*map(bytes.fromhex, pair)) for who, pair in facts["keys"].items()}
@@ -293,3 +293,4 @@ class MaskingClient(Role):
         self._shares.clear()
         self._agreed.clear()
         self._seed, self._masking, self._channel = bytes(KEY), Agreement(bytes(KEY)), Agreement(bytes(KEY))
+        self._server = self._server.closed()

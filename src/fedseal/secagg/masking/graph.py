@@ -82,7 +82,7 @@ class Graph:
         drawn: dict[int, tuple[int, ...]] = {}
         for who in sharing:
             row = struct.unpack(f"<{degree}{letter}", reader.take(width))
-            if row[-1] >= len(clients):
+            if max(row) >= len(clients):
                 raise BadMessage("a graph with a client that nobody knows", "send what the clients drew")
             drawn[who] = ascending(clients[place] for place in row)
             if who in drawn[who]:

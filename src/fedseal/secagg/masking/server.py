@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from math import comb
 from typing import NamedTuple
 
 from fedseal.secagg import wire
@@ -269,7 +271,7 @@ class Server(Role):
             raise CohortTooSmall(
                 f"{len(shares)} shares of client {who}'s secret came, and it takes {threshold}", "start another round"
             )
-        for chosen in itertools.islice(itertools.combinations(sorted(shares), threshold), ATTEMPTS):
+        for chosen in _subsets(sorted(shares), threshold):
             secret = shamir.combine({places[holder]: shares[holder] for holder in chosen}, threshold)
             if right(secret):
                 return secret
@@ -290,3 +292,14 @@ class Server(Role):
     def _forget(self) -> None:
         self._intake.close()
         self._answers.clear()
+        self._channels.clear()
+
+
+def _subsets(holders: list[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Of so many holders each: all where they are few, else some that are drawn, so that one holder is not in all."""
+    if comb(len(holders), size) <= ATTEMPTS:
+        yield from itertools.combinations(holders, size)
+        return
+    yield tuple(holders[:size])
+    for _ in range(ATTEMPTS - 1):
+        yield tuple(secrets.SystemRandom().sample(holders, size))
