@@ -34,6 +34,8 @@ def run(scale: float = 1.0) -> dict[str, object]:
         judged.append(one_more)
         if said := grave([one_more]):
             print(said, file=sys.stderr, flush=True)
+    if missing and scale >= 1:
+        journal.forget_others(journal.KEPT, code)
     spent = {"processor hours of judging": round(sum(judgement.seconds for _, judgement in judged) / 3600, 2)}
     return tally.figures(judged) | spent | cost.figures(scale)
 

@@ -76,3 +76,14 @@ def test_two_judgements_part_where_anything_but_time_does() -> None:
         assert words in journal.differs(judged, replace(judged, reads=[changed, *others]))
     assert journal.differs(judged, replace(judged, reads=[]))
     assert journal.differs(judged, replace(judged, refused="no update"))
+
+
+def test_what_other_code_judged_is_left_out_of_a_whole_run_s_file(tmp_path: Path) -> None:
+    path = tmp_path / "kept.gz"
+    given = {code: dict(journal.keeping(map(_judged, range(5)), path, code)) for code in ("one", "other")}
+    journal.forget_others(path, "other")
+    assert journal.kept(path, "other") == given["other"]
+    assert journal.kept(path, "one") == {}
+    assert [left.name for left in tmp_path.iterdir()] == ["kept.gz"]
+    list(journal.keeping([_judged(7)], path, "other"))  # and it goes on
+    assert sorted(journal.kept(path, "other")) == [0, 1, 2, 3, 4, 7]
