@@ -303,6 +303,8 @@ def test_a_folder_of_pictures_and_a_table(fedseal: Command, tmp_path: Path) -> N
         (["--dp", "many"], "--dp has 'many'"),
         (["--save", "one.st", "--checkpoint", "./one.st"], "--save and --checkpoint both name"),
         (["--checkpoint", "one", "--record", "one"], "--checkpoint and --record both name"),
+        (["--data", "taken", "--save", "./taken"], "--save would be written over 'taken', which --data reads"),
+        (["--validation", "taken", "--checkpoint", "taken"], "--checkpoint would be written over 'taken'"),
         (["--record", "taken"], "cannot record into 'taken' (Not a directory)"),
         (["--dp", "1,size=2"], "there is no option of '--dp' 'size'"),
         (["--dp", "1", "--protocol", "plain"], "belong to a secure sum"),

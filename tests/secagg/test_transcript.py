@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_masking_server_has_masks_off_that_clients_hand_over_themselves() -> N
     for number, digest in ((2, round_.terms.digest), (1, terms(round=1).digest)):  # by another client; of another round
         keys = b"".join(Agreement.fresh().public for _ in range(2))
         foreign = wire.signed_message(wire.Kind.ADVERTISE, digest, 1, SERVER, keys, identity(number)).message
-        refused(lambda raw=foreign: transcript.read(raw), BadMessage)  # type: ignore[misc]
+        refused(partial(transcript.read, foreign), BadMessage)
 
     def shown(message: bytes) -> list[Outgoing]:
         for _ in range(2):  # a message that is carried twice changes nothing

@@ -125,13 +125,18 @@ def _rules(given: Mapping[str, Any], topology: str) -> list[_Rule]:
 
 
 def _check_places(given: Mapping[str, Any]) -> None:
-    """One would be written over the other."""
+    """One would be written over the other, or over what is read."""
     taken: dict[Path, str] = {}
     for option in ("--save", "--checkpoint", "--record", "--deploy", "--propose"):
         if option in given:
             other = taken.setdefault(Path(given[option]).resolve(), option)
             if other != option:
                 raise BadConfig(f"{other} and {option} both name '{given[option]}'", "give each a place of its own")
+    for option in ("--data", "--validation", "--terms"):
+        named = given.get(option, ())
+        for place in (named,) if isinstance(named, str | Path) else named:
+            if Path(place).exists() and (other := taken.get(Path(place).resolve(), "")):
+                raise BadConfig(f"{other} would be written over '{place}', which {option} reads", "name another place")
 
 
 def _but(given: Iterable[str], useful: Collection[str]) -> list[str]:

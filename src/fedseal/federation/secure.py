@@ -61,7 +61,7 @@ class Secure:
     bits: int = 32
     degree: int = 0
     quorum: tuple[int, int] = (2, 3)
-    chunk: int = 1 << 18
+    chunk: int = Terms.chunk
     statistics: str = "shared"
     statistics_bound: float = 1000.0
     statistics_clip: float | None = None
